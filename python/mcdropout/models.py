@@ -1,0 +1,420 @@
+"""The networks this package builds itself: a convolutional one for images, a dense one for tables.
+
+Both are plain torch modules with dropout after every hidden layer. `spec` holds the arguments they were
+made with, so a file can name a network without holding any code.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from .arrays import Label, as_label_set
+from .checks import check_choice, check_count, check_number, check_seed, shown
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+TASKS = ("classification", "binary", "regression")
+NOISES = ("homoscedastic", "heteroscedastic", "none")
+ACTIVATIONS: dict[str, type[nn.Module]] = {
+    "relu": nn.ReLU,
+    "leaky_relu": nn.LeakyReLU,
+    "elu": nn.ELU,
+    "gelu": nn.GELU,
+    "silu": nn.SiLU,
+    "tanh": nn.Tanh,
+}
+
+
+def mc_cnn(
+    input_shape: Sequence[int],
+    labels: Iterable[Label] | None = None,
+    *,
+    n_outputs: int | None = None,
+    task: str = "classification",
+    filters: int | Sequence[int] = (32, 64),
+    kernel_size: int = 3,
+    hidden: int | Sequence[int] = (128,),
+    dropout: float | Sequence[float] = (0.25, 0.25, 0.5),
+    activation: str = "relu",
+    noise: str = "homoscedastic",
+    seed: int = 0,
+) -> MCNetwork:
+    """A convolutional network for images, with dropout after every hidden layer.
+
+    Each entry of `filters` is a convolution without padding, an activation, dropout, and a 2 x 2 maximum
+    pool (a side that is down to 1 is left alone); each entry of `hidden` is a dense layer, an activation
+    and dropout. `dropout` is the rate of dropping: one number for all, or one per entry of `filters` and then
+    of `hidden`. The defaults are the network of the R Keras example.
+
+    `input_shape` is (height, width, channel). `task` is "classification" (softmax over `labels`), "binary"
+    (two labels, one logit for the second) or "regression" (`n_outputs` numbers, 1 by default); `noise` is for
+    values only: "homoscedastic" learns one noise variance per output, "heteroscedastic" one per input and
+    output, "none" has no noise and learns by squared error. Without `labels`, the labels are 0, 1, ...,
+    `n_outputs` - 1. The first weights come from `seed` alone.
+
+    Raises ValueError for labels, sizes or rates that cannot work.
+    """
+    shape = _image_shape(input_shape)
+    widths = check_counts(filters, "filters")
+    if not widths:
+        raise ValueError("`filters` must hold at least one whole number; got none.")
+    dense = check_counts(hidden, "hidden")
+    kernel = check_count(kernel_size, "kernel_size")
+    rates = check_rates(dropout, "dropout", len(widths) + len(dense), "`filters` and `hidden` together")
+    make = _activation(activation)
+    head = _Head.checked(labels, n_outputs, task, noise)
+    pools, sides = _pools_and_last_sides(shape, len(widths), kernel)
+    seed = check_seed(seed)
+
+    layers: OrderedDict[str, nn.Module] = OrderedDict()
+    with weights_from(seed):
+        channels = shape[2]
+        for i, width in enumerate(widths):
+            layers[f"conv{i + 1}"] = nn.Conv2d(channels, width, kernel)
+            layers[f"conv{i + 1}_activation"] = make()
+            layers[f"conv{i + 1}_dropout"] = nn.Dropout(rates[i])
+            layers[f"conv{i + 1}_pool"] = nn.MaxPool2d(pools[i])
+            channels = width
+        layers["flatten"] = nn.Flatten()
+        features = channels * math.prod(sides)
+        _add_dense(layers, features, dense, rates[len(widths) :], make, head.width)
+
+    spec = {
+        "kind": "cnn",
+        "input_shape": list(shape),
+        **head.spec(),
+        "filters": widths,
+        "kernel_size": kernel,
+        "hidden": dense,
+        "dropout": rates,
+        "activation": activation,
+        "seed": seed,
+    }
+    return MCNetwork(spec, layers)
+
+
+def mc_mlp(
+    n_features: int,
+    labels: Iterable[Label] | None = None,
+    *,
+    n_outputs: int | None = None,
+    task: str = "classification",
+    hidden: int | Sequence[int] = (50,),
+    dropout: float | Sequence[float] = 0.1,
+    input_dropout: float = 0.0,
+    activation: str = "relu",
+    noise: str = "homoscedastic",
+    seed: int = 0,
+) -> MCNetwork:
+    """A dense network for tables, with dropout after every hidden layer (and, if asked, on the features).
+
+    `hidden` has the width of each hidden layer; `dropout` one rate for all of them, or one each: small
+    networks want low ones, as in Gal and Ghahramani (2016), arXiv:1506.02142. Features are standardised
+    inside the network, by the means and standard deviations `mc_fit()` found in the training part.
+    `labels`, `n_outputs`, `task`, `noise` and `seed` are those of `mc_cnn()`.
+
+    Raises ValueError for labels, sizes or rates that cannot work.
+    """
+    n_features = check_count(n_features, "n_features")
+    dense = check_counts(hidden, "hidden")
+    rates = check_rates(dropout, "dropout", len(dense), "`hidden`")
+    input_rate = check_number(input_dropout, "input_dropout", at_least=0, below=1)
+    make = _activation(activation)
+    head = _Head.checked(labels, n_outputs, task, noise)
+    seed = check_seed(seed)
+
+    layers: OrderedDict[str, nn.Module] = OrderedDict()
+    if input_rate > 0:
+        layers["input_dropout"] = nn.Dropout(input_rate)
+    with weights_from(seed):
+        _add_dense(layers, n_features, dense, rates, make, head.width)
+
+    spec = {
+        "kind": "mlp",
+        "n_features": n_features,
+        **head.spec(),
+        "hidden": dense,
+        "dropout": rates,
+        "input_dropout": input_rate,
+        "activation": activation,
+        "seed": seed,
+    }
+    return MCNetwork(spec, layers)
+
+
+class MCNetwork(nn.Module):
+    """A network of `mc_cnn()` or `mc_mlp()`: torch layers, plus what is needed to use them alone.
+
+    spec: the arguments it was made with, as JSON can hold them. labels: a tuple, None for values.
+    task: "classification", "binary" or "regression". outputs: what `forward` returns, "logits", "values" or
+    "mean_log_variance". input_shape: of one input. history: a row per epoch of the last `mc_fit()`, or None.
+
+    Values are learnt, and features seen, in standard units; `forward` takes and gives the caller's units.
+    """
+
+    target_mean: Tensor
+    target_scale: Tensor
+    feature_mean: Tensor
+    feature_scale: Tensor
+    scales_set: Tensor
+
+    def __init__(self, spec: dict[str, Any], layers: OrderedDict[str, nn.Module]) -> None:
+        super().__init__()
+        self.spec = spec
+        self.layers = nn.Sequential(layers)
+        self.history: pd.DataFrame | None = None
+        self.labels: tuple[Label, ...] | None = None if spec["labels"] is None else tuple(spec["labels"])
+        self.task: str = spec["task"]
+        self.noise: str = spec["noise"]
+        self.n_outputs: int = spec["n_outputs"]
+        self.is_image = spec["kind"] == "cnn"
+        self.input_shape: tuple[int, ...] = (
+            tuple(spec["input_shape"]) if self.is_image else (spec["n_features"],)
+        )
+        self.register_buffer("scales_set", torch.tensor(False))  # once set, training goes on in these units
+        if not self.is_image:
+            self.register_buffer("feature_mean", torch.zeros(spec["n_features"]))
+            self.register_buffer("feature_scale", torch.ones(spec["n_features"]))
+        if self.task == "regression":
+            self.register_buffer("target_mean", torch.zeros(self.n_outputs))
+            self.register_buffer("target_scale", torch.ones(self.n_outputs))
+        learns_one_noise = self.outputs == "mean_log_variance" and self.noise == "homoscedastic"
+        self.log_variance = nn.Parameter(torch.zeros(self.n_outputs)) if learns_one_noise else None
+        self.eval()  # as `mc_fit()` leaves it: dropout is switched on by those who want it
+
+    @property
+    def outputs(self) -> str:
+        """What `forward` returns: "logits", "values" or "mean_log_variance"."""
+        if self.task != "regression":
+            return "logits"
+        return "values" if self.noise == "none" else "mean_log_variance"
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Outputs of a batch, (input, height, width, channel) or (input, feature), in the caller's units.
+
+        "logits": (input, label), one column if binary. "values": (input, output). "mean_log_variance":
+        (input, 2 x output), the means and then the natural logarithms of the noise variances.
+        """
+        return self.in_callers_units(self.standard_outputs(x))
+
+    def standard_outputs(self, x: Tensor) -> Tensor:
+        """As `forward`, with values in standard units: those the loss is taken in."""
+        if self.is_image:
+            x = x.permute(0, 3, 1, 2)  # a view, and already in channels-last memory: never copied
+        else:
+            x = (x - self.feature_mean) / self.feature_scale
+        out = self.layers(x)
+        if self.log_variance is not None:
+            out = torch.cat([out, self.log_variance.expand_as(out)], dim=-1)
+        return out
+
+    def in_callers_units(self, out: Tensor) -> Tensor:
+        """Standard values back to units: mean * scale + centre, log-variance + 2 log(scale)."""
+        if self.outputs == "logits":
+            return out
+        if self.outputs == "values":
+            return out * self.target_scale + self.target_mean
+        mean, log_variance = out.chunk(2, dim=-1)
+        mean = mean * self.target_scale + self.target_mean
+        return torch.cat([mean, log_variance + 2 * self.target_scale.log()], dim=-1)
+
+    def standard_targets(self, y: Tensor) -> Tensor:
+        """Values (input, output) in standard units; float64 in, so that a far-off mean costs no digits."""
+        return ((y - self.target_mean) / self.target_scale).to(self.target_mean.dtype)
+
+    def set_scales(self, features: tuple[np.ndarray, np.ndarray] | None, targets: np.ndarray | None) -> None:
+        """Settle the standard units: (mean, std) of the features of a table, and `targets` (input, output).
+
+        Only the first call counts, so that training on goes on with the function learnt so far.
+        """
+        if bool(self.scales_set):
+            return
+        self.scales_set.fill_(True)
+        if features is not None and not self.is_image:
+            self._fill("feature", *features)
+        if targets is not None and self.task == "regression":
+            self._fill("target", targets.mean(axis=0), targets.std(axis=0))
+
+    def _fill(self, what: str, mean: np.ndarray, std: np.ndarray) -> None:
+        mean = mean.astype(np.float32)
+        std = std.astype(np.float32)
+        # a constant column: its float32 rounding must not be blown up to the size of a signal
+        constant = std <= np.abs(mean) * np.finfo(np.float32).eps
+        getattr(self, f"{what}_mean").copy_(torch.from_numpy(mean))
+        getattr(self, f"{what}_scale").copy_(torch.from_numpy(np.where(constant, np.float32(1), std)))
+
+    def check_input_shape(self, shape: Sequence[int], name: str = "x") -> None:
+        """Refuse inputs, (input, ...), whose axes are not this network's, and say what is amiss."""
+        shape = tuple(shape)
+        wanted = self.input_shape
+        if shape[1:] == wanted:
+            return
+        words = ", ".join(str(size) for size in wanted)
+        problem = f"`{name}` must have shape (input, {words}); got {shape}."
+        raise ValueError(f"{problem} {_way_out(shape, wanted)}".rstrip())
+
+    def extra_repr(self) -> str:
+        head = f"noise={self.noise}, n_outputs" if self.labels is None else "n_labels"
+        return f"task={self.task}, input_shape={self.input_shape}, {head}={self.n_outputs}"
+
+
+def build(spec: dict[str, Any]) -> MCNetwork:
+    """The network that `spec` names, with fresh weights; only the two kinds of this module are known."""
+    kinds = {"cnn": mc_cnn, "mlp": mc_mlp}
+    kind = check_choice(spec.get("kind"), "kind", list(kinds))
+    arguments = {key: value for key, value in spec.items() if key != "kind"}
+    return kinds[kind](**arguments)
+
+
+@contextmanager
+def weights_from(seed: int) -> Iterator[None]:
+    """Inside, torch's CPU generator runs from `seed`; afterwards the caller's goes on as if nothing were."""
+    state = torch.get_rng_state()
+    try:
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed the GPUs as well
+        yield
+    finally:
+        torch.set_rng_state(state)
+
+
+class _Head:
+    """What the last layer gives, checked: labels and logits, or values and their noise."""
+
+    def __init__(self, labels: tuple[Label, ...] | None, n_outputs: int, task: str, noise: str) -> None:
+        self.labels = labels
+        self.n_outputs = n_outputs
+        self.task = task
+        self.noise = noise
+
+    @classmethod
+    def checked(cls, labels: Iterable[Label] | None, n_outputs: int | None, task: str, noise: str) -> _Head:
+        check_choice(task, "task", TASKS)
+        check_choice(noise, "noise", NOISES)
+        count = None if n_outputs is None else check_count(n_outputs, "n_outputs")
+        if task == "regression":
+            if labels is not None:
+                raise ValueError('`labels` must be left out when `task` is "regression"; use `n_outputs`.')
+            return cls(None, 1 if count is None else count, task, noise)
+        found = _labels(labels, count)
+        if task == "binary" and len(found) != 2:
+            raise ValueError(f'`labels` must be two when `task` is "binary"; got {len(found)}.')
+        return cls(found, len(found), task, noise)
+
+    @property
+    def width(self) -> int:
+        """Units of the last layer."""
+        if self.task == "binary":
+            return 1
+        both = self.task == "regression" and self.noise == "heteroscedastic"
+        return 2 * self.n_outputs if both else self.n_outputs
+
+    def spec(self) -> dict[str, Any]:
+        labels = None if self.labels is None else list(self.labels)
+        return {"labels": labels, "n_outputs": self.n_outputs, "task": self.task, "noise": self.noise}
+
+
+def _labels(labels: Iterable[Label] | None, count: int | None) -> tuple[Label, ...]:
+    if labels is None:
+        if count is None:
+            raise ValueError(
+                "`labels` must name the classes; got nothing. "
+                'Give `labels`, or `n_outputs` for classes 0, 1, ..., or `task` = "regression" for values.'
+            )
+        return tuple(range(check_count(count, "n_outputs", at_least=2)))
+    found = as_label_set(labels)
+    if count is not None and count != len(found):
+        raise ValueError(f"`n_outputs` must be the number of `labels` ({len(found)}); got {count}.")
+    return found
+
+
+def check_counts(value: object, name: str) -> list[int]:
+    """Whole numbers of at least 1; one alone counts as a list of one."""
+    if isinstance(value, str) or not isinstance(value, Iterable):
+        value = [value]
+    return [check_count(one, name) for one in value]
+
+
+def check_rates(value: object, name: str, wanted: int, of: str) -> list[float]:
+    """Rates of dropping in [0, 1), `wanted` of them; one number alone stands for all."""
+    if isinstance(value, str) or not isinstance(value, Iterable):
+        return [check_number(value, name, at_least=0, below=1)] * wanted
+    rates = [check_number(one, name, at_least=0, below=1) for one in value]
+    if len(rates) != wanted:
+        raise ValueError(
+            f"`{name}` must be one rate, or one per layer of {of} ({wanted}); got {len(rates)} rates."
+        )
+    return rates
+
+
+def _activation(name: str) -> type[nn.Module]:
+    return ACTIVATIONS[check_choice(name, "activation", list(ACTIVATIONS))]
+
+
+def _image_shape(input_shape: Sequence[int]) -> tuple[int, int, int]:
+    sizes = check_counts(input_shape, "input_shape")
+    if len(sizes) != 3:
+        raise ValueError(
+            f"`input_shape` must be three whole numbers (height, width, channel); got {shown(tuple(sizes))}. "
+            "Grey images have 1 channel, coloured ones 3."
+        )
+    return sizes[0], sizes[1], sizes[2]
+
+
+def _pools_and_last_sides(
+    shape: tuple[int, int, int], n_layers: int, kernel: int
+) -> tuple[list[tuple[int, int]], tuple[int, int]]:
+    """Size of each pool, and height and width after the last; refuses what leaves nothing, with the sums."""
+    height, width, _ = shape
+    pools: list[tuple[int, int]] = []
+    sums: list[str] = []  # on the shorter side, which runs out first
+    for _ in range(n_layers):
+        shorter = min(height, width)
+        height, width = height - kernel + 1, width - kernel + 1
+        left = min(height, width)
+        sums.append(f"{shorter} - {kernel - 1} = {left}")
+        if left < 1:
+            raise ValueError(
+                f"`input_shape` must be large enough for {n_layers} convolutions with `kernel_size` "
+                f"{kernel}; got {shape}, which leaves {', '.join(sums)} on its shorter side. "
+                "Use larger images, fewer `filters` or a smaller `kernel_size`."
+            )
+        pools.append((min(height, 2), min(width, 2)))
+        height, width = max(height // 2, 1), max(width // 2, 1)
+        if left > 1:
+            sums.append(f"{left} / 2 = {left // 2}")
+    return pools, (height, width)
+
+
+def _add_dense(
+    layers: OrderedDict[str, nn.Module],
+    n_inputs: int,
+    hidden: list[int],
+    rates: list[float],
+    make: type[nn.Module],
+    n_outputs: int,
+) -> None:
+    for i, (width, rate) in enumerate(zip(hidden, rates, strict=True)):
+        layers[f"dense{i + 1}"] = nn.Linear(n_inputs, width)
+        layers[f"dense{i + 1}_activation"] = make()
+        layers[f"dense{i + 1}_dropout"] = nn.Dropout(rate)
+        n_inputs = width
+    layers["output"] = nn.Linear(n_inputs, n_outputs)
+
+
+def _way_out(shape: tuple[int, ...], wanted: tuple[int, ...]) -> str:
+    if shape == wanted:
+        return "One input alone still needs the input axis in front."
+    if len(wanted) == 3 and wanted[2] == 1 and shape[1:] == wanted[:2]:
+        return "Add the channel axis at the end."
+    if len(wanted) == 3 and shape[1:] == (wanted[2], *wanted[:2]):
+        return "Move the channel axis to the end."
+    return ""
