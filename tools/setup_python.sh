@@ -1,0 +1,56 @@
+# The Python environment in .venv, with exactly the versions of constraints.txt. Sourced by setup.sh.
+
+find_python() {
+  local candidate
+  for candidate in ${PYTHON:-} python3 python3.14 python3.13 python3.12 python3.11 python3.10; do
+    if "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null; then
+      command -v "$candidate"
+      return
+    fi
+  done
+}
+
+# Debian splits venv off from python3.
+add_venv_module() {
+  "$1" -c 'import ensurepip, venv' 2>/dev/null && return
+  if can_apt; then
+    step "Installing python3-venv" apt_venv apt_install python3-venv
+  fi
+  "$1" -c 'import ensurepip, venv' 2>/dev/null ||
+    fail "Python at $1 cannot make virtual environments; install its venv module (Debian: \`apt-get install python3-venv\`)."
+}
+
+# rpy2 serves only the tests across the bridge, and needs R.
+python_extras() {
+  if have R; then echo "plot,images,test,bridge,dev"; else echo "plot,images,test,dev"; fi
+}
+
+make_venv() {
+  rm -rf "$VENV"  # whatever an interrupted run has left: pip cannot tell half a package from a whole one
+  "$1" -m venv "$VENV"
+  "$VENV/bin/python" -m pip install -c constraints.txt pip hatchling editables
+  install_into_venv
+}
+
+# RPY2_CFFI_MODE: without compiling, so that no R or Python headers are needed.
+install_into_venv() {
+  touch "$VENV/.unfinished"
+  RPY2_CFFI_MODE=ABI "$VENV/bin/python" -m pip install -c constraints.txt --no-build-isolation -e ".[$(python_extras)]"
+  rm -f "$VENV/.unfinished"
+}
+
+set_up_python() {
+  local python key
+  python="$(find_python)"
+  [ -n "$python" ] || fail "Python 3.10 or newer is needed; install it (Debian: \`apt-get install python3 python3-venv\`)."
+  key="$(key_of pyproject.toml constraints.txt "$("$python" --version)" "$(grep '^Version:' DESCRIPTION)" "$(python_extras)")"
+  is_done python "$key" && "$VENV/bin/python" -c '' 2>/dev/null && return
+  add_venv_module "$python"
+  if "$VENV/bin/python" -c '' 2>/dev/null && [ ! -e "$VENV/.unfinished" ] && is_done venv "$(key_of "$("$python" --version)")"; then
+    step "Bringing .venv up to date" python install_into_venv
+  else
+    step "Making .venv with PyTorch and the other Python packages" python make_venv "$python"
+    mark_done venv "$(key_of "$("$python" --version)")"
+  fi
+  mark_done python "$key"
+}

@@ -1,0 +1,93 @@
+# R, the R packages that ours needs, a recent reticulate, and our R package. Sourced by setup.sh.
+
+# Kept true to DESCRIPTION (Imports and Suggests) plus what checks and documentation need.
+R_PACKAGES="cli generics rlang tibble ggplot2 jsonlite knitr posterior rmarkdown testthat withr lintr roxygen2"
+# What reticulate itself imports.
+RETICULATE_NEEDS="Matrix Rcpp RcppTOML here jsonlite png rappdirs rlang withr"
+RETICULATE_AT_LEAST="1.41"
+
+# Names out of "$@" that R cannot find in any of its libraries.
+missing_r_packages() {
+  Rscript -e 'p <- commandArgs(TRUE); cat(p[!nzchar(sapply(p, function(x) system.file(package = x)))])' "$@" 2>/dev/null
+}
+
+reticulate_is_recent() {
+  Rscript -e "quit(status = !(nzchar(system.file(package = 'reticulate')) && packageVersion('reticulate') >= '$RETICULATE_AT_LEAST'))" \
+    >/dev/null 2>&1
+}
+
+# A compiler for reticulate, pandoc for vignettes and the check's look at README.md, R itself.
+apt_packages() {
+  local package
+  have R && have Rscript || printf 'r-base-core '
+  have g++ && have make && [ -d /usr/share/R/include ] || printf 'r-base-dev '
+  have pandoc || printf 'pandoc '
+  for package in "$@"; do printf 'r-cran-%s ' "$(printf '%s' "$package" | tr '[:upper:]' '[:lower:]')"; done
+}
+
+# From the user's own CRAN mirror, or the first of the list that R carries.
+install_from_cran() {
+  Rscript -e 'if (getOption("repos")["CRAN"] %in% c("@CRAN@", NA)) chooseCRANmirror(ind = 1, local.only = TRUE)' \
+    -e 'install.packages(commandArgs(TRUE), lib = Sys.getenv("R_LIBS"))' "$@"
+}
+
+# By apt where that is possible; what is missing then from CRAN, into the project's own library.
+install_r_packages() {
+  local missing
+  if have R; then missing="$(missing_r_packages $R_PACKAGES $RETICULATE_NEEDS)"; else missing="$R_PACKAGES $RETICULATE_NEEDS"; fi
+  if can_apt; then
+    set -- $(apt_packages $missing)
+    [ $# -eq 0 ] || step "Installing R packages by apt ($# missing)" apt_r apt_install "$@"
+    missing="$(missing_r_packages $R_PACKAGES $RETICULATE_NEEDS)"
+  fi
+  [ -z "$missing" ] || step "Installing R packages from CRAN into .rlib" cran_r install_from_cran $missing
+  missing="$(missing_r_packages $R_PACKAGES $RETICULATE_NEEDS)"
+  [ -z "$missing" ] || fail "These R packages could not be installed: $missing; install them in R and run the same command again."
+}
+
+install_reticulate() {
+  rm -rf "$R_LIBRARY"/00LOCK*  # left by an interrupted installation; setup.sh's lock makes sure that none is running
+  local tarball
+  if tarball="$(tools/fetch_reticulate.sh)"; then
+    MAKEFLAGS="-j2" R CMD INSTALL --library="$R_LIBRARY" --no-docs --no-test-load "$tarball"
+  else
+    install_from_cran reticulate
+  fi
+}
+
+set_up_r() {
+  if ! have R && ! can_apt; then
+    [ "${CI:-}" != true ] || fail "R is missing; install R 4.1 or newer."
+    [ "${R_IS_OPTIONAL:-}" != yes ] ||
+      { echo "R is not installed, so the tests of the R package are left out; install R 4.1 or newer to run them."; return; }
+    fail "R is missing and cannot be installed from here; install R 4.1 or newer and run the same command again."
+  fi
+  local key
+  if have R; then
+    key="$(key_of tools/setup_r.sh "$(R RHOME)" "$(R --version | head -n 1)")"
+    is_done r "$key" && reticulate_is_recent && return
+  fi
+  install_r_packages
+  reticulate_is_recent || step "Building reticulate for .rlib" reticulate install_reticulate
+  reticulate_is_recent || fail "reticulate $RETICULATE_AT_LEAST or newer could not be installed; install it in R and run the same command again."
+  key="$(key_of tools/setup_r.sh "$(R RHOME)" "$(R --version | head -n 1)")"
+  mark_done r "$key"
+}
+
+r_package_sources() {
+  find DESCRIPTION NAMESPACE R man inst/rmd python -type f ! -name '*.pyc' 2>/dev/null | LC_ALL=C sort
+}
+
+install_r_package() {
+  rm -rf "$R_LIBRARY"/00LOCK*
+  R CMD INSTALL --library="$R_LIBRARY" "$(tools/build_r_package.sh)"
+}
+
+set_up_r_package() {
+  have R || return 0
+  local key
+  key="$(key_of $(r_package_sources) "$(R --version | head -n 1)")"
+  is_done r_package "$key" && [ -d "$R_LIBRARY/mcdropout" ] && return
+  step "Installing the R package into .rlib" r_package install_r_package
+  mark_done r_package "$key"
+}
