@@ -1,0 +1,240 @@
+"""Real data in: the bundled sample, idx files, and folders of images that are read when they are needed."""
+
+from __future__ import annotations
+
+import gzip
+import math
+import os
+import zlib
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .arrays import Label, as_label_set
+from .checks import UnreadableFile, check_choice, check_count, check_length, shown
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+SAMPLE_FILE = Path(__file__).parent / "data" / "fashion_mnist_sample.npz"
+IDX_TYPES = {0x08: "u1", 0x09: "i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
+IMAGE_SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
+MODES = {"grey": "L", "rgb": "RGB"}  # ours: Pillow's
+DECODERS = min(8, os.cpu_count() or 1)  # threads: Pillow lets go of Python's lock while it decodes
+
+
+@dataclass(frozen=True)
+class SampleData:
+    """Images, (input, height, width, channel) float32 in [0, 1], with the label of each as a string."""
+
+    x_train: np.ndarray
+    y_train: np.ndarray
+    x_test: np.ndarray
+    y_test: np.ndarray
+    labels: tuple[str, ...]
+
+    def __repr__(self) -> str:
+        return (
+            f"SampleData: x_train {self.x_train.shape}, x_test {self.x_test.shape}, "
+            f"{len(self.labels)} labels: {', '.join(self.labels)}"
+        )
+
+
+def mc_sample_data() -> SampleData:
+    """The bundled real images: 6,000 to train and 1,000 to test, 28 x 28 grey, the ten Fashion-MNIST labels.
+
+    The first 600 (100) images of each label, in the order of the full data set, so all labels are as frequent.
+    Source: Xiao, Rasul and Vollgraf (2017), arXiv:1708.07747; MIT licence, beside the data.
+    """
+    with np.load(SAMPLE_FILE, allow_pickle=False) as data:
+        labels = data["labels"]
+        return SampleData(
+            x_train=_in_unit_interval(data["x_train"])[..., None],
+            y_train=labels[data["y_train"]],
+            x_test=_in_unit_interval(data["x_test"])[..., None],
+            y_test=labels[data["y_test"]],
+            labels=tuple(str(label) for label in labels),
+        )
+
+
+def mc_read_idx(path: str | os.PathLike[str]) -> np.ndarray:
+    """The array in an idx file, gzipped or not, with the shape and type that the file states.
+
+    The format of the MNIST family: Fashion-MNIST's images are (input, 28, 28) uint8, its labels (input,) uint8.
+
+    Raises UnreadableFile for a file that is missing, not idx, or cut short.
+    """
+    content = _unzipped(Path(path))
+    rank = content[3] if len(content) >= 4 else 0
+    if len(content) < 4 + 4 * rank or content[:2] != b"\0\0" or content[2] not in IDX_TYPES:
+        raise UnreadableFile(
+            f"`path` must be an idx file; got {shown(str(path))}, which does not start as one."
+        )
+    dtype = np.dtype(IDX_TYPES[content[2]])
+    shape = tuple(int(size) for size in np.frombuffer(content, ">u4", count=rank, offset=4))
+    wanted = 4 + 4 * rank + dtype.itemsize * math.prod(shape)
+    if len(content) != wanted:
+        raise UnreadableFile(
+            f"`path` must be a whole idx file; got {shown(str(path))}, "
+            f"which has {len(content)} bytes where its first ones promise {wanted}."
+        )
+    values = np.frombuffer(content, dtype, offset=4 + 4 * rank).reshape(shape)
+    return values.astype(dtype.newbyteorder("="))
+
+
+def mc_read_images(
+    path: str | os.PathLike[str],
+    *,
+    size: int | Sequence[int] = (224, 224),
+    color: str = "grey",
+    labels: Sequence[Label] | None = None,
+) -> ImageFiles:
+    """The images under `path`, one folder per label; none is opened before its pixels are needed.
+
+    `size` is (height, width) in pixels, one number for a square: images are resized to it. `color` is "grey" or
+    "rgb". `labels` gives the labels an order, or names those that have no folder here; by default they are the
+    folders' names, sorted. A folder with no folders in it gives images without labels, to predict.
+
+    Raises ValueError where there is no such folder, no image in it, or a folder that is not among `labels`.
+    """
+    root = Path(path)
+    if not root.is_dir():
+        raise ValueError(
+            f"`path` must be a folder with one folder of images per label; got {shown(str(path))}."
+        )
+    folders = sorted(entry for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+    files = {folder.name: _image_files(folder) for folder in folders} if folders else {"": _image_files(root)}
+    paths = [file for found in files.values() for file in found]
+    if not paths:
+        raise ValueError(f"`path` must hold images ({_suffixes()}); got {shown(str(path))}, which has none.")
+    if not folders:
+        return ImageFiles(paths, None, labels, size, color)
+    y = [name for name, found in files.items() for _ in found]
+    return ImageFiles(
+        paths, y, [name for name in files if files[name]] if labels is None else labels, size, color
+    )
+
+
+class ImageFiles:
+    """Images on disk that behave as an array (input, height, width, channel), pixels in [0, 1].
+
+    `y` has the label of each as a string (None if not known), `labels` all labels. `images[index]` is a choice
+    of the files, still unread; `take(index)` reads and resizes those files alone.
+    """
+
+    def __init__(
+        self,
+        paths: Sequence[str | os.PathLike[str]],
+        y: Sequence[str] | np.ndarray | None = None,
+        labels: Sequence[Label] | None = None,
+        size: int | Sequence[int] = (224, 224),
+        color: str = "grey",
+    ) -> None:
+        self.paths = [str(path) for path in paths]
+        self.color = check_choice(color, "color", list(MODES))
+        self.size = _image_size(size)
+        self.y = None if y is None else np.asarray([str(label) for label in y])
+        self.labels = None if labels is None else tuple(str(label) for label in as_label_set(labels))
+        if self.y is not None:
+            check_length(len(self.y), "y", len(self.paths), "paths")
+            self._check_labels(self.y)
+
+    def _check_labels(self, y: np.ndarray) -> None:
+        strange = [] if self.labels is None else sorted(set(y.tolist()) - set(self.labels))
+        if strange:
+            words = ", ".join(self.labels or ())
+            raise ValueError(
+                f"`labels` must include every folder of images; got {words}, without {strange[0]}."
+            )
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """(input, height, width, channel)"""
+        return (len(self.paths), *self.size, 3 if self.color == "rgb" else 1)
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: slice | np.ndarray | Sequence[int]) -> ImageFiles:
+        chosen = np.arange(len(self))[index]
+        if np.ndim(chosen) == 0:
+            chosen = chosen[None]  # one image is still an array of inputs
+        y = None if self.y is None else self.y[chosen]
+        return ImageFiles([self.paths[i] for i in chosen], y, self.labels, self.size, self.color)
+
+    def take(self, index: slice | np.ndarray) -> np.ndarray:
+        """Pixels of those files, (input, height, width, channel) float32 in [0, 1]."""
+        chosen = [self.paths[i] for i in np.arange(len(self))[index]]
+        out = np.empty((len(chosen), *self.shape[1:]), np.float32)
+        with ThreadPoolExecutor(DECODERS) as pool:
+            for i, pixels in enumerate(pool.map(self._read, chosen)):
+                out[i] = pixels
+        return out
+
+    def _read(self, path: str) -> np.ndarray:
+        pillow, ops = _pillow()
+        try:
+            with pillow.open(path) as image:
+                return _resized(ops.exif_transpose(image), self.size, MODES[self.color])
+        except (OSError, SyntaxError, ValueError, pillow.DecompressionBombError) as error:
+            raise UnreadableFile(
+                f"`x` must hold images that can be read; got {shown(path)}: {error}."
+            ) from error
+
+    def __repr__(self) -> str:
+        known = "no labels" if self.labels is None else f"labels: {', '.join(self.labels)}"
+        return f"ImageFiles: {self.shape}, {self.color}, {known}"
+
+
+def _resized(image: Image.Image, size: tuple[int, int], mode: str) -> np.ndarray:
+    """Pixels in [0, 1], (height, width, channel)."""
+    bilinear = _pillow()[0].Resampling.BILINEAR
+    height, width = size
+    if image.mode.startswith("I"):  # 16-bit grey, which Pillow would cut off at 255 instead of scaling
+        grey = np.asarray(image.convert("F").resize((width, height), bilinear)) / np.float32(65535)
+        return np.repeat(grey[..., None], len(mode), axis=-1)
+    pixels = _in_unit_interval(np.asarray(image.convert(mode).resize((width, height), bilinear)))
+    return pixels.reshape(height, width, len(mode))
+
+
+def _in_unit_interval(pixels: np.ndarray) -> np.ndarray:
+    """Bytes, 0 to 255, as float32 in [0, 1]."""
+    return pixels / np.float32(255)
+
+
+def _image_size(size: int | Sequence[int]) -> tuple[int, int]:
+    sizes = [size, size] if not isinstance(size, Sequence) else list(size)
+    if len(sizes) != 2:
+        raise ValueError(f"`size` must be height and width in pixels; got {shown(size)}.")
+    return check_count(sizes[0], "size"), check_count(sizes[1], "size")
+
+
+def _image_files(folder: Path) -> list[Path]:
+    return sorted(file for file in folder.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES)
+
+
+def _suffixes() -> str:
+    return ", ".join(sorted(IMAGE_SUFFIXES))
+
+
+def _unzipped(path: Path) -> bytes:
+    try:
+        content = path.read_bytes()
+        return gzip.decompress(content) if content[:2] == b"\x1f\x8b" else content
+    except (OSError, EOFError, zlib.error) as error:
+        raise UnreadableFile(
+            f"`path` must be a file that can be read; got {shown(str(path))}: {error}."
+        ) from error
+
+
+def _pillow() -> tuple[Any, Any]:
+    """Pillow's modules Image and ImageOps: an extra, so looked for only where files are read."""
+    try:
+        from PIL import Image, ImageOps
+    except ImportError as error:
+        raise ImportError("Reading image files needs Pillow; run `pip install mcdropout[images]`.") from error
+    return Image, ImageOps
