@@ -1,0 +1,29 @@
+# Everything lives in tools/; each target sets up what is missing first.
+.PHONY: help setup demo test bench lint clean
+
+help:
+	@echo "make demo   train and predict with uncertainty, in R and in Python"
+	@echo "make test   pytest, testthat, bridge tests, R CMD check"
+	@echo "make bench  the speed claims of README.md, measured"
+	@echo "make lint   ruff, pyright, lintr"
+	@echo "make setup  only set up"
+	@echo "make clean  remove all that set-up and runs have made"
+
+setup:
+	@bash tools/setup.sh
+
+demo:
+	@bash tools/demo.sh
+
+test:
+	@bash tools/test.sh
+
+bench:
+	@bash tools/bench.sh
+
+lint:
+	@bash tools/lint.sh
+
+clean:
+	rm -rf .venv .rlib .setup output build dist .pytest_cache .ruff_cache .hypothesis
+	find python tests -name __pycache__ -type d -prune -exec rm -rf {} +

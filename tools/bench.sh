@@ -1,0 +1,11 @@
+#!/usr/bin/env bash
+# What the speed claims rest on: each script of tests/benchmarks, in the order of their names.
+set -euo pipefail
+. "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+
+tools/setup.sh
+for script in tests/benchmarks/bench_*.py; do
+  [ -e "$script" ] || fail "There is no benchmark in tests/benchmarks."
+  printf '\n== %s\n\n' "$script"
+  "$VENV/bin/python" "$script"
+done

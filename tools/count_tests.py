@@ -1,0 +1,41 @@
+"""Prints "N passed, N failed, N skipped" over pytest and R CMD check; fails if a test failed or none ran.
+
+Usage: count_tests.py PYTEST_XML R_COUNTS
+"""
+
+from __future__ import annotations
+
+import sys
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+
+
+def pytest_counts(report: Path) -> tuple[int, int, int]:
+    """Tests passed, failed, skipped; without a report pytest itself failed, which counts as one."""
+    if not report.exists():
+        return 0, 1, 0
+    suites = ElementTree.parse(report).getroot().findall("testsuite")
+    total, errors, failures, skipped = (
+        sum(int(suite.get(name, "0")) for suite in suites) for name in ("tests", "errors", "failures", "skipped")
+    )
+    return total - errors - failures - skipped, errors + failures, skipped
+
+
+def r_counts(report: Path) -> tuple[int, int, int]:
+    """What judge_check.R wrote; nothing where R is not installed."""
+    if not report.exists():
+        return 0, 0, 0
+    passed, failed, skipped = (int(word) for word in report.read_text().split())
+    return passed, failed, skipped
+
+
+def main() -> None:
+    """Adds up and prints."""
+    both = zip(pytest_counts(Path(sys.argv[1])), r_counts(Path(sys.argv[2])), strict=True)
+    passed, failed, skipped = (sum(pair) for pair in both)
+    print(f"{passed} passed, {failed} failed, {skipped} skipped")
+    sys.exit(failed > 0 or passed == 0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,60 @@
+# Reads what R CMD check wrote: no errors, no warnings, and no notes but those named below.
+# Usage: Rscript tools/judge_check.R FOLDER.Rcheck COUNTS
+# Writes "passed failed skipped" to COUNTS; the check itself counts as one test.
+
+# A note is let pass when its check and every line of its text fit. Each needs a reason.
+known_notes <- list()
+
+is_known <- function(note) {
+  any(vapply(known_notes, function(known) {
+    grepl(known$check, note$Check) && grepl(known$output, note$Output)
+  }, logical(1)))
+}
+
+findings <- function(folder) {
+  found <- tools::check_packages_in_dir_details(logs = file.path(folder, "00check.log"), drop_ok = TRUE)
+  found <- as.data.frame(found, stringsAsFactors = FALSE)
+  rows <- split(found, seq_len(nrow(found)))
+  Filter(function(row) !(row$Status %in% c("OK", "NOTE")) || (row$Status == "NOTE" && !is_known(row)), rows)
+}
+
+# testthat's last line, as in "[ FAIL 0 | WARN 0 | SKIP 1 | PASS 24 ]"; all zero where there is none.
+testthat_counts <- function(folder) {
+  logs <- Sys.glob(file.path(folder, "tests", "testthat.Rout*"))
+  lines <- unlist(lapply(logs, readLines, warn = FALSE))
+  last <- utils::tail(grep("^\\[ FAIL \\d+ \\| WARN", lines, value = TRUE), 1)
+  if (length(last) == 0) {
+    return(c(failed = 0, warned = 0, skipped = 0, passed = 0))
+  }
+  numbers <- as.integer(regmatches(last, gregexpr("[0-9]+", last))[[1]])
+  stats::setNames(numbers, c("failed", "warned", "skipped", "passed"))
+}
+
+show_tests <- function(folder) {
+  for (log in Sys.glob(file.path(folder, "tests", "testthat.Rout*"))) {
+    lines <- readLines(log, warn = FALSE)
+    began <- grep("library\\(testthat\\)|test_check", lines)
+    cat(lines[seq(max(1, began), length(lines))], sep = "\n")
+  }
+}
+
+main <- function(folder, counts_file) {
+  log <- file.path(folder, "00check.log")
+  finished <- file.exists(log) && any(grepl("^Status: ", readLines(log, warn = FALSE)))
+  found <- if (finished) findings(folder)
+  tests <- testthat_counts(folder)
+  if (length(found) > 0 || !finished || tests[["skipped"]] > 0) show_tests(folder)
+  for (one in found) cat(sprintf("\n%s: %s\n%s\n", one$Status, one$Check, one$Output))
+  if (!finished) cat("\nR CMD check did not come to its end.\n")
+  if (tests[["passed"]] == 0) cat("\ntestthat ran no test.\n")
+  clean <- finished && length(found) == 0 && tests[["failed"]] == 0 && tests[["passed"]] > 0
+  cat(sprintf(
+    "R CMD check: %s; testthat: %d passed, %d failed, %d skipped\n",
+    if (clean) "clean" else "not clean", tests[["passed"]], tests[["failed"]], tests[["skipped"]]
+  ))
+  cat(tests[["passed"]] + clean, tests[["failed"]] + !clean, tests[["skipped"]], "\n", file = counts_file)
+  quit(status = !clean)
+}
+
+arguments <- commandArgs(trailingOnly = TRUE)
+main(arguments[[1]], arguments[[2]])

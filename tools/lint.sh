@@ -1,0 +1,32 @@
+#!/usr/bin/env bash
+# ruff, pyright and lintr over everything, after the set-up; all of them run, then the verdict.
+set -euo pipefail
+. "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+
+install_linters() {
+  "$VENV/bin/python" -m pip install -c constraints.txt --no-build-isolation -e ".[dev]"
+}
+
+set_up_linters() {
+  local key
+  key="$(key_of pyproject.toml constraints.txt)"
+  is_done linters "$key" && [ -x "$VENV/bin/ruff" ] && [ -x "$VENV/bin/pyright" ] && return
+  step "Installing the linters" linters install_linters
+  mark_done linters "$key"
+}
+
+lint_r() {
+  Rscript -e 'found <- c(lintr::lint_dir("R", cache = FALSE), lintr::lint_dir("tests/testthat", cache = FALSE), lintr::lint_dir("examples", cache = FALSE))' \
+    -e 'for (one in found) cat(sprintf("%s:%d: %s [%s]\n", one$filename, one$line_number, one$message, one$linter))' \
+    -e 'cat("lintr:", length(found), "findings\n"); quit(status = length(found) > 0)'
+}
+
+R_IS_OPTIONAL=yes tools/setup.sh
+set_up_linters
+failed=""
+"$VENV/bin/ruff" check . || failed="$failed ruff-check"
+"$VENV/bin/ruff" format --check . || failed="$failed ruff-format"
+"$VENV/bin/pyright" || failed="$failed pyright"
+if have R; then lint_r || failed="$failed lintr"; fi
+[ -z "$failed" ] || fail "Not clean:$failed."
+echo "The linters have nothing to say."

@@ -1,0 +1,22 @@
+#!/usr/bin/env bash
+# Everything that is tested: pytest (the core and the bridge), then R CMD check, which runs testthat
+# and the examples on the package as it would be shipped. All run, then one line with the counts.
+# In CI a missing R is a failure; elsewhere its tests are left out with a word.
+set -euo pipefail
+. "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+
+R_IS_OPTIONAL=yes tools/setup.sh
+rm -f "$SETUP/pytest.xml" "$SETUP/check_counts"  # an older run's counts are not this one's
+status=0
+
+printf '\n== pytest: the core in Python, and R and Python together\n\n'
+"$VENV/bin/python" -m pytest --junit-xml="$SETUP/pytest.xml" --durations=5 || status=1
+
+if have R; then
+  printf '\n== R CMD check: the R package, its examples and testthat\n\n'
+  tools/check_r_package.sh || status=1
+fi
+
+printf '\n'
+"$VENV/bin/python" tools/count_tests.py "$SETUP/pytest.xml" "$SETUP/check_counts" || status=1
+exit "$status"
