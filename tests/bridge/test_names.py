@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+from importlib.metadata import requires
 
 import pytest
 
@@ -41,3 +42,8 @@ def test_r_has_no_function_that_python_lacks(r_functions):
 
 def test_no_exception_is_out_of_date(r_functions):
     assert set(ONLY_R) <= set(r_functions)
+
+
+def test_r_asks_for_the_same_python_packages(rscript):
+    core = {requirement for requirement in requires("mcdropout") or [] if "extra ==" not in requirement}
+    assert set(json.loads(rscript("cat(jsonlite::toJSON(mcdropout:::python_packages))"))) == core

@@ -27,8 +27,8 @@ ORDER = [
     "files",
 ]
 
-# These hold NumPy arrays alone, and serve a user who has no use for torch.
-WITHOUT_TORCH = ["checks", "arrays", "datasets", "summaries", "prediction", "plots"]
+# What handles data and finished predictions is there at once, and serves where torch is not installed.
+WITHOUT_TORCH = ["checks", "arrays", "datasets", "prediction", "plots"]
 
 
 def imported_modules(module: str) -> set[str]:
