@@ -1,0 +1,66 @@
+"""How sure a neural network is of its prediction, and what to do about it.
+
+Train a convolutional or dense network in mini-batches, predict with Monte Carlo dropout, and get the mean, the
+spread and the aleatoric and epistemic parts of the uncertainty for every input. Names are loaded when first used,
+so that importing the package loads no torch and changes nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .checks import IdenticalDraws as IdenticalDraws
+    from .checks import NoStochasticSites as NoStochasticSites
+    from .checks import OutOfMemory as OutOfMemory
+    from .checks import UnreadableFile as UnreadableFile
+    from .datasets import mc_read_idx as mc_read_idx
+    from .datasets import mc_read_images as mc_read_images
+    from .datasets import mc_sample_data as mc_sample_data
+    from .files import mc_load as mc_load
+    from .files import mc_save as mc_save
+    from .models import MCNetwork as MCNetwork
+    from .models import mc_cnn as mc_cnn
+    from .models import mc_mlp as mc_mlp
+    from .plots import mc_plot_probabilities as mc_plot_probabilities
+    from .prediction import MCPrediction as MCPrediction
+    from .sampling import mc_predict as mc_predict
+    from .sampling import mc_predict_point as mc_predict_point
+    from .sampling import mc_sites as mc_sites
+    from .training import mc_fit as mc_fit
+    from .training import mc_train_on_batch as mc_train_on_batch
+
+HOMES = {  # where each public name lives
+    "IdenticalDraws": "checks",
+    "NoStochasticSites": "checks",
+    "OutOfMemory": "checks",
+    "UnreadableFile": "checks",
+    "MCNetwork": "models",
+    "MCPrediction": "prediction",
+    "mc_cnn": "models",
+    "mc_fit": "training",
+    "mc_load": "files",
+    "mc_mlp": "models",
+    "mc_plot_probabilities": "plots",
+    "mc_predict": "sampling",
+    "mc_predict_point": "sampling",
+    "mc_read_idx": "datasets",
+    "mc_read_images": "datasets",
+    "mc_sample_data": "datasets",
+    "mc_save": "files",
+    "mc_sites": "sampling",
+    "mc_train_on_batch": "training",
+}
+
+__all__ = list(HOMES)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f".{HOMES[name]}", __name__), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *HOMES])

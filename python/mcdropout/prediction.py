@@ -1,0 +1,232 @@
+"""The result of `mc_predict()`: NumPy arrays, and where they came from. Needs no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy.special import logsumexp
+
+from .arrays import Label, label_array
+from .checks import check_length
+
+Array = np.ndarray
+
+BY_INPUT = (  # one entry per input along the first axis
+    "mean",
+    "variance",
+    "lower",
+    "upper",
+    "predicted",
+    "second",
+    "confidence",
+    "margin",
+    "predictive_entropy",
+    "expected_entropy",
+    "mutual_information",
+    "predictive_entropy_mcse",
+    "expected_entropy_mcse",
+    "mutual_information_mcse",
+    "variation_ratio",
+    "aleatoric_variance",
+    "total_variance",
+    "pred_lower",
+    "pred_upper",
+)
+BY_DRAW = ("samples", "noise_variances")  # (draw, input, ...)
+
+
+@dataclass(frozen=True, repr=False)
+class MCPrediction:
+    """Predictions with their uncertainty, one entry per input.
+
+    For classes, `mean`, `variance`, `lower`, `upper`, `std`, `mcse` are (input, label) and of the class
+    probabilities; `predicted` and `second` are labels, `confidence` the mean probability of `predicted`, `margin`
+    its lead over `second`. Entropies are in nats: `predictive_entropy` (total) = `expected_entropy` (aleatoric) +
+    `mutual_information` (epistemic). For values they are (input, output) and of the model's mean; `variance` is
+    the epistemic part, `aleatoric_variance` and `total_variance` exist where the model tells its noise.
+
+    `samples` (draw, input, output) are the draws, float32, or None; `noise_variances` the noise of each draw.
+    """
+
+    task: str  # "classification" or "regression"
+    mean: Array
+    variance: Array
+    lower: Array
+    upper: Array
+    n_samples: int
+    level: float
+    seed: int
+    masks: str
+    engine: str
+    engine_reason: str
+    device: str
+    precision: str
+    seconds: float
+    labels: tuple[Label, ...] | None = None
+    ids: Array | None = None
+    predicted: Array | None = None
+    second: Array | None = None
+    confidence: Array | None = None
+    margin: Array | None = None
+    predictive_entropy: Array | None = None
+    expected_entropy: Array | None = None
+    mutual_information: Array | None = None
+    predictive_entropy_mcse: Array | None = None
+    expected_entropy_mcse: Array | None = None
+    mutual_information_mcse: Array | None = None
+    variation_ratio: Array | None = None
+    aleatoric_variance: Array | None = None
+    total_variance: Array | None = None
+    pred_lower: Array | None = None
+    pred_upper: Array | None = None
+    samples: Array | None = None
+    noise_variances: Array | None = None
+
+    @property
+    def std(self) -> Array:
+        """Standard deviation over the draws, in the units of `mean`."""
+        return np.sqrt(self.variance)
+
+    @property
+    def mcse(self) -> Array:
+        """Monte Carlo standard error of `mean`: what more draws would take away."""
+        return self.std / np.sqrt(self.n_samples)
+
+    @property
+    def epistemic_variance(self) -> Array | None:
+        """Variance of the model's mean over the draws (values only)."""
+        return self.variance if self.task == "regression" else None
+
+    @property
+    def conf_int(self) -> Array | None:
+        """Interval of the model's mean, (input, output, 2) (values only)."""
+        return np.stack([self.lower, self.upper], axis=-1) if self.task == "regression" else None
+
+    @property
+    def pred_int(self) -> Array | None:
+        """Interval of a new observation, noise included, (input, output, 2), where the model tells its noise."""
+        if self.pred_lower is None or self.pred_upper is None:
+            return None
+        return np.stack([self.pred_lower, self.pred_upper], axis=-1)
+
+    def log_density(self, y: Sequence[float] | Array) -> Array:
+        """Log density of observed values under the mixture of the draws, (input, output), in nats per output.
+
+        log of the mean over draws of Normal(y; mean_t, noise variance_t), not the density at the mean parameters.
+        Needs a model that tells its noise, and the draws.
+        Reference: Gal and Ghahramani (2016), arXiv:1506.02142, appendix 4.4.
+        """
+        if self.samples is None or self.noise_variances is None:
+            raise ValueError(
+                "`log_density()` needs the draws and the noise of each; predict with a model that tells its noise "
+                "and with `keep_samples` set to true."
+            )
+        observed = np.asarray(y, dtype=np.float64)
+        check_length(len(observed), "y", len(self), "prediction")
+        observed = observed.reshape(self.mean.shape)
+        means, variances = self.samples.astype(np.float64), self.noise_variances.astype(np.float64)
+        terms = -0.5 * (np.log(2 * np.pi * variances) + (observed - means) ** 2 / variances)
+        return logsumexp(terms, axis=0) - np.log(self.n_samples)
+
+    def __len__(self) -> int:
+        return len(self.mean)
+
+    def __getitem__(self, inputs: slice | Sequence[int] | Array) -> MCPrediction:
+        """The prediction for some of the inputs (a slice, positions, or a mask of truth values)."""
+        where = inputs if isinstance(inputs, slice) else np.atleast_1d(np.asarray(inputs))
+        taken = {
+            name: value[where] for name in (*BY_INPUT, "ids") if (value := getattr(self, name)) is not None
+        }
+        taken |= {name: value[:, where] for name in BY_DRAW if (value := getattr(self, name)) is not None}
+        return replace(self, **taken)
+
+    def __repr__(self) -> str:
+        what = f"{self.mean[0].size if len(self) else self.mean.shape[-1]} outputs"
+        if self.labels is not None:
+            what = f"{len(self.labels)} labels"
+        return (
+            f"MCPrediction of {len(self)} inputs, {what}: {self.n_samples} draws, {self.masks} masks, "
+            f"seed {self.seed}, {self.engine} on {self.device} in {self.precision}, {self.seconds:.1f} s"
+        )
+
+    def to_pandas(self) -> pd.DataFrame:
+        """One row per input; for classes one column per label for the mean, lower and upper probability."""
+        if self.task == "classification":
+            return self._classes_table()
+        return self._values_table()
+
+    def _classes_table(self) -> pd.DataFrame:
+        one_each = (
+            "predicted",
+            "confidence",
+            "second",
+            "margin",
+            "predictive_entropy",
+            "expected_entropy",
+            "mutual_information",
+            "variation_ratio",
+        )
+        columns: dict[str, Any] = {name: getattr(self, name) for name in one_each}
+        assert self.labels is not None
+        for place, label in enumerate(self.labels):
+            columns[f"mean_{label}"] = self.mean[:, place]
+            columns[f"lower_{label}"] = self.lower[:, place]
+            columns[f"upper_{label}"] = self.upper[:, place]
+        return pd.DataFrame(columns, index=self._index())
+
+    def _values_table(self) -> pd.DataFrame:
+        names = (
+            "mean",
+            "std",
+            "lower",
+            "upper",
+            "aleatoric_variance",
+            "total_variance",
+            "pred_lower",
+            "pred_upper",
+        )
+        columns: dict[str, Any] = {}
+        for name in names:
+            value = getattr(self, name)
+            if value is None:
+                continue
+            flat = value.reshape(len(self), -1)
+            for place in range(flat.shape[1]):
+                columns[name if flat.shape[1] == 1 else f"{name}_{place + 1}"] = flat[:, place]
+        return pd.DataFrame(columns, index=self._index())
+
+    def _index(self) -> pd.Index:
+        return pd.RangeIndex(len(self), name="input") if self.ids is None else pd.Index(self.ids, name="id")
+
+    def to_state(self) -> tuple[dict[str, Array], dict[str, Any]]:
+        """Numeric arrays, and the rest as JSON can hold it: what a file keeps. Labels are kept as codes."""
+        arrays: dict[str, Array] = {}
+        rest: dict[str, Any] = {}
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if field.name in ("predicted", "second") and value is not None:
+                assert self.labels is not None
+                codes = {str(label): code for code, label in enumerate(self.labels)}
+                arrays[field.name] = np.array([codes[str(one)] for one in value], dtype=np.int64)
+            elif isinstance(value, np.ndarray) and value.dtype.kind in "iuf":
+                arrays[field.name] = value
+            elif value is not None:
+                rest[field.name] = list(value) if isinstance(value, (tuple, np.ndarray)) else value
+        return arrays, rest
+
+    @classmethod
+    def from_state(cls, arrays: Mapping[str, Array], rest: Mapping[str, Any]) -> MCPrediction:
+        """The prediction that `to_state()` took apart."""
+        known: dict[str, Any] = dict(rest) | dict(arrays)
+        if known.get("labels") is not None:
+            known["labels"] = tuple(known["labels"])
+            names = label_array(known["labels"])
+            for name in ("predicted", "second"):
+                known[name] = names[known[name]]
+        if isinstance(known.get("ids"), list):
+            known["ids"] = np.array(known["ids"], dtype=object)
+        return cls(**known)
