@@ -1,17 +1,154 @@
 """What users hold, to rows of float32 and label codes: NumPy, tensors, tables, lists, R's doubles, factors.
 
-Nothing large is copied: rows are cast batch by batch, when they are taken.
+Nothing large is copied: rows are cast batch by batch, when they are taken. Neither torch nor pandas is loaded
+unless the user has it loaded already, or asks for a device.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import sys
+from collections.abc import Iterable, Sequence
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, Protocol, cast, runtime_checkable
 
 import numpy as np
 
 from .checks import shown
 
+if TYPE_CHECKING:
+    import torch
+
 Label = int | str | bool
+
+PIECE = 1 << 18  # numbers looked at in one go: 2 MB of doubles, which stays in cache
+LARGEST = float(np.finfo(np.float32).max)
+
+
+# Inputs ---------------------------------------------------------------------------------------------------
+
+
+@runtime_checkable
+class Rows(Protocol):
+    """Inputs that can be taken a batch at a time: an array in memory, or files that are read when needed."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Sizes of all axes, inputs first."""
+        ...
+
+    def take(self, index: slice | np.ndarray) -> np.ndarray:
+        """Those inputs alone, float32, C-contiguous and writable."""
+        ...
+
+
+class ArrayRows:
+    """Rows of an array of any numeric type and memory order; never copied or cast as a whole."""
+
+    def __init__(self, values: np.ndarray) -> None:
+        self.values = values
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Sizes of all axes, inputs first."""
+        return self.values.shape
+
+    def take(self, index: slice | np.ndarray) -> np.ndarray:
+        """Those inputs alone, float32, C-contiguous and writable."""
+        rows = np.ascontiguousarray(self.values[index], dtype=np.float32)
+        return rows if rows.flags.writeable else rows.copy()  # torch takes no read-only memory
+
+
+def as_rows(x: object, name: str = "x") -> Rows:
+    """Anything that holds inputs along its first axis: array, tensor, data frame, nested lists, image files.
+
+    Raises ValueError where there are no inputs, and TypeError where they are not numbers.
+    """
+    rows = cast(Rows, x) if _is_rows(x) else ArrayRows(_as_numbers(x, name))
+    if len(rows.shape) == 0:
+        raise ValueError(f"`{name}` must have a first axis of inputs; got one number alone.")
+    if 0 in rows.shape:
+        raise ValueError(f"`{name}` must hold at least one input; got shape {tuple(rows.shape)}.")
+    return rows
+
+
+def check_finite(rows: Rows, name: str = "x") -> None:
+    """Refuse NaN, infinite values, and those too large for float32, naming the first input that has one.
+
+    Files are not opened: what is decoded from them is finite.
+    """
+    if not isinstance(rows, ArrayRows) or rows.values.dtype.kind != "f":
+        return
+    values = rows.values
+    if _all_usable(values):
+        return
+    step = max(PIECE // max(values[0].size, 1), 1)
+    for start in range(0, len(values), step):
+        piece = values[start : start + step].reshape(len(values[start : start + step]), -1)
+        bad = ~(np.abs(piece) <= LARGEST)
+        if bad.any():
+            row, column = np.argwhere(bad)[0]
+            raise ValueError(
+                f"`{name}` must hold finite numbers only; got {_named(float(piece[row, column]))} "
+                f"in input number {start + row + 1} of {len(values)}."
+            )
+
+
+def _is_rows(x: object) -> bool:
+    if isinstance(x, (np.ndarray, list, tuple)) or _is_a(x, "torch", "Tensor"):
+        return False
+    return not _is_pandas(x) and isinstance(x, Rows)
+
+
+def _as_numbers(x: Any, name: str) -> np.ndarray:
+    if _is_a(x, "torch", "Tensor"):
+        return _from_tensor(x)
+    if _is_a(x, "pandas", "DataFrame"):
+        return _from_table(x, name)
+    try:
+        values = np.asarray(x)
+    except ValueError as error:  # NumPy on lists of unequal lengths
+        raise ValueError(f"`{name}` must be an array of one shape; got lists of unequal lengths.") from error
+    if values.dtype.kind not in "buif":
+        raise TypeError(f"`{name}` must hold numbers; got {_kind(x, values)}.")
+    return values
+
+
+def _from_tensor(x: torch.Tensor) -> np.ndarray:
+    x = x.detach().cpu()
+    return (x.float() if str(x.dtype) == "torch.bfloat16" else x).numpy()  # NumPy has no bfloat16
+
+
+def _from_table(x: Any, name: str) -> np.ndarray:
+    words = [str(column) for column, dtype in x.dtypes.items() if dtype.kind not in "buif"]
+    if words:
+        raise TypeError(f"`{name}` must have numeric columns only; got {shown(words[0])}, which is not.")
+    return x.to_numpy(dtype=np.float64, na_value=np.nan)
+
+
+def _all_usable(values: np.ndarray) -> bool:
+    flat = values.reshape(-1, order="A")  # a view, for C and Fortran order alike
+    for start in range(0, flat.size, PIECE):
+        piece = flat[start : start + PIECE]
+        if not (piece.min() >= -LARGEST and piece.max() <= LARGEST):  # NaN fails both
+            return False
+    return True
+
+
+def _named(value: float) -> str:
+    if np.isnan(value):
+        return "NaN"
+    return "an infinite value" if np.isinf(value) else f"{value:.3g}, too large for float32,"
+
+
+def _kind(x: object, values: np.ndarray) -> str:
+    if values.dtype.kind in "US":
+        return "text"
+    if values.ndim == 0 or values.dtype.kind == "O":
+        return f"an object of type {type(x).__name__}" if values.ndim == 0 else "objects of several kinds"
+    return f"type {values.dtype}"
+
+
+# Labels and values ----------------------------------------------------------------------------------------
 
 
 def as_label(value: object) -> Label:
@@ -39,3 +176,171 @@ def as_label_set(labels: Iterable[object], name: str = "labels") -> tuple[Label,
     if twice is not None:
         raise ValueError(f"`{name}` must all be different; got {shown(twice)} more than once.")
     return found
+
+
+def label_array(labels: Sequence[Label]) -> np.ndarray:
+    """Labels as NumPy has them: integers, truth values, or strings (also where they are mixed)."""
+    kinds = {type(label) for label in labels}
+    if kinds == {int} or kinds == {bool}:
+        return np.array(labels)
+    return np.array([str(label) for label in labels])
+
+
+def as_labels(
+    y: object, labels: Sequence[Label] | None = None, name: str = "y"
+) -> tuple[np.ndarray, tuple[Label, ...]]:
+    """Position of each input's label in `labels`, (input,) int64, and the labels themselves.
+
+    `y` has strings, whole numbers, truth values, a categorical (unused categories are welcome), or one-hot
+    rows (input, label). Without `labels` they are the categories, or what occurs in `y`, sorted. With them, a
+    label is looked up as it is, and then by its text, so that "3" from R meets 3.
+
+    Raises ValueError for a missing or unknown label, naming the first input that has one.
+    """
+    declared = None if labels is None else as_label_set(labels)
+    values, own_labels = _label_values(y, declared, name)
+    for number, value in enumerate(values, start=1):
+        if _is_missing(value):
+            raise ValueError(
+                f"`{name}` must have a label for every input; got none at input number {number}."
+            )
+        if value.__hash__ is None:  # a list inside a list
+            raise ValueError(
+                f"`{name}` must have one label per input; got {shown(value)} at input number {number}."
+            )
+    if declared is None:
+        declared = as_label_set(own_labels if own_labels is not None else _sorted(set(values)), name)
+    return _codes(values, declared, name), declared
+
+
+def as_targets(y: object, n_outputs: int, name: str = "y") -> np.ndarray:
+    """Values to learn, (input, output) float64; one axis is enough where there is one output."""
+    values = _as_numbers(y, name)
+    if values.ndim == 1:
+        values = values[:, None]
+    if values.ndim != 2 or values.shape[1] != n_outputs:
+        raise ValueError(f"`{name}` must have shape (input, {n_outputs}); got {values.shape}.")
+    check_finite(ArrayRows(values), name)
+    return values.astype(np.float64)
+
+
+def _label_values(
+    y: Any, declared: tuple[Label, ...] | None, name: str
+) -> tuple[list[Any], list[Any] | None]:
+    """One plain value per input, and the labels that `y` itself declares, if it does."""
+    if _is_a(y, "pandas", "DataFrame"):
+        return _from_one_hot(_from_table(y, name), list(y.columns), name)
+    if _is_pandas(y) and hasattr(y.dtype, "categories"):
+        return y.astype(object).tolist(), y.dtype.categories.tolist()
+    values = _from_tensor(y) if _is_a(y, "torch", "Tensor") else np.asarray(y, dtype=_object_if_list(y))
+    if values.ndim == 2 and values.shape[1] == 1:
+        values = values[:, 0]
+    if values.ndim == 2:
+        columns = declared or tuple(range(values.shape[1]))
+        if values.shape[1] != len(columns):
+            raise ValueError(
+                f"`{name}` must have one column per label ({len(columns)}) if it has one-hot rows; "
+                f"got {values.shape[1]} columns."
+            )
+        return _from_one_hot(values, list(columns), name)
+    if values.ndim != 1:
+        raise ValueError(f"`{name}` must have one label per input; got shape {values.shape}.")
+    return values.tolist(), None
+
+
+def _from_one_hot(rows: np.ndarray, columns: list[Any], name: str) -> tuple[list[Any], list[Any]]:
+    rows = rows.astype(np.float64)
+    bad = ((rows != 0) & (rows != 1)).any(axis=1) | (rows.sum(axis=1) != 1)
+    if bad.any():
+        raise ValueError(
+            f"`{name}` must have one 1 and otherwise 0 in every one-hot row; "
+            f"got {shown(rows[bad.argmax()].tolist())} at input number {bad.argmax() + 1}."
+        )
+    return [columns[i] for i in rows.argmax(axis=1)], columns
+
+
+def _codes(values: list[Any], declared: tuple[Label, ...], name: str) -> np.ndarray:
+    exact: dict[Any, int] = {label: code for code, label in enumerate(declared)}
+    by_text = {str(label): code for code, label in enumerate(declared)}
+    codes = np.empty(len(values), np.int64)
+    for i, value in enumerate(values):
+        code = exact.get(value)
+        if code is None:
+            code = by_text.get(_text(value))
+            if code is None:
+                words = ", ".join(shown(label) for label in declared)
+                raise ValueError(
+                    f"`{name}` must hold labels out of {words}; got {shown(value)} at input number {i + 1}."
+                )
+            exact[value] = code
+        codes[i] = code
+    return codes
+
+
+def _text(value: object) -> str:
+    whole = isinstance(value, float) and value.is_integer()
+    return str(int(cast(float, value)) if whole else value)
+
+
+def _sorted(labels: Iterable[Any]) -> list[Any]:
+    labels = list(labels)
+    return sorted(labels, key=str) if len({type(label) for label in labels}) > 1 else sorted(labels)
+
+
+def _is_missing(value: object) -> bool:
+    if value is None or isinstance(value, float):
+        return value is None or value != value
+    return type(value).__name__ in ("NAType", "NaTType")
+
+
+def _object_if_list(y: object) -> type | None:
+    return object if isinstance(y, (list, tuple)) else None  # so that ["a", 1] keeps its 1
+
+
+# Devices --------------------------------------------------------------------------------------------------
+
+
+def as_device(device: object) -> torch.device:
+    """The torch device: "auto" is the first GPU if there is one, else the CPU.
+
+    Raises ValueError for a device that is not here.
+    """
+    import torch
+
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        found = torch.device(cast(str, device))
+    except (RuntimeError, TypeError) as error:
+        raise ValueError(
+            f'`device` must be "auto", "cpu", "cuda", "cuda:1" or the like; got {shown(device)}.'
+        ) from error
+    if found.type == "cpu" or _answers(found):
+        return found
+    raise ValueError(f'`device` "{found}" is not available here; use "cpu" or "auto".')
+
+
+def _answers(device: torch.device) -> bool:
+    import torch
+
+    try:
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError):
+        return False
+    return device.type != "meta"
+
+
+# What something is, without importing the library it would come from ---------------------------------------
+
+
+def _loaded(module: str) -> ModuleType | None:
+    return sys.modules.get(module)
+
+
+def _is_a(value: object, module: str, name: str) -> bool:
+    loaded = _loaded(module)
+    return loaded is not None and isinstance(value, getattr(loaded, name))
+
+
+def _is_pandas(value: object) -> bool:
+    return any(_is_a(value, "pandas", name) for name in ("DataFrame", "Series", "Index", "Categorical"))

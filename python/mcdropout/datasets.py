@@ -6,7 +6,7 @@ import gzip
 import math
 import os
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,7 +47,7 @@ class SampleData:
 def mc_sample_data() -> SampleData:
     """The bundled real images: 6,000 to train and 1,000 to test, 28 x 28 grey, the ten Fashion-MNIST labels.
 
-    The first 600 (100) images of each label, in the order of the full data set, so all labels are as frequent.
+    The first 600 (100) images of each label, in the order of the full set: no label is rarer than another.
     Source: Xiao, Rasul and Vollgraf (2017), arXiv:1708.07747; MIT licence, beside the data.
     """
     with np.load(SAMPLE_FILE, allow_pickle=False) as data:
@@ -64,16 +64,14 @@ def mc_sample_data() -> SampleData:
 def mc_read_idx(path: str | os.PathLike[str]) -> np.ndarray:
     """The array in an idx file, gzipped or not, with the shape and type that the file states.
 
-    The format of the MNIST family: Fashion-MNIST's images are (input, 28, 28) uint8, its labels (input,) uint8.
+    The format of the MNIST family: images are (input, 28, 28) uint8, labels (input,) uint8.
 
     Raises UnreadableFile for a file that is missing, not idx, or cut short.
     """
     content = _unzipped(Path(path))
     rank = content[3] if len(content) >= 4 else 0
     if len(content) < 4 + 4 * rank or content[:2] != b"\0\0" or content[2] not in IDX_TYPES:
-        raise UnreadableFile(
-            f"`path` must be an idx file; got {shown(str(path))}, which does not start as one."
-        )
+        raise UnreadableFile(f"`path` must be an idx file; got {shown(str(path))}, which starts otherwise.")
     dtype = np.dtype(IDX_TYPES[content[2]])
     shape = tuple(int(size) for size in np.frombuffer(content, ">u4", count=rank, offset=4))
     wanted = 4 + 4 * rank + dtype.itemsize * math.prod(shape)
@@ -95,17 +93,16 @@ def mc_read_images(
 ) -> ImageFiles:
     """The images under `path`, one folder per label; none is opened before its pixels are needed.
 
-    `size` is (height, width) in pixels, one number for a square: images are resized to it. `color` is "grey" or
-    "rgb". `labels` gives the labels an order, or names those that have no folder here; by default they are the
-    folders' names, sorted. A folder with no folders in it gives images without labels, to predict.
+    `size` is (height, width) in pixels, or one number for a square; images are resized to it. `color` is
+    "grey" or "rgb". `labels` sets the order of the labels, and may name some that have no folder here; by
+    default they are the folders' names, sorted. A folder with no folders in it gives images to predict,
+    without labels.
 
     Raises ValueError where there is no such folder, no image in it, or a folder that is not among `labels`.
     """
     root = Path(path)
     if not root.is_dir():
-        raise ValueError(
-            f"`path` must be a folder with one folder of images per label; got {shown(str(path))}."
-        )
+        raise ValueError(f"`path` must be a folder of folders, one per label; got {shown(str(path))}.")
     folders = sorted(entry for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith("."))
     files = {folder.name: _image_files(folder) for folder in folders} if folders else {"": _image_files(root)}
     paths = [file for found in files.values() for file in found]
@@ -114,16 +111,16 @@ def mc_read_images(
     if not folders:
         return ImageFiles(paths, None, labels, size, color)
     y = [name for name, found in files.items() for _ in found]
-    return ImageFiles(
-        paths, y, [name for name in files if files[name]] if labels is None else labels, size, color
-    )
+    if labels is None and len(set(y)) > 1:
+        labels = sorted(set(y))
+    return ImageFiles(paths, y, labels, size, color)
 
 
 class ImageFiles:
     """Images on disk that behave as an array (input, height, width, channel), pixels in [0, 1].
 
-    `y` has the label of each as a string (None if not known), `labels` all labels. `images[index]` is a choice
-    of the files, still unread; `take(index)` reads and resizes those files alone.
+    `y` has the label of each as a string (None if not known), `labels` all labels. `images[index]` is a
+    choice of the files, still unread; `take(index)` reads and resizes those files alone.
     """
 
     def __init__(
@@ -146,14 +143,14 @@ class ImageFiles:
     def _check_labels(self, y: np.ndarray) -> None:
         strange = [] if self.labels is None else sorted(set(y.tolist()) - set(self.labels))
         if strange:
-            words = ", ".join(self.labels or ())
             raise ValueError(
-                f"`labels` must include every folder of images; got {words}, without {strange[0]}."
+                f"`labels` must include the label of every image; got {', '.join(self.labels or ())}, "
+                f'without "{strange[0]}".'
             )
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
-        """(input, height, width, channel)"""
+        """(input, height, width, channel)."""
         return (len(self.paths), *self.size, 3 if self.color == "rgb" else 1)
 
     def __len__(self) -> int:
@@ -181,9 +178,7 @@ class ImageFiles:
             with pillow.open(path) as image:
                 return _resized(ops.exif_transpose(image), self.size, MODES[self.color])
         except (OSError, SyntaxError, ValueError, pillow.DecompressionBombError) as error:
-            raise UnreadableFile(
-                f"`x` must hold images that can be read; got {shown(path)}: {error}."
-            ) from error
+            raise UnreadableFile(f"`x` must hold readable images; got {shown(path)}: {error}.") from error
 
     def __repr__(self) -> str:
         known = "no labels" if self.labels is None else f"labels: {', '.join(self.labels)}"
@@ -207,7 +202,7 @@ def _in_unit_interval(pixels: np.ndarray) -> np.ndarray:
 
 
 def _image_size(size: int | Sequence[int]) -> tuple[int, int]:
-    sizes = [size, size] if not isinstance(size, Sequence) else list(size)
+    sizes = list(size) if isinstance(size, Iterable) else [size, size]
     if len(sizes) != 2:
         raise ValueError(f"`size` must be height and width in pixels; got {shown(size)}.")
     return check_count(sizes[0], "size"), check_count(sizes[1], "size")
@@ -226,9 +221,7 @@ def _unzipped(path: Path) -> bytes:
         content = path.read_bytes()
         return gzip.decompress(content) if content[:2] == b"\x1f\x8b" else content
     except (OSError, EOFError, zlib.error) as error:
-        raise UnreadableFile(
-            f"`path` must be a file that can be read; got {shown(str(path))}: {error}."
-        ) from error
+        raise UnreadableFile(f"`path` must be a readable file; got {shown(str(path))}: {error}.") from error
 
 
 def _pillow() -> tuple[Any, Any]:
