@@ -1,0 +1,75 @@
+# What R users hold to what the core takes: arrays and data frames to rows, factors and vectors to labels.
+#
+# Arrays of doubles cross as they are, without a copy. What R would lose on the way is settled here: NA in integers
+# and truth values (as doubles they arrive as NaN, which the core names), factors (as their labels).
+
+# Rows for the core: an array of numbers, inputs first; a data frame; images in files; or a Python object.
+as_rows <- function(x, name = rlang::caller_arg(x), call = rlang::caller_env()) {
+  if (inherits(x, "mc_images")) {
+    return(as_image_files(x, call = call))
+  }
+  if (is_python(x)) {
+    return(x)
+  }
+  if (is.data.frame(x)) {
+    x <- as_number_matrix(x, name, call)
+  }
+  if (!(is.numeric(x) || is.logical(x)) || is.object(x)) {
+    kind <- if (is.character(x)) "text" else shown(x)
+    abort_mc(paste0("`", name, "` must hold numbers; got ", kind, "."), call = call)
+  }
+  as.array(na_as_nan(x))
+}
+
+# Labels or values for the core, one for each input.
+as_targets <- function(y, name = rlang::caller_arg(y), call = rlang::caller_env()) {
+  if (is_python(y)) {
+    return(y)
+  }
+  if (is.data.frame(y)) {
+    y <- if (ncol(y) == 1) y[[1]] else as_number_matrix(y, name, call)
+  }
+  if (is.factor(y)) {
+    y <- as.character(y)
+  }
+  if (!is.atomic(y) || is.null(y) || is.object(y)) {
+    abort_mc(paste0("`", name, "` must have a label or a number for every input; got ", shown(y), "."), call = call)
+  }
+  as.array(na_as_nan(y))
+}
+
+as_number_matrix <- function(x, name, call) {
+  numbers <- vapply(x, function(column) (is.numeric(column) || is.logical(column)) && !is.object(column), logical(1))
+  if (!all(numbers)) {
+    strange <- names(x)[!numbers][[1]]
+    abort_mc(paste0("`", name, "` must have numeric columns only; got ", shown(strange), ", which is not."), call = call)
+  }
+  as.matrix(x)
+}
+
+# Python has no NA among integers and truth values: it would see a number.
+na_as_nan <- function(x) {
+  if ((is.integer(x) || is.logical(x)) && anyNA(x)) {
+    storage.mode(x) <- "double"
+  }
+  x
+}
+
+# The names of the classes, as a list: names, whole numbers or truth values. Of a factor, its levels.
+as_label_set <- function(labels, name = rlang::caller_arg(labels), call = rlang::caller_env()) {
+  if (is.null(labels) || is_python(labels)) {
+    return(labels)
+  }
+  if (is.factor(labels)) {
+    labels <- levels(labels)
+  }
+  if (!is.atomic(labels) || anyNA(labels)) {
+    got <- if (is.atomic(labels)) "NA" else shown(labels)
+    abort_mc(paste0("A label must be a string, a whole number or a truth value; got ", got, "."), call = call)
+  }
+  as.list(unname(labels))
+}
+
+labels_from_python <- function(labels) {
+  unlist(from_python(labels))
+}

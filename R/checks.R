@@ -1,0 +1,133 @@
+# Argument checks: the sentences of python/mcdropout/checks.py, said at the door of R.
+#
+# What would be distorted on its way to Python (NA, 50 for 50L, vectors for scalars) is caught here; the rest of
+# what can be wrong is the core's to say, and `bridge.R` passes its sentence on. A bridge test compares the two.
+
+# An error of this package: one sentence, shown as it is (rlang::abort(), as cli_abort() would read braces in it).
+abort_mc <- function(message, class = "argument", ..., call = rlang::caller_env()) {
+  rlang::abort(
+    message,
+    class = c(paste0("mcdropout_error_", class), "mcdropout_error"),
+    ...,
+    call = call
+  )
+}
+
+# `x` as it appears in a message: strings in double quotes, long values shortened.
+shown <- function(x) {
+  text <- if (is.null(x) || is.atomic(x) || is.list(x) && !is.object(x)) {
+    shown_plain(x)
+  } else {
+    paste0("an object of class \"", class(x)[[1]], "\"")
+  }
+  if (nchar(text) <= 80) text else paste0(substr(text, 1, 77), "...")
+}
+
+shown_plain <- function(x) {
+  if (is.character(x) && length(x) == 1 && !is.na(x)) {
+    paste0("\"", x, "\"")
+  } else if (is.numeric(x) && length(x) == 1) {
+    format(as.vector(x), digits = 15, scientific = FALSE)
+  } else if (is.atomic(x) && length(x) == 1) {
+    if (is.na(x)) "NA" else as.character(x)
+  } else {
+    paste(deparse(x[seq_len(min(length(x), 80))]), collapse = " ") # more would not be shown
+  }
+}
+
+is_one_number <- function(x) {
+  is.numeric(x) && length(x) == 1 && is.finite(x)
+}
+
+# A whole number of at least `at_least`; 50 is one, TRUE is not. An integer where R has one that large.
+as_count <- function(x, name = rlang::caller_arg(x), at_least = 1, call = rlang::caller_env()) {
+  if (is_one_number(x) && x == trunc(x) && x >= at_least) {
+    return(as_integer_if_small(x))
+  }
+  abort_mc(paste0("`", name, "` must be a whole number of at least ", at_least, "; got ", shown(x), "."), call = call)
+}
+
+# Doubles beyond the range of R's integers stay doubles: Python takes both.
+as_integer_if_small <- function(x) {
+  if (abs(x) <= .Machine$integer.max) as.integer(x) else as.double(x)
+}
+
+# A finite number within the bounds that are given.
+as_number <- function(x, name = rlang::caller_arg(x), above = NULL, at_least = NULL, below = NULL, at_most = NULL,
+                      call = rlang::caller_env()) {
+  holds <- is_one_number(x) &&
+    (is.null(above) || x > above) && (is.null(at_least) || x >= at_least) &&
+    (is.null(below) || x < below) && (is.null(at_most) || x <= at_most)
+  if (holds) {
+    return(as.double(x))
+  }
+  words <- c(
+    if (!is.null(above)) paste("above", above),
+    if (!is.null(at_least)) paste("of at least", at_least),
+    if (!is.null(below)) paste("below", below),
+    if (!is.null(at_most)) paste("at most", at_most)
+  )
+  wanted <- trimws(paste("a number", paste(words, collapse = " and ")))
+  abort_mc(paste0("`", name, "` must be ", wanted, "; got ", shown(x), "."), call = call)
+}
+
+# TRUE or FALSE, nothing that merely counts as such.
+as_flag <- function(x, name = rlang::caller_arg(x), call = rlang::caller_env()) {
+  if (is.logical(x) && length(x) == 1 && !is.na(x)) {
+    return(as.vector(x))
+  }
+  abort_mc(paste0("`", name, "` must be true or false; got ", shown(x), "."), call = call)
+}
+
+# One of the words in `choices`.
+as_choice <- function(x, choices, name = rlang::caller_arg(x), call = rlang::caller_env()) {
+  if (is.character(x) && length(x) == 1 && x %in% choices) {
+    return(as.vector(x))
+  }
+  words <- paste0("\"", choices, "\"", collapse = ", ")
+  abort_mc(paste0("`", name, "` must be one of ", words, "; got ", shown(x), "."), call = call)
+}
+
+# A whole number from 0 to 2^53 - 1; NULL draws one from R's generator, so that set.seed() governs.
+as_seed <- function(x, name = rlang::caller_arg(x), call = rlang::caller_env()) {
+  if (is.null(x)) {
+    return(sample.int(.Machine$integer.max, 1L))
+  }
+  if (is_one_number(x) && x == trunc(x) && x >= 0 && x <= max_seed) {
+    return(as_integer_if_small(x))
+  }
+  abort_mc(paste0("`", name, "` must be a whole number from 0 to 2^53 - 1; got ", shown(x), "."), call = call)
+}
+
+max_seed <- 2^53 - 1 # the largest whole number up to which R's doubles hold them all
+
+# A path, "~" written out: Python would take it for a folder of that name.
+as_path <- function(x, name = rlang::caller_arg(x), call = rlang::caller_env()) {
+  if (is.character(x) && length(x) == 1 && !is.na(x) && nzchar(x)) {
+    return(path.expand(x))
+  }
+  abort_mc(paste0("`", name, "` must be a path; got ", shown(x), "."), call = call)
+}
+
+# An argument that may be left out: NULL stays NULL, all else must pass `check`.
+if_given <- function(x, check, name = rlang::caller_arg(x), ..., call = rlang::caller_env()) {
+  if (is.null(x)) NULL else check(x, name = name, ..., call = call)
+}
+
+# One or several that must each pass `check`; one stays one, as some arguments take one for all.
+each <- function(x, check, name = rlang::caller_arg(x), ..., call = rlang::caller_env()) {
+  if (is.null(x) || length(x) == 0 && is.numeric(x)) {
+    return(list())
+  }
+  if (length(x) == 1 || !rlang::is_vector(x)) {
+    return(check(x, name = name, ..., call = call))
+  }
+  lapply(unname(x), check, name = name, ..., call = call)
+}
+
+# Two arguments that must be of one length.
+check_length <- function(got, name, wanted, of, call = rlang::caller_env()) {
+  if (got != wanted) {
+    abort_mc(paste0("`", name, "` must be as long as `", of, "` (", wanted, "); got length ", got, "."), call = call)
+  }
+}

@@ -1,0 +1,150 @@
+# The networks this package builds itself, and the R object that stands for one.
+
+#' A convolutional network for images
+#'
+#' Convolution, dropout and pooling for each entry of `filters`, dense layer and dropout for each entry of `hidden`,
+#' then the output. The defaults are the network of the R Keras example. Convolutions are 3 x 3 and unpadded, pools
+#' 2 x 2. Train it with [mc_fit()], predict with [mc_predict()].
+#'
+#' @param input_shape (integer vector) Height, width and channels of one image; grey images have 1 channel.
+#' @param labels (character, integer or logical vector, or factor) The names of the classes, at least two. Of a
+#'   factor, its levels. `NULL` for values, or where `n_outputs` is given.
+#' @param ... Not used; what follows is given by name.
+#' @param n_outputs (count) How many classes, named 0, 1, ..., if `labels` are not given; for values, how many of them
+#'   (1 by default).
+#' @param task (string) `"classification"` (softmax), `"binary"` (two labels, one logit) or `"regression"` (values).
+#' @param filters (integer vector) Number of filters of each convolution.
+#' @param kernel_size (count) Side of the convolutions, in pixels.
+#' @param hidden (integer vector) Units of each dense hidden layer.
+#' @param dropout (numeric vector) Rates of dropping, in \[0, 1): one per hidden layer, or one for all.
+#' @param activation (string) `"relu"`, `"leaky_relu"`, `"elu"`, `"gelu"`, `"silu"` or `"tanh"`.
+#' @param noise (string) What values are scattered by, for `task = "regression"`: `"homoscedastic"` (one variance per
+#'   output, learnt), `"heteroscedastic"` (a variance per input, put out by the network) or `"none"`.
+#' @param seed (whole number) The first weights come from it; `NULL` draws one.
+#' @return (mc_model) An untrained network. It lives in Python; what R holds can be printed, saved by [saveRDS()] or
+#'   [mc_save()], and opened in another session.
+#' @references Gal and Ghahramani (2016), *Dropout as a Bayesian approximation*, \doi{10.48550/arXiv.1506.02142}.
+#' @export
+#' @examplesIf mc_python_available()
+#' mc_cnn(c(28, 28, 1), labels = c("cat", "dog", "bird"))
+mc_cnn <- function(input_shape, labels = NULL, ..., n_outputs = NULL, task = "classification",
+                   filters = c(32, 64), kernel_size = 3, hidden = 128, dropout = c(0.25, 0.25, 0.5),
+                   activation = "relu", noise = "homoscedastic", seed = 0) {
+  rlang::check_dots_empty()
+  network <- call_core(
+    "mc_cnn", each(input_shape, as_count), as_label_set(labels),
+    n_outputs = if_given(n_outputs, as_count), task = as_choice(task, tasks),
+    filters = each(filters, as_count), kernel_size = as_count(kernel_size),
+    hidden = each(hidden, as_count), dropout = each(dropout, as_number, at_least = 0, below = 1),
+    activation = as_choice(activation, activations), noise = as_choice(noise, noises), seed = as_seed(seed)
+  )
+  new_mc_model(network)
+}
+
+#' A dense network for tables
+#'
+#' Hidden layers of `hidden` units, each followed by dropout, for classes or values. [mc_fit()] finds the mean and
+#' scale of each feature (and of the values) and keeps them in the network, so raw columns can be used as they are.
+#'
+#' @inheritParams mc_cnn
+#' @param n_features (count) Columns of the table.
+#' @param dropout (numeric vector) Rates of dropping, in \[0, 1): one for all hidden layers, or one for each.
+#' @param input_dropout (number) Rate of dropping the features themselves, in \[0, 1).
+#' @inherit mc_cnn return references
+#' @export
+#' @examplesIf mc_python_available()
+#' mc_mlp(4, labels = levels(iris$Species), hidden = c(20, 20))
+#' mc_mlp(10, task = "regression")
+mc_mlp <- function(n_features, labels = NULL, ..., n_outputs = NULL, task = "classification", hidden = 50,
+                   dropout = 0.1, input_dropout = 0, activation = "relu", noise = "homoscedastic", seed = 0) {
+  rlang::check_dots_empty()
+  network <- call_core(
+    "mc_mlp", as_count(n_features), as_label_set(labels),
+    n_outputs = if_given(n_outputs, as_count), task = as_choice(task, tasks), hidden = each(hidden, as_count),
+    dropout = each(dropout, as_number, at_least = 0, below = 1),
+    input_dropout = as_number(input_dropout, at_least = 0, below = 1),
+    activation = as_choice(activation, activations), noise = as_choice(noise, noises), seed = as_seed(seed)
+  )
+  new_mc_model(network)
+}
+
+tasks <- c("classification", "binary", "regression")
+noises <- c("homoscedastic", "heteroscedastic", "none")
+activations <- c("relu", "leaky_relu", "elu", "gelu", "silu", "tanh")
+
+# the object ----
+
+# What R holds of a network: an environment, as training changes it in place. `weights` are the bytes of a model
+# file, so that saveRDS() writes them; `python` is the live network, found again from the bytes when it is gone.
+new_mc_model <- function(network, call = rlang::caller_env()) {
+  model <- new.env(parent = emptyenv())
+  class(model) <- "mc_model"
+  model$python <- network
+  refresh_model(model, call)
+  model
+}
+
+# Takes over what training changed.
+refresh_model <- function(model, call = rlang::caller_env()) {
+  network <- model$python
+  model$labels <- labels_from_python(network$labels)
+  model$task <- from_python(network$task)
+  model$outputs <- from_python(network$outputs)
+  model$input_shape <- as.integer(unlist(from_python(network$input_shape)))
+  history <- network$history
+  model$history <- if (is_none(history)) NULL else table_from_python(history)
+  model$weights <- bytes_from_python(call_core("files.model_to_bytes", network, call = call))
+  invisible(model)
+}
+
+# The live Python network of what a user gives as a model. A Python object is left as it is: the core judges it.
+as_network <- function(model, call = rlang::caller_env()) {
+  if (inherits(model, "mc_model")) {
+    if (!is_live(model$python)) {
+      model$python <- call_core("files.model_from_bytes", model$weights, call = call)
+    }
+    return(model$python)
+  }
+  if (is_python(model) && is_live(model)) {
+    return(model)
+  }
+  abort_mc(paste0("`model` must be a network; got ", shown(model), "."), call = call)
+}
+
+#' @export
+format.mc_model <- function(x, ...) {
+  c(
+    paste0("# An mc_model for ", model_purpose(x)),
+    paste0("input: ", paste(x$input_shape, collapse = " x ")),
+    if (!is.null(x$labels)) paste0("labels: ", shorten(x$labels)),
+    if (is.null(x$history)) "not trained yet" else trained_line(x$history)
+  )
+}
+
+model_purpose <- function(model) {
+  switch(model$task,
+    classification = paste(length(model$labels), "classes"),
+    binary = "two classes",
+    regression = "values"
+  )
+}
+
+trained_line <- function(history) {
+  last <- history[nrow(history), ]
+  shown <- intersect(c("loss", "accuracy", "rmse", "val_loss", "val_accuracy", "val_rmse"), names(last))
+  numbers <- vapply(last[shown], function(value) format(value, digits = 3), character(1))
+  paste0("trained for ", nrow(history), if (nrow(history) == 1) " epoch" else " epochs", ": ",
+         paste(shown, numbers, collapse = ", "))
+}
+
+# The first few of many.
+shorten <- function(x, most = 10) {
+  more <- length(x) - most
+  paste0(paste(utils::head(x, most), collapse = ", "), if (more > 0) paste0(", ... and ", more, " more"))
+}
+
+#' @export
+print.mc_model <- function(x, ...) {
+  cat(format(x, ...), sep = "\n")
+  invisible(x)
+}

@@ -1,0 +1,272 @@
+# The result of mc_predict(): R data only, so that it can be saved, sent and read without Python.
+
+#' Predictions with their uncertainty
+#'
+#' What [mc_predict()] returns: a list of class `mc_prediction` with one entry per input, of R data alone.
+#'
+#' @section For classes and values:
+#' (double matrices) input x label, or input x output:
+#' * `mean`, `variance` (divisor n - 1), `std`: over the draws, of the class probabilities or of the network's mean.
+#' * `lower`, `upper`: the interval of the draws at `level`, quantiles of type 7.
+#' * `mcse`: Monte Carlo standard error of `mean`, `std / sqrt(n_samples)`.
+#' * `samples`: the draws, (array) draw x input x label, or `NULL`; `aperm(samples, c(2, 3, 1))` has the draws last.
+#'
+#' @section For classes:
+#' One per input:
+#' * `predicted`, `second`: (factors with all labels as levels) the two most probable labels; `confidence`: the mean
+#'   probability of the first; `margin`: its lead over the second.
+#' * `predictive_entropy` (all uncertainty) = `expected_entropy` (aleatoric: in the data) + `mutual_information`
+#'   (epistemic: in the network), in nats; `predictive_entropy_mcse` and so on are their Monte Carlo standard errors.
+#' * `variation_ratio`: share of the draws that vote for another label than most do.
+#'
+#' @section For values:
+#' * `epistemic_variance` (that of `mean`), `aleatoric_variance` (the noise; `NULL` if the network does not tell it),
+#'   `total_variance`.
+#' * `conf_int`, of the network's mean, and `pred_int`, of a new observation: (arrays) input x output x bound.
+#'
+#' @section Where it came from:
+#' `task`, `labels`, `ids`, `n_samples`, `level`, `seed`, `masks`, `engine` (and `engine_reason`), `device`, `precision`,
+#' `seconds`.
+#'
+#' @param x,object (mc_prediction) A prediction.
+#' @param i (integer, logical vector) Which inputs.
+#' @param ... Not used, or further predictions to bind.
+#' @return `dim()`: inputs and labels (or outputs). `[`: the prediction for some of the inputs. `rbind()`: predictions
+#'   of one network for different inputs, as one. `as.data.frame()` and `as_tibble()`: one row per input; columns named as
+#'   tidymodels does, `.pred_class`, `.pred_{label}`, `.pred_lower_{label}`, `.pred_upper_{label}`, or `.pred`,
+#'   `.pred_lower`, `.pred_upper`. `tidy()`: one row per input and label or output. `glance()`: one row.
+#'   `summary()`: the whole in a few numbers, as a list.
+#' @references Houlsby et al. (2011), *Bayesian active learning for classification and preference learning*,
+#'   \doi{10.48550/arXiv.1112.5745}, for the mutual information. Kendall and Gal (2017), *What uncertainties do we need in
+#'   Bayesian deep learning for computer vision?*, \doi{10.48550/arXiv.1703.04977}, for the parts of the variance.
+#' @name mc_prediction
+#' @examplesIf mc_python_available()
+#' net <- mc_mlp(4, labels = levels(iris$Species))
+#' net <- mc_fit(net, iris[1:4], iris$Species, epochs = 20, batch_size = 32, seed = 1)
+#' pred <- mc_predict(net, iris[1:4], n_samples = 100, seed = 1)
+#' pred[order(-pred$predictive_entropy)[1:3]]
+#' tibble::as_tibble(pred)
+NULL
+
+# from and to Python ----
+
+one_per_input <- c(
+  "predicted", "confidence", "second", "margin", "predictive_entropy", "expected_entropy", "mutual_information",
+  "predictive_entropy_mcse", "expected_entropy_mcse", "mutual_information_mcse", "variation_ratio", "ids"
+)
+by_input <- c(
+  "mean", "variance", "std", "lower", "upper", "mcse", "epistemic_variance", "aleatoric_variance", "total_variance",
+  "conf_int", "pred_int", "pred_lower", "pred_upper"
+)
+by_draw <- c("samples", "noise_variances") # draw x input x output
+label_codes <- c("predicted", "second")
+origin <- c(
+  "n_samples", "level", "seed", "masks", "engine", "engine_reason", "device", "precision", "seconds"
+)
+derived <- c("std", "mcse", "epistemic_variance", "conf_int", "pred_int") # Python computes them when they are asked for
+
+prediction_from_python <- function(prediction) {
+  state <- from_python(prediction$to_state())
+  fields <- c(state[[1]], state[[2]])
+  fields[derived] <- lapply(derived, function(name) from_python(prediction[[name]]))
+  if (!is.null(fields$labels)) {
+    fields$labels <- unlist(fields$labels)
+  }
+  vectors <- intersect(names(fields), one_per_input)
+  fields[vectors] <- lapply(fields[vectors], function(value) as.vector(unlist(value)))
+  for (name in intersect(names(fields), label_codes)) {
+    fields[[name]] <- factor(fields$labels[fields[[name]] + 1], fields$labels)
+  }
+  new_mc_prediction(fields)
+}
+
+# A list in the order of the documentation, with the names of the outputs on every array that has them.
+new_mc_prediction <- function(fields) {
+  order <- c("task", by_input, one_per_input, by_draw, "labels", origin)
+  fields <- fields[intersect(order, names(fields))]
+  fields <- fields[!vapply(fields, is.null, logical(1))]
+  names <- if (is.null(fields$labels)) NULL else as.character(fields$labels)
+  for (name in intersect(names(fields), c(by_input, by_draw))) {
+    fields[[name]] <- with_output_names(fields[[name]], names, interval = name %in% c("conf_int", "pred_int"),
+                                        draws = name %in% by_draw)
+  }
+  structure(fields, class = "mc_prediction")
+}
+
+# Labels on the axis of the outputs, bounds on that of an interval; axes of inputs and draws go by number.
+with_output_names <- function(value, names, interval, draws) {
+  axes <- vector("list", length(dim(value)))
+  if (!is.null(names)) {
+    axes[[if (draws) 3 else 2]] <- names
+  }
+  if (interval) {
+    axes[[length(axes)]] <- c("lower", "upper")
+  }
+  dimnames(value) <- if (all(vapply(axes, is.null, logical(1)))) NULL else axes
+  value
+}
+
+# The core's object with the same numbers, to write to a file.
+prediction_to_python <- function(prediction, call = rlang::caller_env()) {
+  fields <- unclass(prediction)
+  fields <- fields[setdiff(names(fields), derived)]
+  for (name in intersect(names(fields), label_codes)) {
+    fields[[name]] <- as.integer(fields[[name]]) - 1L
+  }
+  is_array <- names(fields) %in% c(by_input, one_per_input, by_draw) & vapply(fields, is.numeric, logical(1))
+  arrays <- lapply(fields[is_array], function(value) unname(as.array(value)))
+  rest <- fields[!is_array]
+  for (name in intersect(names(rest), c("labels", "ids"))) {
+    rest[[name]] <- as.list(rest[[name]])
+  }
+  in_draws <- names(arrays) %in% by_draw
+  arrays[in_draws] <- lapply(arrays[in_draws], single_precision) # as the core holds them
+  with_core(core_object("MCPrediction", call)$from_state(arrays, rest), call)
+}
+
+# as an R object ----
+
+#' @rdname mc_prediction
+#' @export
+dim.mc_prediction <- function(x) {
+  dim(unclass(x)$mean)
+}
+
+#' @rdname mc_prediction
+#' @export
+`[.mc_prediction` <- function(x, i, ...) {
+  chosen <- seq_len(nrow(x))[i]
+  if (anyNA(chosen)) {
+    abort_mc(paste0("`i` must choose among the ", nrow(x), " inputs; got ", shown(i), "."))
+  }
+  map_inputs(x, function(value, axis) along(value, axis, chosen))
+}
+
+#' @rdname mc_prediction
+#' @export
+rbind.mc_prediction <- function(...) {
+  parts <- list(...)
+  first <- parts[[1]]
+  same <- c("task", "labels", "n_samples", "level", "seed", "masks")
+  for (part in parts) {
+    differs <- !inherits(part, "mc_prediction") || !identical(unclass(part)[same], unclass(first)[same])
+    if (differs || !setequal(names(part), names(first))) {
+      abort_mc("Predictions that are bound must come from one network and the same settings.")
+    }
+  }
+  bound <- map_inputs(first, function(value, axis, name) {
+    bind_along(lapply(parts, function(part) unclass(part)[[name]]), axis)
+  })
+  bound$seconds <- sum(vapply(parts, function(part) part$seconds, double(1)))
+  bound
+}
+
+# Applies `f(value, axis)` (or `f(value, axis, name)`) to all that is there per input; `axis` is that of the inputs.
+map_inputs <- function(x, f) {
+  fields <- unclass(x)
+  for (name in intersect(names(fields), c(by_input, one_per_input, by_draw))) {
+    axis <- if (name %in% by_draw) 2 else 1
+    fields[[name]] <- if (length(formals(f)) == 3) f(fields[[name]], axis, name) else f(fields[[name]], axis)
+  }
+  structure(fields, class = class(x))
+}
+
+# `value[.., i, ..]` with `i` on `axis`; all axes kept.
+along <- function(value, axis, i) {
+  if (is.null(dim(value))) {
+    return(value[i])
+  }
+  index <- rep(list(TRUE), length(dim(value)))
+  index[[axis]] <- i
+  do.call(`[`, c(list(value), index, drop = FALSE))
+}
+
+bind_along <- function(values, axis) {
+  if (is.null(dim(values[[1]]))) {
+    return(unlist(values)) # factors of the same levels stay factors
+  }
+  # The last axis is the slowest in R's layout, so binding is concatenation once `axis` is the last.
+  rank <- length(dim(values[[1]]))
+  last <- c(setdiff(seq_len(rank), axis), axis)
+  turned <- lapply(values, aperm, last)
+  sizes <- dim(turned[[1]])
+  sizes[[rank]] <- sum(vapply(turned, function(value) dim(value)[[rank]], integer(1)))
+  names <- dimnames(values[[1]])
+  bound <- aperm(array(unlist(turned), sizes), order(last))
+  dimnames(bound) <- names
+  bound
+}
+
+# in words ----
+
+#' @rdname mc_prediction
+#' @param n (count) How many inputs to show.
+#' @export
+format.mc_prediction <- function(x, ..., n = 6) {
+  shown <- min(n, nrow(x))
+  more <- nrow(x) - shown
+  c(
+    paste0("# An mc_prediction: ", nrow(x), " inputs, ", describe_outputs(x), ", ", x$n_samples, " draws"),
+    if (shown > 0) utils::capture.output(print(overview(x[seq_len(shown)]), digits = 3)),
+    if (more > 0) paste0("# ... and ", more, " more inputs")
+  )
+}
+
+#' @rdname mc_prediction
+#' @export
+print.mc_prediction <- function(x, ..., n = 6) {
+  cat(format(x, ..., n = n), sep = "\n")
+  invisible(x)
+}
+
+describe_outputs <- function(x) {
+  what <- if (x$task == "classification") "label" else "output"
+  paste0(ncol(x), " ", what, if (ncol(x) != 1) "s")
+}
+
+# What a reader wants first of each input, as a data frame.
+overview <- function(x) {
+  if (x$task == "classification") {
+    fields <- c("predicted", "confidence", "predictive_entropy", "expected_entropy", "mutual_information")
+    return(as.data.frame(unclass(x)[fields]))
+  }
+  columns_of(x, c("mean", "std", "lower", "upper", "aleatoric_variance", "total_variance"))
+}
+
+#' @rdname mc_prediction
+#' @export
+summary.mc_prediction <- function(object, ...) {
+  fields <- if (object$task == "classification") {
+    c("confidence", "margin", "predictive_entropy", "expected_entropy", "mutual_information", "variation_ratio")
+  } else {
+    c("mean", "std", "epistemic_variance", "aleatoric_variance", "total_variance")
+  }
+  fields <- intersect(fields, names(object))
+  spread <- t(vapply(unclass(object)[fields], function(value) {
+    c(stats::quantile(value, c(0, 0.25, 0.5, 0.75, 1), names = FALSE), mean(value))
+  }, double(6)))
+  colnames(spread) <- c("min", "q25", "median", "q75", "max", "mean")
+  counts <- if (object$task == "classification") table(object$predicted, dnn = NULL)
+  structure(
+    c(list(n_inputs = nrow(object), outputs = describe_outputs(object), spread = spread, counts = counts),
+      unclass(object)[origin]),
+    class = "summary_mc_prediction"
+  )
+}
+
+#' @export
+format.summary_mc_prediction <- function(x, ...) {
+  c(
+    paste0("# Summary of an mc_prediction: ", x$n_inputs, " inputs, ", x$outputs, ", ", x$n_samples, " draws"),
+    utils::capture.output(print(x$spread, digits = 3)),
+    if (!is.null(x$counts)) paste0("predicted: ", shorten(paste0(names(x$counts), " (", x$counts, ")"))),
+    paste0(x$masks, " masks, seed ", format(x$seed, scientific = FALSE), ", ", x$engine, " on ", x$device, " in ",
+           x$precision, ", ", format(x$seconds, digits = 2), " s")
+  )
+}
+
+#' @export
+print.summary_mc_prediction <- function(x, ...) {
+  cat(format(x, ...), sep = "\n")
+  invisible(x)
+}

@@ -1,0 +1,125 @@
+# A prediction as tables: one row per input, one per input and label, or one in all.
+
+#' @rdname mc_prediction
+#' @param row.names,optional Not used; they belong to the generic function.
+#' @export
+as.data.frame.mc_prediction <- function(x, row.names = NULL, optional = FALSE, ...) {
+  if (x$task == "classification") classes_table(x) else values_table(x)
+}
+
+#' @rdname mc_prediction
+#' @export
+as_tibble.mc_prediction <- function(x, ...) {
+  tibble::as_tibble(as.data.frame(x))
+}
+
+#' @importFrom tibble as_tibble
+#' @export
+tibble::as_tibble
+
+classes_table <- function(x) {
+  one_each <- c(
+    "confidence", "second", "margin", "predictive_entropy", "expected_entropy", "mutual_information", "variation_ratio"
+  )
+  data.frame(
+    id_column(x),
+    .pred_class = x$predicted,
+    columns_of(x, c(.pred = "mean", .pred_lower = "lower", .pred_upper = "upper")),
+    stats::setNames(unclass(x)[one_each], paste0(".", one_each)),
+    check.names = FALSE
+  )
+}
+
+values_table <- function(x) {
+  fields <- c(
+    .pred = "mean", .pred_lower = "lower", .pred_upper = "upper", .std = "std",
+    .aleatoric_variance = "aleatoric_variance", .total_variance = "total_variance",
+    .pred_int_lower = "pred_lower", .pred_int_upper = "pred_upper"
+  )
+  data.frame(id_column(x), columns_of(x, fields), check.names = FALSE)
+}
+
+# Only ids that the user gave deserve a column.
+id_column <- function(x) {
+  if (is.null(x$ids)) data.frame(row.names = seq_len(nrow(x))) else data.frame(.id = x$ids)
+}
+
+# Some fields as columns of a data frame: one for each output, its name behind the field's.
+columns_of <- function(x, fields) {
+  titles <- names(fields) %||% fields
+  present <- fields %in% names(x)
+  columns <- Map(function(field, title) {
+    value <- matrix(unclass(x)[[field]], nrow = nrow(x)) # further axes of the outputs side by side
+    endings <- if (!is.null(x$labels)) paste0("_", x$labels) else if (ncol(value) > 1) paste0("_", seq_len(ncol(value)))
+    colnames(value) <- paste0(title, endings)
+    value
+  }, fields[present], titles[present])
+  data.frame(do.call(cbind, unname(columns)), check.names = FALSE)
+}
+
+# What predict() gives for each `type`.
+columns_of_type <- function(x, type) {
+  columns <- switch(type,
+    class = data.frame(.pred_class = x$predicted),
+    prob = ,
+    numeric = columns_of(x, c(.pred = "mean")),
+    conf_int = columns_of(x, c(.pred_lower = "lower", .pred_upper = "upper")),
+    pred_int = columns_of(x, c(.pred_lower = "pred_lower", .pred_upper = "pred_upper"))
+  )
+  if (ncol(columns) == 0) {
+    abort_mc("`type` \"pred_int\" needs a network that tells its noise; use \"conf_int\".", call = rlang::caller_env())
+  }
+  tibble::as_tibble(columns)
+}
+
+#' @rdname mc_prediction
+#' @export
+tidy.mc_prediction <- function(x, ...) {
+  outputs <- x$labels %||% seq_len(ncol(x))
+  long <- function(field) as.vector(unclass(x)[[field]])
+  tibble::tibble(
+    .input = rep(seq_len(nrow(x)), times = length(outputs)),
+    .output = if (is.null(x$labels)) rep(outputs, each = nrow(x)) else factor(rep(outputs, each = nrow(x)), outputs),
+    .pred = long("mean"), .pred_lower = long("lower"), .pred_upper = long("upper"), .std = long("std"),
+    .mcse = long("mcse")
+  )
+}
+
+#' @importFrom generics tidy
+#' @export
+generics::tidy
+
+#' @rdname mc_prediction
+#' @export
+glance.mc_prediction <- function(x, ...) {
+  fields <- if (x$task == "classification") {
+    c("confidence", "predictive_entropy", "expected_entropy", "mutual_information", "variation_ratio")
+  } else {
+    c("epistemic_variance", "aleatoric_variance", "total_variance")
+  }
+  fields <- intersect(fields, names(x))
+  means <- lapply(unclass(x)[fields], mean)
+  names(means) <- paste0("mean_", fields)
+  tibble::as_tibble(c(
+    list(n_inputs = nrow(x), n_outputs = ncol(x)), means, unclass(x)[c("n_samples", "level", "seed", "masks", "seconds")]
+  ))
+}
+
+#' @importFrom generics glance
+#' @export
+generics::glance
+
+# for posterior ----
+
+#' @exportS3Method posterior::as_draws_rvars
+as_draws_rvars.mc_prediction <- function(x, ...) {
+  if (is.null(x$samples)) {
+    abort_mc("`x` must hold its draws; predict with `keep_samples = TRUE`.")
+  }
+  posterior::draws_rvars(.pred = posterior::rvar(x$samples, dimnames = dimnames(x$samples)[-1]))
+}
+
+#' @exportS3Method posterior::as_draws
+as_draws.mc_prediction <- function(x, ...) {
+  as_draws_rvars.mc_prediction(x, ...)
+}

@@ -1,0 +1,154 @@
+# Training: on arrays in mini-batches, or batch by batch in a loop of one's own.
+
+#' Train a network in mini-batches
+#'
+#' Minimises cross-entropy (classes) or the Gaussian negative log-likelihood (values; squared error where `noise` is
+#' `"none"`) with dropout switched on. The network is trained in place and returned. Ctrl-C (Esc in RStudio) stops and
+#' keeps what was learnt.
+#'
+#' `fit()` is the same function as a method of [generics::fit()].
+#'
+#' @param model,object (mc_model) A network of [mc_cnn()] or [mc_mlp()], or a torch module of your own with the
+#'   attributes `task`, `labels` and `outputs`.
+#' @param x (numeric array, data frame or mc_images) Inputs along the first axis: input x height x width x channel for
+#'   [mc_cnn()], input x feature for [mc_mlp()]. No missing values.
+#' @param y (factor, character, integer or logical vector, or one-hot matrix; for values, numeric vector or matrix) What
+#'   is to be learnt, one per input. Labels are matched by name. No missing values.
+#' @param ... Not used; what follows is given by name. For `fit()`, arguments of `mc_fit()`.
+#' @param epochs (count) How often all inputs are seen.
+#' @param batch_size (count) Inputs per step.
+#' @param learning_rate (number) Above 0.
+#' @param optimizer (string or function) `"adam"`, `"adamw"`, `"sgd"` or `"rmsprop"`, or a function that is given the
+#'   Python parameters and returns a torch optimiser.
+#' @param weight_decay (number) L2 penalty, at least 0.
+#' @param validation_split (number) Share of the inputs held out to validate, in \[0, 1); drawn within each label.
+#' @param validation_data (list) `list(x, y)` to validate on instead.
+#' @param early_stopping (count) Stop after this many epochs without improvement of `monitor`, and take the best
+#'   weights; `NULL` never stops.
+#' @param monitor (string) Column of the history to watch.
+#' @param reduce_lr (count or list) Reduce the learning rate after this many epochs without improvement, or
+#'   `list(patience = , factor = )`.
+#' @param class_weight (named numeric vector) A weight for each label in the loss.
+#' @param augment (function) Of a batch of inputs (a Python tensor) and a torch generator, to a batch of the same shape.
+#' @param callbacks (function or list of functions) Called after each epoch with a list of what the history has of it;
+#'   one that returns `TRUE` or `"stop"` ends the training.
+#' @param precision (string) `"float32"`, or a lower one for mixed precision, such as `"bfloat16"`.
+#' @param device (string) `"auto"`, `"cpu"`, `"cuda"`, ...
+#' @param seed (whole number) Governs shuffling, splitting and dropout; `NULL` draws one from R's generator, so that
+#'   [set.seed()] governs.
+#' @param checkpoint (string) A file written after each epoch; training goes on from it if it is there.
+#' @param progress (flag) Show a progress bar? By default where R is used interactively; see
+#'   `options(mcdropout.progress = )`.
+#' @return (mc_model) `model`, trained. `model$history` is a tibble with one row per epoch.
+#' @references Kingma and Ba (2015), *Adam*, \doi{10.48550/arXiv.1412.6980}.
+#' @export
+#' @examplesIf mc_python_available()
+#' net <- mc_mlp(4, labels = levels(iris$Species))
+#' net <- mc_fit(net, iris[1:4], iris$Species, epochs = 5, batch_size = 32, seed = 1)
+#' net$history
+mc_fit <- function(model, x, y, ..., epochs = 10, batch_size = 128, learning_rate = 1e-3, optimizer = "adam",
+                   weight_decay = 0, validation_split = 0, validation_data = NULL, early_stopping = NULL,
+                   monitor = "val_loss", reduce_lr = NULL, class_weight = NULL, augment = NULL, callbacks = NULL,
+                   precision = "float32", device = "auto", seed = NULL, checkpoint = NULL,
+                   progress = getOption("mcdropout.progress", interactive())) {
+  rlang::check_dots_empty()
+  network <- as_network(model)
+  call <- rlang::current_env()
+  # What was learnt is kept however this function is left.
+  on.exit(if (inherits(model, "mc_model")) refresh_model(model), add = TRUE)
+  call_core(
+    "mc_fit", network, as_rows(x), as_targets(y),
+    epochs = as_count(epochs),
+    batch_size = as_count(batch_size),
+    learning_rate = as_number(learning_rate, above = 0),
+    optimizer = if (is.function(optimizer)) as_callback(optimizer, convert = FALSE) else optimizer,
+    weight_decay = as_number(weight_decay, at_least = 0),
+    validation_split = as_number(validation_split, at_least = 0, below = 1),
+    validation_data = as_validation_data(validation_data, call),
+    early_stopping = if_given(early_stopping, as_count),
+    monitor = monitor,
+    reduce_lr = if (is.list(reduce_lr)) reduce_lr else if_given(reduce_lr, as_count),
+    class_weight = if (is.numeric(class_weight)) as.list(class_weight) else class_weight,
+    augment = if (is.null(augment)) NULL else as_callback(augment, convert = FALSE),
+    callbacks = as_callbacks(callbacks),
+    precision = precision,
+    device = device,
+    seed = as_seed(seed),
+    checkpoint = if_given(checkpoint, as_path),
+    progress = as_progress(progress)
+  )
+  if (inherits(model, "mc_model")) model else network
+}
+
+#' @rdname mc_fit
+#' @export
+fit.mc_model <- function(object, x, y, ...) {
+  mc_fit(object, x, y, ...)
+}
+
+#' @importFrom generics fit
+#' @export
+generics::fit
+
+#' One training step
+#'
+#' For training loops of your own: one step on one mini-batch, with dropout switched on. The optimiser is kept with the
+#' network from call to call.
+#'
+#' @inheritParams mc_fit
+#' @param optimizer (Python object) A torch optimiser over the network's parameters; Adam with learning rate 0.001 by
+#'   default.
+#' @return (list) `loss` of the batch before the step, and `accuracy` or `rmse`.
+#' @export
+#' @examplesIf mc_python_available()
+#' net <- mc_mlp(4, labels = levels(iris$Species))
+#' for (step in 1:20) {
+#'   batch <- sample(nrow(iris), 32)
+#'   metrics <- mc_train_on_batch(net, iris[batch, 1:4], iris$Species[batch])
+#' }
+#' metrics
+mc_train_on_batch <- function(model, x, y, ..., optimizer = NULL) {
+  rlang::check_dots_empty()
+  network <- as_network(model)
+  metrics <- from_python(call_core("mc_train_on_batch", network, as_rows(x), as_targets(y), optimizer = optimizer))
+  if (inherits(model, "mc_model")) {
+    refresh_model(model)
+  }
+  metrics
+}
+
+as_validation_data <- function(data, call) {
+  if (is.null(data)) {
+    return(NULL)
+  }
+  if (!is.list(data) || is.data.frame(data) || length(data) != 2) {
+    abort_mc(paste0("`validation_data` must be a list of x and y; got ", shown(data), "."), call = call)
+  }
+  list(as_rows(data[[1]], "validation_data", call), as_targets(data[[2]], "validation_data", call))
+}
+
+as_callbacks <- function(callbacks) {
+  if (is.null(callbacks)) {
+    return(NULL)
+  }
+  lapply(if (is.function(callbacks)) list(callbacks) else callbacks, as_callback)
+}
+
+# What the core's `progress` takes: nothing, or a function that moves a bar of cli.
+as_progress <- function(progress, call = rlang::caller_env()) {
+  if (!as_flag(progress, "progress", call)) {
+    return(FALSE)
+  }
+  frame <- call # the bar ends with the function the user called
+  bar <- NULL
+  as_callback(function(done, total, text) {
+    if (is.null(bar)) { # known only now: `total`
+      bar <<- cli::cli_progress_bar(
+        total = total, clear = TRUE, .envir = frame,
+        format = "{cli::pb_bar} {cli::pb_percent} {cli::pb_status}| {cli::pb_eta_str}"
+      )
+    }
+    cli::cli_progress_update(set = done, total = total, status = text, id = bar, .envir = frame)
+    invisible()
+  })
+}
