@@ -1,0 +1,84 @@
+"""One file of named arrays and a JSON description: safetensors, so opening one runs no code.
+
+What models, checkpoints and predictions have in common on disk. Files appear whole or not at all.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+from .checks import UnreadableFile, shown
+
+Arrays = dict[str, np.ndarray]
+Facts = dict[str, Any]
+
+FORMAT = 1
+START = b'{"__metadata__":{"mcdropout":'  # after the eight bytes of safetensors' header length
+
+
+def write(path: str | os.PathLike[str], kind: str, arrays: Arrays, facts: Facts) -> None:
+    """Write arrays and facts (what JSON can hold) to `path`, in one step: an old file stays until then."""
+    target = Path(path)
+    if not target.parent.is_dir():
+        raise ValueError(f"`path` must be in a folder that exists; got {shown(str(path))}.")
+    unfinished = target.with_name(f".{target.name}.{os.getpid()}")
+    try:
+        safetensors.numpy.save_file(_in_c_order(arrays), unfinished, _metadata(kind, facts))
+        os.replace(unfinished, target)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def read(path: str | os.PathLike[str], kinds: tuple[str, ...]) -> tuple[str, Arrays, Facts]:
+    """Kind, arrays and facts of a file that is one of `kinds`.
+
+    Raises UnreadableFile for a file that is missing, cut short, not ours, of another kind or a newer format.
+    """
+    name = shown(str(path))
+    try:
+        content = Path(path).read_bytes()
+    except OSError as error:
+        problem = error.strerror or "it cannot be read"
+        raise UnreadableFile(f"`path` must be a file that can be read; got {name}: {problem}.") from error
+    return from_bytes(content, kinds, name)
+
+
+def to_bytes(kind: str, arrays: Arrays, facts: Facts) -> bytes:
+    """What `write` would write."""
+    return safetensors.numpy.save(_in_c_order(arrays), _metadata(kind, facts))
+
+
+def from_bytes(content: bytes, kinds: tuple[str, ...], name: str = "bytes") -> tuple[str, Arrays, Facts]:
+    """Kind, arrays and facts of what `to_bytes` gave; `name` is what a message calls it."""
+    if content[8 : 8 + len(START)] != START:
+        raise UnreadableFile(f"`path` must be a file that mcdropout wrote; got {name}, which is not.")
+    try:
+        arrays = safetensors.numpy.load(content)
+        length = int.from_bytes(content[:8], "little")
+        facts = json.loads(json.loads(content[8 : 8 + length])["__metadata__"]["mcdropout"])
+        version, kind = int(facts.pop("format")), facts.pop("kind")
+    except (safetensors.SafetensorError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UnreadableFile(f"`path` must be a whole file; got {name}, which is cut short.") from error
+    if version > FORMAT:
+        raise UnreadableFile(
+            f"`path` must be of file format {FORMAT} or older; got {name} of format {version}. "
+            "Install a newer mcdropout to open it."
+        )
+    if kind not in kinds:
+        raise UnreadableFile(f"`path` must hold a {' or a '.join(kinds)}; got {name}, which holds a {kind}.")
+    return kind, arrays, facts
+
+
+def _metadata(kind: str, facts: Facts) -> dict[str, str]:
+    return {"mcdropout": json.dumps({"format": FORMAT, "kind": kind, **facts})}
+
+
+def _in_c_order(arrays: Arrays) -> Arrays:
+    return {name: np.asarray(values, order="C") for name, values in arrays.items()}

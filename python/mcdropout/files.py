@@ -1,0 +1,85 @@
+"""Models and predictions to and from disk: one file each, opened by either language, running no code."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from . import containers
+from .checks import UnreadableFile, shown
+from .prediction import MCPrediction
+
+if TYPE_CHECKING:
+    from .models import MCNetwork
+
+
+def mc_save(object: MCNetwork | MCPrediction, path: str | os.PathLike[str]) -> None:
+    """Write a network of `mc_cnn()` or `mc_mlp()`, or a prediction, to one file at `path`.
+
+    The file is safetensors with a JSON description: the arrays as they are, and what is needed to use them. It
+    appears in one step, so that an older file of that name is lost only when the new one is whole.
+
+    Raises TypeError for anything else: a network of one's own is saved by torch.
+    """
+    if isinstance(object, MCPrediction):
+        arrays, facts = object.to_state()
+        containers.write(path, "prediction", arrays, facts)
+    else:
+        containers.write(path, "model", *_model_state(object))
+
+
+def mc_load(path: str | os.PathLike[str]) -> MCNetwork | MCPrediction:
+    """What `mc_save()` wrote, from Python or from R.
+
+    Raises UnreadableFile for a file that is missing, cut short, not ours, or of a newer format.
+    """
+    kind, arrays, facts = containers.read(path, ("model", "prediction"))
+    try:
+        return MCPrediction.from_state(arrays, facts) if kind == "prediction" else _model(arrays, facts)
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise UnreadableFile(
+            f"`path` must be a file as mc_save() writes it; got {shown(str(path))}, whose parts do not fit."
+        ) from error
+
+
+def model_to_bytes(model: MCNetwork) -> bytes:
+    """What `mc_save()` would write, for those who keep a network elsewhere than in a file."""
+    return containers.to_bytes("model", *_model_state(model))
+
+
+def model_from_bytes(content: bytes) -> MCNetwork:
+    """The network that `model_to_bytes()` was given."""
+    _, arrays, facts = containers.from_bytes(bytes(content), ("model",))
+    return _model(arrays, facts)
+
+
+def _model_state(model: MCNetwork) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    from .models import MCNetwork
+
+    if not isinstance(model, MCNetwork):
+        raise TypeError(
+            "`object` must be a network of mc_cnn() or mc_mlp(), or a prediction; "
+            f"got {type(model).__name__}. Save other torch modules with torch.save()."
+        )
+    # float() for half precision, which NumPy does not have in full; the network is float32 when opened
+    arrays = {
+        name: (values.float() if values.is_floating_point() else values).detach().cpu().numpy()
+        for name, values in model.state_dict().items()
+    }
+    history = None if model.history is None else model.history.to_dict(orient="list")
+    return arrays, {"spec": model.spec, "history": history}
+
+
+def _model(arrays: dict[str, np.ndarray], facts: dict[str, Any]) -> MCNetwork:
+    import pandas as pd
+    import torch
+
+    from .models import build
+
+    model = build(facts["spec"])
+    model.load_state_dict({name: torch.from_numpy(values.copy()) for name, values in arrays.items()})
+    history = facts["history"]
+    model.history = None if history is None else pd.DataFrame(history)
+    return model
