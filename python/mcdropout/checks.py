@@ -7,9 +7,11 @@ the argument, what it must be, what came. `R/checks.R` says the same sentences; 
 from __future__ import annotations
 
 import math
-import numbers
+import operator
 import secrets
 from collections.abc import Sequence
+
+import numpy as np
 
 MAX_SEED = 2**53 - 1  # the largest whole number that R's doubles hold exactly
 
@@ -32,16 +34,32 @@ class UnreadableFile(ValueError):
 
 def shown(value: object) -> str:
     """`value` as it appears in a message: strings in double quotes, long values shortened."""
+    if isinstance(value, np.generic):
+        value = value.item()
     text = f'"{value}"' if isinstance(value, str) else repr(value)
     return text if len(text) <= 80 else text[:77] + "..."
 
 
+def whole(value: object) -> int | None:
+    """`value` as an int if it is a whole number of any type; 50.0 is one, True is not."""
+    number = real(value)
+    return int(number) if number is not None and number == int(number) else None
+
+
+def real(value: object) -> int | float | None:
+    """`value` as a Python number if it is a finite one of any type; True is not."""
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, float, np.integer, np.floating)):
+        return None
+    number = value.item() if isinstance(value, np.generic) else value
+    return number if math.isfinite(number) else None
+
+
 def check_count(value: object, name: str, at_least: int = 1) -> int:
-    """A whole number of at least `at_least`; 50.0 is one, True is not."""
-    if isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value):
-        if value == int(value) and value >= at_least:
-            return int(value)
-    raise ValueError(f"`{name}` must be a whole number of at least {at_least}; got {shown(value)}.")
+    """A whole number of at least `at_least`."""
+    number = whole(value)
+    if number is None or number < at_least:
+        raise ValueError(f"`{name}` must be a whole number of at least {at_least}; got {shown(value)}.")
+    return number
 
 
 def check_number(
@@ -54,18 +72,22 @@ def check_number(
     at_most: float | None = None,
 ) -> float:
     """A finite number within the bounds that are given."""
-    bounds = [
-        (f"above {above}", lambda v: v > above) if above is not None else None,
-        (f"of at least {at_least}", lambda v: v >= at_least) if at_least is not None else None,
-        (f"below {below}", lambda v: v < below) if below is not None else None,
-        (f"at most {at_most}", lambda v: v <= at_most) if at_most is not None else None,
-    ]
-    wanted = [bound for bound in bounds if bound is not None]
-    if isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value):
-        if all(holds(value) for _, holds in wanted):
-            return float(value)
-    words = " and ".join(words for words, _ in wanted)
-    raise ValueError(f"`{name}` must be a number {words}".rstrip() + f"; got {shown(value)}.")
+    number = real(value)
+    words: list[str] = []
+    fits = number is not None
+    for bound, text, holds in (
+        (above, "above", operator.gt),
+        (at_least, "of at least", operator.ge),
+        (below, "below", operator.lt),
+        (at_most, "at most", operator.le),
+    ):
+        if bound is not None:
+            words.append(f"{text} {bound}")
+            fits = fits and number is not None and holds(number, bound)
+    if number is None or not fits:
+        wanted = " ".join(["a number", " and ".join(words)]).strip()
+        raise ValueError(f"`{name}` must be {wanted}; got {shown(value)}.")
+    return float(number)
 
 
 def check_flag(value: object, name: str) -> bool:
@@ -87,9 +109,9 @@ def check_seed(value: object, name: str = "seed") -> int:
     """A whole number from 0 to 2^53 - 1; None draws one, without touching any global generator."""
     if value is None:
         return secrets.randbelow(2**31)
-    if isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value):
-        if value == int(value) and 0 <= value <= MAX_SEED:
-            return int(value)
+    number = whole(value)
+    if number is not None and 0 <= number <= MAX_SEED:
+        return number
     raise ValueError(f"`{name}` must be a whole number from 0 to 2^53 - 1; got {shown(value)}.")
 
 

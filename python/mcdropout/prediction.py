@@ -138,9 +138,7 @@ class MCPrediction:
     def __getitem__(self, inputs: slice | Sequence[int] | Array) -> MCPrediction:
         """The prediction for some of the inputs (a slice, positions, or a mask of truth values)."""
         where = inputs if isinstance(inputs, slice) else np.atleast_1d(np.asarray(inputs))
-        taken = {
-            name: value[where] for name in (*BY_INPUT, "ids") if (value := getattr(self, name)) is not None
-        }
+        taken = {name: value[where] for name in (*BY_INPUT, "ids") if (value := getattr(self, name)) is not None}
         taken |= {name: value[:, where] for name in BY_DRAW if (value := getattr(self, name)) is not None}
         return replace(self, **taken)
 

@@ -23,12 +23,13 @@ from __future__ import annotations
 
 import hashlib
 import math
-import numbers
 from collections.abc import Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from .checks import whole
 
 Key = tuple[int, int]
 
@@ -36,9 +37,7 @@ MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)  # Philox4x32's two multipliers (Salmon e
 WEYL = (0x9E3779B9, 0xBB67AE85)  # what is added to the two key words between rounds
 ROUNDS = 10
 WORD = 0xFFFFFFFF
-BLOCKS_AT_ONCE = (
-    1 << 14
-)  # 4 words of 8 bytes each: about 1 MiB of working numbers, which stays in a core's cache
+BLOCKS_AT_ONCE = 1 << 14  # 4 words of 8 bytes each: about 1 MiB of working numbers, which stays in a core's cache
 
 
 def site_key(seed: int, masks: str, site: str, part: str = "field") -> Key:
@@ -56,8 +55,9 @@ def input_ids(ids: Sequence[object] | np.ndarray | None, n_inputs: int) -> np.nd
 
 
 def _id_number(one: object) -> int:
-    if isinstance(one, numbers.Real) and not isinstance(one, bool) and math.isfinite(one) and one == int(one):
-        return int(one)
+    number = whole(one)
+    if number is not None:
+        return number
     digest = hashlib.blake2b(str(one).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little", signed=True)
 
@@ -78,9 +78,7 @@ def philox(key: Key, counter: tuple[Tensor, Tensor, Tensor, Tensor]) -> tuple[Te
     return x0, x1, x2, x3
 
 
-def keep_masks(
-    seed: int, masks: str, site: str, rate: float, n_elements: int, draws: Tensor, ids: Tensor
-) -> Tensor:
+def keep_masks(seed: int, masks: str, site: str, rate: float, n_elements: int, draws: Tensor, ids: Tensor) -> Tensor:
     """Which elements stay: bool (draw, id, element), each True with probability 1 - rate.
 
     `draws` and `ids` are 1-d int64 tensors on the device where the masks are wanted.

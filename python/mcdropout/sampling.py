@@ -27,7 +27,6 @@ from tqdm.auto import tqdm
 from .arrays import Label, Rows, as_device, as_label_set, as_rows, check_finite, label_array
 from .checks import (
     IdenticalDraws,
-    NoStochasticSites,
     OutOfMemory,
     check_choice,
     check_count,
@@ -187,9 +186,7 @@ def mc_sites(model: nn.Module, x: Any) -> pd.DataFrame:
     """
     target = Target.of(model, "values", None, "float32", "cpu")
     rows = target.rows(x)
-    return sites_table(
-        probe(model, target.replica, lambda n: target.tensor(rows, np.arange(n) % rows.shape[0]))
-    )
+    return sites_table(probe(model, target.replica, lambda n: target.tensor(rows, np.arange(n) % rows.shape[0])))
 
 
 # ---- the model and what it returns ----------------------------------------------------------------------------
@@ -205,9 +202,7 @@ class Target:
     labels: tuple[Label, ...]  # () for values, and until the first output says how many there are
 
     @classmethod
-    def of(
-        cls, model: Any, outputs: str | None, labels: Iterable[Label] | None, precision: str, device: str
-    ) -> Target:
+    def of(cls, model: Any, outputs: str | None, labels: Iterable[Label] | None, precision: str, device: str) -> Target:
         """Check what is known before anything runs."""
         if not isinstance(model, nn.Module):
             raise TypeError(f"`model` must be a torch module; got {shown(type(model).__name__)}.")
@@ -215,9 +210,7 @@ class Target:
         if isinstance(model, MCNetwork):
             outputs = model.outputs if outputs is None or outputs == "values" else outputs
             if outputs != model.outputs:
-                raise ValueError(
-                    f'`outputs` is known for this model, "{model.outputs}"; got {shown(outputs)}.'
-                )
+                raise ValueError(f'`outputs` is known for this model, "{model.outputs}"; got {shown(outputs)}.')
             known = model.labels or ()
         elif outputs is None:
             words = ", ".join(f'"{one}"' for one in OUTPUTS)
@@ -245,9 +238,7 @@ class Target:
         """Some of the inputs, copied so that an in-place operation of the model cannot reach the caller's array."""
         batch = torch.tensor(rows.take(where), device=self.replica.device)
         if batch.ndim == 4 and not isinstance(self.model, MCNetwork):
-            batch = batch.contiguous(
-                memory_format=torch.channels_last
-            )  # quicker for convolutions, the same numbers
+            batch = batch.contiguous(memory_format=torch.channels_last)  # quicker for convolutions, the same numbers
         return batch
 
     def output(self, result: Any) -> Tensor:
@@ -405,9 +396,7 @@ class Sampler:
         """Raw outputs (draw, input, ...) of a batch."""
         if self.engine == "vmap" and not self.engine_reason:
             self._choose_engine(batch[:3], numbers[:3])
-        pieces = [
-            self._inputs(batch[where], numbers[where], report) for where in self._input_pieces(len(batch))
-        ]
+        pieces = [self._inputs(batch[where], numbers[where], report) for where in self._input_pieces(len(batch))]
         out = torch.cat(pieces, dim=1)
         self.has_spread = self.has_spread or bool((out[1:] != out[:1]).any())
         return out
@@ -432,9 +421,7 @@ class Sampler:
             )
 
     def _input_pieces(self, n_inputs: int) -> list[slice]:
-        step = (
-            self.inputs_per_chunk if self.engine == "vmap" else self.inputs_per_chunk * self.draws_per_chunk
-        )
+        step = self.inputs_per_chunk if self.engine == "vmap" else self.inputs_per_chunk * self.draws_per_chunk
         return [slice(start, min(start + step, n_inputs)) for start in range(0, n_inputs, step)]
 
     def _draw_pieces(self) -> list[range]:
@@ -488,10 +475,7 @@ class Sampler:
         n_draws = len(next(iter(masks.values())))
         with self.replica.predicting():
             return torch.stack(
-                [
-                    self._pass(inputs, {name: mask[draw] for name, mask in masks.items()})
-                    for draw in range(n_draws)
-                ]
+                [self._pass(inputs, {name: mask[draw] for name, mask in masks.items()}) for draw in range(n_draws)]
             )
 
     def _pass(self, inputs: Tensor, masks: dict[str, Tensor]) -> Tensor:
@@ -516,9 +500,7 @@ class Sampler:
             self.engine, self.engine_reason = "loop", f"vmap failed: {_first_line(error)}"
             return
         self.engine_reason = "vmap gives the loop's numbers"
-        tolerance = (
-            1e-4 if self.replica.precision == "float32" else 5e-2
-        )  # float32 sums in another order; bfloat16
+        tolerance = 1e-4 if self.replica.precision == "float32" else 5e-2  # float32 sums in another order; bfloat16
         scale = looped.float().abs().max().clamp(min=1e-6)
         if not bool(((vectorised - looped).float().abs() <= tolerance * scale).all()):
             self.engine, self.engine_reason = "loop", "vmap gave other numbers, as with in-place operations"
@@ -593,7 +575,11 @@ def reporting(progress: Progress, total: int, text: str) -> Iterator[Callable[[i
             progress(done, total, text)
 
         yield tell
-    else:
-        show = check_flag(progress, "progress")
-        with tqdm(total=total, desc=text, unit="input", leave=False, delay=1.0, disable=not show) as bar:
-            yield bar.update
+        return
+    show = check_flag(progress, "progress")
+    with tqdm(total=total, desc=text, unit="input", leave=False, delay=1.0, disable=not show) as bar:
+
+        def update(more: int) -> None:
+            bar.update(more)
+
+        yield update

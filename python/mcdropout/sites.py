@@ -39,9 +39,7 @@ CHANNELS = (F.dropout1d, F.dropout2d, F.dropout3d, torch.feature_dropout, torch.
 ALPHAS = (F.alpha_dropout, torch.alpha_dropout, torch.alpha_dropout_)
 ALPHA_CHANNELS = (F.feature_alpha_dropout, torch.feature_alpha_dropout, torch.feature_alpha_dropout_)
 DROPOUTS = frozenset((*PLAIN, *CHANNELS, *ALPHAS, *ALPHA_CHANNELS))
-IN_PLACE = frozenset(
-    (torch.dropout_, torch.feature_dropout_, torch.alpha_dropout_, torch.feature_alpha_dropout_)
-)
+IN_PLACE = frozenset((torch.dropout_, torch.feature_dropout_, torch.alpha_dropout_, torch.feature_alpha_dropout_))
 UNBATCHED_AXES = {
     F.dropout1d: 2,
     F.dropout3d: 4,
@@ -168,9 +166,7 @@ def _bare_copy(module: nn.Module, device: torch.device, tensors: dict[int, Tenso
     return copy
 
 
-def _moved(
-    tensor: Tensor | None, device: torch.device, seen: dict[int, Tensor], clone: bool = False
-) -> Tensor | None:
+def _moved(tensor: Tensor | None, device: torch.device, seen: dict[int, Tensor], clone: bool = False) -> Tensor | None:
     """The tensor on `device`, detached; tied tensors stay tied."""
     if tensor is None:
         return None
@@ -296,9 +292,7 @@ def _mask_shape(func: Any, x: Tensor) -> Shape:
 class SampleMode(DropoutMode):
     """Applies the masks of one draw (or, under vmap, of many) at their sites."""
 
-    def __init__(
-        self, calls: CallNames, sites: dict[str, Site], masks: dict[str, Tensor], n_inputs: int
-    ) -> None:
+    def __init__(self, calls: CallNames, sites: dict[str, Site], masks: dict[str, Tensor], n_inputs: int) -> None:
         super().__init__(calls)
         self.sites, self.masks, self.n_inputs = sites, masks, n_inputs
         self.unknown: set[str] = set()
@@ -362,9 +356,7 @@ def probe(model: nn.Module, replica: Replica, take: Callable[[int], Tensor]) -> 
             modes.append(mode)
     found = [mode.found for mode in modes]
     active = {name for name, call in found[0].items() if call.active or _active(hidden, name)}
-    sites = {
-        name: _site([calls[name] for calls in found if name in calls]) for name in found[0] if name in active
-    }
+    sites = {name: _site([calls[name] for calls in found if name in calls]) for name in found[0] if name in active}
     sites = {name: site for name, site in sites.items() if 0 < site.rate < 1}
     if not sites:
         raise NoStochasticSites(
@@ -404,9 +396,7 @@ def _calls_in_training(model: nn.Module, device: torch.device, x: Tensor) -> dic
 
 def _raise_flags(replica: Replica, hidden: dict[str, Call], seen: dict[str, Call]) -> list[str]:
     """Put up the training flag of the modules whose calls only training shows; their paths."""
-    owners = {
-        _owner(name) for name, call in hidden.items() if call.active and call.rate > 0 and name not in seen
-    }
+    owners = {_owner(name) for name, call in hidden.items() if call.active and call.rate > 0 and name not in seen}
     for path in owners:
         replica.module.get_submodule(path).training = True
     return sorted(owners)

@@ -58,9 +58,7 @@ def entropy_parts(draws: Tensor) -> dict[str, Tensor]:
     draws = draws.double()
     mean = draws.mean(dim=0)
     own = entropy(draws)  # (draw, input)
-    cross = -torch.xlogy(draws, mean).sum(
-        dim=-1
-    )  # (draw, input); its mean over the draws is the entropy of the mean
+    cross = -torch.xlogy(draws, mean).sum(dim=-1)  # (draw, input); its mean over the draws is the entropy of the mean
     predictive, expected = entropy(mean), own.mean(dim=0)
     return {
         "predictive_entropy": predictive,
@@ -136,9 +134,7 @@ def mixture_quantile(means: Tensor, variances: Tensor, probability: float) -> Te
     bracket down to float64's rounding.
     """
     means, scales = means.double(), variances.double().sqrt()
-    member = means + scales * torch.special.ndtri(
-        torch.tensor(probability, dtype=torch.float64, device=means.device)
-    )
+    member = means + scales * torch.special.ndtri(torch.tensor(probability, dtype=torch.float64, device=means.device))
     low, high = member.amin(dim=0), member.amax(dim=0)
     for _ in range(60):
         middle = (low + high) / 2
