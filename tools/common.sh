@@ -33,7 +33,7 @@ fail() {
 # Shows that something is still going on: a dot every five seconds, until `process` is gone.
 tick_while_alive() {
   local process="$1"
-  while sleep 5 && kill -0 "$process" 2>/dev/null; do printf '.'; done
+  while sleep 5 >/dev/null 2>&1 && kill -0 "$process" 2>/dev/null; do printf '.'; done
 }
 
 # step "What it does" NAME COMMAND...: one line with the time it took; details go to .setup/NAME.log.
@@ -41,12 +41,14 @@ step() {
   local title="$1" name="$2" log="$SETUP/$2.log" began=$SECONDS status=0 process ticker
   shift 2
   printf '%s ' "$title ..."
+  # A process group of its own, so that Ctrl-C can end the work with all that it has started.
+  set -m
   "$@" >"$log" 2>&1 </dev/null &
   process=$!
-  tick_while_alive "$process" 2>/dev/null &
+  set +m
+  tick_while_alive "$process" 9>&- &  # without setup.sh's lock, which it would hold a little longer
   ticker=$!
-  # Ctrl-C must end the work as well, not only this shell
-  trap 'kill "$process" "$ticker" 2>/dev/null; printf "\nInterrupted; run the same command again to go on.\n" >&2; exit 130' INT TERM
+  trap 'kill -TERM -- "-$process" "$ticker" 2>/dev/null; printf "\nInterrupted; run the same command again to go on.\n" >&2; exit 130' INT TERM
   wait "$process" || status=$?
   trap - INT TERM
   kill "$ticker" 2>/dev/null || true

@@ -28,11 +28,12 @@ python_extras() {
 make_venv() {
   rm -rf "$VENV"  # whatever an interrupted run has left: pip cannot tell half a package from a whole one
   "$1" -m venv "$VENV"
-  "$VENV/bin/python" -m pip install -c constraints.txt pip hatchling editables
+  "$VENV/bin/python" -m pip install -c constraints.txt pip hatchling editables setuptools cffi
   install_into_venv
 }
 
-# RPY2_CFFI_MODE: without compiling, so that no R or Python headers are needed.
+# RPY2_CFFI_MODE: rpy2 without compiling, so that no R or Python headers are needed. No build isolation: what builds
+# us and rpy2 is installed and pinned like the rest, and a later run needs no network for it.
 install_into_venv() {
   touch "$VENV/.unfinished"
   RPY2_CFFI_MODE=ABI "$VENV/bin/python" -m pip install -c constraints.txt --no-build-isolation -e ".[$(python_extras)]"

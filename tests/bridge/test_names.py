@@ -19,7 +19,7 @@ ONLY_R = {
 
 FORMALS = """
 names <- grep("^mc_", getNamespaceExports("mcdropout"), value = TRUE)
-one <- function(name) I(names(formals(getExportedValue("mcdropout", name))))
+one <- function(name) as.character(names(formals(getExportedValue("mcdropout", name))))
 cat(jsonlite::toJSON(sapply(names, one, simplify = FALSE)))
 """
 
