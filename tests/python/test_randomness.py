@@ -1,0 +1,130 @@
+"""The generator: its written test vectors, its rates, and that nothing correlates that should not."""
+
+import importlib.util
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+
+from mcdropout.randomness import WORD, input_ids, keep_masks, philox
+
+REFERENCE = Path(__file__).parents[1] / "reference"
+VECTORS = json.loads((REFERENCE / "randomness.json").read_text())
+
+spec = importlib.util.spec_from_file_location("make_randomness", REFERENCE / "make_randomness.py")
+assert spec is not None and spec.loader is not None
+naive = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(naive)
+
+
+def masks(seed=1, kind="shared", site="a[0]", rate=0.25, n_elements=1000, draws=(0,), ids=(0,), device="cpu"):
+    where = {"dtype": torch.int64, "device": device}
+    return keep_masks(seed, kind, site, rate, n_elements, torch.tensor(draws, **where), torch.tensor(ids, **where))
+
+
+@pytest.mark.parametrize("case", VECTORS["philox4x32_10"])
+def test_philox_meets_the_published_answers(case):
+    words = philox(tuple(case["key"]), tuple(torch.tensor([word]) for word in case["counter"]))
+    assert [f"{int(word):08x}" for word in words] == case["words"]
+
+
+@pytest.mark.parametrize("case", VECTORS["masks"], ids=lambda case: case["site"])
+def test_masks_meet_the_written_vectors(case):
+    got = masks(
+        case["seed"], case["masks"], case["site"], case["rate"], case["n_elements"], [case["draw"]], [case["id"]]
+    )
+    assert "".join(str(int(one)) for one in got[0, 0]) == case["kept"]
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("case", VECTORS["masks"], ids=lambda case: case["site"])
+def test_masks_meet_the_written_vectors_on_a_gpu(case):
+    got = masks(
+        case["seed"], case["masks"], case["site"], case["rate"], case["n_elements"], [case["draw"]], [case["id"]], "cuda"
+    )
+    assert "".join(str(int(one)) for one in got[0, 0]) == case["kept"]
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    seed=st.integers(0, 2**53 - 1),
+    rate=st.one_of(st.sampled_from([0.5, 0.25, 0.75, 0.125, 0.2]), st.floats(1e-6, 1 - 1e-6)),
+    n_elements=st.integers(1, 200),
+    draw=st.integers(0, 2**31),
+    one=st.integers(-(2**63), 2**63 - 1),
+)
+def test_masks_equal_the_plain_implementation(seed, rate, n_elements, draw, one):
+    got = masks(seed, "per_input", "x.y[3]", rate, n_elements, [draw], [one])
+    assert got[0, 0].int().tolist() == naive.kept(seed, "per_input", "x.y[3]", rate, n_elements, draw, one)
+
+
+def test_a_mask_does_not_depend_on_which_others_are_made_with_it():
+    together = masks(rate=0.3, n_elements=5001, draws=range(7), ids=[11, 5, 3])  # several pieces of work
+    alone = masks(rate=0.3, n_elements=5001, draws=[4], ids=[5])
+    assert torch.equal(together[4, 1], alone[0, 0])
+
+
+@pytest.mark.parametrize("rate", [0.5, 0.25, 0.0625, 0.1, 1 / 3, 0.9, 0.001])
+def test_ten_million_masks_have_the_rate(rate):
+    dropped = 1 - masks(rate=rate, n_elements=100_000, draws=range(100)).double().mean().item()
+    # Ten million decisions: the standard error of a share; 5 of them leave a chance of 6e-7 per case.
+    assert abs(dropped - rate) < 5 * np.sqrt(rate * (1 - rate) / 1e7)
+
+
+def correlation(one, other):
+    """Of two runs of masks, in standard errors: normal(0, 1) if they are independent."""
+    one, other = one.flatten().double(), other.flatten().double()
+    return float(torch.corrcoef(torch.stack([one, other]))[0, 1] * np.sqrt(len(one)))
+
+
+@pytest.mark.parametrize("rate", [0.5, 0.25, 0.1])
+def test_ten_million_masks_show_no_correlation(rate):
+    def run(**keys):
+        return masks(rate=rate, **({"n_elements": 100_000, "draws": range(100)} | keys))
+
+    base = run()
+    pairs = {
+        "next draw": (base[:-1], base[1:]),
+        "next element": (base[..., :-1], base[..., 1:]),
+        "next byte run": (base[..., :-12_500], base[..., 12_500:]),  # where a byte's next 1-bit field lies
+        "other site": (base, run(site="a[1]")),
+        "other seed": (base, run(seed=2)),
+        "per input": (base, run(kind="per_input")),
+        "other input": (run(kind="per_input"), run(kind="per_input", ids=[1])),
+        "input against draw": (run(kind="per_input", draws=[0], ids=range(100)), base),
+    }
+    # 8 pairs x 3 rates: 4.9 standard errors leave a chance of 1e-6 each.
+    scores = {name: correlation(*pair) for name, pair in pairs.items()}
+    assert max(abs(score) for score in scores.values()) < 4.9, scores
+
+
+def test_runs_of_kept_elements_have_the_lengths_of_independent_ones():
+    kept = masks(rate=0.5, n_elements=2_000_000)[0, 0].numpy().astype(int)
+    ends = np.flatnonzero(np.diff(kept)) + 1
+    lengths = np.minimum(np.diff(ends), 12)  # 12 stands for 12 and more
+    expected = np.array([0.5**n for n in range(1, 12)] + [0.5**11]) * len(lengths)
+    assert stats.chisquare(np.bincount(lengths, minlength=13)[1:], expected).pvalue > 1e-6
+
+
+def test_masks_of_one_place_are_binomial_over_draws():
+    kept = masks(rate=0.1, n_elements=20_000, draws=range(200)).sum(dim=0).flatten().numpy()
+    edges = [-1, 173, 176, 178, 180, 182, 184, 187, 200]
+    expected = np.diff(stats.binom.cdf(edges, 200, 0.9)) * len(kept)
+    assert stats.chisquare(np.histogram(kept, np.array(edges) + 0.5)[0], expected).pvalue > 1e-6
+
+
+def test_ids_are_positions_numbers_or_hashed_text():
+    assert input_ids(None, 3).tolist() == [0, 1, 2]
+    assert input_ids([7, 7.0, np.int32(9)], 3).tolist() == [7, 7, 9]
+    text = input_ids(["a", "b", "a"], 3)
+    assert text[0] == text[2] != text[1]
+
+
+def test_counter_words_are_32_bits():
+    words = philox((WORD, WORD), tuple(torch.full((5,), WORD) for _ in range(4)))
+    assert all(0 <= int(word.min()) and int(word.max()) <= WORD for word in words)

@@ -1,0 +1,79 @@
+"""Writes randomness.json: masks by Python's own whole numbers, straight from the words of `mcdropout.randomness`.
+
+Run: python tests/reference/make_randomness.py
+Nothing of the package is imported, so what it does and what is said of it are held against each other.
+The first three blocks are the published answers of Random123 1.14 (its file kat_vectors, philox4x32 10).
+"""
+
+import hashlib
+import json
+from pathlib import Path
+
+PUBLISHED = [
+    {"key": [0, 0], "counter": [0, 0, 0, 0], "words": ["6627e8d5", "e169c58d", "bc57ac4c", "9b00dbd8"]},
+    {
+        "key": [2**32 - 1] * 2,
+        "counter": [2**32 - 1] * 4,
+        "words": ["408f276d", "41c83b0e", "a20bc7c6", "6d5451fd"],
+    },
+    {
+        "key": [0xA4093822, 0x299F31D0],
+        "counter": [0x243F6A88, 0x85A308D3, 0x13198A2E, 0x03707344],
+        "words": ["d16cfe09", "94fdcceb", "5001e420", "24126ea1"],
+    },
+]
+
+
+def philox(key: list[int], counter: list[int]) -> list[int]:
+    """Four words, one round after the other, as Salmon et al. (2011) draw it."""
+    (k0, k1), (x0, x1, x2, x3) = key, counter
+    for _ in range(10):
+        high0, low0 = divmod(0xD2511F53 * x0, 2**32)
+        high1, low1 = divmod(0xCD9E8D57 * x2, 2**32)
+        x0, x1, x2, x3 = high1 ^ x1 ^ k0, low1, high0 ^ x3 ^ k1, low0
+        k0, k1 = (k0 + 0x9E3779B9) % 2**32, (k1 + 0xBB67AE85) % 2**32
+    return [x0, x1, x2, x3]
+
+
+def key_of(seed: int, masks: str, site: str, part: str) -> list[int]:
+    text = f"mcdropout 1|{seed}|{masks}|{site}|{part}".encode()
+    digest = int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little")
+    return [digest % 2**32, digest // 2**32]
+
+
+def kept(seed: int, masks: str, site: str, rate: float, n_elements: int, draw: int, one: int) -> list[int]:
+    """1 where an element stays; element by element, as the specification words it."""
+    bits = next((b for b in (1, 2, 4) if (rate * 2**b).is_integer()), 8)
+    threshold = int(rate * 2**bits)
+    remainder = rate * 2**bits - threshold
+    n_bytes = -(-n_elements * bits // 8)
+    n_blocks = -(-n_bytes // 16)
+    halves = [one % 2**32, (one >> 32) % 2**32]
+    field_key = key_of(seed, masks, site, "field")
+    blocks = [philox(field_key, [block, draw, *halves]) for block in range(n_blocks)]
+    data = b"".join(blocks[block][word].to_bytes(4, "little") for word in range(4) for block in range(n_blocks))
+    result = []
+    for element in range(n_elements):
+        field = (data[element % n_bytes] >> (bits * (element // n_bytes))) % 2**bits
+        dropped = field < threshold
+        if field == threshold and remainder:
+            word = philox(key_of(seed, masks, site, "tail"), [element, draw, *halves])[0]
+            dropped = word < round(remainder * 2**32)
+        result.append(int(not dropped))
+    return result
+
+
+CASES = [  # seed, masks, site, rate, elements, draw, id
+    (1, "shared", "layers.conv1_dropout[0]", 0.25, 37, 0, 0),
+    (1, "shared", "layers.conv1_dropout[0]", 0.25, 37, 49, 0),
+    (1, "shared", "layers.dense1_dropout[0]", 0.5, 128, 3, 0),
+    (2**53 - 1, "per_input", "[0]", 0.1, 1000, 7, 2**40 + 5),
+    (0, "per_input", "encoder.layers.0.dropout1[1]", 0.3, 700, 1, -1),
+    (3, "shared", "Blöcke.0[0]", 0.0625, 33, 2, 0),
+]
+
+if __name__ == "__main__":
+    names = ("seed", "masks", "site", "rate", "n_elements", "draw", "id")
+    cases = [dict(zip(names, case, strict=True)) | {"kept": "".join(map(str, kept(*case)))} for case in CASES]
+    path = Path(__file__).with_name("randomness.json")
+    path.write_text(json.dumps({"philox4x32_10": PUBLISHED, "masks": cases}, indent=1, ensure_ascii=False) + "\n")
