@@ -14,7 +14,7 @@ import os
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -39,7 +39,7 @@ from .checks import (
 from .models import MCNetwork
 from .prediction import BY_INPUT, MCPrediction
 from .randomness import input_ids, keep_masks
-from .sites import DropoutMode, Probe, Replica, SampleMode, Site, probe, replicate, sites_table
+from .sites import DropoutMode, Probe, Replica, SampleMode, Site, probe, random_state_kept, replicate, sites_table
 from .summaries import summarise_classes, summarise_values
 
 OUTPUTS = ("logits", "probabilities", "values", "mean_log_variance")
@@ -105,16 +105,11 @@ def mc_predict(
 
     found = probe(model, target.replica, lambda n: target.tensor(rows, np.arange(n) % rows.shape[0]))
     target.check_outputs(found.output, found.n_inputs)
-    if found.own_randomness:
-        warnings.warn(
-            "`model` draws random numbers of its own besides dropout; they are not governed by `seed`.",
-            stacklevel=2,
-        )
     sampler = Sampler(found, n_samples, seed, masks)
     numbers = input_ids(ids, rows.shape[0])
     parts: list[dict[str, np.ndarray]] = []
     kept = Kept(n_samples, rows.shape[0]) if keep_samples else None
-    with sampler.worked_off(), reporting(progress, rows.shape[0], "Sampling") as report:
+    with sampler.at_work(), reporting(progress, rows.shape[0], "Sampling") as report:
         for start in range(0, rows.shape[0], batch_size):
             where = slice(start, min(start + batch_size, rows.shape[0]))
             batch = target.tensor(rows, where)
@@ -402,14 +397,22 @@ class Sampler:
         return out
 
     @contextmanager
-    def worked_off(self) -> Iterator[None]:
-        """Tell of the calls that no probe had seen, when the work is done."""
-        yield
+    def at_work(self) -> Iterator[None]:
+        """Tell of what cannot be keyed: random numbers of the model's own, and calls that no probe had seen."""
+        if self.probe.own_randomness:
+            warnings.warn(
+                "`model` draws random numbers of its own besides dropout; they depend on `batch_size` too.",
+                stacklevel=4,
+            )
+        with random_state_kept() if self.probe.own_randomness else nullcontext():
+            if self.probe.own_randomness:
+                torch.manual_seed(self.seed)
+            yield
         if self.unknown:
             warnings.warn(
                 f"`model` made dropout calls that its first inputs did not show and that were left out: "
                 f"{', '.join(sorted(self.unknown))}.",
-                stacklevel=3,
+                stacklevel=4,
             )
 
     def check_spread(self) -> None:

@@ -348,7 +348,7 @@ def probe(model: nn.Module, replica: Replica, take: Callable[[int], Tensor]) -> 
     Raises NoStochasticSites where nothing would be sampled.
     """
     hidden = _calls_in_training(model, replica.device, take(1))
-    with _global_random_state_kept() as random_state_changed:
+    with random_state_kept() as random_state_changed:
         raised = _raise_flags(replica, hidden, _calls(replica, take(1))[0].found)
         modes, output = [], None
         for n_inputs in (1, 2, 3):
@@ -383,7 +383,7 @@ def _calls_in_training(model: nn.Module, device: torch.device, x: Tensor) -> dic
         module.training = NORMALISATION.search(type(module).__name__) is None
     mode = ProbeMode(replica.calls)
     with (
-        _global_random_state_kept(),
+        random_state_kept(),
         torch.inference_mode(),
         warnings.catch_warnings(),
         suppress(Exception),  # some models want targets when training: then eval is all there is to see
@@ -437,7 +437,7 @@ def _input_axis(name: str, shapes: list[Shape]) -> int | None:
 
 
 @contextmanager
-def _global_random_state_kept() -> Iterator[Callable[[], bool]]:
+def random_state_kept() -> Iterator[Callable[[], bool]]:
     """Put torch's global generator back if the block moved it; gives a function that says whether it did."""
     before = torch.get_rng_state()
     moved = False

@@ -17,7 +17,8 @@ REFERENCE = Path(__file__).parents[1] / "reference"
 VECTORS = json.loads((REFERENCE / "randomness.json").read_text())
 
 spec = importlib.util.spec_from_file_location("make_randomness", REFERENCE / "make_randomness.py")
-assert spec is not None and spec.loader is not None
+assert spec is not None
+assert spec.loader is not None
 naive = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(naive)
 
@@ -45,7 +46,14 @@ def test_masks_meet_the_written_vectors(case):
 @pytest.mark.parametrize("case", VECTORS["masks"], ids=lambda case: case["site"])
 def test_masks_meet_the_written_vectors_on_a_gpu(case):
     got = masks(
-        case["seed"], case["masks"], case["site"], case["rate"], case["n_elements"], [case["draw"]], [case["id"]], "cuda"
+        case["seed"],
+        case["masks"],
+        case["site"],
+        case["rate"],
+        case["n_elements"],
+        [case["draw"]],
+        [case["id"]],
+        "cuda",
     )
     assert "".join(str(int(one)) for one in got[0, 0]) == case["kept"]
 
@@ -127,4 +135,4 @@ def test_ids_are_positions_numbers_or_hashed_text():
 
 def test_counter_words_are_32_bits():
     words = philox((WORD, WORD), tuple(torch.full((5,), WORD) for _ in range(4)))
-    assert all(0 <= int(word.min()) and int(word.max()) <= WORD for word in words)
+    assert all(int(word.min()) >= 0 and int(word.max()) <= WORD for word in words)

@@ -137,7 +137,7 @@ def test_monte_carlo_errors_are_those_seen_over_repetitions(name):
     draws = (1.5 * noise + torch.tensor([2.0, 0.5, 0.0, -1.0])).softmax(dim=-1)
     parts = entropy_parts(draws)  # every "input" is another repetition of one prediction
     seen, said = parts[name].std().item(), parts[f"{name}_mcse"].mean().item()
-    # A standard deviation over 4,000 repetitions has a relative error of 1.1 %; the delta method's own is of order 1/200.
+    # A standard deviation over 4,000 repetitions has a relative error of 1.1 %; the delta method's own is 1/200.
     assert said == pytest.approx(seen, rel=0.06)
 
 

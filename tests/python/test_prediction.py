@@ -1,0 +1,153 @@
+"""The result object: parts of it, tables, and there and back through a file's parts."""
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from mcdropout import MCPrediction
+
+DRAWS, INPUTS, LABELS = 4, 6, 3
+WHERE = {
+    "n_samples": DRAWS,
+    "level": 0.9,
+    "seed": 1,
+    "masks": "shared",
+    "engine": "vmap",
+    "engine_reason": "",
+    "device": "cpu",
+    "precision": "float32",
+    "seconds": 0.5,
+}
+
+
+@pytest.fixture
+def classes():
+    samples = np.random.default_rng(0).dirichlet(np.ones(LABELS), (DRAWS, INPUTS)).astype(np.float32)
+    mean = samples.mean(axis=0, dtype=np.float64)
+    names = np.array(["a", "b", "c"], dtype=object)
+    order = mean.argsort(axis=1)
+    by_input = np.arange(INPUTS) / 10
+    return MCPrediction(
+        task="classification",
+        mean=mean,
+        variance=samples.var(axis=0, ddof=1, dtype=np.float64),
+        lower=mean - 0.1,
+        upper=mean + 0.1,
+        labels=("a", "b", "c"),
+        ids=np.array([f"case {i}" for i in range(INPUTS)]),
+        predicted=names[order[:, -1]],
+        second=names[order[:, -2]],
+        confidence=mean.max(axis=1),
+        margin=by_input,
+        predictive_entropy=by_input + 0.5,
+        expected_entropy=by_input + 0.2,
+        mutual_information=np.full(INPUTS, 0.3),
+        variation_ratio=by_input,
+        samples=samples,
+        **WHERE,
+    )
+
+
+@pytest.fixture
+def values():
+    rng = np.random.default_rng(1)
+    samples = rng.normal(300, 5, (DRAWS, INPUTS, 2)).astype(np.float32)
+    noise = rng.uniform(0.5, 2, (DRAWS, INPUTS, 2)).astype(np.float32)
+    mean = samples.mean(axis=0, dtype=np.float64)
+    variance = samples.var(axis=0, ddof=1, dtype=np.float64)
+    aleatoric = noise.mean(axis=0, dtype=np.float64)
+    return MCPrediction(
+        task="regression",
+        mean=mean,
+        variance=variance,
+        lower=mean - 1,
+        upper=mean + 1,
+        aleatoric_variance=aleatoric,
+        total_variance=variance + aleatoric,
+        pred_lower=mean - 3,
+        pred_upper=mean + 3,
+        samples=samples,
+        noise_variances=noise,
+        **WHERE,
+    )
+
+
+def test_std_and_its_monte_carlo_error(classes):
+    np.testing.assert_allclose(classes.std**2, classes.variance, rtol=1e-15)
+    np.testing.assert_allclose(classes.mcse, classes.std / 2)  # sqrt of 4 draws
+
+
+def test_intervals_of_values_are_kept_apart(values, classes):
+    np.testing.assert_array_equal(values.conf_int, np.stack([values.mean - 1, values.mean + 1], axis=-1))
+    np.testing.assert_array_equal(values.pred_int, np.stack([values.mean - 3, values.mean + 3], axis=-1))
+    np.testing.assert_array_equal(values.epistemic_variance, values.variance)
+    assert classes.conf_int is classes.pred_int is classes.epistemic_variance is None
+
+
+def test_log_density_is_that_of_the_mixture(values):
+    y = np.random.default_rng(2).normal(300, 5, (INPUTS, 2))
+    wanted = np.log(stats.norm.pdf(y, values.samples, np.sqrt(values.noise_variances)).mean(axis=0))
+    np.testing.assert_allclose(values.log_density(y), wanted, rtol=1e-5)  # pdf and logpdf in float32 parameters
+
+
+def test_log_density_by_hand(values):
+    # Draws at 0 and 2, noise variance 1, y = 1: every term is Normal(1; 0, 1) = .241971; its log is -1.418939.
+    by_hand = MCPrediction(
+        task="regression",
+        mean=np.ones((1, 1)),
+        variance=np.full((1, 1), 2.0),
+        lower=np.zeros((1, 1)),
+        upper=np.full((1, 1), 2.0),
+        samples=np.array([[[0.0]], [[2.0]]], dtype=np.float32),
+        noise_variances=np.ones((2, 1, 1), dtype=np.float32),
+        **(WHERE | {"n_samples": 2}),
+    )
+    np.testing.assert_allclose(by_hand.log_density([1.0]), [[-1.418939]], atol=5e-7)
+
+
+def test_log_density_says_what_it_needs(classes, values):
+    with pytest.raises(ValueError, match="needs the draws and the noise of each"):
+        classes.log_density(np.zeros(INPUTS))
+    with pytest.raises(ValueError, match=r"`y` must be as long as `prediction` \(6\); got length 5."):
+        values.log_density(np.zeros((5, 2)))
+
+
+@pytest.mark.parametrize("where", [slice(1, 4), [1, 2, 3], np.array([False, True, True, True, False, False])])
+def test_some_inputs_take_everything_along(classes, where):
+    part = classes[where]
+    assert len(part) == 3
+    assert part.samples.shape == (DRAWS, 3, LABELS)
+    np.testing.assert_array_equal(part.mean, classes.mean[1:4])
+    np.testing.assert_array_equal(part.predicted, classes.predicted[1:4])
+    assert part.ids.tolist() == ["case 1", "case 2", "case 3"]
+    assert part.labels == classes.labels
+
+
+def test_a_single_input_keeps_its_axis(classes):
+    assert classes[2].mean.shape == (1, LABELS)
+
+
+def test_the_table_has_a_row_per_input(classes, values):
+    table = classes.to_pandas()
+    assert table.index.tolist() == classes.ids.tolist()
+    np.testing.assert_array_equal(table["mean_b"], classes.mean[:, 1])
+    np.testing.assert_array_equal(table["upper_c"], classes.upper[:, 2])
+    assert values.to_pandas().shape == (INPUTS, 2 * 8)
+    np.testing.assert_array_equal(values.to_pandas()["pred_upper_2"], values.pred_upper[:, 1])
+
+
+def test_the_print_says_where_it_came_from(classes):
+    assert repr(classes) == (
+        "MCPrediction of 6 inputs, 3 labels: 4 draws, shared masks, seed 1, vmap on cpu in float32, 0.5 s"
+    )
+
+
+@pytest.mark.parametrize("which", ["classes", "values"])
+def test_there_and_back_through_its_parts(which, request):
+    prediction = request.getfixturevalue(which)
+    back = MCPrediction.from_state(*prediction.to_state())
+    for name, value in vars(prediction).items():
+        if isinstance(value, np.ndarray):
+            np.testing.assert_array_equal(getattr(back, name), value, err_msg=name)
+        else:
+            assert getattr(back, name) == value, name

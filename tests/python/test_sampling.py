@@ -1,0 +1,538 @@
+"""`mc_predict()`: its promises, on small modules where every axis has another size."""
+
+import threading
+import warnings
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import mcdropout as mcd
+from mcdropout.sampling import MASKS, chunk_sizes
+
+N, LABELS, DRAWS = 11, 5, 7
+
+
+class ConvNet(nn.Module):
+    """Convolution, batch norm, a skip connection, dropout of channels and of elements."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(2, 6, 3)
+        self.norm = nn.BatchNorm2d(6)
+        self.drop = nn.Dropout2d(0.3)
+        self.head = nn.Linear(6 * 4, LABELS)
+
+    def forward(self, x):
+        h = F.relu(self.norm(self.conv(x)))
+        h = h + self.drop(h)
+        h = F.dropout(F.adaptive_avg_pool2d(h, 2).flatten(1), 0.4, self.training)
+        return self.head(h)
+
+
+class Functional(nn.Module):
+    """Only functional calls: one behind the flag, one skipped when not training."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.last = nn.Linear(3, 8), nn.Linear(8, LABELS)
+
+    def forward(self, x):
+        h = F.dropout(torch.tanh(self.first(x)), 0.5, training=self.training)
+        if self.training:
+            h = F.dropout(h, 0.25)
+        return self.last(h)
+
+
+def mlp(*rates, kind=nn.Dropout):
+    layers = []
+    for width, rate in zip((8, 6), rates, strict=False):
+        layers += [nn.LazyLinear(width), nn.SELU(), kind(rate)]
+    model = nn.Sequential(*layers, nn.LazyLinear(LABELS))
+    model(torch.zeros(1, 3))
+    return model
+
+
+def seeded(make, *args, **kwargs):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return make(*args, **kwargs)
+
+
+def numbers(*shape, seed=0):
+    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+
+
+@pytest.fixture
+def convnet():
+    model = seeded(ConvNet)
+    model.norm.running_mean += 0.3
+    model.norm.running_var *= 1.7
+    return model
+
+
+@pytest.fixture
+def images():
+    return numbers(N, 2, 8, 9)
+
+
+def predict(model, x, n_samples=DRAWS, **options):
+    settings = {"outputs": "logits", "seed": 3, "progress": False} | options
+    return mcd.mc_predict(model, x, n_samples, **settings)
+
+
+def assert_same(one, other, atol=1e-5):
+    """Rounding of the network itself: float32 sums in another order."""
+    for name in ("mean", "variance", "lower", "upper", "predictive_entropy", "mutual_information"):
+        np.testing.assert_allclose(getattr(one, name), getattr(other, name), atol=atol, err_msg=name)
+    if one.samples is not None and other.samples is not None:
+        np.testing.assert_allclose(one.samples, other.samples, atol=atol)
+
+
+# ---- the result depends on the model, the input, the seed and n_samples alone -----------------------------------
+
+
+@pytest.mark.parametrize("masks", MASKS)
+@pytest.mark.parametrize("batch_size", [1, 7, 128])
+def test_batch_size_does_not_matter(convnet, images, masks, batch_size):
+    everything = predict(convnet, images, batch_size=N, masks=masks)
+    assert_same(predict(convnet, images, batch_size=batch_size, masks=masks), everything)
+
+
+@pytest.mark.parametrize("masks", MASKS)
+def test_chunking_does_not_matter(convnet, images, masks, monkeypatch):
+    usual = predict(convnet, images, masks=masks)
+    for size in (1, 3000, 20_000):  # one row at a time, a few, more
+        monkeypatch.setattr("mcdropout.sampling.CHUNK_BYTES", size)
+        assert_same(predict(convnet, images, masks=masks), usual)
+
+
+@pytest.mark.parametrize("masks", MASKS)
+def test_a_subset_and_a_permutation_keep_each_inputs_result(convnet, images, masks):
+    ids = [f"case {i}" for i in range(N)]
+    usual = predict(convnet, images, masks=masks, ids=ids)
+    order = np.array([4, 0, 9, 2])
+    assert_same(predict(convnet, images[order], masks=masks, ids=[ids[i] for i in order]), usual[order])
+
+
+def test_per_input_masks_follow_the_position_by_default(convnet, images):
+    usual = predict(convnet, images, masks="per_input")
+    assert_same(predict(convnet, images, masks="per_input", ids=range(N)), usual)
+    assert np.abs(predict(convnet, images[::-1], masks="per_input")[::-1].mean - usual.mean).max() > 1e-3
+
+
+def test_shared_masks_need_no_ids_to_permute(convnet, images):
+    assert_same(predict(convnet, images[::-1])[::-1], predict(convnet, images))
+
+
+def test_equal_inputs_get_equal_draws_only_with_shared_masks(convnet, images):
+    twice = np.repeat(images[:1], 2, axis=0)
+    shared = predict(convnet, twice).samples
+    np.testing.assert_allclose(shared[:, 0], shared[:, 1], atol=1e-6)
+    fresh = predict(convnet, twice, masks="per_input").samples
+    assert np.abs(fresh[:, 0] - fresh[:, 1]).max() > 1e-3
+
+
+def test_kept_or_not_the_summaries_are_the_same_to_the_bit(convnet, images):
+    kept, bare = predict(convnet, images), predict(convnet, images, keep_samples=False)
+    assert bare.samples is None
+    assert kept.samples.shape == (DRAWS, N, LABELS)
+    np.testing.assert_array_equal(kept.mean, bare.mean)
+    np.testing.assert_array_equal(kept.variance, bare.variance)
+
+
+@pytest.mark.parametrize("masks", MASKS)
+@pytest.mark.parametrize("make", [ConvNet, Functional, lambda: mlp(0.3, 0.5, kind=nn.AlphaDropout)])
+def test_loop_and_vmap_give_the_same_draws(make, masks, monkeypatch):
+    model = seeded(make)
+    x = numbers(N, 2, 8, 9) if isinstance(model, ConvNet) else numbers(N, 3)
+    vectorised = predict(model, x, masks=masks)
+    assert vectorised.engine == "vmap"
+
+    def refuse(*args, **kwargs):
+        raise RuntimeError("Batching rule not implemented for this.")
+
+    monkeypatch.setattr(torch.func, "vmap", refuse)
+    looped = predict(model, x, masks=masks)
+    assert (looped.engine, looped.engine_reason) == ("loop", "vmap failed: Batching rule not implemented for this.")
+    assert_same(looped, vectorised)
+
+
+def test_more_draws_begin_with_the_fewer(convnet, images):
+    np.testing.assert_allclose(
+        predict(convnet, images, 13).samples[:DRAWS], predict(convnet, images, DRAWS).samples, atol=1e-5
+    )
+
+
+def test_two_runs_agree_to_the_bit(convnet, images):
+    np.testing.assert_array_equal(predict(convnet, images).samples, predict(convnet, images).samples)
+
+
+def test_another_seed_gives_other_draws_and_none_draws_one(convnet, images):
+    usual = predict(convnet, images)
+    assert np.abs(predict(convnet, images, seed=4).mean - usual.mean).max() > 1e-3
+    drawn = predict(convnet, images, seed=None)
+    assert_same(predict(convnet, images, seed=drawn.seed), drawn)
+
+
+def test_threads_do_not_disturb_each_other(convnet, images):
+    wanted = {seed: predict(convnet, images, seed=seed).samples for seed in range(4)}
+    got = {}
+
+    def work(seed):
+        got[seed] = predict(convnet, images, seed=seed).samples
+
+    threads = [threading.Thread(target=work, args=(seed,)) for seed in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for seed, samples in wanted.items():
+        np.testing.assert_array_equal(got[seed], samples)
+
+
+# ---- the numbers are those of Monte Carlo dropout ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("masks", MASKS)
+@pytest.mark.parametrize("kind", [nn.Dropout, nn.AlphaDropout, nn.FeatureAlphaDropout])
+def test_moments_are_those_of_the_naive_loop(kind, masks):
+    model, x, n_draws = seeded(mlp, 0.25, 0.1, kind=kind), numbers(N, 3), 2000
+    ours = predict(model, x, n_draws, masks=masks)
+    with torch.random.fork_rng(), torch.no_grad():
+        torch.manual_seed(1)
+        model.train()
+        naive = torch.stack([model(torch.from_numpy(x)).softmax(-1) for _ in range(n_draws)]).double().numpy()
+        model.eval()
+    error = np.sqrt(ours.variance / n_draws + naive.var(axis=0, ddof=1) / n_draws)
+    # 110 comparisons of two independent means (and variances): 5 standard errors leave a chance of 6e-5.
+    assert (np.abs(ours.mean - naive.mean(axis=0)) < 5 * error).all()
+    squares = (ours.samples - ours.mean) ** 2, (naive - naive.mean(axis=0)) ** 2
+    error = np.sqrt(sum(square.var(axis=0) for square in squares) / n_draws)
+    assert (np.abs(squares[0].mean(axis=0) - squares[1].mean(axis=0)) < 5 * error).all()
+
+
+def test_a_single_dropout_is_its_mask_times_the_input():
+    class Bare(nn.Module):
+        def forward(self, x):
+            return F.dropout(x, 0.2, self.training)
+
+    x = np.abs(numbers(N, 3)) + 1
+    draws = predict(Bare(), x, 500, outputs="values").samples
+    ratio = draws / x
+    assert set(np.round(np.unique(ratio), 5)) == {0.0, 1.25}  # 1 / (1 - rate)
+    assert abs((ratio == 0).mean() - 0.2) < 0.05  # 1,500 decisions, shared by the inputs: 5 standard errors
+    assert ((ratio > 0) == (ratio[:, :1] > 0)).all()
+
+
+def test_channels_are_dropped_as_wholes():
+    class Bare(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.drop = nn.Dropout2d(0.5)
+
+        def forward(self, x):
+            return self.drop(x)
+
+    x = np.ones((N, 3, 4, 5), dtype=np.float32)
+    draws = predict(Bare(), x, 20, outputs="values", masks="per_input").samples  # (draw, input, channel, 4, 5)
+    assert (draws == draws[..., :1, :1]).all()
+    assert set(np.unique(draws)) == {0.0, 2.0}
+
+
+def test_batch_norm_uses_its_running_statistics_and_keeps_them(convnet, images):
+    before = {name: value.clone() for name, value in convnet.state_dict().items()}
+    lone, crowd = predict(convnet, images[:1]), predict(convnet, images)
+    np.testing.assert_allclose(lone.mean[0], crowd.mean[0], atol=1e-5)  # statistics of the batch would differ
+    for name, value in convnet.state_dict().items():
+        assert torch.equal(value, before[name]), name
+
+
+def test_calls_that_are_skipped_when_not_training_are_found():
+    model = seeded(Functional)
+    table = mcd.mc_sites(model, numbers(N, 3))
+    assert table[["site", "rate"]].values.tolist() == [["[0]", 0.5], ["[1]", 0.25]]
+
+
+def test_a_shared_instance_is_a_site_at_each_call():
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.drop, self.alias = nn.Dropout(0.5), None
+            self.alias = self.drop
+
+        def forward(self, x):
+            return self.drop(self.alias(x))
+
+    draws = predict(Twice(), np.ones((N, 3), dtype=np.float32), 200, outputs="values").samples
+    assert mcd.mc_sites(Twice(), numbers(N, 3)).site.tolist() == ["drop[0]", "drop[1]"]
+    assert set(np.unique(draws)) == {0.0, 4.0}
+    assert abs((draws[:, 0] > 0).mean() - 0.25) < 0.1  # 600 decisions: 5 standard errors
+
+
+def test_an_in_place_dropout_has_torchs_meaning():
+    class InPlace(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.drop = nn.Linear(3, 6), nn.Dropout(0.5, inplace=True)
+
+        def forward(self, x):
+            h = self.first(x)
+            return h + self.drop(h)  # both terms are dropped, since `h` itself is
+
+    model, x = seeded(InPlace), numbers(N, 3)
+    result = predict(model, x, 40, outputs="values")
+    h = mcd.mc_predict_point(model, x, outputs="values", progress=False)
+    ratio = result.samples / h
+    assert set(np.round(np.unique(ratio), 3)) == {0.0, 2.0}
+
+
+def test_masks_lie_along_the_axis_that_grows_with_the_inputs():
+    class SequenceFirst(nn.Module):
+        """(input, step, feature) to (step, input, feature) and back, as recurrent code does."""
+
+        def __init__(self):
+            super().__init__()
+            self.drop = nn.Dropout(0.5)
+
+        def forward(self, x):
+            return self.drop(x.transpose(0, 1)).transpose(0, 1)
+
+    x = np.ones((N, 4, 3), dtype=np.float32)
+    shared = predict(SequenceFirst(), x, outputs="values")
+    assert (shared.samples == shared.samples[:, :1]).all()
+    assert_alone = predict(SequenceFirst(), x[:1], outputs="values")
+    np.testing.assert_array_equal(shared.samples[:, :1], assert_alone.samples)
+    fresh = predict(SequenceFirst(), x, outputs="values", masks="per_input")
+    np.testing.assert_array_equal(
+        fresh.samples[:, 4:6],
+        predict(SequenceFirst(), x[4:6], outputs="values", masks="per_input", ids=[4, 5]).samples,
+    )
+
+
+def test_inputs_folded_with_windows_get_one_mask_per_input():
+    class Windows(nn.Module):
+        """Two windows of each input lie beside each other along the first axis."""
+
+        def __init__(self):
+            super().__init__()
+            self.drop = nn.Dropout(0.5)
+
+        def forward(self, x):
+            return self.drop(x.reshape(len(x) * 2, -1)).reshape(x.shape)
+
+    x = np.ones((N, 6), dtype=np.float32)
+    for masks in MASKS:
+        everything = predict(Windows(), x, outputs="values", masks=masks)
+        alone = predict(Windows(), x[3:4], outputs="values", masks=masks, ids=[3])
+        np.testing.assert_array_equal(everything.samples[:, 3:4], alone.samples)
+
+
+def test_two_labels_from_one_logit():
+    model = nn.Sequential(nn.Linear(3, 4), nn.Dropout(0.5), nn.Linear(4, 1))
+    result = predict(model, numbers(N, 3), labels=["no", "yes"])
+    np.testing.assert_allclose(result.samples.sum(axis=-1), 1, atol=1e-6)
+    point = mcd.mc_predict_point(model, numbers(N, 3), outputs="logits", progress=False)
+    with torch.no_grad():
+        np.testing.assert_allclose(point[:, 1], torch.sigmoid(model.eval()(torch.from_numpy(numbers(N, 3))))[:, 0])
+
+
+def test_mean_and_log_variance_give_both_parts():
+    model = nn.Sequential(nn.Linear(3, 4), nn.Dropout(0.5), nn.Linear(4, 2 * 2))
+    result = predict(model, numbers(N, 3), outputs="mean_log_variance")
+    assert result.mean.shape == (N, 2)
+    np.testing.assert_allclose(result.total_variance, result.variance + result.aleatoric_variance)
+    np.testing.assert_allclose(result.aleatoric_variance, result.noise_variances.mean(axis=0, dtype=np.float64))
+    assert (result.pred_int[..., 0] < result.conf_int[..., 0]).all()
+
+
+# ---- things stay as they were found ------------------------------------------------------------------------------
+
+
+def state_of(model):
+    return [(id(module), module.training, len(module._forward_hooks)) for module in model.modules()]
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_the_model_and_the_random_state_stay_as_they_were(convnet, images, training):
+    convnet.train(training)
+    before, torch_state, numpy_state = state_of(convnet), torch.get_rng_state(), np.random.get_state()  # noqa: NPY002 (the global one is what must stay)
+    predict(convnet, images)
+    assert state_of(convnet) == before
+    assert torch.equal(torch.get_rng_state(), torch_state)
+    np.testing.assert_array_equal(np.random.get_state()[1], numpy_state[1])  # noqa: NPY002
+    assert not torch.is_inference_mode_enabled()
+
+
+def test_the_model_and_the_random_state_stay_after_an_error(convnet, images):
+    class Fails(nn.Module):
+        def __init__(self, inner):
+            super().__init__()
+            self.inner, self.passes = inner, []
+
+        def forward(self, x):
+            self.passes.append(len(x))
+            if len(self.passes) > 9:
+                raise RuntimeError("the tenth pass fails")
+            return self.inner(x) + 0 * torch.rand(1)
+
+    model = Fails(convnet).train()
+    before, state = state_of(model), torch.get_rng_state()
+    with pytest.raises(RuntimeError, match="the tenth pass fails"), pytest.warns(UserWarning, match="of its own"):
+        predict(model, images, batch_size=1)
+    assert state_of(model) == before
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_the_inputs_stay_as_they_were():
+    model = nn.Sequential(nn.ReLU(inplace=True), nn.Dropout(0.5, inplace=True), nn.Linear(3, LABELS))
+    for x in (numbers(N, 3), torch.from_numpy(numbers(N, 3))):
+        before = x.copy() if isinstance(x, np.ndarray) else x.clone()
+        predict(model, x)
+        assert (x == before).all()
+
+
+def test_buffers_that_a_model_writes_stay_as_they_were():
+    class Counts(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("passes", torch.zeros(1))
+            self.drop, self.last = nn.Dropout(0.5), nn.Linear(3, LABELS)
+
+        def forward(self, x):
+            self.passes += 1
+            return self.last(self.drop(x))
+
+    model = Counts()
+    predict(model, numbers(N, 3))
+    assert model.passes.item() == 0
+
+
+def test_a_compiled_or_wrapped_model_is_sampled_as_the_one_inside(convnet, images):
+    usual = predict(convnet, images)
+    assert_same(predict(nn.DataParallel(convnet), images), usual)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what torch.compile itself has to say
+        assert_same(predict(torch.compile(convnet), images), usual)
+
+
+# ---- wrong input -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"n_samples": 0}, "`n_samples` must be a whole number of at least 2; got 0."),
+        ({"n_samples": -3}, "`n_samples` must be a whole number of at least 2; got -3."),
+        ({"n_samples": 2.5}, "`n_samples` must be a whole number of at least 2; got 2.5."),
+        ({"n_samples": "a"}, '`n_samples` must be a whole number of at least 2; got "a".'),
+        ({"n_samples": None}, "`n_samples` must be a whole number of at least 2; got None."),
+        ({"n_samples": float("nan")}, "`n_samples` must be a whole number of at least 2; got nan."),
+        ({"batch_size": 0}, "`batch_size` must be a whole number of at least 1; got 0."),
+        ({"batch_size": True}, "`batch_size` must be a whole number of at least 1; got True."),
+        ({"level": 1}, "`level` must be a number above 0 and below 1; got 1."),
+        ({"masks": "fresh"}, '`masks` must be one of "shared", "per_input"; got "fresh".'),
+        ({"precision": "half"}, '`precision` must be one of "float32", "bfloat16", "float16"; got "half".'),
+        ({"seed": -1}, "`seed` must be a whole number from 0 to 2^53 - 1; got -1."),
+        ({"keep_samples": 1}, "`keep_samples` must be true or false; got 1."),
+        ({"ids": [1, 2]}, "`ids` must be as long as `x` (11); got length 2."),
+        ({"device": "cuda:7"}, '`device` "cuda:7" is not available here'),
+        ({"outputs": None}, "`outputs` must say what `model` returns"),
+        ({"outputs": "softmax"}, '`outputs` must be one of "logits"'),
+        ({"outputs": "probabilities"}, 'set it to "logits" if they come before the softmax.'),
+        ({"labels": ["a", "b"]}, "`labels` must name the 5 outputs of `model`; got 2 labels."),
+        ({"progress": "yes"}, '`progress` must be true or false; got "yes".'),
+    ],
+)
+def test_bad_arguments_get_one_sentence(convnet, images, options, text):
+    with pytest.raises(ValueError) as caught:  # noqa: PT011 (the text is compared below, whole or from its start)
+        predict(convnet, images, **options)
+    assert text in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_model_that_is_none_is_refused(images):
+    with pytest.raises(TypeError, match='`model` must be a torch module; got "dict"'):
+        predict({}, images)
+
+
+@pytest.mark.parametrize("model", [nn.Sequential(nn.Linear(3, LABELS)), mlp(0.0, 0.0)], ids=["none", "rate 0"])
+def test_a_model_without_dropout_is_refused(model):
+    with pytest.raises(mcd.NoStochasticSites, match="add `torch.nn.Dropout` layers and train again"):
+        predict(model, numbers(N, 3))
+
+
+def test_draws_without_any_spread_are_an_error():
+    class Ignores(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.drop = nn.Dropout(0.5)
+
+        def forward(self, x):
+            return x + 0 * self.drop(x)
+
+    with pytest.raises(mcd.IdenticalDraws, match="the same outputs in every draw"):
+        predict(Ignores(), numbers(N, 3), outputs="values")
+
+
+def test_declared_logits_that_are_probabilities_are_an_error():
+    model = nn.Sequential(mlp(0.5), nn.Softmax(dim=-1))
+    with pytest.raises(ValueError, match='set it to "probabilities"'):
+        predict(model, numbers(N, 3))
+    assert predict(model, numbers(N, 3), outputs="probabilities").task == "classification"
+
+
+def test_a_network_that_returns_nan_is_named_with_its_input():
+    class Logarithm(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.drop = nn.Dropout(0.5)
+
+        def forward(self, x):
+            return self.drop(torch.log(x))
+
+    x = np.abs(numbers(N, 3)) + 1
+    x[6, 1] = -1
+    with pytest.raises(ValueError, match="NaN or infinite values for input number 7"):
+        predict(Logarithm(), x, outputs="values", batch_size=4)
+
+
+def test_draws_that_do_not_fit_are_refused_before_they_are_made(convnet, images, monkeypatch):
+    monkeypatch.setattr("mcdropout.sampling._free_memory", lambda: 100)
+    with pytest.raises(mcd.OutOfMemory, match="for 7 draws of 11 inputs, and .* set it to false"):
+        predict(convnet, images)
+    assert len(predict(convnet, images, keep_samples=False)) == N
+
+
+def test_running_out_of_memory_halves_the_chunks(convnet, images, monkeypatch):
+    usual = predict(convnet, images)
+    full = torch.func.vmap
+
+    def scarce(function, *args, **kwargs):
+        run = full(function, *args, **kwargs)
+
+        def limited(masks):
+            if len(next(iter(masks.values()))) > 2:
+                raise torch.OutOfMemoryError("out of memory")
+            return run(masks)
+
+        return limited
+
+    monkeypatch.setattr(torch.func, "vmap", scarce)
+    assert_same(predict(convnet, images), usual)
+
+
+def test_progress_can_be_a_function(convnet, images):
+    seen = []
+    predict(convnet, images, batch_size=4, progress=lambda *told: seen.append(told))
+    assert seen[-1] == (N, N, "Sampling")
+
+
+@pytest.mark.parametrize(("n_samples", "bytes_per_row"), [(50, 86_528), (1000, 400), (3, 10**9), (200, 1)])
+def test_chunks_fit_the_budget(n_samples, bytes_per_row):
+    draws, inputs = chunk_sizes(n_samples, bytes_per_row)
+    assert 1 <= draws <= n_samples
+    assert inputs >= 1
+    assert draws * inputs * bytes_per_row <= (16 << 20) or draws * inputs == 1
