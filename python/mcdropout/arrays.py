@@ -201,32 +201,28 @@ def as_labels(
     values, own_labels = _label_values(y, declared, name)
     for number, value in enumerate(values, start=1):
         if _is_missing(value):
-            raise ValueError(
-                f"`{name}` must have a label for every input; got none at input number {number}."
-            )
+            raise ValueError(f"`{name}` must have a label for every input; got none at input number {number}.")
         if value.__hash__ is None:  # a list inside a list
-            raise ValueError(
-                f"`{name}` must have one label per input; got {shown(value)} at input number {number}."
-            )
+            raise ValueError(f"`{name}` must have one label per input; got {shown(value)} at input number {number}.")
     if declared is None:
         declared = as_label_set(own_labels if own_labels is not None else _sorted(set(values)), name)
     return _codes(values, declared, name), declared
 
 
-def as_targets(y: object, n_outputs: int, name: str = "y") -> np.ndarray:
-    """Values to learn, (input, output) float64; one axis is enough where there is one output."""
+def as_targets(y: object, n_outputs: int | None, name: str = "y") -> np.ndarray:
+    """Values to learn, (input, output) float64; one axis is enough where there is one output.
+
+    `n_outputs` None takes any number of outputs.
+    """
     values = _as_numbers(y, name)
-    if values.ndim == 1:
-        values = values[:, None]
-    if values.ndim != 2 or values.shape[1] != n_outputs:
-        raise ValueError(f"`{name}` must have shape (input, {n_outputs}); got {values.shape}.")
-    check_finite(ArrayRows(values), name)
-    return values.astype(np.float64)
+    columns = values[:, None] if values.ndim == 1 else values
+    if columns.ndim != 2 or columns.shape[1] != (n_outputs or columns.shape[1]):
+        raise ValueError(f"`{name}` must have shape (input, {n_outputs or 'output'}); got {values.shape}.")
+    check_finite(ArrayRows(columns), name)
+    return columns.astype(np.float64)
 
 
-def _label_values(
-    y: Any, declared: tuple[Label, ...] | None, name: str
-) -> tuple[list[Any], list[Any] | None]:
+def _label_values(y: Any, declared: tuple[Label, ...] | None, name: str) -> tuple[list[Any], list[Any] | None]:
     """One plain value per input, and the labels that `y` itself declares, if it does."""
     if _is_a(y, "pandas", "DataFrame"):
         return _from_one_hot(_from_table(y, name), list(y.columns), name)

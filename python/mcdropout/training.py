@@ -1,0 +1,704 @@
+"""Train on arrays in mini-batches: one readable loop on torch's own optimisers and schedulers.
+
+Every epoch's order and dropout come from (seed, epoch) alone. So a run that was interrupted and resumed from
+its checkpoint ends with the very weights of one that was not, and no global generator moves.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor, nn
+from torch.optim import SGD, Adam, AdamW, Optimizer, RMSprop
+from torch.optim.lr_scheduler import ReduceLROnPlateau
+from tqdm import tqdm
+
+from . import containers
+from .arrays import ArrayRows, Label, Rows, as_device, as_rows, check_finite
+from .checks import (
+    check_choice,
+    check_count,
+    check_flag,
+    check_length,
+    check_number,
+    check_seed,
+    shown,
+)
+from .models import MCNetwork
+from .objectives import Objective, as_class_weights, as_loss_targets, as_model_targets, objective_of, raw_outputs
+
+Model = TypeVar("Model", bound=nn.Module)
+MakeOptimizer = Callable[[Any], Optimizer]
+Augment = Callable[[Tensor, torch.Generator], Tensor]
+Callback = Callable[[dict[str, Any]], object]
+Progress = bool | Callable[[int, int, str], object]
+Weights = dict[str, Tensor]
+
+PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+OPTIMIZERS = ("adam", "adamw", "sgd", "rmsprop")
+ON_DEVICE = 1 << 30  # bytes: inputs up to this go to a GPU whole, larger ones batch by batch
+
+
+def mc_fit(
+    model: Model,
+    x: object,
+    y: object,
+    *,
+    epochs: int = 10,
+    batch_size: int = 128,
+    learning_rate: float = 1e-3,
+    optimizer: str | MakeOptimizer = "adam",
+    weight_decay: float = 0.0,
+    validation_split: float = 0.0,
+    validation_data: tuple[object, object] | None = None,
+    early_stopping: int | None = None,
+    monitor: str = "val_loss",
+    reduce_lr: int | Mapping[str, float] | None = None,
+    class_weight: str | Mapping[Label, float] | Sequence[float] | None = None,
+    augment: Augment | None = None,
+    callbacks: Callback | Sequence[Callback] | None = None,
+    precision: str = "float32",
+    device: str | torch.device = "auto",
+    seed: int | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
+    progress: Progress = True,
+) -> Model:
+    """Train `model` in place on inputs `x` and their labels or values `y`; gives it back, ready to predict.
+
+    model: of `mc_cnn()` or `mc_mlp()`, or any torch module with attributes `task`, `labels`, `outputs` like theirs.
+    x: (input, ...), an array, tensor, data frame or image files. y: labels, or values (input, output).
+    optimizer: "adam", "adamw", "sgd" (momentum 0.9), "rmsprop", or a function from parameters to an optimizer,
+      which then has its own learning rate and weight decay.
+    validation_split: share of the inputs to hold out, of each label alike. validation_data: (x, y) instead.
+    early_stopping: epochs without a better `monitor` after which to stop; the best weights are then put back.
+    monitor: "loss", "accuracy" (for values "rmse"), or one of these with "val_" before it.
+    reduce_lr: epochs without a better `monitor` after which the learning rate is halved, or a mapping with
+      `patience` and `factor`.
+    class_weight: "balanced", or weights in the training loss, by label or in the order of the labels.
+    augment: called with a batch of inputs and a torch.Generator; gives the batch to learn from.
+    callbacks: called after each epoch with its row of the history; one that gives True or "stop" ends training.
+    precision: "float32", or for mixed precision "bfloat16" or "float16".
+    seed: decides the held-out part, the order and the dropout; None draws one (or takes the checkpoint's).
+    checkpoint: a file, written after every epoch; where it exists, training goes on from it.
+    progress: a bar, or a function that is called with (batches done, batches in all, text).
+
+    `model.history` has a row per epoch: epoch, loss, accuracy or rmse, both with "val_", learning_rate, seconds.
+    The loss is cross-entropy in nats; for values it is the negative log-likelihood (without noise, the squared
+    error) in standard deviations of the training values, while rmse is in the caller's units. An interrupt
+    (Ctrl-C) stops with a warning and keeps what was learnt.
+
+    Raises ValueError for arguments that cannot be used, and FloatingPointError when the loss or a weight is no
+    number any more; the model then has its weights from before that epoch.
+    """
+    objective = objective_of(model)
+    file = None if checkpoint is None else _Checkpoint(checkpoint)
+    settings = _Settings(
+        epochs=check_count(epochs, "epochs"),
+        batch_size=check_count(batch_size, "batch_size"),
+        learning_rate=check_number(learning_rate, "learning_rate", above=0),
+        optimizer=optimizer if callable(optimizer) else check_choice(optimizer, "optimizer", OPTIMIZERS),
+        weight_decay=check_number(weight_decay, "weight_decay", at_least=0),
+        validation_split=check_number(validation_split, "validation_split", at_least=0, below=1),
+        early_stopping=None if early_stopping is None else check_count(early_stopping, "early_stopping"),
+        monitor=monitor,
+        reduce_lr=_reduction(reduce_lr),
+        precision=check_choice(precision, "precision", list(PRECISIONS)),
+        seed=check_seed(file.seed if file is not None and seed is None else seed),
+    )
+    found_device = as_device(device)
+    told = [callbacks] if callable(callbacks) else list(callbacks or [])
+
+    rows, targets = _examples(model, x, y, "x", "y")
+    others = _validation_examples(model, validation_data, settings)
+    learnt, held = _split(targets, settings)
+    settings.check_monitor(objective, validated=others is not None or held is not None)
+    class_weights = as_class_weights(class_weight, model, targets[learnt])
+    if isinstance(model, MCNetwork):
+        _set_scales(model, rows, targets, learnt)
+
+    with _at_work(model, found_device), _own_generators(found_device):
+        train = _Part.of(model, rows, targets, found_device).choice(learnt)
+        held_out = None if held is None else train.choice(held)
+        if others is not None:
+            held_out = _Part.of(model, *others, found_device)
+        made = make_optimizer(model, settings.optimizer, settings.learning_rate, settings.weight_decay)
+        learner = _Learner(model, objective, made, class_weights, settings.precision, found_device)
+        run = _Run(learner, settings, train, held_out)
+        if file is not None:
+            file.read_into(run)
+        try:
+            with _reporting(progress, run) as report:
+                while not run.finished:
+                    row = run.one_epoch(augment, report)
+                    answers = [tell(dict(row)) for tell in told]
+                    run.stopped |= any(answer is True or answer == "stop" for answer in answers)
+                    if file is not None:
+                        file.write(run)
+        except KeyboardInterrupt:
+            warnings.warn(
+                f"Training was interrupted after epoch {len(run.rows)}; the model keeps what it learnt.",
+                stacklevel=2,
+            )
+        finally:
+            run.settle()
+    return model
+
+
+def mc_train_on_batch(
+    model: nn.Module, x: object, y: object, *, optimizer: str | MakeOptimizer | Optimizer | None = None
+) -> dict[str, float]:
+    """One step on one mini-batch, for loops of one's own: gives its loss, and its accuracy or rmse.
+
+    The optimizer (Adam with rate 0.001 by default; else as in `mc_fit()`, or a torch optimizer) stays with the
+    model from call to call, until another is given. Dropout comes from the network's seed and the number of
+    steps so far. A network for tables or values that has learnt nothing yet takes its units from this batch.
+    """
+    objective = objective_of(model)
+    rows, targets = _examples(model, x, y, "x", "y")
+    everything = np.arange(rows.shape[0])
+    if isinstance(model, MCNetwork):
+        _set_scales(model, rows, targets, everything)
+    stepper = _stepper(model, objective, optimizer)
+    device = stepper.learner.device
+    seed = model.spec["seed"] if isinstance(model, MCNetwork) else 0
+    batch = _Part.of(model, rows, targets, device).batch(torch.from_numpy(everything))
+    with _at_work(model, device), _own_generators(device):
+        _seed_generators(seed, stepper.steps, device)
+        model.train()
+        loss, quality = stepper.learner.step(*batch)
+    stepper.steps += 1
+    return {"loss": float(loss), objective.metric: objective.shown_quality(float(quality))}
+
+
+# The loop --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Settings:
+    """The arguments of `mc_fit()` that decide what is learnt, checked."""
+
+    epochs: int
+    batch_size: int
+    learning_rate: float
+    optimizer: str | MakeOptimizer
+    weight_decay: float
+    validation_split: float
+    early_stopping: int | None
+    monitor: str
+    reduce_lr: tuple[int, float] | None
+    precision: str
+    seed: int
+
+    def check_monitor(self, objective: Objective, validated: bool) -> None:
+        """Refuse to watch what will not be measured."""
+        measured = ["loss", objective.metric]
+        measured += [f"val_{name}" for name in measured] if validated else []
+        if self.monitor in measured or (self.early_stopping is None and self.reduce_lr is None):
+            return
+        words = ", ".join(f'"{name}"' for name in measured)
+        way_out = "" if validated else " Hold inputs out with `validation_split` to watch those."
+        raise ValueError(f"`monitor` must be one of {words}; got {shown(self.monitor)}.{way_out}")
+
+    def is_better(self, value: float, best: float | None) -> bool:
+        """Whether `value` of the monitored metric is an improvement."""
+        return best is None or (value > best if self.wants_more else value < best)
+
+    @property
+    def wants_more(self) -> bool:
+        """Whether the monitored metric is better when larger."""
+        return self.monitor.endswith("accuracy")
+
+    def facts(self) -> dict[str, Any]:
+        """All but `epochs`, as JSON can hold it: what two runs must share to be one."""
+        facts = {name: value for name, value in vars(self).items() if name != "epochs"}
+        facts["optimizer"] = "a function" if callable(self.optimizer) else self.optimizer
+        facts["reduce_lr"] = None if self.reduce_lr is None else list(self.reduce_lr)
+        return facts
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Inputs and targets to learn from or to validate on, given out in batches."""
+
+    inputs: Tensor | Rows
+    targets: Tensor
+    index: Tensor  # which of the inputs are in this part
+    device: torch.device
+
+    @classmethod
+    def of(cls, model: nn.Module, rows: Rows, targets: np.ndarray, device: torch.device) -> _Part:
+        """All inputs; an array becomes one tensor, files stay files."""
+        inputs = torch.from_numpy(rows.take(slice(None))) if isinstance(rows, ArrayRows) else rows
+        if isinstance(inputs, Tensor) and inputs.nbytes <= ON_DEVICE:
+            inputs = inputs.to(device)
+        return cls(inputs, as_loss_targets(model, targets).to(device), torch.arange(len(targets)), device)
+
+    def choice(self, index: np.ndarray) -> _Part:
+        """Those inputs alone, sharing the memory."""
+        return replace(self, index=torch.from_numpy(index))
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def batch(self, index: Tensor) -> tuple[Tensor, Tensor]:
+        """Those inputs (whole rows of the array at once, never one by one) and their targets."""
+        if isinstance(self.inputs, Tensor):
+            x = self.inputs[index]
+        else:
+            x = torch.from_numpy(self.inputs.take(index.numpy()))
+        return x.to(self.device), self.targets[index]
+
+
+class _Learner:
+    """A model, its loss and its optimizer: learns from a batch, or says how good it is on one."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        objective: Objective,
+        optimizer: Optimizer,
+        class_weights: Tensor | None,
+        precision: str,
+        device: torch.device,
+    ) -> None:
+        self.model = model
+        self.objective = objective
+        self.outputs = raw_outputs(model)
+        self.class_weights = None if class_weights is None else class_weights.to(device)
+        self.optimizer = optimizer
+        self.precision = PRECISIONS[precision]
+        self.scaler = torch.amp.GradScaler(device.type) if precision == "float16" else None
+        self.device = device
+
+    def step(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Learn from one batch; its loss and quality, still on the device: reading them would wait for it."""
+        self.optimizer.zero_grad()
+        with self._autocast():
+            out = self.outputs(x).float()
+        loss = self.objective.loss(out, y, self.class_weights)
+        if self.scaler is None:
+            loss.backward()
+            self.optimizer.step()
+        else:
+            self.scaler.scale(loss).backward()
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
+        return loss.detach(), self.objective.quality(out.detach(), y)
+
+    def judge(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Loss, every label weighing the same, and quality of one batch."""
+        with torch.no_grad(), self._autocast():
+            out = self.outputs(x).float()
+        return self.objective.loss(out, y, None), self.objective.quality(out, y)
+
+    def _autocast(self) -> AbstractContextManager[object]:
+        if self.precision is torch.float32:
+            return nullcontext()
+        return torch.autocast(self.device.type, self.precision)
+
+
+class _Run:
+    """A training under way: one epoch after another, until the last or until it stops by itself."""
+
+    def __init__(self, learner: _Learner, settings: _Settings, train: _Part, held_out: _Part | None) -> None:
+        self.learner = learner
+        self.model = learner.model
+        self.settings = settings
+        self.train = train
+        self.held_out = held_out
+        self.plateau = _plateau(learner.optimizer, settings)
+        self.rows: list[dict[str, float]] = []
+        self.best: Weights | None = None
+        self.best_value: float | None = None
+        self.waited = 0
+        self.stopped = False
+
+    @property
+    def finished(self) -> bool:
+        return self.stopped or len(self.rows) >= self.settings.epochs
+
+    @property
+    def batches_per_epoch(self) -> int:
+        return math.ceil(len(self.train) / self.settings.batch_size)
+
+    def one_epoch(self, augment: Augment | None, report: Callable[[int, str], None]) -> dict[str, float]:
+        """Learn from every input once; gives the row of the history."""
+        started = time.perf_counter()
+        epoch = len(self.rows) + 1
+        row: dict[str, float] = {"epoch": epoch}
+        rate = self.learner.optimizer.param_groups[0]["lr"]
+        before = copied_weights(self.model)
+
+        order, generator = _seed_generators(self.settings.seed, epoch, self.learner.device, len(self.train))
+        self.model.train()
+        text = self._text(epoch)
+        results = []
+        for chosen in self.train.index[order].split(self.settings.batch_size):
+            x, y = self.train.batch(chosen)
+            if augment is not None:
+                x = augment(x, generator)
+            results.append((len(chosen), *self.learner.step(x, y)))
+            report(1, text)
+        row |= self._means(results, "")
+
+        if not (math.isfinite(row["loss"]) and _all_finite(self.model)):
+            self.model.load_state_dict(before)
+            raise FloatingPointError(
+                f"The loss must stay a number; it was none in epoch {epoch}, and the model keeps its weights from "
+                "before that. Use a smaller `learning_rate`, or look for extreme values in `x` and `y`."
+            )
+        if self.held_out is not None:
+            row |= self._means(self._judged(self.held_out), "val_")
+        row |= {"learning_rate": rate, "seconds": time.perf_counter() - started}
+        self._note(row)
+        return row
+
+    def settle(self) -> None:
+        """Put the best weights back, if any were kept, and hang the history on the model."""
+        if self.best is not None:
+            self.model.load_state_dict(self.best)
+        names = ["epoch", "loss", self.learner.objective.metric]
+        names += [f"val_{name}" for name in names[1:]] if self.held_out is not None else []
+        model: Any = self.model
+        model.history = pd.DataFrame(self.rows, columns=[*names, "learning_rate", "seconds"])
+
+    def _judged(self, part: _Part) -> list[tuple[int, Tensor, Tensor]]:
+        self.model.eval()
+        batches = part.index.split(self.settings.batch_size)
+        return [(len(chosen), *self.learner.judge(*part.batch(chosen))) for chosen in batches]
+
+    def _means(self, results: list[tuple[int, Tensor, Tensor]], prefix: str) -> dict[str, float]:
+        """Means over inputs of batch means: the one place where the device is waited for."""
+        sizes = np.array([size for size, _, _ in results])
+        losses = torch.stack([loss for _, loss, _ in results]).double().cpu().numpy()
+        qualities = torch.stack([quality for _, _, quality in results]).double().cpu().numpy()
+        objective = self.learner.objective
+        quality = float(np.average(qualities, weights=sizes))
+        return {
+            f"{prefix}loss": float(np.average(losses, weights=sizes)),
+            f"{prefix}{objective.metric}": objective.shown_quality(quality),
+        }
+
+    def _note(self, row: dict[str, float]) -> None:
+        self.rows.append(row)
+        value = row.get(self.settings.monitor)
+        if value is None:
+            return
+        if self.plateau is not None:
+            self.plateau.step(value)
+        if self.settings.early_stopping is None:
+            return
+        if self.settings.is_better(value, self.best_value):
+            self.best, self.best_value, self.waited = copied_weights(self.model), value, 0
+        else:
+            self.waited += 1
+        self.stopped = self.waited >= self.settings.early_stopping
+
+    def _text(self, epoch: int) -> str:
+        text = f"Epoch {epoch} of {self.settings.epochs}"
+        if not self.rows:
+            return text
+        shown_names = [name for name in self.rows[-1] if name not in ("epoch", "learning_rate", "seconds")]
+        return ", ".join([text, *(f"{name} {self.rows[-1][name]:.3f}" for name in shown_names)])
+
+
+# What the loop is made from ---------------------------------------------------------------------------------
+
+
+def make_optimizer(
+    model: nn.Module, optimizer: object, learning_rate: float = 1e-3, weight_decay: float = 0.0
+) -> Optimizer:
+    """The optimizer that is asked for: by name, as a function from parameters, or ready-made."""
+    if isinstance(optimizer, Optimizer):
+        return optimizer
+    if callable(optimizer):
+        made = optimizer(model.parameters())
+        if not isinstance(made, Optimizer):
+            raise TypeError(f"`optimizer` must give a torch optimizer; got {shown(made)}.")
+        return made
+    decayed = [weight for name, weight in model.named_parameters() if name != "log_variance"]
+    free = [weight for name, weight in model.named_parameters() if name == "log_variance"]
+    groups = [{"params": decayed}, {"params": free, "weight_decay": 0.0}]  # noise is no weight to shrink
+    common: dict[str, Any] = {"lr": learning_rate, "weight_decay": weight_decay}
+    if optimizer == "rmsprop":
+        return RMSprop(groups, **common)
+    common["fused"] = True  # one pass over all weights: with small networks the step is most of the time
+    if optimizer == "sgd":
+        return SGD(groups, momentum=0.9, **common)
+    return (Adam if optimizer == "adam" else AdamW)(groups, **common)
+
+
+def copied_weights(model: nn.Module) -> Weights:
+    """All parameters and buffers as they are now."""
+    return {name: values.detach().clone() for name, values in model.state_dict().items()}
+
+
+def _reduction(reduce_lr: int | Mapping[str, float] | None) -> tuple[int, float] | None:
+    """Patience and factor."""
+    if reduce_lr is None:
+        return None
+    given = reduce_lr if isinstance(reduce_lr, Mapping) else {"patience": reduce_lr}
+    if "patience" not in given or not set(given) <= {"patience", "factor"}:
+        raise ValueError(
+            "`reduce_lr` must be a number of epochs, or a mapping with `patience` and `factor`; "
+            f"got {shown(dict(given))}."
+        )
+    factor = check_number(given.get("factor", 0.5), "reduce_lr's factor", above=0, below=1)
+    return check_count(given["patience"], "reduce_lr"), factor
+
+
+def _plateau(optimizer: Optimizer, settings: _Settings) -> ReduceLROnPlateau | None:
+    if settings.reduce_lr is None:
+        return None
+    patience, factor = settings.reduce_lr
+    mode = "max" if settings.wants_more else "min"
+    return ReduceLROnPlateau(optimizer, mode, factor, patience - 1, threshold=0.0)  # torch waits one longer
+
+
+def _examples(model: nn.Module, x: object, y: object, x_name: str, y_name: str) -> tuple[Rows, np.ndarray]:
+    """Inputs and targets, checked: what `y` says as codes or values."""
+    rows = as_rows(x, x_name)
+    if isinstance(model, MCNetwork):
+        model.check_input_shape(rows.shape, x_name)
+    check_finite(rows, x_name)
+    targets = as_model_targets(model, y, y_name)
+    check_length(len(targets), y_name, rows.shape[0], x_name)
+    return rows, targets
+
+
+def _validation_examples(
+    model: nn.Module, validation_data: object, settings: _Settings
+) -> tuple[Rows, np.ndarray] | None:
+    if validation_data is None:
+        return None
+    if settings.validation_split > 0:
+        raise ValueError("`validation_split` must be 0 where `validation_data` is given; got both.")
+    if not isinstance(validation_data, (tuple, list)) or len(validation_data) != 2:
+        raise ValueError("`validation_data` must be a pair (x, y); got something else.")
+    x, y = validation_data
+    return _examples(model, x, y, "validation_data's x", "validation_data's y")
+
+
+def _split(targets: np.ndarray, settings: _Settings) -> tuple[np.ndarray, np.ndarray | None]:
+    """Which inputs to learn from, and which to hold out if any."""
+    everything = np.arange(len(targets))
+    if settings.validation_split == 0:
+        return everything, None
+    strata = targets if targets.ndim == 1 else np.zeros(len(targets), np.int64)
+    held = stratified_choice(strata, settings.validation_split, settings.seed)
+    if len(held) in (0, len(targets)):
+        raise ValueError(
+            "`validation_split` must leave inputs on both sides; "
+            f"got {settings.validation_split} of {len(targets)} inputs."
+        )
+    return np.setdiff1d(everything, held), held
+
+
+def stratified_choice(strata: np.ndarray, share: float, seed: int) -> np.ndarray:
+    """Positions of `share` of the entries, sorted: of every stratum that share, to within one entry.
+
+    Entries are shuffled, lined up stratum by stratum, and taken at equal steps along the line.
+    """
+    shuffled = np.random.default_rng([seed, 0]).permutation(len(strata))
+    line = shuffled[np.argsort(strata[shuffled], kind="stable")]
+    wanted = round(share * len(strata))
+    steps = ((np.arange(wanted) + 0.5) * len(strata) / max(wanted, 1)).astype(np.int64)
+    return np.sort(line[steps])
+
+
+def _set_scales(model: MCNetwork, rows: Rows, targets: np.ndarray, train: np.ndarray) -> None:
+    """The standard units of a table's features and of values, from the training part alone."""
+    features = None
+    if not model.is_image and not bool(model.scales_set):
+        table = rows.take(train).astype(np.float64)
+        features = table.mean(axis=0), table.std(axis=0)
+    model.set_scales(features, targets[train] if model.task == "regression" else None)
+
+
+def _all_finite(model: nn.Module) -> bool:
+    return all(bool(torch.isfinite(weights).all()) for weights in model.parameters())
+
+
+def _device_of(model: nn.Module) -> torch.device:
+    return next((weights.device for weights in model.parameters()), torch.device("cpu"))
+
+
+@contextmanager
+def _at_work(model: nn.Module, device: torch.device) -> Iterator[None]:
+    """Inside, the model is on `device`; afterwards where it was, and ready to predict."""
+    home = _device_of(model)
+    try:
+        model.to(device)
+        yield
+    finally:
+        model.to(home)
+        model.eval()
+
+
+def _own_generators(device: torch.device) -> AbstractContextManager[None]:
+    """Inside, torch's global generators may be seeded; afterwards they are as they were."""
+    return torch.random.fork_rng([device] if device.type == "cuda" else [], device_type="cuda")
+
+
+def _seed_generators(seed: int, epoch: int, device: torch.device, n: int = 0) -> tuple[Tensor, torch.Generator]:
+    """Seed the dropout of an epoch; gives the epoch's order of `n` inputs, and a generator for augmentation."""
+    dropout, order, augmentation = np.random.SeedSequence([seed, epoch]).generate_state(3, np.uint64) >> 1
+    torch.default_generator.manual_seed(int(dropout))
+    if device.type == "cuda":
+        with torch.cuda.device(device):
+            torch.cuda.manual_seed(int(dropout))
+    shuffled = torch.randperm(n, generator=torch.Generator().manual_seed(int(order)))
+    return shuffled, torch.Generator().manual_seed(int(augmentation))
+
+
+@contextmanager
+def _reporting(progress: Progress, run: _Run) -> Iterator[Callable[[int, str], None]]:
+    """A function that is told of batches done: a bar, the caller's own function ten times a second, or nothing."""
+    total = run.settings.epochs * run.batches_per_epoch
+    done = len(run.rows) * run.batches_per_epoch
+    if callable(progress):
+        last = -math.inf
+
+        def tell(more: int, text: str) -> None:
+            nonlocal done, last
+            done += more
+            now = time.perf_counter()
+            if now - last >= 0.1 or done == total:
+                last = now
+                progress(done, total, text)
+
+        yield tell
+        return
+    silent = not check_flag(progress, "progress")
+    pause = 0.2 if sys.stderr.isatty() else 5.0  # seconds: a log file wants few lines
+    with tqdm(
+        total=total, initial=done, unit="batch", leave=False, delay=1.0, mininterval=pause, disable=silent
+    ) as bar:
+
+        def move(more: int, text: str) -> None:
+            bar.set_description_str(text, refresh=False)
+            bar.update(more)
+
+        yield move
+
+
+# Steps of one's own -----------------------------------------------------------------------------------------
+
+
+@dataclass
+class _Stepper:
+    """What `mc_train_on_batch()` keeps with a model from call to call; no part of what is saved."""
+
+    given: object  # the optimizer as it was asked for
+    learner: _Learner
+    steps: int = 0
+
+
+def _stepper(model: nn.Module, objective: Objective, optimizer: object) -> _Stepper:
+    kept = getattr(model, "stepper", None)
+    if isinstance(kept, _Stepper) and (optimizer is None or optimizer == kept.given):
+        return kept
+    if isinstance(optimizer, str):
+        check_choice(optimizer, "optimizer", OPTIMIZERS)
+    made = make_optimizer(model, "adam" if optimizer is None else optimizer)
+    stepper = _Stepper(optimizer, _Learner(model, objective, made, None, "float32", _device_of(model)))
+    model.stepper = stepper  # type: ignore[assignment]  # a plain attribute, outside the state dict
+    return stepper
+
+
+# Checkpoints ------------------------------------------------------------------------------------------------
+
+
+class _Checkpoint:
+    """A file with all that a run needs to go on as if it had never stopped; no code in it."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        self.found = containers.read(path, ("checkpoint",)) if self.path.exists() else None
+
+    @property
+    def seed(self) -> int | None:
+        """The seed of the run in the file, if there is one."""
+        return None if self.found is None else int(self.found[2]["run"]["seed"])
+
+    def write(self, run: _Run) -> None:
+        """Replace the file with the state of `run` after its last epoch, in one step."""
+        arrays = {f"model.{name}": values for name, values in copied_weights(run.model).items()}
+        arrays |= {f"best.{name}": values for name, values in (run.best or {}).items()}
+        numbers: dict[str, Any] = {}
+        state = run.learner.optimizer.state_dict()["state"]
+        for number, entries in state.items():
+            for name, value in entries.items():
+                place = f"optimizer.{number}.{name}"
+                (arrays if isinstance(value, Tensor) else numbers)[place] = value
+        facts = {
+            "run": _facts(run),
+            "rows": run.rows,
+            "best_value": run.best_value,
+            "waited": run.waited,
+            "stopped": run.stopped,
+            "rates": [group["lr"] for group in run.learner.optimizer.param_groups],
+            "numbers": numbers,
+            "plateau": None if run.plateau is None else run.plateau.state_dict(),
+            "scaler": None if run.learner.scaler is None else run.learner.scaler.state_dict(),
+        }
+        containers.write(self.path, "checkpoint", {k: v.cpu().numpy() for k, v in arrays.items()}, facts)
+
+    def read_into(self, run: _Run) -> None:
+        """Put `run` where the file's run was; refuses the file of another run, saying what differs."""
+        if self.found is None:
+            return
+        _, arrays, facts = self.found
+        for name, value in json.loads(json.dumps(_facts(run))).items():
+            if facts["run"].get(name) != value:
+                raise ValueError(
+                    f"`checkpoint` must be of the same training; got {shown(str(self.path))}, made with another "
+                    f"`{name}`. Give another path, or remove the file to start again."
+                )
+        tensors = {name: torch.from_numpy(values.copy()) for name, values in arrays.items()}
+        run.model.load_state_dict(_under("model.", tensors))
+        run.best = _under("best.", tensors) or None
+        optimizer = run.learner.optimizer
+        state = optimizer.state_dict()
+        for place, value in _under("optimizer.", tensors | facts["numbers"]).items():
+            number, name = place.split(".", 1)
+            state["state"].setdefault(int(number), {})[name] = value
+        optimizer.load_state_dict(state)
+        for group, rate in zip(optimizer.param_groups, facts["rates"], strict=True):
+            group["lr"] = rate
+        if run.plateau is not None:
+            run.plateau.load_state_dict(facts["plateau"])
+        if run.learner.scaler is not None:
+            run.learner.scaler.load_state_dict(facts["scaler"])
+        run.rows, run.best_value = facts["rows"], facts["best_value"]
+        run.waited, run.stopped = facts["waited"], facts["stopped"]
+
+
+def _facts(run: _Run) -> dict[str, Any]:
+    """What two runs must share to be one."""
+    weights = run.learner.class_weights
+    return {
+        **run.settings.facts(),
+        "model": run.model.spec if isinstance(run.model, MCNetwork) else str(run.model),
+        "x": len(run.train),
+        "y": hashlib.sha256(run.train.targets.cpu().numpy().tobytes()).hexdigest(),
+        "class_weight": None if weights is None else weights.tolist(),
+    }
+
+
+def _under(prefix: str, named: Mapping[str, Any]) -> dict[str, Any]:
+    return {name.removeprefix(prefix): value for name, value in named.items() if name.startswith(prefix)}
