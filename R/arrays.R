@@ -1,7 +1,7 @@
 # What R users hold to what the core takes: arrays and data frames to rows, factors and vectors to labels.
 #
-# Arrays of doubles cross as they are, without a copy. What R would lose on the way is settled here: NA in integers
-# and truth values (as doubles they arrive as NaN, which the core names), factors (as their labels).
+# Arrays of doubles cross as they are, without a copy. What R would lose on the way is settled here: NA in
+# integers and truth values (as doubles they arrive as NaN, which the core names), factors (as their labels).
 
 # Rows for the core: an array of numbers, inputs first; a data frame; images in files; or a Python object.
 as_rows <- function(x, name = rlang::caller_arg(x), call = rlang::caller_env()) {
@@ -15,8 +15,7 @@ as_rows <- function(x, name = rlang::caller_arg(x), call = rlang::caller_env()) 
     x <- as_number_matrix(x, name, call)
   }
   if (!(is.numeric(x) || is.logical(x)) || is.object(x)) {
-    kind <- if (is.character(x)) "text" else shown(x)
-    abort_mc(paste0("`", name, "` must hold numbers; got ", kind, "."), call = call)
+    abort_must(name, "hold numbers", got = if (is.character(x)) "text" else shown(x), call = call)
   }
   as.array(na_as_nan(x))
 }
@@ -33,16 +32,17 @@ as_targets <- function(y, name = rlang::caller_arg(y), call = rlang::caller_env(
     y <- as.character(y)
   }
   if (!is.atomic(y) || is.null(y) || is.object(y)) {
-    abort_mc(paste0("`", name, "` must have a label or a number for every input; got ", shown(y), "."), call = call)
+    abort_must(name, "have a label or a number for every input", y, call = call)
   }
   as.array(na_as_nan(y))
 }
 
 as_number_matrix <- function(x, name, call) {
-  numbers <- vapply(x, function(column) (is.numeric(column) || is.logical(column)) && !is.object(column), logical(1))
+  is_number <- function(column) (is.numeric(column) || is.logical(column)) && !is.object(column)
+  numbers <- vapply(x, is_number, logical(1))
   if (!all(numbers)) {
-    strange <- names(x)[!numbers][[1]]
-    abort_mc(paste0("`", name, "` must have numeric columns only; got ", shown(strange), ", which is not."), call = call)
+    strange <- shown(names(x)[!numbers][[1]])
+    abort_must(name, "have numeric columns only", got = paste0(strange, ", which is not"), call = call)
   }
   as.matrix(x)
 }

@@ -1,10 +1,12 @@
-# The only file that speaks to reticulate: finds Python, calls the core, brings back R data, errors and warnings.
+# The only file that speaks to reticulate: finds Python, calls the core, brings back R data, errors and
+# warnings.
 
 # What lives as long as the session: the Python module, once loaded.
 session <- new.env(parent = emptyenv())
 
 python_packages <- c(
-  "torch>=2.6", "numpy>=1.26", "pandas>=2.0", "scipy>=1.11", "scikit-learn>=1.3", "safetensors>=0.4.3", "tqdm>=4.64"
+  "torch>=2.6", "numpy>=1.26", "pandas>=2.0", "scipy>=1.11", "scikit-learn>=1.3", "safetensors>=0.4.3",
+  "tqdm>=4.64"
 )
 
 # Says what Python will need; loads nothing. Called when the package is loaded.
@@ -14,8 +16,8 @@ declare_python_packages <- function() {
 
 #' Is the Python core there?
 #'
-#' `TRUE` if Python and the packages that mcdropout needs can be loaded, which this function tries; it never fails.
-#' For guarding examples and tests. Any other function of this package says what is missing.
+#' `TRUE` if Python and the packages that mcdropout needs can be loaded, which this function tries; it never
+#' fails. For guarding examples and tests. Any other function of this package says what is missing.
 #'
 #' @return (flag) `TRUE` or `FALSE`.
 #' @export
@@ -46,8 +48,9 @@ load_core <- function(call) {
   if (!file.exists(file.path(folder, "mcdropout", "__init__.py"))) {
     abort_mc(
       paste(
-        "The Python core is not in this installation of the R package: `inst/python` must be a link to `python`.",
-        "Where links are not supported, copy the folder `python` to `inst/python` and install again."
+        "The Python core is not in this installation of the R package: `inst/python` must be a link to",
+        "`python`. Where links are not supported, copy the folder `python` to `inst/python` and install",
+        "again."
       ),
       class = "python", call = call
     )
@@ -99,15 +102,16 @@ abort_python <- function(cnd, call) {
       problem,
       paste0("mcdropout needs Python 3.10 or newer with ", paste(python_packages, collapse = ", "), "."),
       if (!is.null(where)) paste0("Python in use: ", where, "."),
-      "Install what is missing there, or set the environment variable RETICULATE_PYTHON to a Python that has it,",
-      "and restart R."
+      "Install what is missing there, or set the environment variable RETICULATE_PYTHON to a Python that has",
+      "it, and restart R."
     ),
     class = "python", python_error = cnd, call = call
   )
 }
 
+# NULL where none could be started.
 python_in_use <- function() {
-  if (reticulate::py_available()) reticulate::py_config()$python else NULL
+  tryCatch(if (reticulate::py_available()) reticulate::py_config()$python, error = function(cnd) NULL)
 }
 
 # A pip-installed core that was imported before ours keeps its place in `sys.modules`.
@@ -115,15 +119,18 @@ warn_other_version <- function(module, call) {
   theirs <- tryCatch(from_python(module$`__version__`), error = function(cnd) NULL)
   ours <- as.character(utils::packageVersion("mcdropout"))
   if (!is.null(theirs) && theirs != ours) {
-    warn_mc(paste0("The Python core in use is version ", theirs, ", this R package is version ", ours, "."), call)
+    warn_mc(paste0("The Python core in use is version ", theirs, ", this R package ", ours, "."), call)
   }
 }
 
 # calling ----
 
-# Calls the core's function `name`, "module.function" if it is not a public one; its errors and warnings become R's.
+# Calls the core's function `name`, "module.function" if it is not a public one; its errors and warnings
+# become R's.
 call_core <- function(name, ..., call = rlang::caller_env()) {
-  with_core(core_object(name, call)(...), call)
+  list(...) # an error in an argument is the caller's, not the core's
+  fun <- core_object(name, call)
+  with_core(fun(...), call)
 }
 
 core_object <- function(name, call) {
@@ -174,12 +181,14 @@ error_classes <- c(
   IdenticalDraws = "identical_draws",
   OutOfMemory = "out_of_memory",
   UnreadableFile = "unreadable_file",
+  FloatingPointError = "diverged",
+  ImportError = "python",
   ValueError = "argument",
   TypeError = "argument"
 )
 
-# Raises Python's error anew as one sentence. The Python error is kept beside it, not as `parent`: rlang would show
-# the same sentence a second time.
+# Raises Python's error anew as one sentence. The Python error is kept beside it, not as `parent`: rlang would
+# show the same sentence a second time.
 rethrow <- function(cnd, call) {
   if (inherits(cnd, "mcdropout_error")) {
     rlang::cnd_signal(cnd)
@@ -189,9 +198,8 @@ rethrow <- function(cnd, call) {
   known <- kinds[kinds %in% names(error_classes)]
   text <- python_sentence(cnd)
   if (length(known) == 0) {
-    abort_mc(
-      paste0("The Python core failed: ", kinds[[1]], ": ", text), class = "core", python_error = cnd, call = call
-    )
+    text <- paste0("The Python core failed: ", kinds[[1]], ": ", text)
+    abort_mc(text, class = "core", python_error = cnd, call = call)
   }
   abort_mc(text, class = error_classes[[known[[1]]]], python_error = cnd, call = call)
 }
@@ -222,8 +230,8 @@ from_python <- function(x) {
   if (is_python(x)) reticulate::py_to_r(x) else x
 }
 
-# An R function for Python to call. `convert`: it is given R data, not Python objects. An error inside it would
-# reach us as Python's, so the R error is put by on the way.
+# An R function for Python to call. `convert`: it is given R data, not Python objects. An error inside it
+# would reach us as Python's, so the R error is put by on the way.
 as_callback <- function(f, convert = TRUE) {
   force(f)
   guarded <- function(...) {

@@ -1,9 +1,11 @@
 # Argument checks: the sentences of python/mcdropout/checks.py, said at the door of R.
 #
-# What would be distorted on its way to Python (NA, 50 for 50L, vectors for scalars) is caught here; the rest of
-# what can be wrong is the core's to say, and `bridge.R` passes its sentence on. A bridge test compares the two.
+# What would be distorted on its way to Python (NA, 50 for 50L, vectors for scalars) is caught here; the rest
+# of what can be wrong is the core's to say, and `bridge.R` passes its sentence on. A bridge test compares the
+# two.
 
-# An error of this package: one sentence, shown as it is (rlang::abort(), as cli_abort() would read braces in it).
+# An error of this package: one sentence, shown as it is (rlang::abort(), as cli_abort() would read braces in
+# it).
 abort_mc <- function(message, class = "argument", ..., call = rlang::caller_env()) {
   rlang::abort(
     message,
@@ -13,9 +15,14 @@ abort_mc <- function(message, class = "argument", ..., call = rlang::caller_env(
   )
 }
 
+# The sentence of most checks: the argument, what it must be, what came.
+abort_must <- function(name, wanted, x, ..., got = shown(x), call = rlang::caller_env()) {
+  abort_mc(paste0("`", name, "` must ", wanted, "; got ", got, "."), ..., call = call)
+}
+
 # `x` as it appears in a message: strings in double quotes, long values shortened.
 shown <- function(x) {
-  text <- if (is.null(x) || is.atomic(x) || is.list(x) && !is.object(x)) {
+  text <- if (!is.object(x) && (is.null(x) || is.atomic(x) || is.list(x))) {
     shown_plain(x)
   } else {
     paste0("an object of class \"", class(x)[[1]], "\"")
@@ -44,7 +51,7 @@ as_count <- function(x, name = rlang::caller_arg(x), at_least = 1, call = rlang:
   if (is_one_number(x) && x == trunc(x) && x >= at_least) {
     return(as_integer_if_small(x))
   }
-  abort_mc(paste0("`", name, "` must be a whole number of at least ", at_least, "; got ", shown(x), "."), call = call)
+  abort_must(name, paste("be a whole number of at least", at_least), x, call = call)
 }
 
 # Doubles beyond the range of R's integers stay doubles: Python takes both.
@@ -53,30 +60,25 @@ as_integer_if_small <- function(x) {
 }
 
 # A finite number within the bounds that are given.
-as_number <- function(x, name = rlang::caller_arg(x), above = NULL, at_least = NULL, below = NULL, at_most = NULL,
-                      call = rlang::caller_env()) {
-  holds <- is_one_number(x) &&
-    (is.null(above) || x > above) && (is.null(at_least) || x >= at_least) &&
-    (is.null(below) || x < below) && (is.null(at_most) || x <= at_most)
-  if (holds) {
+as_number <- function(x, name = rlang::caller_arg(x), above = NULL, at_least = NULL, below = NULL,
+                      at_most = NULL, call = rlang::caller_env()) {
+  bounds <- c("above" = above, "of at least" = at_least, "below" = below, "at most" = at_most)
+  holds <- function(words, bound) bound_tests[[words]](x, bound)
+  if (is_one_number(x) && all(mapply(holds, names(bounds), bounds))) {
     return(as.double(x))
   }
-  words <- c(
-    if (!is.null(above)) paste("above", above),
-    if (!is.null(at_least)) paste("of at least", at_least),
-    if (!is.null(below)) paste("below", below),
-    if (!is.null(at_most)) paste("at most", at_most)
-  )
-  wanted <- trimws(paste("a number", paste(words, collapse = " and ")))
-  abort_mc(paste0("`", name, "` must be ", wanted, "; got ", shown(x), "."), call = call)
+  words <- paste(names(bounds), bounds, collapse = " and ")
+  abort_must(name, trimws(paste("be a number", words)), x, call = call)
 }
+
+bound_tests <- list("above" = `>`, "of at least" = `>=`, "below" = `<`, "at most" = `<=`)
 
 # TRUE or FALSE, nothing that merely counts as such.
 as_flag <- function(x, name = rlang::caller_arg(x), call = rlang::caller_env()) {
   if (is.logical(x) && length(x) == 1 && !is.na(x)) {
     return(as.vector(x))
   }
-  abort_mc(paste0("`", name, "` must be true or false; got ", shown(x), "."), call = call)
+  abort_must(name, "be true or false", x, call = call)
 }
 
 # One of the words in `choices`.
@@ -85,7 +87,7 @@ as_choice <- function(x, choices, name = rlang::caller_arg(x), call = rlang::cal
     return(as.vector(x))
   }
   words <- paste0("\"", choices, "\"", collapse = ", ")
-  abort_mc(paste0("`", name, "` must be one of ", words, "; got ", shown(x), "."), call = call)
+  abort_must(name, paste("be one of", words), x, call = call)
 }
 
 # A whole number from 0 to 2^53 - 1; NULL draws one from R's generator, so that set.seed() governs.
@@ -96,7 +98,7 @@ as_seed <- function(x, name = rlang::caller_arg(x), call = rlang::caller_env()) 
   if (is_one_number(x) && x == trunc(x) && x >= 0 && x <= max_seed) {
     return(as_integer_if_small(x))
   }
-  abort_mc(paste0("`", name, "` must be a whole number from 0 to 2^53 - 1; got ", shown(x), "."), call = call)
+  abort_must(name, "be a whole number from 0 to 2^53 - 1", x, call = call)
 }
 
 max_seed <- 2^53 - 1 # the largest whole number up to which R's doubles hold them all
@@ -106,7 +108,7 @@ as_path <- function(x, name = rlang::caller_arg(x), call = rlang::caller_env()) 
   if (is.character(x) && length(x) == 1 && !is.na(x) && nzchar(x)) {
     return(path.expand(x))
   }
-  abort_mc(paste0("`", name, "` must be a path; got ", shown(x), "."), call = call)
+  abort_must(name, "be a path", x, call = call)
 }
 
 # An argument that may be left out: NULL stays NULL, all else must pass `check`.
@@ -128,6 +130,7 @@ each <- function(x, check, name = rlang::caller_arg(x), ..., call = rlang::calle
 # Two arguments that must be of one length.
 check_length <- function(got, name, wanted, of, call = rlang::caller_env()) {
   if (got != wanted) {
-    abort_mc(paste0("`", name, "` must be as long as `", of, "` (", wanted, "); got length ", got, "."), call = call)
+    must <- paste0("be as long as `", of, "` (", wanted, ")")
+    abort_must(name, must, got = paste("length", got), call = call)
   }
 }

@@ -2,11 +2,11 @@
 
 #' The bundled real images
 #'
-#' A class-balanced sample of Fashion-MNIST: 6,000 images to train and 1,000 to test, 28 x 28 pixels, grey, ten labels;
-#' the first 600 (100) of each label in the order of the full data set.
+#' A class-balanced sample of Fashion-MNIST: 6,000 images to train and 1,000 to test, 28 x 28 pixels, grey,
+#' ten labels; the first 600 (100) of each label in the order of the full data set.
 #'
-#' @return (list) `x_train` and `x_test`, (double arrays) input x height x width x channel in \[0, 1]; `y_train` and
-#'   `y_test`, (factors) the label of each; `labels`, (character vector) all labels.
+#' @return (list) `x_train` and `x_test`, (double arrays) input x height x width x channel in \[0, 1];
+#'   `y_train` and `y_test`, (factors) the label of each; `labels`, (character vector) all labels.
 #' @references Xiao, Rasul and Vollgraf (2017), *Fashion-MNIST*, \doi{10.48550/arXiv.1708.07747}. MIT licence.
 #' @export
 #' @examplesIf mc_python_available()
@@ -27,11 +27,12 @@ mc_sample_data <- function() {
 
 #' Read an idx file
 #'
-#' The format of the MNIST family, gzipped or not. Pixels of Fashion-MNIST are whole numbers from 0 to 255: divide by
-#' 255, and give the array a channel axis (`dim(x) <- c(dim(x), 1)`).
+#' The format of the MNIST family, gzipped or not. Pixels of Fashion-MNIST are whole numbers from 0 to 255:
+#' divide by 255, and give the array a channel axis (`dim(x) <- c(dim(x), 1)`).
 #'
 #' @param path (string) The file.
-#' @return (array) The numbers with the shape that the file states, inputs first; a vector if there is one axis.
+#' @return (array) The numbers with the shape that the file states, inputs first; a vector if there is one
+#'   axis.
 #' @export
 #' @examples
 #' \dontrun{
@@ -46,17 +47,17 @@ mc_read_idx <- function(path) {
 
 #' Images in folders, one folder per label
 #'
-#' Lists the files; pixels are read, resized and turned to grey where needed when a batch of them is used, so a folder
-#' may hold more than memory does. Use the result as `x` in [mc_fit()], [mc_predict()] and the others.
-#' A folder with no folders in it gives images without labels, to predict.
+#' Lists the files; pixels are read, resized and turned to grey where needed when a batch of them is used, so
+#' a folder may hold more than memory does. Use the result as `x` in [mc_fit()], [mc_predict()] and the
+#' others. A folder with no folders in it gives images without labels, to predict.
 #'
 #' @param path (string) The folder that holds a folder of images for each label.
 #' @param ... Not used; what follows is given by name.
 #' @param size (integer vector) Height and width in pixels to resize to; one number for a square.
 #' @param color (string) `"grey"` or `"rgb"`.
 #' @param labels (character vector) The labels in the order wanted; the folders' names, sorted, by default.
-#' @return (mc_images) A list of R data: `paths`, `y` (factor, or `NULL`), `size`, `color`. `images[i]` chooses inputs,
-#'   `length(images)` and `dim(images)` tell how many, and of what shape.
+#' @return (mc_images) A list of R data: `paths`, `y` (factor, or `NULL`), `size`, `color`. `images[i]`
+#'   chooses inputs, `length(images)` and `dim(images)` tell how many, and of what shape.
 #' @export
 #' @examples
 #' \dontrun{
@@ -115,8 +116,13 @@ dim.mc_images <- function(x) {
 format.mc_images <- function(x, ...) {
   c(
     paste0("# mc_images: ", length(x), " files, to be read as ", paste(dim(x)[-1], collapse = " x ")),
-    if (!is.null(x$y)) paste0("labels: ", shorten(paste0(levels(x$y), " (", tabulate(x$y, nlevels(x$y)), ")")))
+    if (!is.null(x$y)) labels_line("labels: ", table(x$y))
   )
+}
+
+# "labels: cat (3), dog (2)"
+labels_line <- function(title, counts) {
+  paste0(title, shorten(paste0(names(counts), " (", counts, ")")))
 }
 
 #' @export

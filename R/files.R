@@ -2,8 +2,8 @@
 
 #' Write and read a model or a prediction
 #'
-#' One file, in the safetensors format with the description as JSON; R and Python open each other's. [saveRDS()] works
-#' for both as well, for R alone.
+#' One file, in the safetensors format with the description as JSON; R and Python open each other's.
+#' [saveRDS()] works for both as well, for R alone.
 #'
 #' @param object (mc_model or mc_prediction) What to write.
 #' @param path (string) The file. A model's name usually ends in `.safetensors`.
@@ -29,4 +29,18 @@ mc_load <- function(path) {
   } else {
     new_mc_model(object)
   }
+}
+
+# What the core can write; R values that it cannot are named as it would name them.
+as_saveable <- function(object, call = rlang::caller_env()) {
+  if (inherits(object, "mc_model") || is_python(object)) {
+    return(as_network(object, call))
+  }
+  abort_mc(
+    paste0(
+      "`object` must be a network of mc_cnn() or mc_mlp(), or a prediction; got ", class(object)[[1]],
+      ". Save other torch modules with torch.save()."
+    ),
+    call = call
+  )
 }

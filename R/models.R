@@ -2,28 +2,31 @@
 
 #' A convolutional network for images
 #'
-#' Convolution, dropout and pooling for each entry of `filters`, dense layer and dropout for each entry of `hidden`,
-#' then the output. The defaults are the network of the R Keras example. Convolutions are 3 x 3 and unpadded, pools
-#' 2 x 2. Train it with [mc_fit()], predict with [mc_predict()].
+#' Convolution, dropout and pooling for each entry of `filters`, dense layer and dropout for each entry of
+#' `hidden`, then the output. The defaults are the network of the R Keras example. Convolutions are 3 x 3 and
+#' unpadded, pools 2 x 2. Train it with [mc_fit()], predict with [mc_predict()].
 #'
 #' @param input_shape (integer vector) Height, width and channels of one image; grey images have 1 channel.
-#' @param labels (character, integer or logical vector, or factor) The names of the classes, at least two. Of a
-#'   factor, its levels. `NULL` for values, or where `n_outputs` is given.
+#' @param labels (character, integer or logical vector, or factor) The names of the classes, at least two. Of
+#'   a factor, its levels. `NULL` for values, or where `n_outputs` is given.
 #' @param ... Not used; what follows is given by name.
-#' @param n_outputs (count) How many classes, named 0, 1, ..., if `labels` are not given; for values, how many of them
-#'   (1 by default).
-#' @param task (string) `"classification"` (softmax), `"binary"` (two labels, one logit) or `"regression"` (values).
+#' @param n_outputs (count) How many classes, named 0, 1, ..., if `labels` are not given; for values, how many
+#'   of them (1 by default).
+#' @param task (string) `"classification"` (softmax), `"binary"` (two labels, one logit) or `"regression"`
+#'   (values).
 #' @param filters (integer vector) Number of filters of each convolution.
 #' @param kernel_size (count) Side of the convolutions, in pixels.
 #' @param hidden (integer vector) Units of each dense hidden layer.
 #' @param dropout (numeric vector) Rates of dropping, in \[0, 1): one per hidden layer, or one for all.
 #' @param activation (string) `"relu"`, `"leaky_relu"`, `"elu"`, `"gelu"`, `"silu"` or `"tanh"`.
-#' @param noise (string) What values are scattered by, for `task = "regression"`: `"homoscedastic"` (one variance per
-#'   output, learnt), `"heteroscedastic"` (a variance per input, put out by the network) or `"none"`.
+#' @param noise (string) What values are scattered by, for `task = "regression"`: `"homoscedastic"` (one
+#'   variance per output, learnt), `"heteroscedastic"` (a variance per input, put out by the network) or
+#'   `"none"`.
 #' @param seed (whole number) The first weights come from it; `NULL` draws one.
-#' @return (mc_model) An untrained network. It lives in Python; what R holds can be printed, saved by [saveRDS()] or
-#'   [mc_save()], and opened in another session.
-#' @references Gal and Ghahramani (2016), *Dropout as a Bayesian approximation*, \doi{10.48550/arXiv.1506.02142}.
+#' @return (mc_model) An untrained network. It lives in Python; what R holds can be printed, saved by
+#'   [saveRDS()] or [mc_save()], and opened in another session.
+#' @references Gal and Ghahramani (2016), *Dropout as a Bayesian approximation*,
+#'   \doi{10.48550/arXiv.1506.02142}.
 #' @export
 #' @examplesIf mc_python_available()
 #' mc_cnn(c(28, 28, 1), labels = c("cat", "dog", "bird"))
@@ -43,8 +46,9 @@ mc_cnn <- function(input_shape, labels = NULL, ..., n_outputs = NULL, task = "cl
 
 #' A dense network for tables
 #'
-#' Hidden layers of `hidden` units, each followed by dropout, for classes or values. [mc_fit()] finds the mean and
-#' scale of each feature (and of the values) and keeps them in the network, so raw columns can be used as they are.
+#' Hidden layers of `hidden` units, each followed by dropout, for classes or values. [mc_fit()] finds the mean
+#' and scale of each feature (and of the values) and keeps them in the network, so raw columns can be used as
+#' they are.
 #'
 #' @inheritParams mc_cnn
 #' @param n_features (count) Columns of the table.
@@ -74,8 +78,9 @@ activations <- c("relu", "leaky_relu", "elu", "gelu", "silu", "tanh")
 
 # the object ----
 
-# What R holds of a network: an environment, as training changes it in place. `weights` are the bytes of a model
-# file, so that saveRDS() writes them; `python` is the live network, found again from the bytes when it is gone.
+# What R holds of a network: an environment, as training changes it in place. `weights` are the bytes of a
+# model file, so that saveRDS() writes them; `python` is the live network, found again from the bytes when it
+# is gone.
 new_mc_model <- function(network, call = rlang::caller_env()) {
   model <- new.env(parent = emptyenv())
   class(model) <- "mc_model"
@@ -97,7 +102,8 @@ refresh_model <- function(model, call = rlang::caller_env()) {
   invisible(model)
 }
 
-# The live Python network of what a user gives as a model. A Python object is left as it is: the core judges it.
+# The live Python network of what a user gives as a model. A Python object is left as it is: the core judges
+# it.
 as_network <- function(model, call = rlang::caller_env()) {
   if (inherits(model, "mc_model")) {
     if (!is_live(model$python)) {
@@ -105,10 +111,13 @@ as_network <- function(model, call = rlang::caller_env()) {
     }
     return(model$python)
   }
-  if (is_python(model) && is_live(model)) {
+  if (is_live(model)) {
     return(model)
   }
-  abort_mc(paste0("`model` must be a network; got ", shown(model), "."), call = call)
+  if (is_python(model)) {
+    abort_mc("`model` is a Python object of an earlier session, which is gone; make it again.", call = call)
+  }
+  abort_mc(paste0("`model` must be a torch module; got ", shown(class(model)[[1]]), "."), call = call)
 }
 
 #' @export
@@ -133,8 +142,7 @@ trained_line <- function(history) {
   last <- history[nrow(history), ]
   shown <- intersect(c("loss", "accuracy", "rmse", "val_loss", "val_accuracy", "val_rmse"), names(last))
   numbers <- vapply(last[shown], function(value) format(value, digits = 3), character(1))
-  paste0("trained for ", nrow(history), if (nrow(history) == 1) " epoch" else " epochs", ": ",
-         paste(shown, numbers, collapse = ", "))
+  paste0("trained for ", counted(nrow(history), "epoch"), ": ", paste(shown, numbers, collapse = ", "))
 }
 
 # The first few of many.

@@ -2,13 +2,14 @@
 
 #' Class probabilities as bars, beside the images
 #'
-#' For some inputs, the mean probability of each class as a horizontal bar with the interval of the draws as whiskers,
-#' and the image beside it. The bar of the predicted class is dark; a diamond marks the true one.
+#' For some inputs, the mean probability of each class as a horizontal bar with the interval of the draws as
+#' whiskers, and the image beside it. The bar of the predicted class is dark; a diamond marks the true one.
 #'
 #' @param prediction (mc_prediction) Of a classifier.
 #' @param images (numeric array or mc_images) The images, as they were given to [mc_predict()]: all of them.
 #' @param ... Not used; what follows is given by name.
-#' @param inputs (integer vector) Which inputs; by default the 12 of the highest predictive entropy, that first.
+#' @param inputs (integer vector) Which inputs; by default the 12 of the highest predictive entropy, that
+#'   first.
 #' @param truth (factor or vector) The true label of every input, if known.
 #' @param path (string) Also writes the picture to this file, its format by the ending.
 #' @return (ggplot) The picture.
@@ -29,9 +30,12 @@ mc_plot_probabilities <- function(prediction, images = NULL, ..., inputs = NULL,
   pictures <- if (!is.null(images)) as_pictures(images, inputs, nrow(prediction))
   plot <- probability_plot(bars_table(prediction, inputs, truth), prediction$level, pictures)
   if (!is.null(path)) {
-    rows <- ceiling(length(inputs) / n_columns(length(inputs)))
-    ggplot2::ggsave(as_path(path), plot, width = 5 * n_columns(length(inputs)), height = 0.6 + 2.2 * rows,
-                    limitsize = FALSE)
+    columns <- n_columns(length(inputs))
+    rows <- ceiling(length(inputs) / columns)
+    ggplot2::ggsave(
+      as_path(path), plot, width = 0.8 + 3.6 * columns, height = 0.6 + 2.2 * rows, dpi = 150,
+      limitsize = FALSE
+    )
   }
   plot
 }
@@ -87,14 +91,16 @@ n_columns <- function(n) {
 probability_plot <- function(bars, level, pictures) {
   n_labels <- nlevels(bars$label)
   plot <- ggplot2::ggplot(bars, ggplot2::aes(y = .data$label)) +
-    ggplot2::geom_col(ggplot2::aes(x = .data$mean, fill = .data$predicted), width = 0.75, show.legend = FALSE) +
+    ggplot2::geom_col(
+      ggplot2::aes(x = .data$mean, fill = .data$predicted), width = 0.75, show.legend = FALSE
+    ) +
     ggplot2::geom_errorbarh(ggplot2::aes(xmin = .data$lower, xmax = .data$upper), height = 0.4) +
     ggplot2::geom_point(ggplot2::aes(x = 1.04), data = bars[bars$true, ], shape = 18, size = 2.5) +
     ggplot2::scale_fill_manual(values = c(`FALSE` = "grey75", `TRUE` = "steelblue4")) +
     ggplot2::scale_x_continuous(breaks = c(0, 0.5, 1), limits = c(0, if (is.null(pictures)) 1.06 else 2.12)) +
     ggplot2::scale_y_discrete(drop = FALSE) +
     ggplot2::facet_wrap(ggplot2::vars(.data$panel), ncol = n_columns(nlevels(bars$panel))) +
-    ggplot2::labs(x = paste0("class probability: mean and ", format(100 * level), " % interval of the draws"), y = NULL) +
+    ggplot2::labs(x = bars_legend(level, any(bars$true)), y = NULL) +
     ggplot2::theme_minimal(base_size = 10) +
     ggplot2::theme(
       panel.grid.major.y = ggplot2::element_blank(), panel.grid.minor = ggplot2::element_blank(),
@@ -107,7 +113,15 @@ probability_plot <- function(bars, level, pictures) {
   plot
 }
 
-# A picture in one panel alone, as large as fits into a square: annotation_raster() would repeat it in every panel.
+bars_legend <- function(level, with_truth) {
+  paste0(
+    "class probability: mean and ", format(100 * level), " % interval of the draws; dark: predicted",
+    if (with_truth) "; diamond: true"
+  )
+}
+
+# A picture in one panel alone, as large as fits into a square: annotation_raster() would repeat it in every
+# panel.
 picture_layer <- function(picture, panel, panels, n_labels) {
   sides <- dim(picture) / max(dim(picture)) # height, width
   middle <- (n_labels + 1) / 2
@@ -123,23 +137,25 @@ picture_layer <- function(picture, panel, panels, n_labels) {
   )
 }
 
-# The chosen images as rasters, height x width of colours. Pixels in [0, 1], or scaled to it over all that are shown.
+# The chosen images as rasters, height x width of colours. Pixels in [0, 1], or scaled to it over all that are
+# shown.
 as_pictures <- function(images, inputs, n) {
   pixels <- as_pixels(images, inputs, n)
   range <- range(pixels)
   if (range[[1]] < 0 || range[[2]] > 1) {
     pixels <- (pixels - range[[1]]) / max(diff(range), .Machine$double.eps)
   }
+  channels <- if (dim(pixels)[[4]] == 1) 1 else 1:3
   lapply(seq_along(inputs), function(i) {
-    grDevices::as.raster(array(along(pixels, 1, i), dim(pixels)[-1])[, , if (dim(pixels)[[4]] == 1) 1 else 1:3])
+    grDevices::as.raster(array(along(pixels, 1, i), dim(pixels)[-1])[, , channels])
   })
 }
 
 as_pixels <- function(images, inputs, n) {
   if (!length(dim(images)) %in% 3:4 || !dim(images)[[1]] == n) {
-    abort_mc(
-      paste0("`images` must be the ", n, " images that were predicted, input x height x width x channel; got ",
-             if (is.null(dim(images))) shown(images) else paste(dim(images), collapse = " x "), "."),
+    abort_must(
+      "images", paste("be the", n, "images that were predicted, input x height x width x channel"),
+      got = if (is.null(dim(images))) shown(images) else paste(dim(images), collapse = " x "),
       call = rlang::caller_env(2)
     )
   }
@@ -154,14 +170,17 @@ as_pixels <- function(images, inputs, n) {
   chosen
 }
 
-# Values: the mean of each input with the interval of the network's mean and, paler, that of a new observation.
+# Values: the mean of each input with the interval of the network's mean and, paler, that of a new
+# observation.
 values_plot <- function(prediction) {
   rlang::check_installed("ggplot2", "to draw.")
   points <- tidy.mc_prediction(prediction)
   plot <- ggplot2::ggplot(points, ggplot2::aes(x = .data$.input, y = .data$.pred))
   if (!is.null(prediction$pred_int)) {
-    wide <- cbind(points, low = as.vector(prediction$pred_lower), high = as.vector(prediction$pred_upper))
-    plot <- plot + ggplot2::geom_linerange(ggplot2::aes(ymin = .data$low, ymax = .data$high), wide, colour = "grey75")
+    points$low <- as.vector(prediction$pred_lower)
+    points$high <- as.vector(prediction$pred_upper)
+    with_noise <- ggplot2::aes(ymin = .data$low, ymax = .data$high)
+    plot <- plot + ggplot2::geom_linerange(with_noise, points, colour = "grey75")
   }
   plot +
     ggplot2::geom_linerange(ggplot2::aes(ymin = .data$.pred_lower, ymax = .data$.pred_upper)) +
@@ -186,7 +205,7 @@ as_inputs <- function(inputs, prediction, call = rlang::caller_env()) {
   }
   right <- is.numeric(inputs) && length(inputs) > 0 && all(inputs %in% seq_len(nrow(prediction)))
   if (!right) {
-    abort_mc(paste0("`inputs` must be numbers from 1 to ", nrow(prediction), "; got ", shown(inputs), "."), call = call)
+    abort_must("inputs", paste("be numbers from 1 to", nrow(prediction)), inputs, call = call)
   }
   as.integer(inputs)
 }

@@ -6,39 +6,43 @@
 #'
 #' @section For classes and values:
 #' (double matrices) input x label, or input x output:
-#' * `mean`, `variance` (divisor n - 1), `std`: over the draws, of the class probabilities or of the network's mean.
+#' * `mean`, `variance` (divisor n - 1), `std`: over the draws, of the class probabilities or of the network's
+#'   mean.
 #' * `lower`, `upper`: the interval of the draws at `level`, quantiles of type 7.
 #' * `mcse`: Monte Carlo standard error of `mean`, `std / sqrt(n_samples)`.
-#' * `samples`: the draws, (array) draw x input x label, or `NULL`; `aperm(samples, c(2, 3, 1))` has the draws last.
+#' * `samples`: the draws, (array) draw x input x label, or `NULL`; `aperm(samples, c(2, 3, 1))` has the draws
+#'   last.
 #'
 #' @section For classes:
 #' One per input:
-#' * `predicted`, `second`: (factors with all labels as levels) the two most probable labels; `confidence`: the mean
-#'   probability of the first; `margin`: its lead over the second.
-#' * `predictive_entropy` (all uncertainty) = `expected_entropy` (aleatoric: in the data) + `mutual_information`
-#'   (epistemic: in the network), in nats; `predictive_entropy_mcse` and so on are their Monte Carlo standard errors.
+#' * `predicted`, `second`: (factors with all labels as levels) the two most probable labels; `confidence`:
+#'   the mean probability of the first; `margin`: its lead over the second.
+#' * `predictive_entropy` (all uncertainty) = `expected_entropy` (aleatoric: in the data) +
+#'   `mutual_information` (epistemic: in the network), in nats; `predictive_entropy_mcse` and so on are their
+#'   Monte Carlo standard errors.
 #' * `variation_ratio`: share of the draws that vote for another label than most do.
 #'
 #' @section For values:
-#' * `epistemic_variance` (that of `mean`), `aleatoric_variance` (the noise; `NULL` if the network does not tell it),
-#'   `total_variance`.
+#' * `epistemic_variance` (that of `mean`), `aleatoric_variance` (the noise; `NULL` if the network does not
+#'   tell it), `total_variance`.
 #' * `conf_int`, of the network's mean, and `pred_int`, of a new observation: (arrays) input x output x bound.
 #'
 #' @section Where it came from:
-#' `task`, `labels`, `ids`, `n_samples`, `level`, `seed`, `masks`, `engine` (and `engine_reason`), `device`, `precision`,
-#' `seconds`.
+#' `task`, `labels`, `ids`, `n_samples`, `level`, `seed`, `masks`, `engine` (and `engine_reason`), `device`,
+#' `precision`, `seconds`.
 #'
 #' @param x,object (mc_prediction) A prediction.
 #' @param i (integer, logical vector) Which inputs.
 #' @param ... Not used, or further predictions to bind.
-#' @return `dim()`: inputs and labels (or outputs). `[`: the prediction for some of the inputs. `rbind()`: predictions
-#'   of one network for different inputs, as one. `as.data.frame()` and `as_tibble()`: one row per input; columns named as
-#'   tidymodels does, `.pred_class`, `.pred_{label}`, `.pred_lower_{label}`, `.pred_upper_{label}`, or `.pred`,
-#'   `.pred_lower`, `.pred_upper`. `tidy()`: one row per input and label or output. `glance()`: one row.
-#'   `summary()`: the whole in a few numbers, as a list.
+#' @return `dim()`: inputs and labels (or outputs). `[`: the prediction for some of the inputs. `rbind()`:
+#'   predictions of one network for different inputs, as one. `as.data.frame()` and `as_tibble()`: one row per
+#'   input; columns named as tidymodels does, `.pred_class`, `.pred_{label}`, `.pred_lower_{label}`,
+#'   `.pred_upper_{label}`, or `.pred`, `.pred_lower`, `.pred_upper`. `tidy()`: one row per input and label or
+#'   output. `glance()`: one row. `summary()`: the whole in a few numbers, as a list.
 #' @references Houlsby et al. (2011), *Bayesian active learning for classification and preference learning*,
-#'   \doi{10.48550/arXiv.1112.5745}, for the mutual information. Kendall and Gal (2017), *What uncertainties do we need in
-#'   Bayesian deep learning for computer vision?*, \doi{10.48550/arXiv.1703.04977}, for the parts of the variance.
+#'   \doi{10.48550/arXiv.1112.5745}, for the mutual information. Kendall and Gal (2017), *What uncertainties
+#'   do we need in Bayesian deep learning for computer vision?*, \doi{10.48550/arXiv.1703.04977}, for the
+#'   parts of the variance.
 #' @name mc_prediction
 #' @examplesIf mc_python_available()
 #' net <- mc_mlp(4, labels = levels(iris$Species))
@@ -51,19 +55,20 @@ NULL
 # from and to Python ----
 
 one_per_input <- c(
-  "predicted", "confidence", "second", "margin", "predictive_entropy", "expected_entropy", "mutual_information",
-  "predictive_entropy_mcse", "expected_entropy_mcse", "mutual_information_mcse", "variation_ratio", "ids"
+  "predicted", "confidence", "second", "margin", "predictive_entropy", "expected_entropy",
+  "mutual_information", "predictive_entropy_mcse", "expected_entropy_mcse", "mutual_information_mcse",
+  "variation_ratio", "ids"
 )
 by_input <- c(
-  "mean", "variance", "std", "lower", "upper", "mcse", "epistemic_variance", "aleatoric_variance", "total_variance",
-  "conf_int", "pred_int", "pred_lower", "pred_upper"
+  "mean", "variance", "std", "lower", "upper", "mcse", "epistemic_variance", "aleatoric_variance",
+  "total_variance", "conf_int", "pred_int", "pred_lower", "pred_upper"
 )
 by_draw <- c("samples", "noise_variances") # draw x input x output
 label_codes <- c("predicted", "second")
 origin <- c(
   "n_samples", "level", "seed", "masks", "engine", "engine_reason", "device", "precision", "seconds"
 )
-derived <- c("std", "mcse", "epistemic_variance", "conf_int", "pred_int") # Python computes them when they are asked for
+derived <- c("std", "mcse", "epistemic_variance", "conf_int", "pred_int") # made when asked for, in Python
 
 prediction_from_python <- function(prediction) {
   state <- from_python(prediction$to_state())
@@ -137,7 +142,7 @@ dim.mc_prediction <- function(x) {
 `[.mc_prediction` <- function(x, i, ...) {
   chosen <- seq_len(nrow(x))[i]
   if (anyNA(chosen)) {
-    abort_mc(paste0("`i` must choose among the ", nrow(x), " inputs; got ", shown(i), "."))
+    abort_must("i", paste("choose among the", nrow(x), "inputs"), i)
   }
   map_inputs(x, function(value, axis) along(value, axis, chosen))
 }
@@ -161,7 +166,8 @@ rbind.mc_prediction <- function(...) {
   bound
 }
 
-# Applies `f(value, axis)` (or `f(value, axis, name)`) to all that is there per input; `axis` is that of the inputs.
+# Applies `f(value, axis)` (or `f(value, axis, name)`) to all that is there per input; `axis` is that of the
+# inputs.
 map_inputs <- function(x, f) {
   fields <- unclass(x)
   for (name in intersect(names(fields), c(by_input, one_per_input, by_draw))) {
@@ -206,9 +212,9 @@ format.mc_prediction <- function(x, ..., n = 6) {
   shown <- min(n, nrow(x))
   more <- nrow(x) - shown
   c(
-    paste0("# An mc_prediction: ", nrow(x), " inputs, ", describe_outputs(x), ", ", x$n_samples, " draws"),
+    paste("# An mc_prediction:", describe_size(x)),
     if (shown > 0) utils::capture.output(print(overview(x[seq_len(shown)]), digits = 3)),
-    if (more > 0) paste0("# ... and ", more, " more inputs")
+    if (more > 0) paste0("# ... and ", counted(more, "more input"))
   )
 }
 
@@ -219,9 +225,13 @@ print.mc_prediction <- function(x, ..., n = 6) {
   invisible(x)
 }
 
-describe_outputs <- function(x) {
-  what <- if (x$task == "classification") "label" else "output"
-  paste0(ncol(x), " ", what, if (ncol(x) != 1) "s")
+describe_size <- function(x) {
+  outputs <- counted(ncol(x), if (x$task == "classification") "label" else "output")
+  paste0(counted(nrow(x), "input"), ", ", outputs, ", ", counted(x$n_samples, "draw"))
+}
+
+counted <- function(n, thing) {
+  paste0(n, " ", thing, if (n != 1) "s")
 }
 
 # What a reader wants first of each input, as a data frame.
@@ -237,7 +247,8 @@ overview <- function(x) {
 #' @export
 summary.mc_prediction <- function(object, ...) {
   fields <- if (object$task == "classification") {
-    c("confidence", "margin", "predictive_entropy", "expected_entropy", "mutual_information", "variation_ratio")
+    c("confidence", "margin", "predictive_entropy", "expected_entropy", "mutual_information",
+      "variation_ratio")
   } else {
     c("mean", "std", "epistemic_variance", "aleatoric_variance", "total_variance")
   }
@@ -248,8 +259,7 @@ summary.mc_prediction <- function(object, ...) {
   colnames(spread) <- c("min", "q25", "median", "q75", "max", "mean")
   counts <- if (object$task == "classification") table(object$predicted, dnn = NULL)
   structure(
-    c(list(n_inputs = nrow(object), outputs = describe_outputs(object), spread = spread, counts = counts),
-      unclass(object)[origin]),
+    c(list(size = describe_size(object), spread = spread, counts = counts), unclass(object)[origin]),
     class = "summary_mc_prediction"
   )
 }
@@ -257,11 +267,13 @@ summary.mc_prediction <- function(object, ...) {
 #' @export
 format.summary_mc_prediction <- function(x, ...) {
   c(
-    paste0("# Summary of an mc_prediction: ", x$n_inputs, " inputs, ", x$outputs, ", ", x$n_samples, " draws"),
+    paste("# Summary of an mc_prediction:", x$size),
     utils::capture.output(print(x$spread, digits = 3)),
-    if (!is.null(x$counts)) paste0("predicted: ", shorten(paste0(names(x$counts), " (", x$counts, ")"))),
-    paste0(x$masks, " masks, seed ", format(x$seed, scientific = FALSE), ", ", x$engine, " on ", x$device, " in ",
-           x$precision, ", ", format(x$seconds, digits = 2), " s")
+    if (!is.null(x$counts)) labels_line("predicted: ", x$counts),
+    paste0(
+      x$masks, " masks, seed ", format(x$seed, scientific = FALSE), ", ", x$engine, " on ", x$device, " in ",
+      x$precision, ", ", format(x$seconds, digits = 2), " s"
+    )
   )
 }
 

@@ -1,27 +1,29 @@
-# Monte Carlo dropout: batched prediction with the dropout left on, its dropout-off counterpart, and what is sampled.
+# Monte Carlo dropout: batched prediction with the dropout left on, its dropout-off counterpart, and what is
+# sampled.
 
 #' Predict with Monte Carlo dropout
 #'
-#' Draws `n_samples` networks from the approximate posterior by leaving the dropout on, predicts every input with each
-#' of them in batches, and summarises the draws: the mean and how far they disagree.
+#' Draws `n_samples` networks from the approximate posterior by leaving the dropout on, predicts every input
+#' with each of them in batches, and summarises the draws: the mean and how far they disagree.
 #'
-#' The random numbers of a draw are a function of `seed`, the place in the network and the draw's number. The result
-#' for an input is therefore the same for any `batch_size`, any order or subset of the inputs, and from R or Python.
+#' The random numbers of a draw are a function of `seed`, the place in the network and the draw's number. The
+#' result for an input is therefore the same for any `batch_size`, any order or subset of the inputs, and from
+#' R or Python.
 #'
-#' @param model (mc_model or Python object) A network of [mc_cnn()] or [mc_mlp()], or any `torch.nn.Module` made through
-#'   reticulate. It is left as it was found.
+#' @param model (mc_model or Python object) A network of [mc_cnn()] or [mc_mlp()], or any `torch.nn.Module`
+#'   made through reticulate. It is left as it was found.
 #' @param x (numeric array, data frame or mc_images) Inputs along the first axis, as in [mc_fit()].
-#' @param n_samples (count) Number of draws.
+#' @param n_samples (count) Number of draws, at least 2.
 #' @param batch_size (count) Inputs handled at a time.
 #' @param ... Not used; what follows is given by name.
 #' @param level (number) Of the intervals, between 0 and 1.
 #' @param masks (string) `"shared"`: a draw drops the same units for every input, as in Gal's derivation.
 #'   `"per_input"`: fresh masks for every input.
-#' @param ids (whole numbers) One per input, for `masks = "per_input"`: an input's masks go by its id. 0, 1, ... by
-#'   default, as in Python.
+#' @param ids (whole numbers or character vector) One per input, for `masks = "per_input"`: an input's masks
+#'   go by its id. 0, 1, ... by default, as in Python.
 #' @param keep_samples (flag) Keep all draws, as `samples` in the result?
-#' @param outputs (string) What a network that is not ours returns: `"logits"`, `"probabilities"`, `"values"` or
-#'   `"mean_log_variance"`. Ours know.
+#' @param outputs (string) What a network that is not ours returns: `"logits"`, `"probabilities"`, `"values"`
+#'   or `"mean_log_variance"`. Ours know.
 #' @param labels (character, integer or logical vector, or factor) The names of the classes of such a network.
 #' @param precision (string) `"float32"`, or a lower one such as `"bfloat16"`.
 #' @param device (string) `"auto"`, `"cpu"`, `"cuda"`, ...
@@ -29,7 +31,8 @@
 #' @param progress (flag) Show a progress bar? By default where R is used interactively; see
 #'   `options(mcdropout.progress = )`.
 #' @return (mc_prediction) A list of R data; see [mc_prediction].
-#' @references Gal and Ghahramani (2016), *Dropout as a Bayesian approximation*, \doi{10.48550/arXiv.1506.02142}.
+#' @references Gal and Ghahramani (2016), *Dropout as a Bayesian approximation*,
+#'   \doi{10.48550/arXiv.1506.02142}.
 #' @export
 #' @examplesIf mc_python_available()
 #' net <- mc_mlp(4, labels = levels(iris$Species))
@@ -37,13 +40,14 @@
 #' pred <- mc_predict(net, iris[1:4], n_samples = 100, seed = 1)
 #' pred
 #' summary(pred)
-mc_predict <- function(model, x, n_samples = 50, batch_size = 128, ..., level = 0.95, masks = "shared", ids = NULL,
-                       keep_samples = TRUE, outputs = NULL, labels = NULL, precision = "float32", device = "auto",
-                       seed = NULL, progress = getOption("mcdropout.progress", interactive())) {
+mc_predict <- function(model, x, n_samples = 50, batch_size = 128, ..., level = 0.95, masks = "shared",
+                       ids = NULL, keep_samples = TRUE, outputs = NULL, labels = NULL,
+                       precision = "float32", device = "auto", seed = NULL,
+                       progress = getOption("mcdropout.progress", interactive())) {
   rlang::check_dots_empty()
   prediction <- call_core(
     "mc_predict", as_network(model), as_rows(x),
-    n_samples = as_count(n_samples),
+    n_samples = as_count(n_samples, at_least = 2),
     batch_size = as_count(batch_size),
     level = as_number(level, above = 0, below = 1),
     masks = as_choice(masks, mask_kinds),
@@ -64,25 +68,30 @@ output_kinds <- c("logits", "probabilities", "values", "mean_log_variance")
 
 #' @param object (mc_model) As `model`.
 #' @param new_data (numeric array, data frame or mc_images) As `x`.
-#' @param type (string) `"prob"`, `"class"`, `"numeric"`, `"conf_int"` or `"pred_int"`; by default probabilities or
-#'   values. `conf_int` is the spread of the draws; `pred_int`, for values, has the noise as well.
-#' @return `predict()` gives a tibble with a row per input, its columns named as tidymodels does: `.pred_class`,
-#'   `.pred_{label}`, `.pred`, `.pred_lower_{label}`, `.pred_lower`, ...
+#' @param type (string) `"prob"`, `"class"`, `"numeric"`, `"conf_int"` or `"pred_int"`; by default
+#'   probabilities or values. `conf_int` is the spread of the draws; `pred_int`, for values, has the noise as
+#'   well.
+#' @return `predict()` gives a tibble with a row per input, its columns named as tidymodels does:
+#'   `.pred_class`, `.pred_{label}`, `.pred`, `.pred_lower_{label}`, `.pred_lower`, ...
 #' @rdname mc_predict
 #' @export
 predict.mc_model <- function(object, new_data, type = NULL, ...) {
   if (missing(new_data)) {
     abort_mc("`new_data` must be given; got nothing.")
   }
-  type <- type %||% if (object$task == "regression") "numeric" else "prob"
-  types <- if (object$task == "regression") c("numeric", "conf_int", "pred_int") else c("prob", "class", "conf_int")
-  as_choice(type, types)
+  types <- if (object$task == "regression") {
+    c("numeric", "conf_int", "pred_int")
+  } else {
+    c("prob", "class", "conf_int")
+  }
+  type <- as_choice(type %||% types[[1]], types, "type")
   columns_of_type(mc_predict(object, new_data, ..., keep_samples = FALSE), type)
 }
 
 #' Predict with the dropout off
 #'
-#' The ordinary prediction of a network, one pass with nothing dropped, to compare with the mean of [mc_predict()].
+#' The ordinary prediction of a network, one pass with nothing dropped, to compare with the mean of
+#' [mc_predict()].
 #'
 #' @inheritParams mc_predict
 #' @return (numeric matrix) Probabilities, input x label, or values, input x output.
@@ -90,8 +99,9 @@ predict.mc_model <- function(object, new_data, type = NULL, ...) {
 #' @examplesIf mc_python_available()
 #' net <- mc_mlp(4, labels = levels(iris$Species))
 #' head(mc_predict_point(net, iris[1:4]))
-mc_predict_point <- function(model, x, batch_size = 128, ..., outputs = NULL, labels = NULL, precision = "float32",
-                             device = "auto", progress = getOption("mcdropout.progress", interactive())) {
+mc_predict_point <- function(model, x, batch_size = 128, ..., outputs = NULL, labels = NULL,
+                             precision = "float32", device = "auto",
+                             progress = getOption("mcdropout.progress", interactive())) {
   rlang::check_dots_empty()
   point <- call_core(
     "mc_predict_point", as_network(model), as_rows(x),
@@ -115,8 +125,8 @@ mc_predict_point <- function(model, x, batch_size = 128, ..., outputs = NULL, la
 #' The places in a network where [mc_predict()] finds randomness.
 #'
 #' @inheritParams mc_predict
-#' @return (tibble) One row per place: `site`, its name; `operation`; `rate` of dropping; `shape` of what is dropped from,
-#'   for one input.
+#' @return (tibble) One row per place: `site`, its name; `operation`; `rate` of dropping; `shape` of what is
+#'   dropped from, for one input.
 #' @export
 #' @examplesIf mc_python_available()
 #' mc_sites(mc_mlp(4, labels = levels(iris$Species)), iris[1:4])
@@ -124,13 +134,16 @@ mc_sites <- function(model, x) {
   table_from_python(call_core("mc_sites", as_network(model), as_rows(x)))
 }
 
-# Whole numbers, one per input; their number is checked by the core.
+# Whole numbers or words; how many there must be is the core's to say.
 as_ids <- function(ids, call = rlang::caller_env()) {
-  if (is.null(ids)) {
-    return(NULL)
+  if (is.null(ids) || is_python(ids)) {
+    return(ids)
   }
-  if (!is.numeric(ids) || anyNA(ids) || any(ids != trunc(ids))) {
-    abort_mc(paste0("`ids` must be whole numbers, one per input; got ", shown(ids), "."), call = call)
+  ids <- if (is.factor(ids)) as.character(ids) else ids
+  right <- is.character(ids) || is.numeric(ids) && all(ids == trunc(ids), na.rm = TRUE)
+  if (!right || anyNA(ids)) {
+    abort_must("ids", "be whole numbers or words, one per input", ids, call = call)
   }
-  as.array(as.double(ids))
+  small <- is.double(ids) && all(abs(ids) <= .Machine$integer.max)
+  as.array(if (small) as.integer(ids) else as.vector(ids))
 }

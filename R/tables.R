@@ -19,7 +19,8 @@ tibble::as_tibble
 
 classes_table <- function(x) {
   one_each <- c(
-    "confidence", "second", "margin", "predictive_entropy", "expected_entropy", "mutual_information", "variation_ratio"
+    "confidence", "second", "margin", "predictive_entropy", "expected_entropy", "mutual_information",
+    "variation_ratio"
   )
   data.frame(
     id_column(x),
@@ -50,8 +51,8 @@ columns_of <- function(x, fields) {
   present <- fields %in% names(x)
   columns <- Map(function(field, title) {
     value <- matrix(unclass(x)[[field]], nrow = nrow(x)) # further axes of the outputs side by side
-    endings <- if (!is.null(x$labels)) paste0("_", x$labels) else if (ncol(value) > 1) paste0("_", seq_len(ncol(value)))
-    colnames(value) <- paste0(title, endings)
+    endings <- x$labels %||% if (ncol(value) > 1) seq_len(ncol(value))
+    colnames(value) <- paste0(title, if (!is.null(endings)) paste0("_", endings))
     value
   }, fields[present], titles[present])
   data.frame(do.call(cbind, unname(columns)), check.names = FALSE)
@@ -67,7 +68,8 @@ columns_of_type <- function(x, type) {
     pred_int = columns_of(x, c(.pred_lower = "pred_lower", .pred_upper = "pred_upper"))
   )
   if (ncol(columns) == 0) {
-    abort_mc("`type` \"pred_int\" needs a network that tells its noise; use \"conf_int\".", call = rlang::caller_env())
+    call <- rlang::caller_env()
+    abort_mc("`type` \"pred_int\" needs a network that tells its noise; use \"conf_int\".", call = call)
   }
   tibble::as_tibble(columns)
 }
@@ -76,10 +78,11 @@ columns_of_type <- function(x, type) {
 #' @export
 tidy.mc_prediction <- function(x, ...) {
   outputs <- x$labels %||% seq_len(ncol(x))
+  output <- rep(outputs, each = nrow(x))
   long <- function(field) as.vector(unclass(x)[[field]])
   tibble::tibble(
     .input = rep(seq_len(nrow(x)), times = length(outputs)),
-    .output = if (is.null(x$labels)) rep(outputs, each = nrow(x)) else factor(rep(outputs, each = nrow(x)), outputs),
+    .output = if (is.null(x$labels)) output else factor(output, outputs),
     .pred = long("mean"), .pred_lower = long("lower"), .pred_upper = long("upper"), .std = long("std"),
     .mcse = long("mcse")
   )
@@ -100,9 +103,8 @@ glance.mc_prediction <- function(x, ...) {
   fields <- intersect(fields, names(x))
   means <- lapply(unclass(x)[fields], mean)
   names(means) <- paste0("mean_", fields)
-  tibble::as_tibble(c(
-    list(n_inputs = nrow(x), n_outputs = ncol(x)), means, unclass(x)[c("n_samples", "level", "seed", "masks", "seconds")]
-  ))
+  settings <- unclass(x)[c("n_samples", "level", "seed", "masks", "seconds")]
+  tibble::as_tibble(c(list(n_inputs = nrow(x), n_outputs = ncol(x)), means, settings))
 }
 
 #' @importFrom generics glance

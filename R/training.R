@@ -2,40 +2,43 @@
 
 #' Train a network in mini-batches
 #'
-#' Minimises cross-entropy (classes) or the Gaussian negative log-likelihood (values; squared error where `noise` is
-#' `"none"`) with dropout switched on. The network is trained in place and returned. Ctrl-C (Esc in RStudio) stops and
-#' keeps what was learnt.
+#' Minimises cross-entropy (classes) or the Gaussian negative log-likelihood (values; squared error where
+#' `noise` is `"none"`) with dropout switched on. The network is trained in place and returned. Ctrl-C (Esc in
+#' RStudio) stops and keeps what was learnt.
 #'
 #' `fit()` is the same function as a method of [generics::fit()].
 #'
-#' @param model,object (mc_model) A network of [mc_cnn()] or [mc_mlp()], or a torch module of your own with the
-#'   attributes `task`, `labels` and `outputs`.
-#' @param x (numeric array, data frame or mc_images) Inputs along the first axis: input x height x width x channel for
-#'   [mc_cnn()], input x feature for [mc_mlp()]. No missing values.
-#' @param y (factor, character, integer or logical vector, or one-hot matrix; for values, numeric vector or matrix) What
-#'   is to be learnt, one per input. Labels are matched by name. No missing values.
+#' @param model,object (mc_model) A network of [mc_cnn()] or [mc_mlp()], or a torch module of your own with
+#'   the attributes `task`, `labels` and `outputs`.
+#' @param x (numeric array, data frame or mc_images) Inputs along the first axis: input x height x width x
+#'   channel for [mc_cnn()], input x feature for [mc_mlp()]. No missing values.
+#' @param y (factor, character, integer or logical vector, or one-hot matrix; for values, numeric vector or
+#'   matrix) What is to be learnt, one per input. Labels are matched by name. No missing values.
 #' @param ... Not used; what follows is given by name. For `fit()`, arguments of `mc_fit()`.
 #' @param epochs (count) How often all inputs are seen.
 #' @param batch_size (count) Inputs per step.
 #' @param learning_rate (number) Above 0.
-#' @param optimizer (string or function) `"adam"`, `"adamw"`, `"sgd"` or `"rmsprop"`, or a function that is given the
-#'   Python parameters and returns a torch optimiser.
+#' @param optimizer (string or function) `"adam"`, `"adamw"`, `"sgd"` or `"rmsprop"`, or a function that is
+#'   given the Python parameters and returns a torch optimiser.
 #' @param weight_decay (number) L2 penalty, at least 0.
-#' @param validation_split (number) Share of the inputs held out to validate, in \[0, 1); drawn within each label.
+#' @param validation_split (number) Share of the inputs held out to validate, in \[0, 1); drawn within each
+#'   label.
 #' @param validation_data (list) `list(x, y)` to validate on instead.
-#' @param early_stopping (count) Stop after this many epochs without improvement of `monitor`, and take the best
-#'   weights; `NULL` never stops.
-#' @param monitor (string) Column of the history to watch.
-#' @param reduce_lr (count or list) Reduce the learning rate after this many epochs without improvement, or
+#' @param early_stopping (count) Stop after this many epochs without improvement of `monitor`, and take the
+#'   best weights; `NULL` never stops.
+#' @param monitor (string) Column of the history to watch: `"loss"`, `"accuracy"` (values: `"rmse"`), or the
+#'   same with `"val_"` in front.
+#' @param reduce_lr (count or list) Halve the learning rate after this many epochs without improvement, or
 #'   `list(patience = , factor = )`.
-#' @param class_weight (named numeric vector) A weight for each label in the loss.
-#' @param augment (function) Of a batch of inputs (a Python tensor) and a torch generator, to a batch of the same shape.
-#' @param callbacks (function or list of functions) Called after each epoch with a list of what the history has of it;
-#'   one that returns `TRUE` or `"stop"` ends the training.
+#' @param class_weight (named numeric vector or string) A weight for each label in the loss, or `"balanced"`.
+#' @param augment (function) Of a batch of inputs (a Python tensor) and a torch generator, to a batch of the
+#'   same shape.
+#' @param callbacks (function or list of functions) Called after each epoch with a list of what the history
+#'   has of it; one that returns `TRUE` or `"stop"` ends the training.
 #' @param precision (string) `"float32"`, or a lower one for mixed precision, such as `"bfloat16"`.
 #' @param device (string) `"auto"`, `"cpu"`, `"cuda"`, ...
-#' @param seed (whole number) Governs shuffling, splitting and dropout; `NULL` draws one from R's generator, so that
-#'   [set.seed()] governs.
+#' @param seed (whole number) Governs shuffling, splitting and dropout; `NULL` draws one from R's generator,
+#'   so that [set.seed()] governs (where a checkpoint is there, its seed is taken).
 #' @param checkpoint (string) A file written after each epoch; training goes on from it if it is there.
 #' @param progress (flag) Show a progress bar? By default where R is used interactively; see
 #'   `options(mcdropout.progress = )`.
@@ -46,10 +49,11 @@
 #' net <- mc_mlp(4, labels = levels(iris$Species))
 #' net <- mc_fit(net, iris[1:4], iris$Species, epochs = 5, batch_size = 32, seed = 1)
 #' net$history
-mc_fit <- function(model, x, y, ..., epochs = 10, batch_size = 128, learning_rate = 1e-3, optimizer = "adam",
-                   weight_decay = 0, validation_split = 0, validation_data = NULL, early_stopping = NULL,
-                   monitor = "val_loss", reduce_lr = NULL, class_weight = NULL, augment = NULL, callbacks = NULL,
-                   precision = "float32", device = "auto", seed = NULL, checkpoint = NULL,
+mc_fit <- function(model, x, y, ..., epochs = 10, batch_size = 128, learning_rate = 1e-3,
+                   optimizer = "adam", weight_decay = 0, validation_split = 0, validation_data = NULL,
+                   early_stopping = NULL, monitor = "val_loss", reduce_lr = NULL, class_weight = NULL,
+                   augment = NULL, callbacks = NULL, precision = "float32", device = "auto", seed = NULL,
+                   checkpoint = NULL,
                    progress = getOption("mcdropout.progress", interactive())) {
   rlang::check_dots_empty()
   network <- as_network(model)
@@ -61,7 +65,7 @@ mc_fit <- function(model, x, y, ..., epochs = 10, batch_size = 128, learning_rat
     epochs = as_count(epochs),
     batch_size = as_count(batch_size),
     learning_rate = as_number(learning_rate, above = 0),
-    optimizer = if (is.function(optimizer)) as_callback(optimizer, convert = FALSE) else optimizer,
+    optimizer = as_optimizer(optimizer),
     weight_decay = as_number(weight_decay, at_least = 0),
     validation_split = as_number(validation_split, at_least = 0, below = 1),
     validation_data = as_validation_data(validation_data, call),
@@ -73,7 +77,7 @@ mc_fit <- function(model, x, y, ..., epochs = 10, batch_size = 128, learning_rat
     callbacks = as_callbacks(callbacks),
     precision = precision,
     device = device,
-    seed = as_seed(seed),
+    seed = if (is.null(seed) && goes_on(checkpoint)) NULL else as_seed(seed),
     checkpoint = if_given(checkpoint, as_path),
     progress = as_progress(progress)
   )
@@ -92,12 +96,12 @@ generics::fit
 
 #' One training step
 #'
-#' For training loops of your own: one step on one mini-batch, with dropout switched on. The optimiser is kept with the
-#' network from call to call.
+#' For training loops of your own: one step on one mini-batch, with dropout switched on. The optimiser is kept
+#' with the network from call to call.
 #'
 #' @inheritParams mc_fit
-#' @param optimizer (Python object) A torch optimiser over the network's parameters; Adam with learning rate 0.001 by
-#'   default.
+#' @param optimizer (string, function or Python object) As in [mc_fit()], or a torch optimiser over the
+#'   network's parameters; by default the one of the last call, and at first Adam with learning rate 0.001.
 #' @return (list) `loss` of the batch before the step, and `accuracy` or `rmse`.
 #' @export
 #' @examplesIf mc_python_available()
@@ -110,11 +114,23 @@ generics::fit
 mc_train_on_batch <- function(model, x, y, ..., optimizer = NULL) {
   rlang::check_dots_empty()
   network <- as_network(model)
-  metrics <- from_python(call_core("mc_train_on_batch", network, as_rows(x), as_targets(y), optimizer = optimizer))
+  metrics <- from_python(
+    call_core("mc_train_on_batch", network, as_rows(x), as_targets(y), optimizer = as_optimizer(optimizer))
+  )
   if (inherits(model, "mc_model")) {
     refresh_model(model)
   }
   metrics
+}
+
+# A function gets and gives Python objects; a word and an optimiser are the core's to judge.
+as_optimizer <- function(optimizer) {
+  if (is.function(optimizer) && !is_python(optimizer)) as_callback(optimizer, convert = FALSE) else optimizer
+}
+
+# A checkpoint knows the seed of its run.
+goes_on <- function(checkpoint) {
+  is.character(checkpoint) && length(checkpoint) == 1 && file.exists(checkpoint)
 }
 
 as_validation_data <- function(data, call) {
@@ -122,7 +138,7 @@ as_validation_data <- function(data, call) {
     return(NULL)
   }
   if (!is.list(data) || is.data.frame(data) || length(data) != 2) {
-    abort_mc(paste0("`validation_data` must be a list of x and y; got ", shown(data), "."), call = call)
+    abort_must("validation_data", "be a list of x and y", data, call = call)
   }
   list(as_rows(data[[1]], "validation_data", call), as_targets(data[[2]], "validation_data", call))
 }
@@ -142,7 +158,7 @@ as_progress <- function(progress, call = rlang::caller_env()) {
   frame <- call # the bar ends with the function the user called
   bar <- NULL
   as_callback(function(done, total, text) {
-    if (is.null(bar)) { # known only now: `total`
+    if (is.null(bar)) { # `total` is known only now
       bar <<- cli::cli_progress_bar(
         total = total, clear = TRUE, .envir = frame,
         format = "{cli::pb_bar} {cli::pb_percent} {cli::pb_status}| {cli::pb_eta_str}"

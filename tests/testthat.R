@@ -1,0 +1,4 @@
+library(testthat)
+library(mcdropout)
+
+test_check("mcdropout")

@@ -1,0 +1,87 @@
+test_that("doubles are handed over as they are", {
+  x <- array(as.double(1:24), c(2, 3, 4))
+  expect_identical(as_rows(x), x)
+})
+
+test_that("NA among integers and truth values becomes a number that Python knows to be none", {
+  x <- as_rows(matrix(c(1L, NA, 3L, 4L), 2))
+  expect_identical(typeof(x), "double")
+  expect_true(is.na(x[2, 1]))
+  expect_identical(as_rows(matrix(c(TRUE, NA), 1))[1, ], c(1, NA))
+})
+
+test_that("a vector has one axis, also when it is of length one", {
+  expect_identical(dim(as_rows(5)), 1L)
+  expect_identical(dim(as_targets("a")), 1L)
+})
+
+test_that("data frames need numbers in every column", {
+  expect_identical(unname(as_rows(data.frame(a = 1:2, b = c(0.5, 1)))), matrix(c(1, 2, 0.5, 1), 2))
+  expect_snapshot(error = TRUE, {
+    as_rows(iris, "x")
+    as_rows("a", "x")
+    as_rows(list(1, 2), "x")
+    as_rows(factor("a"), "x")
+  })
+})
+
+test_that("factors cross as their labels", {
+  expect_identical(as.vector(as_targets(factor(c("b", "a"), levels = c("a", "b", "unused")))), c("b", "a"))
+  expect_identical(as.vector(as_targets(data.frame(y = factor("b")))), "b")
+  expect_snapshot(error = TRUE, {
+    as_targets(Sys.Date, "y")
+    as_targets(NULL, "y")
+    as_targets(as.Date("2026-01-01"), "y")
+  })
+})
+
+test_that("label sets are names, whole numbers or truth values", {
+  expect_identical(as_label_set(factor(c("b", "a"))), list("a", "b"))
+  expect_identical(as_label_set(0:1), list(0L, 1L))
+  expect_null(as_label_set(NULL))
+  expect_snapshot(error = TRUE, as_label_set(c("a", NA)))
+})
+
+test_that("labels are matched by name, whatever holds them", {
+  skip_if_no_core()
+  codes <- function(y, labels) {
+    as.vector(from_python(call_core("arrays.as_labels", as_targets(y), as_label_set(labels))[0]))
+  }
+  abc <- c("a", "b", "c")
+  expect_equal(codes(factor(c("c", "a"), levels = c("z", "c", "a")), abc), c(2, 0))
+  expect_equal(codes(c("c", "a"), abc), c(2, 0))
+  expect_equal(codes(c(3, 1), c(1, 3, 5)), c(1, 0))
+  expect_equal(codes(factor(c(3, 1)), c(1, 3, 5)), c(1, 0))
+  expect_equal(codes(c(TRUE, FALSE, TRUE), c(FALSE, TRUE)), c(1, 0, 1))
+  expect_equal(codes(rbind(c(0, 0, 1), c(1, 0, 0)), abc), c(2, 0))
+  expect_equal(codes("b", abc), 1)
+})
+
+test_that("labels that are missing or unknown are named by their place", {
+  skip_if_no_core()
+  net <- small_net()
+  y <- small_y()
+  expect_snapshot(error = TRUE, {
+    y[3] <- NA
+    mc_fit(net, small_x(), y, progress = FALSE)
+    mc_fit(net, small_x(), c(1L, NA, 1L, 1L, 1L, 1L, 1L), progress = FALSE)
+    mc_fit(net, small_x(), rep("d", 7), progress = FALSE)
+    mc_fit(net, small_x(), small_y()[-1], progress = FALSE)
+  })
+})
+
+test_that("pixels that are no numbers are named by their place", {
+  skip_if_no_core()
+  net <- small_net()
+  x <- small_x()
+  expect_snapshot(error = TRUE, {
+    x[4, 2] <- NA
+    mc_predict(net, x)
+    x[4, 2] <- -Inf
+    mc_predict(net, x)
+    x[] <- 1L
+    storage.mode(x) <- "integer"
+    x[5, 1] <- NA
+    mc_predict(net, x)
+  })
+})

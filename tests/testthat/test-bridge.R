@@ -1,0 +1,105 @@
+# Runs `code` in an R of its own, with what this one has, but for `env`; what it prints.
+in_new_r <- function(code, env = character()) {
+  env <- c(RETICULATE_CHECK_REQUIRED_PACKAGES = "0", R_TESTS = "", env)
+  withr::local_envvar(env)
+  withr::local_envvar(R_LIBS = paste(.libPaths(), collapse = .Platform$path.sep))
+  rscript <- file.path(R.home("bin"), "Rscript")
+  suppressWarnings(system2(rscript, c("-e", shQuote(code)), stdout = TRUE, stderr = TRUE))
+}
+
+# The installed package is needed, not the one that load_all() makes up.
+skip_if_not_installed_for_real <- function() {
+  folder <- system.file(package = "mcdropout")
+  skip_if_not(file.exists(file.path(folder, "Meta", "package.rds")), "mcdropout is not installed")
+}
+
+test_that("loading the package and printing its data starts no Python", {
+  skip_if_not_installed_for_real()
+  out <- in_new_r("library(mcdropout); cat(reticulate::py_available())")
+  expect_match(paste(out, collapse = " "), "FALSE$")
+})
+
+test_that("where there is no Python, an error says what to install", {
+  skip_if_not_installed_for_real()
+  code <- "library(mcdropout)
+    cat(mc_python_available(), '')
+    tryCatch(mc_sample_data(), error = function(e) cat(class(e)[1], conditionMessage(e)))"
+  out <- paste(in_new_r(code, c(RETICULATE_PYTHON = "/nowhere/python")), collapse = " ")
+  expect_match(out, "FALSE mcdropout_error_python")
+  expect_match(out, "Python 3.10 or newer with torch", fixed = TRUE)
+  expect_match(out, "RETICULATE_PYTHON", fixed = TRUE)
+  expect_false(grepl("py_last_error|Traceback", out))
+})
+
+test_that("where Python has no torch, the error names it", {
+  skip_if_no_core()
+  skip_if_not_installed_for_real()
+  bare <- withr::local_tempdir()
+  writeLines("raise ModuleNotFoundError(\"No module named 'torch'\")", file.path(bare, "torch.py"))
+  code <- "library(mcdropout); tryCatch(mc_mlp(3, c('a', 'b')), error = function(e) {
+    cat(class(e)[1], conditionMessage(e)) })"
+  out <- paste(in_new_r(code, c(PYTHONPATH = bare)), collapse = " ")
+  expect_match(out, "mcdropout_error_python Python has no package `torch`.", fixed = TRUE)
+})
+
+test_that("R's own torch in the same session is refused before Python's is loaded", {
+  skip_if_not_installed_for_real()
+  code <- "library(mcdropout)
+    base <- baseenv(); unlockBinding('loadedNamespaces', base) # torch for R cannot be installed here
+    assign('loadedNamespaces', function() 'torch', envir = base)
+    tryCatch(mc_sample_data(), error = function(e) cat(class(e)[1], conditionMessage(e)))"
+  out <- paste(in_new_r(code), collapse = " ")
+  expect_match(out, "mcdropout_error_python R's own torch package is loaded", fixed = TRUE)
+})
+
+test_that("Python's errors are R errors of one sentence, with a class for each kind", {
+  skip_if_no_core()
+  raise <- function(kind, text) {
+    code <- paste0("def fail():\n  from mcdropout import checks\n  raise ", kind, "(", deparse(text), ")")
+    functions <- reticulate::py_run_string(code, local = TRUE, convert = FALSE)
+    with_core(functions$fail(), call = quote(f()))
+  }
+  class_of <- function(kind) class(tryCatch(raise(kind, "no"), error = identity))[[1]]
+  expect_identical(class_of("checks.NoStochasticSites"), "mcdropout_error_no_stochastic_sites")
+  expect_identical(class_of("checks.IdenticalDraws"), "mcdropout_error_identical_draws")
+  expect_identical(class_of("checks.OutOfMemory"), "mcdropout_error_out_of_memory")
+  expect_identical(class_of("checks.UnreadableFile"), "mcdropout_error_unreadable_file")
+  expect_identical(class_of("ValueError"), "mcdropout_error_argument")
+  expect_identical(class_of("TypeError"), "mcdropout_error_argument")
+  expect_identical(class_of("RuntimeError"), "mcdropout_error_core")
+  expect_snapshot(error = TRUE, {
+    raise("ValueError", "`x` must be {good}, not 50 %d; got {bad}.")
+    raise("RuntimeError", "something in torch")
+  })
+})
+
+test_that("the Python error is kept beside ours", {
+  skip_if_no_core()
+  cnd <- tryCatch(mc_mlp(3, "one"), error = identity)
+  expect_s3_class(cnd$python_error, "python.builtin.ValueError")
+})
+
+test_that("Python's warnings are R warnings", {
+  skip_if_no_core()
+  code <- "def warn():\n  import warnings\n  warnings.warn('slow {today}')\n  return 1"
+  functions <- reticulate::py_run_string(code, local = TRUE, convert = FALSE)
+  expect_warning(
+    result <- with_core(functions$warn()), "slow {today}", fixed = TRUE, class = "mcdropout_warning"
+  )
+  expect_identical(from_python(result), 1L)
+})
+
+test_that("an R error inside a callback arrives as it was raised", {
+  skip_if_no_core()
+  stop_it <- function(row) rlang::abort("not today {x}", class = "mine")
+  expect_error(
+    mc_fit(small_net(), small_x(), small_y(), epochs = 1, callbacks = stop_it, progress = FALSE),
+    "not today {x}", fixed = TRUE, class = "mine"
+  )
+})
+
+test_that("the Python core that is used is the one of this package", {
+  skip_if_no_core()
+  file <- from_python(core()$`__file__`)
+  expect_match(normalizePath(file), "mcdropout/__init__.py$")
+})

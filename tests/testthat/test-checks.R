@@ -1,0 +1,86 @@
+test_that("a count is a whole number, as R users write it", {
+  expect_identical(as_count(50), 50L)
+  expect_identical(as_count(50L), 50L)
+  expect_identical(as_count(3e9), 3e9)
+})
+
+test_that("what is no count is refused in one sentence", {
+  expect_snapshot(error = TRUE, {
+    as_count(0, "batch_size")
+    as_count(-1, "batch_size")
+    as_count(2.5, "batch_size")
+    as_count("a", "batch_size")
+    as_count(NA, "batch_size")
+    as_count(NULL, "batch_size")
+    as_count(c(1, 2), "batch_size")
+    as_count(TRUE, "batch_size")
+    as_count(Inf, "batch_size")
+    as_count(mean, "batch_size")
+    as_count(1, "n_samples", at_least = 2)
+  })
+})
+
+test_that("a check names the argument as the caller calls it", {
+  predict_something <- function(n_samples) as_count(n_samples)
+  expect_snapshot(error = TRUE, predict_something(0))
+})
+
+test_that("numbers keep to their bounds", {
+  expect_identical(as_number(0.95, above = 0, below = 1), 0.95)
+  expect_snapshot(error = TRUE, {
+    as_number(1, "level", above = 0, below = 1)
+    as_number("a", "weight_decay", at_least = 0)
+    as_number(2, "share", at_most = 1)
+    as_number(NaN, "shift")
+  })
+})
+
+test_that("flags and choices take nothing that merely looks like one", {
+  expect_true(as_flag(TRUE))
+  expect_identical(as_choice("rgb", colors), "rgb")
+  expect_snapshot(error = TRUE, {
+    as_flag(1, "keep_samples")
+    as_flag(NA, "keep_samples")
+    as_choice("gray", colors, "color")
+    as_choice(c("grey", "rgb"), colors, "color")
+  })
+})
+
+test_that("a seed is a whole number up to 2^53 - 1", {
+  expect_identical(as_seed(1), 1L)
+  expect_identical(as_seed(2^53 - 1), 2^53 - 1)
+  expect_snapshot(error = TRUE, {
+    as_seed(-1, "seed")
+    as_seed(2^53, "seed")
+    as_seed("a", "seed")
+  })
+})
+
+test_that("without a seed, set.seed() governs", {
+  set.seed(20)
+  first <- as_seed(NULL)
+  set.seed(20)
+  expect_identical(as_seed(NULL), first)
+  expect_false(identical(as_seed(NULL), first))
+})
+
+test_that("several values are checked one by one", {
+  expect_identical(each(c(32, 64), as_count), list(32L, 64L))
+  expect_identical(each(32, as_count), 32L)
+  expect_identical(each(numeric(), as_count), list())
+  expect_snapshot(error = TRUE, each(c(32, 0), as_count, "filters"))
+})
+
+test_that("braces in a user's text are shown as they are", {
+  expect_snapshot(error = TRUE, as_choice("{stop('no')}", colors, "color"))
+})
+
+test_that("long values are shortened", {
+  expect_lte(nchar(shown(seq(0.5, 1000))), 80)
+  expect_lte(nchar(shown(strrep("x", 200))), 80)
+})
+
+test_that("errors have the classes that they are documented to have", {
+  expect_error(as_count(0), class = "mcdropout_error_argument")
+  expect_error(as_count(0), class = "mcdropout_error")
+})

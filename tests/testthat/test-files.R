@@ -1,0 +1,38 @@
+test_that("a network comes back from its file", {
+  skip_if_no_core()
+  net <- mc_fit(small_net(), small_x(), small_y(), epochs = 1, seed = 1, progress = FALSE)
+  file <- withr::local_tempfile(fileext = ".safetensors")
+  expect_identical(mc_save(net, file), file)
+  again <- mc_load(file)
+  expect_identical(format(again), format(net))
+  expect_identical(again$history, net$history)
+  expect_identical(
+    mc_predict(again, small_x(), seed = 1, progress = FALSE)$samples,
+    mc_predict(net, small_x(), seed = 1, progress = FALSE)$samples
+  )
+})
+
+test_that("a prediction comes back from its file", {
+  skip_if_no_core()
+  file <- withr::local_tempfile(fileext = ".safetensors")
+  pred <- mc_predict(small_net(), small_x(), seed = 1, progress = FALSE)
+  mc_save(pred, file)
+  expect_identical(mc_load(file), pred)
+})
+
+test_that("files that are missing, cut short or not ours are refused", {
+  skip_if_no_core()
+  withr::local_dir(withr::local_tempdir())
+  mc_save(small_net(), "net.safetensors")
+  writeBin(readBin("net.safetensors", "raw", 400), "short.safetensors")
+  writeLines("hello", "text.safetensors")
+  expect_snapshot(error = TRUE, {
+    mc_load("missing.safetensors")
+    mc_load("short.safetensors")
+    mc_load("text.safetensors")
+    mc_save(lm, "lm.safetensors")
+    mc_save(small_net(), "nowhere/net.safetensors")
+    mc_load(NULL)
+  })
+  expect_error(mc_load("short.safetensors"), class = "mcdropout_error_unreadable_file")
+})

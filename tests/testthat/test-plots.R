@@ -1,0 +1,48 @@
+test_that("bars show the least sure inputs first, with their numbers", {
+  skip_if_not_installed("ggplot2")
+  pred <- example_prediction()
+  plot <- mc_plot_probabilities(pred, inputs = c(4, 2), truth = c("cat", "dog", "emu", "emu", "cat"))
+  bars <- plot$data
+  expect_identical(nrow(bars), 6L)
+  fourth <- bars[grepl("^input 4", bars$panel), ]
+  expect_identical(fourth$mean, unname(pred$mean[4, ]))
+  expect_identical(fourth$lower, unname(pred$lower[4, ]))
+  expect_identical(as.character(fourth$label[fourth$true]), "emu")
+  expect_identical(as.character(fourth$label[fourth$predicted]), as.character(pred$predicted[[4]]))
+  least_sure <- levels(mc_plot_probabilities(pred)$data$panel)[[1]]
+  expect_match(least_sure, paste0("^input ", which.max(pred$predictive_entropy), ":"))
+})
+
+test_that("pictures of any kind are drawn beside the bars", {
+  skip_if_not_installed("ggplot2")
+  pred <- example_prediction()
+  file <- withr::local_tempfile(fileext = ".png")
+  grey <- array(seq(0, 1, length.out = 5 * 4 * 6), c(5, 4, 6, 1))
+  mc_plot_probabilities(pred, grey, path = file)
+  expect_gt(file.size(file), 1000)
+  colored <- array(seq(0, 255, length.out = 5 * 4 * 6 * 3), c(5, 4, 6, 3))
+  plot <- mc_plot_probabilities(pred, colored, inputs = 1:2)
+  expect_s3_class(ggplot2::ggplotGrob(plot), "gtable")
+  expect_identical(dim(as_pictures(grey, 3, 5)[[1]]), c(4L, 6L))
+  expect_identical(as_pictures(grey[, , , 1], 3, 5), as_pictures(grey, 3, 5))
+})
+
+test_that("plot() and autoplot() draw both kinds", {
+  skip_if_not_installed("ggplot2")
+  expect_s3_class(ggplot2::autoplot(example_prediction()), "ggplot")
+  expect_s3_class(ggplot2::autoplot(example_values()), "ggplot")
+  withr::local_pdf(NULL)
+  expect_invisible(plot(example_values()))
+})
+
+test_that("what cannot be drawn is refused", {
+  skip_if_not_installed("ggplot2")
+  pred <- example_prediction()
+  expect_snapshot(error = TRUE, {
+    mc_plot_probabilities(example_values())
+    mc_plot_probabilities(pred, inputs = 6)
+    mc_plot_probabilities(pred, truth = "cat")
+    mc_plot_probabilities(pred, array(0, c(4, 2, 2, 1)))
+    mc_plot_probabilities(pred, path = 3)
+  })
+})

@@ -1,0 +1,71 @@
+test_that("a prediction prints what a reader wants first", {
+  pred <- example_prediction()
+  expect_snapshot({
+    pred
+    print(pred, n = 2)
+    print(pred[1])
+    print(pred[0])
+    example_values()
+  })
+})
+
+test_that("a summary is a few numbers", {
+  expect_snapshot({
+    summary(example_prediction())
+    summary(example_values())
+  })
+})
+
+test_that("a prediction has inputs and labels as its dimensions", {
+  expect_identical(dim(example_prediction()), c(5L, 3L))
+})
+
+test_that("labels are the columns", {
+  pred <- example_prediction()
+  expect_identical(colnames(pred$mean), c("cat", "dog", "emu"))
+  expect_identical(dimnames(pred$samples), list(NULL, NULL, c("cat", "dog", "emu")))
+  expect_identical(dimnames(example_values()$conf_int), list(NULL, NULL, c("lower", "upper")))
+})
+
+test_that("inputs are chosen by number or by truth value", {
+  pred <- example_prediction()
+  expect_identical(pred[c(4, 2)]$mean, pred$mean[c(4, 2), ])
+  expect_identical(pred[c(4, 2)]$samples, pred$samples[, c(4, 2), ])
+  expect_identical(pred[-1]$predicted, pred$predicted[-1])
+  expect_identical(pred[pred$confidence > 0.5]$margin, pred$margin[pred$confidence > 0.5])
+  expect_identical(dim(pred[3]$samples), c(4L, 1L, 3L))
+  expect_identical(pred[1:5], pred)
+  expect_snapshot(error = TRUE, {
+    pred[6]
+    pred[NA]
+  })
+})
+
+test_that("predictions for different inputs are bound to one", {
+  pred <- example_prediction()
+  bound <- rbind(pred[1:2], pred[3:5])
+  bound$seconds <- pred$seconds
+  expect_identical(bound, pred)
+  values <- example_values()
+  both <- rbind(values[1:4], values[5])
+  expect_identical(both$pred_int, values$pred_int)
+  expect_snapshot(error = TRUE, rbind(pred, values))
+})
+
+test_that("a prediction goes to Python and back unchanged", {
+  skip_if_no_core()
+  pred <- mc_predict(small_net(), small_x(), seed = 1, progress = FALSE)
+  expect_identical(prediction_from_python(prediction_to_python(pred)), pred)
+  values <- mc_predict(mc_mlp(4, task = "regression"), small_x(), seed = 1, progress = FALSE)
+  expect_identical(prediction_from_python(prediction_to_python(values)), values)
+  one <- pred[1]
+  expect_identical(prediction_from_python(prediction_to_python(one)), one)
+})
+
+test_that("labels that are numbers stay numbers, and are levels all the same", {
+  skip_if_no_core()
+  pred <- mc_predict(mc_mlp(4, n_outputs = 3), small_x(), seed = 1, progress = FALSE)
+  expect_identical(pred$labels, 0:2)
+  expect_identical(levels(pred$predicted), c("0", "1", "2"))
+  expect_identical(prediction_from_python(prediction_to_python(pred)), pred)
+})

@@ -1,0 +1,160 @@
+test_that("a prediction does not depend on how the inputs are batched or chosen", {
+  skip_if_no_core()
+  net <- small_net()
+  x <- small_x()
+  whole <- mc_predict(net, x, n_samples = 5, seed = 1, progress = FALSE)
+  pieces <- mc_predict(net, x, n_samples = 5, batch_size = 2, seed = 1, progress = FALSE)
+  # 1e-5: rounding of the network in float32
+  expect_equal(pieces$mean, whole$mean, tolerance = 1e-5)
+  expect_equal(pieces$samples, whole$samples, tolerance = 1e-5)
+  some <- mc_predict(net, x[c(6, 2), ], n_samples = 5, seed = 1, progress = FALSE)
+  expect_equal(some$samples, whole$samples[, c(6, 2), ], tolerance = 1e-5)
+})
+
+test_that("fresh masks go by id", {
+  skip_if_no_core()
+  net <- small_net()
+  x <- small_x()
+  predict_with <- function(x, ids) {
+    mc_predict(net, x, n_samples = 5, masks = "per_input", ids = ids, seed = 1, progress = FALSE)
+  }
+  whole <- predict_with(x, NULL)
+  some <- predict_with(x[c(6, 2), ], c(5, 1)) # ids are 0, 1, ... by default
+  expect_equal(some$samples, whole$samples[, c(6, 2), ], tolerance = 1e-5)
+  named <- predict_with(x, letters[1:7])
+  expect_identical(named$ids, letters[1:7])
+})
+
+test_that("R's own functions agree with the core on the same draws", {
+  skip_if_no_core()
+  pred <- mc_predict(small_net(), small_x(), n_samples = 9, level = 0.9, seed = 1, progress = FALSE)
+  over_draws <- function(f, ...) apply(pred$samples, 2:3, f, ...)
+  # 1e-12: rounding of sums of doubles
+  expect_equal(pred$mean, over_draws(mean), tolerance = 1e-12)
+  expect_equal(pred$variance, over_draws(var), tolerance = 1e-12)
+  expect_equal(pred$lower, over_draws(quantile, 0.05, type = 7, names = FALSE), tolerance = 1e-12)
+  expect_equal(pred$upper, over_draws(quantile, 0.95, type = 7, names = FALSE), tolerance = 1e-12)
+  expect_equal(pred$predictive_entropy, pred$expected_entropy + pred$mutual_information, tolerance = 1e-12)
+})
+
+test_that("draws are kept only if wanted", {
+  skip_if_no_core()
+  net <- small_net()
+  kept <- mc_predict(net, small_x(), n_samples = 5, seed = 1, progress = FALSE)
+  left <- mc_predict(net, small_x(), n_samples = 5, seed = 1, keep_samples = FALSE, progress = FALSE)
+  expect_identical(dim(kept$samples), c(5L, 7L, 3L))
+  expect_null(left$samples)
+  expect_identical(left$mean, kept$mean)
+})
+
+test_that("set.seed() governs where there is no seed", {
+  skip_if_no_core()
+  net <- small_net()
+  predict_here <- function() mc_predict(net, small_x(), n_samples = 3, progress = FALSE)$samples
+  first <- withr::with_seed(3, predict_here())
+  expect_identical(withr::with_seed(3, predict_here()), first)
+})
+
+test_that("a torch module of the user's own is sampled as it is", {
+  skip_if_no_core()
+  nn <- reticulate::import("torch", convert = FALSE)$nn
+  model <- nn$Sequential(nn$Linear(4L, 8L), nn$Dropout(0.5), nn$Linear(8L, 3L))
+  pred <- mc_predict(model, small_x(), n_samples = 4, outputs = "logits", labels = c("a", "b", "c"), seed = 1,
+                     progress = FALSE)
+  expect_identical(levels(pred$predicted), c("a", "b", "c"))
+  expect_identical(colnames(mc_predict_point(model, small_x(), outputs = "logits", labels = c("a", "b", "c"),
+                                             progress = FALSE)), c("a", "b", "c"))
+  expect_snapshot(error = TRUE, {
+    mc_predict(model, small_x(), progress = FALSE)
+    mc_predict(nn$Sequential(nn$Linear(4L, 3L)), small_x(), outputs = "logits", progress = FALSE)
+    mc_predict(model, small_x(), outputs = "logits", labels = c("a", "b"), progress = FALSE)
+  })
+  expect_error(
+    mc_predict(nn$Sequential(nn$Linear(4L, 3L)), small_x(), outputs = "logits"),
+    class = "mcdropout_error_no_stochastic_sites"
+  )
+})
+
+test_that("bad arguments get one sentence", {
+  skip_if_no_core()
+  net <- small_net()
+  x <- small_x()
+  expect_snapshot(error = TRUE, {
+    mc_predict(net, x, n_samples = 0)
+    mc_predict(net, x, n_samples = 2.5)
+    mc_predict(net, x, n_samples = "a")
+    mc_predict(net, x, batch_size = -1)
+    mc_predict(net, x, batch_size = NA)
+    mc_predict(net, x, level = 95)
+    mc_predict(net, x, masks = "own")
+    mc_predict(net, x, ids = 1:3)
+    mc_predict(net, x, ids = c(1, 2.5))
+    mc_predict(net, x, device = "cuda:77")
+    mc_predict(net, x, seed = -1)
+    mc_predict(net, x, keep_samples = NA)
+    mc_predict(net, x, 50, 128, 0.9)
+    mc_predict(net, x[, 1:3])
+    mc_predict(net, x[0, ])
+    mc_predict(small_net(dropout = 0), x)
+  })
+})
+
+test_that("predict() gives tibbles named as tidymodels does", {
+  skip_if_no_core()
+  net <- small_net()
+  x <- small_x()
+  columns <- function(...) names(predict(net, x, ..., n_samples = 3, seed = 1, progress = FALSE))
+  expect_identical(columns(), c(".pred_a", ".pred_b", ".pred_c"))
+  expect_identical(columns(type = "class"), ".pred_class")
+  expect_identical(columns(type = "conf_int")[c(1, 4)], c(".pred_lower_a", ".pred_upper_a"))
+  values <- mc_mlp(4, task = "regression")
+  expect_named(predict(values, x, type = "pred_int", progress = FALSE), c(".pred_lower", ".pred_upper"))
+  expect_named(predict(values, x, progress = FALSE), ".pred")
+  quiet <- mc_mlp(4, task = "regression", noise = "none")
+  expect_snapshot(error = TRUE, {
+    predict(net, x, type = "response")
+    predict(net)
+    predict(quiet, x, type = "pred_int", progress = FALSE)
+  })
+})
+
+test_that("sites are a tibble", {
+  skip_if_no_core()
+  sites <- mc_sites(small_net(dropout = 0.25), small_x())
+  expect_s3_class(sites, "tbl_df")
+  expect_named(sites, c("site", "operation", "rate", "shape"))
+  expect_equal(sites$rate, 0.25)
+})
+
+test_that("progress is told to a bar of cli", {
+  skip_if_no_core()
+  withr::local_options(cli.progress_show_after = 0)
+  expect_identical(
+    mc_predict(small_net(), small_x(), seed = 1, progress = TRUE)$mean,
+    mc_predict(small_net(), small_x(), seed = 1, progress = FALSE)$mean
+  )
+  expect_snapshot(error = TRUE, mc_predict(small_net(), small_x(), progress = "yes"))
+})
+
+test_that("Ctrl-C returns to the prompt", {
+  skip_if_no_core()
+  skip_on_os("windows")
+  code <- "library(mcdropout)
+    net <- mc_cnn(c(28, 28, 1), labels = letters[1:10])
+    x <- array(0.5, c(4000, 28, 28, 1))
+    few <- x[1:9, , , , drop = FALSE]
+    mc_predict(net, few, 5)
+    pid <- Sys.getpid()
+    system(sprintf('(sleep 2; kill -INT %d) &', pid))
+    started <- proc.time()[[3]]
+    answer <- tryCatch({ mc_predict(net, x, 2000); 'done' }, interrupt = function(i) 'stopped')
+    cat(answer, proc.time()[[3]] - started, dim(mc_predict(net, few, 5)))"
+  withr::local_envvar(R_LIBS = paste(.libPaths(), collapse = .Platform$path.sep), R_TESTS = "",
+                      RETICULATE_CHECK_REQUIRED_PACKAGES = "0")
+  out <- system2(file.path(R.home("bin"), "Rscript"), c("-e", shQuote(code)), stdout = TRUE)
+  words <- strsplit(out[[length(out)]], " ")[[1]]
+  expect_identical(words[[1]], "stopped")
+  # 2 s until the signal, a second or so to stop, and room for a busy machine
+  expect_lt(as.numeric(words[[2]]), 6)
+  expect_identical(words[3:4], c("9", "10")) # and all is well afterwards
+})

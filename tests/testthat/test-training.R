@@ -1,0 +1,108 @@
+test_that("training changes the network in place and leaves a history", {
+  skip_if_no_core()
+  net <- small_net()
+  before <- net$weights
+  trained <- mc_fit(net, small_x(), small_y(), epochs = 3, batch_size = 2, seed = 1, progress = FALSE)
+  expect_identical(trained, net)
+  expect_false(identical(net$weights, before))
+  expect_s3_class(net$history, "tbl_df")
+  expect_equal(net$history$epoch, 1:3)
+  expect_named(net$history, c("epoch", "loss", "accuracy", "learning_rate", "seconds"), ignore.order = TRUE)
+})
+
+test_that("the same seed gives the same weights, and set.seed() governs where there is none", {
+  skip_if_no_core()
+  train <- function(...) mc_fit(small_net(), small_x(), small_y(), epochs = 2, progress = FALSE, ...)
+  expect_identical(point(train(seed = 5)), point(train(seed = 5)))
+  first <- withr::with_seed(3, point(train()))
+  expect_identical(withr::with_seed(3, point(train())), first)
+  expect_false(identical(withr::with_seed(4, point(train())), first))
+})
+
+test_that("values are learnt from vectors, matrices and data frames", {
+  skip_if_no_core()
+  x <- small_x()
+  one <- mc_mlp(4, task = "regression", hidden = 8)
+  expect_s3_class(mc_fit(one, x, x[, 1], epochs = 1, progress = FALSE), "mc_model")
+  two <- mc_mlp(4, task = "regression", n_outputs = 2, hidden = 8)
+  mc_fit(two, as.data.frame(x), as.data.frame(x[, 1:2]), epochs = 1, progress = FALSE)
+  expect_true("rmse" %in% names(two$history))
+})
+
+test_that("R functions serve as callbacks, augmentation and optimiser", {
+  skip_if_no_core()
+  seen <- list()
+  watch <- function(row) {
+    seen[[length(seen) + 1]] <<- row
+    if (row$epoch == 2) "stop"
+  }
+  torch <- reticulate::import("torch", convert = FALSE)
+  net <- mc_fit(
+    small_net(), small_x(), small_y(), epochs = 5, callbacks = watch, progress = FALSE,
+    augment = function(x, generator) x$neg(),
+    optimizer = function(parameters) torch$optim$SGD(parameters, lr = 0.1)
+  )
+  expect_length(seen, 2)
+  expect_true(is.numeric(seen[[1]]$loss))
+  expect_equal(nrow(net$history), 2)
+})
+
+test_that("class weights go by name", {
+  skip_if_no_core()
+  train <- function(weights) {
+    net <- small_net()
+    mc_fit(net, small_x(), small_y(), epochs = 2, seed = 1, class_weight = weights, progress = FALSE)
+    point(net)
+  }
+  expect_identical(train(c(a = 1, b = 2, c = 3)), train(c(c = 3, a = 1, b = 2)))
+  expect_false(identical(train(c(a = 1, b = 2, c = 3)), train(c(a = 3, b = 2, c = 1))))
+})
+
+test_that("a validation set is given as a list or split off", {
+  skip_if_no_core()
+  net <- mc_fit(small_net(), small_x(), small_y(), epochs = 1, progress = FALSE,
+                validation_data = list(small_x()[1:3, ], small_y()[1:3]))
+  expect_true(all(c("val_loss", "val_accuracy") %in% names(net$history)))
+  expect_snapshot(error = TRUE, mc_fit(small_net(), small_x(), small_y(), validation_data = small_x()))
+})
+
+test_that("a checkpoint is gone on from", {
+  skip_if_no_core()
+  file <- withr::local_tempfile(fileext = ".safetensors")
+  train <- function(net, ...) mc_fit(net, small_x(), small_y(), seed = 2, progress = FALSE, ...)
+  whole <- train(small_net(), epochs = 4)
+  train(small_net(), epochs = 2, checkpoint = file)
+  resumed <- train(small_net(), epochs = 4, checkpoint = file)
+  expect_identical(point(resumed), point(whole))
+})
+
+test_that("fit() is mc_fit()", {
+  skip_if_no_core()
+  by_fit <- fit(small_net(), small_x(), small_y(), epochs = 1, seed = 1, progress = FALSE)
+  by_mc_fit <- mc_fit(small_net(), small_x(), small_y(), epochs = 1, seed = 1, progress = FALSE)
+  expect_identical(point(by_fit), point(by_mc_fit))
+})
+
+test_that("loops of one's own train batch by batch, and what they learn is saved", {
+  skip_if_no_core()
+  net <- small_net()
+  losses <- vapply(1:30, function(step) mc_train_on_batch(net, small_x(), small_y())$loss, double(1))
+  expect_lt(mean(tail(losses, 5)), mean(head(losses, 5)))
+  again <- unserialize(serialize(net, NULL))
+  expect_identical(point(again), point(net))
+})
+
+test_that("bad settings get one sentence", {
+  skip_if_no_core()
+  train <- function(...) mc_fit(small_net(), small_x(), small_y(), ..., progress = FALSE)
+  expect_snapshot(error = TRUE, {
+    train(epochs = 0)
+    train(batch_size = 2.5)
+    train(learning_rate = 0)
+    train(validation_split = 1)
+    train(optimizer = "adm")
+    train(device = "cuda:77")
+    train(precision = "float8")
+    train(epoch = 3)
+  })
+})
