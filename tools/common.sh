@@ -16,6 +16,7 @@ fi
 export XDG_CACHE_HOME="$SETUP/cache" XDG_DATA_HOME="$SETUP/data"
 export R_USER_CACHE_DIR="$SETUP/cache/R" R_USER_DATA_DIR="$SETUP/data/R"
 export MPLCONFIGDIR="$SETUP/cache/matplotlib" MPLBACKEND=Agg
+export TORCHINDUCTOR_CACHE_DIR="$SETUP/cache/torchinductor"  # else torch leaves a folder in /tmp
 export PYRIGHT_PYTHON_CACHE_DIR="$SETUP/cache/pyright" PYRIGHT_PYTHON_IGNORE_WARNINGS=1
 export npm_config_cache="$SETUP/cache/npm" npm_config_update_notifier=false
 export HYPOTHESIS_STORAGE_DIRECTORY="$SETUP/cache/hypothesis"
@@ -23,6 +24,9 @@ export PIP_DISABLE_PIP_VERSION_CHECK=1
 export R_LIBS="$R_LIBRARY"
 export RETICULATE_PYTHON="$VENV/bin/python"
 export RETICULATE_CHECK_REQUIRED_PACKAGES=0  # would ask a package index at every start
+
+# R reads its sources, and checks them, in the session's encoding; a bare machine has none set.
+if [ "$(locale charmap 2>/dev/null)" != UTF-8 ]; then export LC_ALL=C.UTF-8; fi
 
 # Ends the run with one sentence that says what to do.
 fail() {

@@ -21,4 +21,5 @@ check_symbolic_link
 . tools/setup_python.sh
 set_up_r
 set_up_python
+set_up_libpython
 set_up_r_package

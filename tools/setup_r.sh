@@ -74,6 +74,25 @@ set_up_r() {
   mark_done r "$key"
 }
 
+r_finds_libpython() {
+  Rscript -e 'quit(status = is.null(reticulate::py_discover_config()$libpython))' >/dev/null 2>&1
+}
+
+# R runs Python inside its own process, for which it needs Python as a shared library; Debian splits that off.
+set_up_libpython() {
+  have R || return 0
+  local key version
+  version="$("$VENV/bin/python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')"
+  key="$(key_of "$version" "$(readlink -f "$VENV/bin/python")")"
+  is_done libpython "$key" && return
+  if ! r_finds_libpython && can_apt; then
+    step "Installing Python's shared library" libpython apt_install "libpython$version"
+  fi
+  r_finds_libpython || fail "R cannot use the Python at $(readlink -f "$VENV/bin/python"), which has no shared library;" \
+    "install libpython$version, or name a Python built with --enable-shared: \`make clean setup PYTHON=/path/to/python3\`."
+  mark_done libpython "$key"
+}
+
 r_package_sources() {
   find DESCRIPTION NAMESPACE R man inst/rmd python -type f ! -name '*.pyc' 2>/dev/null | LC_ALL=C sort
 }
