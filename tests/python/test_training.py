@@ -1,0 +1,553 @@
+"""Training: what is learnt depends on the seed alone, stops when told, and leaves nothing behind."""
+
+import copy
+import math
+import os
+import subprocess
+import sys
+import warnings
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from torch import nn
+
+from mcdropout.checks import UnreadableFile
+from mcdropout.datasets import mc_sample_data
+from mcdropout.models import mc_cnn, mc_mlp
+from mcdropout.training import mc_fit, mc_train_on_batch, stratified_choice
+
+LABELS = ("u", "v", "w")
+N, FEATURES = 90, 5
+
+
+@pytest.fixture(scope="module")
+def table():
+    """Three labels that a line tells apart but for some noise."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(N, FEATURES)) * 3 + 10
+    codes = np.digitize(x[:, 0] + rng.normal(size=N), [9, 11])
+    return x, np.array(LABELS)[codes]
+
+
+def network(**arguments):
+    return mc_mlp(FEATURES, LABELS, hidden=8, dropout=0.2, **arguments)
+
+
+def fit(model, x, y, **arguments):
+    return mc_fit(model, x, y, **{"epochs": 3, "batch_size": 16, "seed": 1, "progress": False, **arguments})
+
+
+def same_weights(one: nn.Module, other: nn.Module) -> bool:
+    pairs = zip(one.state_dict().items(), other.state_dict().items(), strict=True)
+    return all(a == b and torch.equal(v, w) for (a, v), (b, w) in pairs)
+
+
+def without_seconds(model) -> pd.DataFrame:
+    return model.history.drop(columns="seconds")
+
+
+def interrupt_after(epoch: int):
+    def callback(row):
+        if row["epoch"] == epoch:
+            raise KeyboardInterrupt
+
+    return callback
+
+
+# What is learnt -------------------------------------------------------------------------------------------
+
+
+def test_same_seed_same_weights_whatever_the_global_generators_say(table):
+    torch.manual_seed(1)
+    one = fit(network(), *table)
+    torch.manual_seed(2)
+    same, other = fit(network(), *table), fit(network(), *table, seed=2)
+    assert same_weights(one, same)
+    pd.testing.assert_frame_equal(without_seconds(one), without_seconds(same))
+    assert not same_weights(one, other)
+
+
+def test_training_is_in_place_and_ends_ready_to_predict(table):
+    model = network()
+    before = copy.deepcopy(model)
+    assert fit(model, *table) is model
+    assert not same_weights(model, before)
+    assert not model.training
+
+
+def test_labels_mean_the_same_however_they_are_written(table):
+    x, y = table
+    codes = np.array([LABELS.index(label) for label in y])
+    factor = pd.Categorical(y, categories=["w", "unused", "v", "u"])
+    plain = fit(network(), x, y)
+    assert same_weights(plain, fit(network(), x, list(y)))
+    assert same_weights(plain, fit(network(), x, factor))
+    assert same_weights(plain, fit(network(), x, np.eye(3)[codes]))
+    assert same_weights(plain, fit(network(), pd.DataFrame(x), pd.Series(y)))
+
+
+def test_memory_order_and_type_of_the_inputs_do_not_matter(table):
+    x, y = table
+    plain = fit(network(), x, y)
+    r_array = np.asfortranarray(x)
+    r_array.flags.writeable = False
+    assert same_weights(plain, fit(network(), r_array, y))
+    assert same_weights(plain, fit(network(), torch.from_numpy(x), y))
+    assert same_weights(plain, fit(network(), x.astype(np.float32), y))
+
+
+def test_a_plain_loop_with_the_same_batches_learns_the_same():
+    """Without dropout and shuffling an epoch in one batch is a step of Adam on the mean loss."""
+    rng = np.random.default_rng(1)
+    x, y = rng.normal(size=(20, 4)).astype(np.float32), rng.integers(0, 3, 20)
+    model = mc_mlp(4, n_outputs=3, hidden=6, dropout=0.0)
+    plain = copy.deepcopy(model)
+    fit(model, x, y, epochs=5, batch_size=20)
+    z = torch.from_numpy((x - x.mean(0)) / x.std(0))
+    optimizer = torch.optim.Adam(plain.parameters())
+    for _ in range(5):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(plain(z), torch.from_numpy(y)).backward()
+        optimizer.step()
+    for learnt, expected in zip(model.parameters(), plain.parameters(), strict=True):
+        # Adam divides by the gradient's size, so that a gradient of rounding size moves a weight visibly: 1e-4
+        torch.testing.assert_close(learnt, expected, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("noise", ["homoscedastic", "heteroscedastic", "none"])
+def test_values_near_300_with_a_spread_of_a_hundredth_are_learnt(noise):
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(400, 2))
+    y = 300 + 0.01 * x[:, 0] + 0.002 * rng.normal(size=400)
+    model = mc_mlp(2, task="regression", noise=noise, hidden=20, dropout=0.0)
+    fit(model, x, y, epochs=40, learning_rate=0.01, validation_split=0.25)
+    last = model.history.iloc[-1]
+    assert 0.0015 < last["val_rmse"] < 0.003  # the noise has 0.002
+    if noise != "none":
+        log_variance = model(torch.from_numpy(x).float())[:, 1].detach().numpy()
+        assert 0.0015 < np.exp(log_variance.mean() / 2) < 0.003
+
+
+def test_two_labels_and_one_logit_learn(table):
+    x, y = table
+    model = mc_mlp(FEATURES, ["other", "u"], task="binary")
+    fit(model, x, np.where(y == "u", "u", "other"), epochs=30, learning_rate=0.01)
+    assert model.history["accuracy"].iloc[-1] > 0.8
+
+
+def test_the_history_has_a_row_per_epoch_and_says_what_a_forward_pass_says(table):
+    x, y = table
+    model = network(seed=3)
+    fit(model, x, y, validation_data=(x[:30], y[:30]))
+    columns = ["epoch", "loss", "accuracy", "val_loss", "val_accuracy", "learning_rate", "seconds"]
+    assert list(model.history) == columns
+    assert model.history["epoch"].tolist() == [1, 2, 3]
+    with torch.no_grad():
+        out = model(torch.from_numpy(x[:30]).float())
+    codes = torch.tensor([LABELS.index(label) for label in y[:30]])
+    last = model.history.iloc[-1]
+    assert last["val_loss"] == pytest.approx(float(nn.functional.cross_entropy(out, codes)), rel=1e-5)
+    assert last["val_accuracy"] == pytest.approx(float((out.argmax(1) == codes).double().mean()))
+
+
+def test_the_history_of_values_counts_partial_batches_by_their_size():
+    rng = np.random.default_rng(3)
+    x, y = rng.normal(size=(21, 2)), rng.normal(size=(21, 3)) * [1, 10, 100]
+    model = mc_mlp(2, n_outputs=3, task="regression", noise="none")
+    fit(model, x, y, validation_data=(x, y))  # batches of 16 and 5
+    with torch.no_grad():
+        error = model(torch.from_numpy(x).float()).numpy() - y
+    assert model.history["val_rmse"].iloc[-1] == pytest.approx(np.sqrt(np.mean(error**2)), rel=1e-5)
+
+
+def test_a_weight_on_a_label_makes_it_predicted_more_often(table):
+    x, y = table
+    plain, weighted = fit(network(), x, y, epochs=20), fit(network(), x, y, epochs=20, class_weight={"w": 50})
+
+    def how_many(model):
+        return int((model(torch.from_numpy(x).float()).argmax(1) == 2).sum())
+
+    assert how_many(weighted) > how_many(plain)
+
+
+def test_balanced_weights_are_the_inverse_frequencies(table):
+    x, y = table
+    counts = [np.mean(y == label) for label in LABELS]
+    by_hand = dict(zip(LABELS, [1 / (3 * share) for share in counts], strict=True))
+    assert same_weights(fit(network(), x, y, class_weight="balanced"), fit(network(), x, y, class_weight=by_hand))
+
+
+def test_binary_weights_are_a_weighted_mean():
+    rng = np.random.default_rng(5)
+    x, y = rng.normal(size=(12, 2)), np.arange(12) % 3 == 0
+    once = mc_mlp(2, [False, True], task="binary", dropout=0.0)
+    twice = copy.deepcopy(once)
+    common = {"epochs": 1, "batch_size": 100, "optimizer": lambda p: torch.optim.SGD(p, lr=1.0)}
+    repeated = np.concatenate([x, x[y]]), np.concatenate([y, y[y]])  # a weight of 2 is the input twice
+    scales = x.mean(0), x.std(0)
+    once.set_scales(scales, None)
+    twice.set_scales(scales, None)
+    fit(once, x, y, class_weight=[1, 2], **common)
+    fit(twice, *repeated, **common)
+    for a, b in zip(once.parameters(), twice.parameters(), strict=True):
+        torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-5)  # the sums run in another order
+
+
+def test_weight_decay_leaves_the_noise_alone():
+    x = np.zeros((4, 2))
+    y = np.array([-1.0, 1.0, -1.0, 1.0])
+    model = mc_mlp(2, task="regression", dropout=0.0)
+    with torch.no_grad():
+        model.log_variance.fill_(2.0)
+    before = model.layers.dense1.weight.detach().clone()
+    fit(model, x, y, epochs=1, optimizer="adamw", learning_rate=1e-3, weight_decay=100.0)
+    step = 1e-3  # Adam's first step is its rate; the decay before it takes rate * weight_decay = a tenth
+    assert float(model.log_variance.detach()) == pytest.approx(2 - step, abs=1e-5)
+    torch.testing.assert_close(model.layers.dense1.weight.detach(), 0.9 * before, atol=1.01 * step, rtol=0)
+
+
+def test_augmentation_changes_what_is_learnt_and_is_keyed_too(table):
+    def jitter(x, generator):
+        return x + torch.randn(x.shape, generator=generator)
+
+    one, same = (fit(network(), *table, augment=jitter) for _ in range(2))
+    assert same_weights(one, same)
+    assert not same_weights(one, fit(network(), *table))
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+def test_mixed_precision_learns_and_leaves_float32_weights(table, precision):
+    model = fit(network(), *table, epochs=20, learning_rate=0.01, precision=precision)
+    assert model.history["accuracy"].iloc[-1] > 0.6  # a third would be chance
+    assert {weights.dtype for weights in model.parameters()} == {torch.float32}
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "adamw", "sgd", "rmsprop", torch.optim.NAdam])
+def test_every_optimizer_learns(table, optimizer):
+    model = fit(network(), *table, optimizer=optimizer, epochs=8)
+    assert model.history["loss"].iloc[-1] < model.history["loss"].iloc[0]
+
+
+def test_a_module_of_ones_own_is_trained_by_what_it_says_of_itself(table):
+    x, y = table
+    model = nn.Sequential(nn.Linear(FEATURES, 9), nn.ReLU(), nn.Dropout(0.1), nn.Linear(9, 3))
+    model.task, model.labels, model.outputs = "classification", LABELS, "logits"
+    fit(model, (x - 10) / 3, y, epochs=30, learning_rate=0.01)
+    assert model.history["accuracy"].iloc[-1] > 0.6
+
+
+# Validation, stopping, rates ------------------------------------------------------------------------------
+
+
+def test_the_split_holds_out_the_same_share_of_every_label():
+    codes = np.repeat([0, 1, 2], [100, 30, 11])
+    held = stratified_choice(codes, 0.2, seed=4)
+    assert len(held) == len(set(held)) == 28  # round(0.2 * 141)
+    assert np.abs(np.bincount(codes[held]) - 0.2 * np.array([100, 30, 11])).max() < 1
+    assert not np.array_equal(held, stratified_choice(codes, 0.2, seed=5))
+
+
+def test_what_is_held_out_teaches_nothing(table):
+    x, y = table
+    held = stratified_choice(np.array([LABELS.index(label) for label in y]), 0.2, seed=1)
+    spoilt = x.copy()
+    spoilt[held] = 1000.0  # neither weights nor the standard units may see this
+    assert same_weights(fit(network(), x, y, validation_split=0.2), fit(network(), spoilt, y, validation_split=0.2))
+
+
+def test_early_stopping_stops_and_puts_the_best_weights_back(table):
+    x, y = table
+    seen = []
+    model = network()
+
+    def remember(row):
+        seen.append((row["val_loss"], copy.deepcopy(model.state_dict())))
+
+    fit(model, x, y, epochs=60, learning_rate=0.1, validation_split=0.3, early_stopping=2, callbacks=remember)
+    losses = [loss for loss, _ in seen]
+    best = int(np.argmin(losses))
+    assert best < len(seen) - 1  # or the test would show nothing
+    assert len(seen) == best + 3  # two epochs after the best without a better one
+    assert all(torch.equal(seen[best][1][name], values) for name, values in model.state_dict().items())
+
+
+def test_accuracy_is_watched_as_better_when_larger(table):
+    model = fit(network(), *table, epochs=40, early_stopping=3, monitor="accuracy")
+    accuracy = model.history["accuracy"].to_numpy()
+    assert len(accuracy) == np.argmax(accuracy) + 4
+
+
+def test_the_learning_rate_falls_when_nothing_improves(table):
+    x, y = table
+    model = fit(network(), x, y, epochs=30, learning_rate=0.5, monitor="loss", reduce_lr={"patience": 2, "factor": 0.6})
+    best, waited, rate = math.inf, 0, 0.5
+    for row in model.history.itertuples():
+        assert row.learning_rate == pytest.approx(rate)
+        best, waited = (row.loss, 0) if row.loss < best else (best, waited + 1)
+        if waited == 2:
+            rate, waited = rate * 0.6, 0
+    assert rate < 0.5
+
+
+def test_callbacks_see_every_epoch_and_may_end_training(table):
+    rows = []
+    model = fit(network(), *table, epochs=9, callbacks=[rows.append, lambda row: row["epoch"] == 4])
+    assert [row["epoch"] for row in rows] == [1, 2, 3, 4] == model.history["epoch"].tolist()
+
+
+# Interrupts, failures, checkpoints --------------------------------------------------------------------------
+
+
+def test_an_interrupt_keeps_what_was_learnt(table):
+    with pytest.warns(UserWarning, match="Training was interrupted after epoch 2; the model keeps what it learnt"):
+        model = fit(network(), *table, epochs=9, callbacks=interrupt_after(2))
+    assert same_weights(model, fit(network(), *table, epochs=2))
+    assert len(model.history) == 2
+    assert not model.training
+
+
+def test_a_run_resumed_from_its_checkpoint_equals_one_never_interrupted_to_the_bit(table, tmp_path):
+    arguments = {
+        "epochs": 7, "validation_split": 0.2, "early_stopping": 5, "reduce_lr": 1, "learning_rate": 0.05,
+    }  # fmt: skip
+    whole = fit(network(), *table, **arguments)
+    arguments["checkpoint"] = tmp_path / "run.checkpoint"
+    with pytest.warns(UserWarning, match="interrupted after epoch 3"):
+        fit(network(), *table, **arguments, callbacks=interrupt_after(3))
+    resumed = fit(network(seed=0), *table, **arguments | {"seed": None})  # takes the seed of the file
+    assert same_weights(resumed, whole)
+    pd.testing.assert_frame_equal(without_seconds(resumed), without_seconds(whole))
+
+
+def test_a_finished_checkpoint_only_gives_back_what_was_learnt(table, tmp_path):
+    path = tmp_path / "run.checkpoint"
+    done = fit(network(), *table, checkpoint=path)
+    rows = []
+    again = fit(network(), *table, checkpoint=path, callbacks=rows.append)
+    assert same_weights(done, again)
+    assert rows == []
+
+
+def test_the_checkpoint_of_another_training_is_refused(table, tmp_path):
+    path = tmp_path / "run.checkpoint"
+    fit(network(), *table, checkpoint=path)
+    with pytest.raises(ValueError, match="`checkpoint` must be of the same training; got .*another `batch_size`"):
+        fit(network(), *table, checkpoint=path, batch_size=17)
+    with pytest.raises(ValueError, match="made with another `y`"):
+        fit(network(), table[0], table[1][::-1], checkpoint=path)
+    path.write_bytes(b"something else")
+    with pytest.raises(UnreadableFile, match="which is not"):
+        fit(network(), *table, checkpoint=path)
+
+
+def test_a_loss_that_is_no_number_stops_and_keeps_the_last_good_weights(table):
+    model, rows = network(), []
+
+    def spoil_the_third_epoch(x, generator):
+        return x if len(rows) < 2 else x * math.nan
+
+    message = "it was none in epoch 3, and the model keeps its weights from before that"
+    with pytest.raises(FloatingPointError, match=message):
+        fit(model, *table, epochs=5, augment=spoil_the_third_epoch, callbacks=rows.append)
+    assert same_weights(model, fit(network(), *table, epochs=2))
+    assert len(model.history) == 2
+    assert not model.training
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_training_moves_no_global_generator_also_after_an_error(table, fails):
+    def broken(row):
+        raise RuntimeError("a fault of the callback")
+
+    torch.manual_seed(8)
+    np.random.seed(8)  # noqa: NPY002  # the global state is what is looked at
+    torch_state, numpy_state = torch.get_rng_state(), np.random.get_state()[1]  # noqa: NPY002
+    model = network()
+    if fails:
+        with pytest.raises(RuntimeError, match="a fault of the callback"):
+            fit(model, *table, callbacks=broken)
+    else:
+        fit(model, *table, validation_split=0.2)
+        mc_train_on_batch(model, *table)
+    assert torch.equal(torch.get_rng_state(), torch_state)
+    assert (np.random.get_state()[1] == numpy_state).all()  # noqa: NPY002
+    assert not model.training
+
+
+def test_nothing_is_left_in_the_working_folder_and_nothing_is_printed(table, tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    fit(network(), *table)
+    assert os.listdir() == []
+    fit(network(), *table, checkpoint="here")
+    assert os.listdir() == ["here"]
+    captured = capfd.readouterr()
+    assert captured.out == captured.err == ""
+
+
+def test_progress_may_be_a_function(table):
+    told = []
+    fit(network(), *table, epochs=2, progress=lambda *news: told.append(news))
+    done, total, text = told[-1]
+    assert done == total == 12  # 2 epochs of 90 inputs in batches of 16
+    assert text.startswith("Epoch 2 of 2, loss ")
+
+
+def test_a_bar_appears_only_on_long_runs(table, capfd):
+    fit(network(), *table, progress=True)
+    assert capfd.readouterr().err.strip() == ""
+
+
+# Steps of one's own -----------------------------------------------------------------------------------------
+
+
+def test_a_loop_of_ones_own_learns_and_says_how_well(table):
+    x, y = table
+    model = network()
+    results = [mc_train_on_batch(model, x, y, optimizer="adam") for _ in range(150)]
+    assert set(results[0]) == {"loss", "accuracy"}
+    assert results[-1]["loss"] < 0.8 * results[0]["loss"]
+    assert not model.training
+
+
+def test_steps_are_the_same_every_time(table):
+    one, same = network(), network()
+    for model in (one, same):
+        torch.seed()
+        for _ in range(3):
+            mc_train_on_batch(model, *table)
+    assert same_weights(one, same)
+
+
+def test_the_optimizer_stays_between_steps_and_out_of_the_file(table, tmp_path):
+    from mcdropout.files import mc_load, mc_save
+
+    model = mc_mlp(FEATURES, LABELS, dropout=0.0)
+    by_hand = copy.deepcopy(model)
+    for _ in range(4):
+        mc_train_on_batch(model, *table)
+    mc_save(model, tmp_path / "model")
+    assert same_weights(mc_load(tmp_path / "model"), model)
+
+    by_hand.set_scales((table[0].mean(0), table[0].std(0)), None)
+    optimizer = torch.optim.Adam(by_hand.parameters())  # one for all steps: its momentum must be kept
+    codes = torch.tensor([LABELS.index(label) for label in table[1]])
+    for _ in range(4):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(by_hand(torch.from_numpy(table[0]).float()), codes).backward()
+        optimizer.step()
+    for a, b in zip(model.parameters(), by_hand.parameters(), strict=True):
+        torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-4)
+
+
+# Refusals ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"epochs": 0}, "`epochs` must be a whole number of at least 1; got 0"),
+        ({"batch_size": 2.5}, "`batch_size` must be a whole number of at least 1; got 2.5"),
+        ({"batch_size": "a"}, '`batch_size` must be a whole number of at least 1; got "a"'),
+        ({"batch_size": float("nan")}, "`batch_size` must be a whole number of at least 1; got nan"),
+        ({"learning_rate": 0}, "`learning_rate` must be a number above 0; got 0"),
+        ({"weight_decay": -1}, "`weight_decay` must be a number of at least 0; got -1"),
+        ({"optimizer": "lion"}, '`optimizer` must be one of "adam", "adamw", "sgd", "rmsprop"; got "lion"'),
+        ({"validation_split": 1}, "`validation_split` must be a number of at least 0 and below 1; got 1"),
+        ({"validation_split": 0.001}, "`validation_split` must leave inputs on both sides; got 0.001 of 90"),
+        ({"validation_data": 3}, r"`validation_data` must be a pair \(x, y\)"),
+        ({"early_stopping": 2}, '`monitor` must be one of "loss", "accuracy"; got "val_loss". Hold inputs out'),
+        ({"early_stopping": True, "monitor": "loss"}, "`early_stopping` must be a whole number of at least 1"),
+        ({"reduce_lr": {"wait": 2}}, "`reduce_lr` must be a number of epochs, or a mapping with `patience`"),
+        ({"class_weight": {"x": 2}}, '`class_weight` must name labels out of "u", "v", "w"; got "x"'),
+        ({"class_weight": [1, 2]}, r"`class_weight` must have one weight per label \(3\); got 2"),
+        ({"class_weight": "heavy"}, '`class_weight` must be one of "balanced"; got "heavy"'),
+        ({"precision": "int8"}, '`precision` must be one of "float32", "bfloat16", "float16"; got "int8"'),
+        ({"device": "gpu"}, '`device` must be "auto", "cpu", "cuda", "cuda:1" or the like; got "gpu"'),
+        ({"seed": 0.5}, r"`seed` must be a whole number from 0 to 2\^53 - 1; got 0.5"),
+        ({"progress": "yes"}, '`progress` must be true or false; got "yes"'),
+        ({"checkpoint": "nowhere/at/all"}, '`path` must be in a folder that exists; got "nowhere/at/all"'),
+    ],
+)
+def test_arguments_that_cannot_work_get_one_sentence(table, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        fit(network(), *table, **arguments)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda x, y: (x[:, :4], y), r"`x` must have shape \(input, 5\); got \(90, 4\)"),
+        (lambda x, y: (x[:0], y[:0]), r"`x` must hold at least one input; got shape \(0, 5\)"),
+        (lambda x, y: (np.where(x == x[6, 2], np.nan, x), y), "got NaN in input number 7 of 90"),
+        (lambda x, y: (np.where(x == x[6, 2], np.inf, x), y), "got an infinite value in input number 7 of 90"),
+        (lambda x, y: (x, y[:-1]), r"`y` must be as long as `x` \(90\); got length 89"),
+        (lambda x, y: (x, [*y[:-1], "z"]), '`y` must hold labels out of "u", "v", "w"; got "z" at input number 90'),
+        (lambda x, y: (x, [*y[:-1], None]), "`y` must have a label for every input; got none at input number 90"),
+    ],
+)
+def test_data_that_cannot_be_learnt_from_gets_one_sentence(table, change, message):
+    model = network()
+    before = copy.deepcopy(model)
+    with pytest.raises(ValueError, match=message):
+        fit(model, *change(*table))
+    assert same_weights(model, before)
+
+
+def test_a_thing_that_is_no_model_is_refused(table):
+    for thing in (3, nn.Linear(FEATURES, 3)):
+        with pytest.raises(TypeError, match="`model` must be a network of mc_cnn.*; got (int|Linear)"):
+            fit(thing, *table)
+
+
+# The whole thing --------------------------------------------------------------------------------------------
+
+
+def test_a_real_ctrl_c_ends_training_within_a_second_or_so(tmp_path):
+    code = """
+import os, signal, threading, time, warnings
+import numpy as np
+from mcdropout.models import mc_mlp
+from mcdropout.training import mc_fit
+x = np.random.default_rng(0).normal(size=(2000, 4))
+def strike():
+    global struck
+    struck = time.perf_counter()
+    os.kill(os.getpid(), signal.SIGINT)
+threading.Timer(2.0, strike).start()
+warnings.simplefilter("ignore")
+model = mc_fit(mc_mlp(4, n_outputs=2), x, (x[:, 0] > 0).astype(int), epochs=10**6, batch_size=32, progress=False)
+print(time.perf_counter() - struck, len(model.history))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    waited, epochs = done.stdout.split()
+    assert float(waited) < 2
+    assert int(epochs) > 0
+
+
+@pytest.mark.slow
+def test_eight_epochs_on_the_bundled_sample_reach_81_percent():
+    data = mc_sample_data()
+    model = mc_cnn((28, 28, 1), labels=data.labels)
+    mc_fit(
+        model, data.x_train, data.y_train,
+        epochs=8, batch_size=128, validation_split=0.1, seed=1, progress=False,
+    )  # fmt: skip
+    with torch.no_grad():
+        codes = model(torch.from_numpy(data.x_test)).argmax(1).numpy()
+    assert np.mean(np.array(data.labels)[codes] == data.y_test) >= 0.81
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_the_model_learns_and_comes_home(table):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model = fit(network(), *table, epochs=20, learning_rate=0.01, device="cuda")
+        same = fit(network(), *table, epochs=20, learning_rate=0.01, device="cuda")
+    assert next(model.parameters()).device.type == "cpu"
+    assert model.history["accuracy"].iloc[-1] > 0.6
+    assert same_weights(model, same)
