@@ -1,0 +1,192 @@
+"""Inputs and labels as users hold them: what is accepted means the same, what is not gets one sentence."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mcdropout.arrays import (
+    ArrayRows,
+    as_device,
+    as_labels,
+    as_rows,
+    as_targets,
+    check_finite,
+    label_array,
+)
+from mcdropout.datasets import ImageFiles
+
+X = np.arange(24.0).reshape(4, 3, 2)
+
+
+@pytest.mark.parametrize(
+    "x",
+    [X, np.asfortranarray(X), X.astype(np.int16), X[::-1][::-1], X.tolist(), torch.from_numpy(X),
+     torch.from_numpy(X).bfloat16(), torch.from_numpy(X).requires_grad_()],
+    ids=["C order", "Fortran order", "int16", "a view", "lists", "tensor", "bfloat16 tensor", "with gradient"],
+)  # fmt: skip
+def test_rows_are_the_same_float32_whatever_holds_them(x):
+    rows = as_rows(x)
+    assert rows.shape == (4, 3, 2)
+    for index in (slice(1, 3), np.array([3, 0])):
+        taken = rows.take(index)
+        np.testing.assert_array_equal(taken, X[index])
+        assert taken.dtype == np.float32
+        assert taken.flags.c_contiguous
+        assert taken.flags.writeable
+
+
+def test_a_large_array_is_not_copied_but_for_the_rows_taken():
+    x = np.asfortranarray(X)
+    x.flags.writeable = False  # as R's memory is
+    rows = as_rows(x)
+    assert isinstance(rows, ArrayRows)
+    assert rows.values is x
+
+
+def test_tables_give_their_numbers_and_name_a_column_that_has_none():
+    table = pd.DataFrame({"a": [1, 2], "b": [True, False], "c": pd.array([3, None], dtype="Int64")})
+    np.testing.assert_array_equal(as_rows(table).take(slice(None)), [[1, 1, 3], [2, 0, np.nan]])
+    with pytest.raises(TypeError, match='`x` must have numeric columns only; got "d", which is not'):
+        as_rows(table.assign(d=["x", "y"]))
+
+
+def test_image_files_are_rows_already():
+    files = ImageFiles(["a.png", "b.png"])
+    assert as_rows(files) is files
+
+
+@pytest.mark.parametrize(
+    ("x", "kind", "message"),
+    [
+        (np.zeros((0, 3)), ValueError, r"`x` must hold at least one input; got shape \(0, 3\)"),
+        ([], ValueError, "`x` must hold at least one input"),
+        (3.0, ValueError, "`x` must have a first axis of inputs; got one number alone"),
+        ([[1, 2], [3]], ValueError, "`x` must be an array of one shape; got lists of unequal lengths"),
+        ([["a", "b"]], TypeError, "`x` must hold numbers; got text"),
+        (np.array([1, None]), TypeError, "`x` must hold numbers; got objects of several kinds"),
+        (None, TypeError, "`x` must hold numbers; got an object of type NoneType"),
+        (np.zeros(3, complex), TypeError, "`x` must hold numbers; got type complex128"),
+    ],
+)
+def test_what_holds_no_inputs_is_refused(x, kind, message):
+    with pytest.raises(kind, match=message):
+        as_rows(x)
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [(np.nan, "NaN"), (-np.inf, "an infinite value"), (1e300, r"1e\+300, too large for float32,")],
+)
+def test_a_number_that_cannot_be_used_is_found_by_the_input_it_is_in(order, value, words):
+    x = np.zeros((2000, 7, 5, 11), order=order)  # several pieces
+    x[1700, 3, 4, 2] = x[1800, 0, 0, 0] = value
+    with pytest.raises(ValueError, match=f"`x` must hold finite numbers only; got {words} in input number 1701 of"):
+        check_finite(as_rows(x))
+
+
+def test_numbers_that_can_be_used_pass():
+    for x in (X, X.astype(int), X[:, ::2], np.full((2, 3), 3e38)):
+        check_finite(as_rows(x))
+
+
+@pytest.mark.parametrize(
+    ("y", "labels", "codes", "found"),
+    [
+        (["b", "a", "b"], None, [1, 0, 1], ("a", "b")),
+        ([3.0, 1.0, 3.0], None, [1, 0, 1], (1, 3)),
+        (np.array([True, False]), None, [1, 0], (False, True)),
+        (torch.tensor([5, 2]), None, [1, 0], (2, 5)),
+        ([[1], [0]], None, [1, 0], (0, 1)),
+        (pd.Series(["x", "y"], index=[7, 8]), None, [0, 1], ("x", "y")),
+        (pd.Categorical(["x", "y"], categories=["z", "y", "x"]), None, [2, 1], ("z", "y", "x")),
+        (pd.Series(["x", "y"], dtype="category"), ["y", "w", "x"], [2, 0], ("y", "w", "x")),
+        (["3", "1"], [1, 2, 3], [2, 0], (1, 2, 3)),
+        ([3, 1.0], ["1", "3"], [1, 0], ("1", "3")),
+        (np.eye(3)[[2, 0]], None, [2, 0], (0, 1, 2)),
+        (np.eye(3, dtype=bool)[[2, 0]], ["c", "a", "b"], [2, 0], ("c", "a", "b")),
+        (pd.DataFrame({"a": [0, 1], "b": [1, 0]}), ["b", "a"], [0, 1], ("b", "a")),
+    ],
+)
+def test_labels_are_the_same_however_they_are_written(y, labels, codes, found):
+    got, declared = as_labels(y, labels)
+    assert got.tolist() == codes
+    assert got.dtype == np.int64
+    assert declared == found
+    assert [type(label) for label in declared] == [type(label) for label in found]
+
+
+@given(st.lists(st.text(max_size=3), min_size=2, max_size=9, unique=True), st.data())
+def test_codes_lead_back_to_the_labels(labels, data):
+    y = data.draw(st.lists(st.sampled_from(labels), min_size=1, max_size=20))
+    codes, declared = as_labels(y, labels)
+    assert [declared[code] for code in codes] == y
+
+
+@pytest.mark.parametrize(
+    ("y", "labels", "message"),
+    [
+        (["a", "q"], ["a", "b"], '`y` must hold labels out of "a", "b"; got "q" at input number 2'),
+        ([1, 2.5], [1, 2], "`y` must hold labels out of 1, 2; got 2.5 at input number 2"),
+        (["a", None], ["a", "b"], "`y` must have a label for every input; got none at input number 2"),
+        ([1.0, float("nan")], None, "got none at input number 2"),
+        (["a", pd.NA], None, "got none at input number 2"),
+        (pd.Series(["a", None]), None, "got none at input number 2"),
+        (pd.Categorical([None, "x"], categories=["x", "y"]), None, "got none at input number 1"),
+        (["a", "a"], None, r"`y` must be a list of at least two labels; got \['a'\]"),
+        (np.eye(3) * 2, None, "`y` must have one 1 and otherwise 0 in every one-hot row"),
+        (np.eye(3), ["a", "b"], r"`y` must have one column per label \(2\) if it has one-hot rows; got 3 columns"),
+        ([[1, 0], [0]], None, r"`y` must have one label per input; got \[1, 0\] at input number 1"),
+        (None, ["a", "b"], r"`y` must have one label per input; got shape \(\)"),
+    ],
+)
+def test_labels_that_cannot_be_used_get_one_sentence(y, labels, message):
+    with pytest.raises(ValueError, match=message):
+        as_labels(y, labels)
+
+
+def test_values_are_columns_of_float64():
+    assert as_targets([1, 2, 3], 1).tolist() == [[1.0], [2.0], [3.0]]
+    assert as_targets(np.ones((3, 2), np.float32), 2).dtype == np.float64
+    with pytest.raises(ValueError, match=r"`y` must have shape \(input, 2\); got \(3,\)"):
+        as_targets([1, 2, 3], 2)
+    with pytest.raises(ValueError, match="`y` must hold finite numbers only; got NaN in input number 2 of 2"):
+        as_targets([1, np.nan], 1)
+    with pytest.raises(TypeError, match="`y` must hold numbers; got text"):
+        as_targets(["a"], 1)
+
+
+def test_label_arrays_have_numpys_own_types():
+    assert label_array((3, 1)).dtype == np.int64
+    assert label_array((True, False)).dtype == bool
+    assert label_array(("a", "bb")).tolist() == ["a", "bb"]
+
+
+def test_devices_that_are_not_there_are_refused():
+    assert as_device("cpu") == as_device(torch.device("cpu")) == torch.device("cpu")
+    with pytest.raises(ValueError, match='`device` "meta" is not available here; use "cpu" or "auto"'):
+        as_device("meta")
+    with pytest.raises(ValueError, match='`device` "cuda:99" is not available here'):
+        as_device("cuda:99")
+    with pytest.raises(ValueError, match='`device` must be "auto", "cpu", "cuda", "cuda:1" or the like; got "gpu"'):
+        as_device("gpu")
+
+
+def test_arrays_load_neither_torch_nor_pandas():
+    code = """
+import sys
+from mcdropout.arrays import as_labels, as_rows, check_finite
+check_finite(as_rows([[1.0, 2.0]])); as_labels(["a", "b"])
+print([name for name in ("torch", "pandas") if name in sys.modules])
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True,
+        env={"PYTHONPATH": ":".join(sys.path)},
+    )  # fmt: skip
+    assert done.stdout.strip() == "[]"

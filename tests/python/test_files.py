@@ -1,0 +1,161 @@
+"""Models and predictions on disk: whole, the same when opened, refused when they are not ours."""
+
+import json
+import os
+import pickle
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from safetensors.numpy import save_file
+
+from mcdropout.checks import UnreadableFile
+from mcdropout.files import mc_load, mc_save, model_from_bytes, model_to_bytes
+from mcdropout.models import mc_cnn, mc_mlp
+from mcdropout.sampling import mc_predict
+from mcdropout.training import mc_fit
+
+rng = np.random.default_rng(0)
+X = rng.normal(size=(11, 3))
+
+
+def trained():
+    model = mc_mlp(3, ["à", "b"], hidden=4, dropout=0.5)
+    y = np.where(X[:, 0] > 0, "à", "b")
+    return mc_fit(model, X, y, epochs=2, validation_split=0.3, seed=1, progress=False)
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        trained(),
+        mc_cnn((8, 9, 2), [7, 3], task="binary", filters=(2,), hidden=(), dropout=0.1),
+        mc_mlp(4, n_outputs=3, task="regression", noise="heteroscedastic"),
+        mc_mlp(4, task="regression"),
+    ],
+    ids=["classes", "binary images", "values with noise", "value"],
+)
+def test_a_model_is_the_same_from_its_file_and_from_its_bytes(model, tmp_path):
+    mc_save(model, tmp_path / "model")
+    x = torch.rand(5, *model.input_shape)
+    for again in (mc_load(tmp_path / "model"), model_from_bytes(model_to_bytes(model))):
+        assert torch.equal(again(x), model(x))
+        assert (again.spec, again.labels, again.task, again.outputs) == (
+            model.spec, model.labels, model.task, model.outputs,
+        )  # fmt: skip
+        assert not again.training
+        if model.history is None:
+            assert again.history is None
+        else:
+            pd.testing.assert_frame_equal(again.history, model.history)
+
+
+def test_an_opened_model_goes_on_training_in_its_units(tmp_path):
+    model = trained()
+    mc_save(model, tmp_path / "model")
+    again = mc_load(tmp_path / "model")
+    for one in (model, again):
+        mc_fit(one, X * 9, np.where(X[:, 0] > 0, "à", "b"), epochs=2, seed=2, progress=False)
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), again.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("keep_samples", [True, False])
+@pytest.mark.parametrize("task", ["classification", "regression"])
+def test_a_prediction_is_the_same_from_its_file(tmp_path, task, keep_samples):
+    model = trained() if task == "classification" else mc_mlp(3, n_outputs=2, task=task, dropout=0.5)
+    made = mc_predict(model, X, n_samples=6, seed=1, keep_samples=keep_samples, progress=False)
+    mc_save(made, tmp_path / "prediction")
+    again = mc_load(tmp_path / "prediction")
+    for name, value in vars(made).items():
+        if isinstance(value, np.ndarray):
+            np.testing.assert_array_equal(getattr(again, name), value, strict=True)
+        else:
+            assert getattr(again, name) == value, name
+
+
+def test_saving_leaves_the_file_and_nothing_else(tmp_path):
+    mc_save(trained(), tmp_path / "model")
+    mc_save(trained(), tmp_path / "model")
+    assert os.listdir(tmp_path) == ["model"]
+
+
+def test_a_save_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
+    mc_save(trained(), tmp_path / "model")
+    before = (tmp_path / "model").read_bytes()
+
+    def full(*_, **__):
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr("safetensors.numpy.save_file", full)
+    with pytest.raises(OSError, match="No space left"):
+        mc_save(trained(), tmp_path / "model")
+    assert (tmp_path / "model").read_bytes() == before
+    assert os.listdir(tmp_path) == ["model"]
+
+
+@pytest.mark.parametrize("kept", [40, 200, 1000, -1])
+def test_a_file_that_is_cut_short_is_refused(tmp_path, kept):
+    path = tmp_path / "model"
+    path.write_bytes(model_to_bytes(trained())[:kept])
+    with pytest.raises(UnreadableFile, match='`path` must be a whole file; got ".*model", which is cut short'):
+        mc_load(path)
+
+
+def test_a_file_of_a_newer_format_is_refused(tmp_path):
+    path = tmp_path / "model"
+    facts = {"format": 2, "kind": "model", "spec": {}}
+    save_file({"a": np.ones(2)}, path, {"mcdropout": json.dumps(facts)})
+    with pytest.raises(
+        UnreadableFile, match="must be of file format 1 or older; got .* of format 2. Install a newer mcdropout"
+    ):
+        mc_load(path)
+
+
+class Bomb:
+    def __reduce__(self):
+        return (os.mkdir, ("the code ran",))
+
+
+def test_opening_runs_no_code(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "pickled").write_bytes(pickle.dumps(Bomb()))
+    torch.save({"weights": Bomb()}, tmp_path / "torch")
+    for name in ("pickled", "torch"):
+        with pytest.raises(UnreadableFile, match=f'must be a file that mcdropout wrote; got "{name}", which is not'):
+            mc_load(name)
+    assert sorted(os.listdir()) == ["pickled", "torch"]
+
+
+def test_other_files_are_refused(tmp_path):
+    save_file({"a": np.ones(2)}, tmp_path / "foreign")
+    (tmp_path / "empty").touch()
+    for name in ("foreign", "empty"):
+        with pytest.raises(UnreadableFile, match="must be a file that mcdropout wrote"):
+            mc_load(tmp_path / name)
+    with pytest.raises(UnreadableFile, match='must be a file that can be read; got .*none": No such file'):
+        mc_load(tmp_path / "none")
+    y = np.where(X[:, 0] > 0, "à", "b")
+    mc_fit(mc_mlp(3, ["à", "b"]), X, y, epochs=1, progress=False, checkpoint=tmp_path / "run")
+    with pytest.raises(UnreadableFile, match="must hold a model or a prediction; got .*, which holds a checkpoint"):
+        mc_load(tmp_path / "run")
+
+
+def test_parts_that_do_not_fit_are_refused(tmp_path):
+    path = tmp_path / "model"
+    facts = {"format": 1, "kind": "model", "spec": trained().spec, "history": None}
+    save_file({"layers.0.weight": np.ones(2)}, path, {"mcdropout": json.dumps(facts)})
+    with pytest.raises(UnreadableFile, match="must be a file as mc_save.* writes it; got .* whose parts do not fit"):
+        mc_load(path)
+    facts["spec"] = {"kind": "os.system", "command": "true"}
+    save_file({"a": np.ones(2)}, path, {"mcdropout": json.dumps(facts)})
+    with pytest.raises(UnreadableFile, match="whose parts do not fit"):
+        mc_load(path)
+
+
+def test_only_models_and_predictions_are_saved(tmp_path):
+    with pytest.raises(TypeError, match="`object` must be a network of mc_cnn.*, or a prediction; got Linear. Save"):
+        mc_save(torch.nn.Linear(2, 2), tmp_path / "model")
+    with pytest.raises(ValueError, match='`path` must be in a folder that exists; got ".*model"'):
+        mc_save(trained(), tmp_path / "none" / "model")
+    assert os.listdir(tmp_path) == []
