@@ -4,7 +4,7 @@ set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
 tools/setup.sh
-for script in tests/benchmarks/bench_*.py; do
+for script in tests/benchmarks/*.py; do
   [ -e "$script" ] || fail "There is no benchmark in tests/benchmarks."
   printf '\n== %s\n\n' "$script"
   "$VENV/bin/python" "$script"

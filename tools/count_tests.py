@@ -16,8 +16,7 @@ def pytest_counts(report: Path) -> tuple[int, int, int]:
         return 0, 1, 0
     suites = ElementTree.parse(report).getroot().findall("testsuite")
     total, errors, failures, skipped = (
-        sum(int(suite.get(name, "0")) for suite in suites)
-        for name in ("tests", "errors", "failures", "skipped")
+        sum(int(suite.get(name, "0")) for suite in suites) for name in ("tests", "errors", "failures", "skipped")
     )
     return total - errors - failures - skipped, errors + failures, skipped
 
