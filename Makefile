@@ -1,13 +1,14 @@
 # Everything lives in tools/; each target sets up what is missing first.
-.PHONY: help setup demo test bench lint clean
+.PHONY: help setup demo test check-r bench lint clean
 
 help:
-	@echo "make demo   train and predict with uncertainty, in R and in Python"
-	@echo "make test   pytest, testthat, bridge tests, R CMD check"
-	@echo "make bench  the speed claims of README.md, measured"
-	@echo "make lint   ruff, pyright, lintr"
-	@echo "make setup  only set up"
-	@echo "make clean  remove all that set-up and runs have made"
+	@echo "make demo     train and predict with uncertainty, in R and in Python"
+	@echo "make test     pytest, testthat, bridge tests, R CMD check"
+	@echo "make bench    the speed claims of README.md, measured"
+	@echo "make lint     ruff, pyright, lintr"
+	@echo "make check-r  only R CMD check, with testthat"
+	@echo "make setup    only set up"
+	@echo "make clean    remove all that set-up and runs have made"
 
 setup:
 	@bash tools/setup.sh
@@ -17,6 +18,9 @@ demo:
 
 test:
 	@bash tools/test.sh
+
+check-r: setup
+	@bash tools/check_r_package.sh
 
 bench:
 	@bash tools/bench.sh
