@@ -179,7 +179,7 @@ def mc_sites(model: nn.Module, x: Any) -> pd.DataFrame:
     Columns: site (module path and call number), operation, rate (of dropping), shape (of the mask of one input).
     Raises NoStochasticSites where there is nothing to sample.
     """
-    target = Target.of(model, "values", None, "float32", "cpu")
+    target = Target.of(model, None if isinstance(model, MCNetwork) else "values", None, "float32", "cpu")
     rows = target.rows(x)
     return sites_table(probe(model, target.replica, lambda n: target.tensor(rows, np.arange(n) % rows.shape[0])))
 
@@ -203,10 +203,9 @@ class Target:
             raise TypeError(f"`model` must be a torch module; got {shown(type(model).__name__)}.")
         check_choice(precision, "precision", PRECISIONS)
         if isinstance(model, MCNetwork):
-            outputs = model.outputs if outputs is None or outputs == "values" else outputs
-            if outputs != model.outputs:
+            if outputs not in (None, model.outputs):
                 raise ValueError(f'`outputs` is known for this model, "{model.outputs}"; got {shown(outputs)}.')
-            known = model.labels or ()
+            outputs, known = model.outputs, model.labels or ()
         elif outputs is None:
             words = ", ".join(f'"{one}"' for one in OUTPUTS)
             raise ValueError(f"`outputs` must say what `model` returns, one of {words}; got none.")
@@ -546,15 +545,13 @@ def site_masks(seed: int, site: Site, draws: Tensor, ids: Tensor | None) -> Tens
     which = ids if ids is not None and per_input else torch.zeros(1, dtype=torch.int64, device=draws.device)
     kind = "per_input" if per_input else "shared"
     kept = keep_masks(seed, kind, site.name, site.rate, site.n_elements, draws, which)
-    mask = kept.to(site.dtype)
-    if not site.alpha:
-        mask *= 1 / (1 - site.rate)
-    mask = mask.view(len(draws), len(which), *site.shape)
+    kept = kept.view(len(draws), len(which), *site.shape)
     axis = 0 if site.axis is None else site.axis
-    mask = mask.movedim(1, axis + 1).flatten(axis + 1, axis + 2)
+    kept = kept.movedim(1, axis + 1).flatten(axis + 1, axis + 2)
     order = (0, *(one + 1 for one in site.order))
-    back = sorted(range(mask.ndim), key=lambda one: order[one])
-    return mask.permute(order).contiguous().permute(back)  # in memory as the input it meets
+    back = sorted(range(kept.ndim), key=lambda one: order[one])
+    mask = kept.permute(order).contiguous().to(site.dtype)  # in memory as the input it meets
+    return (mask if site.alpha else mask.mul_(1 / (1 - site.rate))).permute(back)
 
 
 def _is_out_of_memory(error: Exception) -> bool:
