@@ -95,8 +95,8 @@ def test_a_table_is_standardised_inside_and_a_constant_column_is_harmless():
     mean, std = np.array([10.0, -4.0, 7.1]), np.array([2.0, 0.5, 1e-16])  # a mean of 7.1s has such a residue
     model.set_scales((mean, std), None)
     plain = mc_mlp(3, LABELS)
-    x = torch.tensor([[12.0, -4.5, 7.1], [8.0, -3.0, 7.1]])
-    z = torch.tensor([[1.0, -1.0, 0.0], [-1.0, 2.0, 0.0]])
+    x = torch.tensor([[12.0, -4.5, 7.1], [8.0, -3.0, 7.3]])
+    z = torch.tensor([[1.0, -1.0, 0.0], [-1.0, 2.0, 0.2]])  # a new value is no 2e15 standard deviations away
     torch.testing.assert_close(model(x), plain(z), atol=1e-5, rtol=1e-5)
 
 
