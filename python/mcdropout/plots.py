@@ -352,6 +352,6 @@ def _check_matplotlib() -> None:
 def _check_path(path: str | os.PathLike[str], figure: Figure) -> None:
     endings = sorted(figure.canvas.get_supported_filetypes())
     if Path(path).suffix[1:].lower() not in endings:
-        raise ValueError(f"`path` must end in one of .{', .'.join(endings)}; got {shown(os.fspath(path))}.")
+        raise ValueError(f'`path` must end in one of .{", .".join(endings)}; got "{os.fspath(path)}".')
     if not Path(path).parent.is_dir():
-        raise ValueError(f"`path` must be in a folder that exists; got {shown(os.fspath(path))}.")
+        raise ValueError(f'`path` must be in a folder that exists; got "{os.fspath(path)}".')
