@@ -223,7 +223,7 @@ def test_of_many_labels_the_ten_most_probable_are_drawn():
     assert [text.get_text() for text in axes.texts] == [f"{rest:.2f} together"]
 
 
-@pytest.mark.parametrize("labels", [LABELS, ["W" * 40, r"$\nope$ for $5", "a\nlabel   in lines"]])
+@pytest.mark.parametrize("labels", [LABELS, ["W" * 40, r"$\nope$ costs", "a\nlabel   in lines"]])
 @pytest.mark.parametrize("with_images", [True, False])
 def test_no_text_overlaps_another_or_leaves_the_page(labels, with_images):
     prediction = prediction_of(
