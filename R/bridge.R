@@ -77,6 +77,8 @@ load_torch <- function() {
     on.exit(sys$setdlopenflags(flags))
     sys$setdlopenflags(bitwOr(flags, os$RTLD_DEEPBIND))
   }
+  # torch makes this folder when it trains; an R session leaves nothing outside its own
+  os$environ$setdefault("TORCHINDUCTOR_CACHE_DIR", file.path(tempdir(), "torchinductor"))
   reticulate::import("torch", convert = FALSE)
 }
 
