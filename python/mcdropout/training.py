@@ -13,7 +13,7 @@ import os
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -39,7 +39,15 @@ from .checks import (
     shown,
 )
 from .models import MCNetwork
-from .objectives import Objective, as_class_weights, as_loss_targets, as_model_targets, objective_of, raw_outputs
+from .objectives import (
+    Objective,
+    as_class_weights,
+    as_loss_targets,
+    as_model_targets,
+    objective_of,
+    preparation,
+    raw_outputs,
+)
 
 Model = TypeVar("Model", bound=nn.Module)
 MakeOptimizer = Callable[[Any], Optimizer]
@@ -131,7 +139,7 @@ def mc_fit(
         _set_scales(model, rows, targets, learnt)
 
     with _at_work(model, found_device), _own_generators(found_device):
-        train = _Part.of(model, rows, targets, found_device).choice(learnt)
+        train = _Part.of(model, rows, targets, found_device, augment is not None).choice(learnt)
         held_out = None if held is None else train.choice(held)
         if others is not None:
             held_out = _Part.of(model, *others, found_device)
@@ -175,13 +183,14 @@ def mc_train_on_batch(
     stepper = _stepper(model, objective, optimizer)
     device = stepper.learner.device
     seed = model.spec["seed"] if isinstance(model, MCNetwork) else 0
-    batch = _Part.of(model, rows, targets, device).batch(torch.from_numpy(everything))
+    batch = _Part.of(model, rows, targets, device)
+    goals = batch.targets
     with _at_work(model, device), _own_generators(device):
         _seed_generators(seed, stepper.steps, device)
         model.train()
-        loss, out = stepper.learner.step(*batch)
+        loss, out = stepper.learner.step(batch.prepared(batch.batch(batch.index)[0]), goals)
     stepper.steps += 1
-    quality = float(objective.quality(out, batch[1]))
+    quality = float(objective.quality(out, goals))
     return {"loss": float(loss), objective.metric: objective.shown_quality(quality)}
 
 
@@ -239,14 +248,24 @@ class _Part:
     targets: Tensor
     index: Tensor  # which of the inputs are in this part
     device: torch.device
+    prepare: Callable[[Tensor], Tensor] | None  # what a batch still needs before the layers can take it
 
     @classmethod
-    def of(cls, model: nn.Module, rows: Rows, targets: np.ndarray, device: torch.device) -> _Part:
-        """All inputs; an array becomes one tensor, files stay files."""
+    def of(
+        cls, model: nn.Module, rows: Rows, targets: np.ndarray, device: torch.device, as_they_are: bool = False
+    ) -> _Part:
+        """All inputs; an array becomes one tensor, files stay files.
+
+        A table is put into standard units here, once for all epochs, unless batches are wanted as they are.
+        """
+        prepare = preparation(model)
         inputs = torch.from_numpy(rows.take(slice(None))) if isinstance(rows, ArrayRows) else rows
         if isinstance(inputs, Tensor) and inputs.nbytes <= ON_DEVICE:
             inputs = inputs.to(device)
-        return cls(inputs, as_loss_targets(model, targets).to(device), torch.arange(len(targets)), device)
+        if isinstance(inputs, Tensor) and inputs.ndim == 2 and inputs.device == device and not as_they_are:
+            inputs, prepare = prepare(inputs), None
+        goals = as_loss_targets(model, targets).to(device)
+        return cls(inputs, goals, torch.arange(len(targets)), device, prepare)
 
     def choice(self, index: np.ndarray) -> _Part:
         """Those inputs alone, sharing the memory."""
@@ -262,6 +281,10 @@ class _Part:
         else:
             x = torch.from_numpy(self.inputs.take(index.numpy()))
         return x.to(self.device), self.targets[index]
+
+    def prepared(self, x: Tensor) -> Tensor:
+        """A batch as the layers take it."""
+        return x if self.prepare is None else self.prepare(x)
 
 
 class _Learner:
@@ -331,7 +354,7 @@ class _Tally:
     def add(self, loss: Tensor, out: Tensor, y: Tensor) -> None:
         """Count one batch."""
         self.losses.append(loss)
-        self.loss_sizes.append(len(y))
+        self.loss_sizes.append(y.shape[0])
         self.waiting.append((out, y))
         if len(self.waiting) == self.AT_A_TIME:
             self._judge()
@@ -393,7 +416,7 @@ class _Run:
             x, y = self.train.batch(chosen)
             if augment is not None:
                 x = augment(x, generator)
-            tally.add(*self.learner.step(x, y), y)
+            tally.add(*self.learner.step(self.train.prepared(x), y), y)
             report(1, text)
         row |= tally.means("")
 
@@ -423,7 +446,7 @@ class _Run:
         tally = _Tally(self.learner.objective)
         for chosen in part.index.split(self.settings.batch_size):
             x, y = part.batch(chosen)
-            tally.add(*self.learner.judge(x, y), y)
+            tally.add(*self.learner.judge(part.prepared(x), y), y)
         return tally
 
     def _note(self, row: dict[str, float]) -> None:
@@ -732,10 +755,14 @@ def _facts(run: _Run) -> dict[str, Any]:
     return {
         **run.settings.facts(),
         "model": run.model.spec if isinstance(run.model, MCNetwork) else str(run.model),
-        "x": len(run.train),
-        "y": hashlib.sha256(run.train.targets.cpu().numpy().tobytes()).hexdigest(),
+        "x": [len(run.train), _digest(run.model.buffers() if isinstance(run.model, MCNetwork) else [])],
+        "y": _digest([run.train.targets]),
         "class_weight": None if weights is None else weights.tolist(),
     }
+
+
+def _digest(tensors: Iterable[Tensor]) -> str:
+    return hashlib.sha256(b"".join(values.cpu().numpy().tobytes() for values in tensors)).hexdigest()
 
 
 def _under(prefix: str, named: Mapping[str, Any]) -> dict[str, Any]:

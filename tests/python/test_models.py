@@ -74,7 +74,7 @@ def test_values_come_in_the_callers_units():
     model.set_scales((np.zeros(2), np.ones(2)), targets)
     x = torch.rand(4, 2)
     mean, log_variance = model(x).chunk(2, dim=-1)
-    standard_mean, standard_log_variance = model.standard_outputs(x).chunk(2, dim=-1)
+    standard_mean, standard_log_variance = model.standard_outputs(model.standard_inputs(x)).chunk(2, dim=-1)
     scale = torch.tensor([0.01, 2.0, 1.0])
     # 3e-5 is float32's rounding at 300
     torch.testing.assert_close(mean, standard_mean * scale + torch.tensor([300.01, 3, -5]), atol=3e-5, rtol=1e-5)

@@ -363,6 +363,8 @@ def test_the_checkpoint_of_another_training_is_refused(table, tmp_path):
         fit(network(), *table, checkpoint=path, batch_size=17)
     with pytest.raises(ValueError, match="made with another `y`"):
         fit(network(), table[0], table[1][::-1], checkpoint=path)
+    with pytest.raises(ValueError, match="made with another `x`"):
+        fit(network(), table[0] * 2, table[1], checkpoint=path)  # other standard units
     path.write_bytes(b"something else")
     with pytest.raises(UnreadableFile, match="which is not"):
         fit(network(), *table, checkpoint=path)
