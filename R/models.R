@@ -139,6 +139,9 @@ model_purpose <- function(model) {
 }
 
 trained_line <- function(history) {
+  if (nrow(history) == 0) {
+    return("trained for less than an epoch") # it was interrupted
+  }
   last <- history[nrow(history), ]
   shown <- intersect(c("loss", "accuracy", "rmse", "val_loss", "val_accuracy", "val_rmse"), names(last))
   numbers <- vapply(last[shown], function(value) format(value, digits = 3), character(1))
