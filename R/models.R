@@ -120,6 +120,11 @@ as_network <- function(model, call = rlang::caller_env()) {
   abort_mc(paste0("`model` must be a torch module; got ", shown(class(model)[[1]]), "."), call = call)
 }
 
+# The labels of our own networks; NULL of others, which do not tell R.
+labels_of <- function(model) {
+  if (inherits(model, "mc_model")) model$labels else NULL
+}
+
 #' @export
 format.mc_model <- function(x, ...) {
   c(
