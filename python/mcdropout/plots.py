@@ -88,8 +88,8 @@ def mc_plot_probabilities(
     images: all that were predicted, (input, height, width) or (input, height, width, channel), grey, RGB or RGBA, in
     [0, 1] or else scaled to it; or image files. inputs: positions, from 0; by default the 12 of the highest
     predictive entropy, that first. truth: the true label of every input, marked by a diamond. path: also writes the
-    picture there, its format by the ending (.png, .pdf, .svg). The figure is not one of pyplot's: a notebook shows
-    it, and `figure.savefig()` writes it.
+    picture there, its format by the ending (.png, .pdf, .svg). The figure is not one of pyplot's:
+    `figure.savefig()` writes it, and a notebook shows it after `%matplotlib inline`.
 
     Raises ValueError for a prediction of values, for images or truth of another length, and for positions that are
     not there; ImportError without matplotlib. `mc_probabilities_table()` gives the numbers.
