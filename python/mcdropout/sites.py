@@ -269,7 +269,7 @@ class SampleMode(StochasticMode):
             return dropped(x, self.masks[name], self.sites[name], self.n_inputs)
         if drop.active and 0 < drop.rate < 1 and drop.operation != STOCHASTIC_DEPTH:
             self.unknown.add(name)
-        return x * 0 if drop.active and drop.rate == 1 else _kept_whole(drop, x)
+        return _kept_whole(drop, x)
 
     def at_site(self, counts: Counter[str]) -> None:
         """A site is reached, after so many calls."""
@@ -337,9 +337,9 @@ def probe(model: nn.Module, replica: Replica, head: Callable[[int], Inputs], sto
     for name, call in modes[0].found.items():
         active = call.drop.active or (name in hidden and hidden[name].drop.active)
         wanted = stochastic_depth or call.drop.operation != STOCHASTIC_DEPTH
-        if active and wanted and 0 < call.drop.rate < 1:
+        if active and wanted and call.drop.rate > 0:
             sites[name] = _site([mode.found.get(name) for mode in modes])
-    if not sites:
+    if all(site.rate == 1 for site in sites.values()):
         raise NoStochasticSites(
             "`model` has no dropout with a rate above 0, so every draw would be the same; "
             "add `torch.nn.Dropout` layers and train again."
@@ -393,7 +393,7 @@ def _site(calls: list[Call | None]) -> Site:
         name=first.name,
         operation=first.drop.operation,
         rate=first.drop.rate,
-        kind=first.drop.kind,
+        kind="scale" if first.drop.kind == "alpha" and first.drop.rate == 1 else first.drop.kind,  # as torch: all 0
         shape=first.drop.mask_shape,
         axis=axis,
         inputs_outermost=axis is None or last is None or _inputs_outermost(first, last, axis),
