@@ -122,7 +122,7 @@ class Sampler:
     # ---- engines
 
     def _vectorised(self, inputs: Inputs, masks: Masks) -> Tensor:
-        with self.replica.predicting():
+        with self.replica.predicting(), _no_talk_of_batching_rules():
             return torch.func.vmap(lambda own: self._pass(inputs, own))(masks)
 
     def _looped(self, inputs: Inputs, masks: Masks) -> Tensor:
@@ -193,6 +193,16 @@ class Sampler:
 
     def _as_ids(self, ids: np.ndarray) -> Tensor | None:
         return torch.from_numpy(ids).to(self.replica.device) if self.masks == "per_input" else None
+
+
+@contextmanager
+def _no_talk_of_batching_rules() -> Iterator[None]:
+    """An operation that vmap has no rule for runs once per draw, as in the loop: no more than that is meant by it."""
+    torch._C._functorch._set_vmap_fallback_warning_enabled(False)
+    try:
+        yield
+    finally:
+        torch._C._functorch._set_vmap_fallback_warning_enabled(True)  # as torch has it
 
 
 class Prefix:

@@ -17,6 +17,7 @@ from typing import Any, Protocol
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch._C._functorch import is_batchedtensor  # torch has no public way to ask this
 
 Shape = tuple[int, ...]
 
@@ -128,9 +129,13 @@ def _attention(
     scale: float | None = None,
     enable_gqa: bool = False,
 ) -> Tensor:
-    """Scaled dot product attention, its weights dropped by their mask between softmax and sum."""
+    """Scaled dot product attention, its weights dropped by their mask between softmax and sum.
+
+    Where nothing is dropped torch's fused kernel does it, but not under vmap, which would call it once per draw.
+    """
     if dropout_p == 0:
         mode.pass_over()
+    if dropout_p == 0 and not any(is_batchedtensor(one) for one in (query, key, value)):
         return func(query, key, value, attn_mask=attn_mask, is_causal=is_causal, scale=scale, enable_gqa=enable_gqa)
     if enable_gqa:
         groups = query.shape[-3] // key.shape[-3]
@@ -143,6 +148,8 @@ def _attention(
         scores = scores + attn_mask if hidden is None else scores.masked_fill(hidden, -math.inf)
     weights = scores.softmax(dim=-1)
     weights = weights.masked_fill((scores == -math.inf).all(dim=-1, keepdim=True), 0)  # as torch: nothing to see, 0
+    if dropout_p == 0:
+        return weights @ value
     drop = Drop("scaled_dot_product_attention", float(dropout_p), True, tuple(weights.shape))
     return mode.meet(drop, weights) @ value
 
