@@ -57,14 +57,29 @@ load_core <- function(call) {
   }
   module <- tryCatch(
     {
-      module <- reticulate::import_from_path("mcdropout", folder, convert = FALSE)
-      reticulate::import("torch", convert = FALSE) # the core itself loads it late
-      module
+      load_torch() # the core itself would load it late
+      reticulate::import_from_path("mcdropout", folder, convert = FALSE)
     },
     error = function(cnd) abort_python(cnd, call)
   )
   warn_other_version(module, call)
   module
+}
+
+# R's own linear algebra comes first where symbols are looked up, and torch would multiply matrices by it
+# instead of its own: 30 times slower, and not quite the numbers that Python gets. RTLD_DEEPBIND, where there
+# is one, makes it look at home first. It has no effect if torch is loaded already.
+load_torch <- function() {
+  sys <- reticulate::import("sys")
+  os <- reticulate::import("os")
+  if (reticulate::py_has_attr(os, "RTLD_DEEPBIND")) {
+    flags <- sys$getdlopenflags()
+    on.exit(sys$setdlopenflags(flags))
+    sys$setdlopenflags(bitwOr(flags, os$RTLD_DEEPBIND))
+  }
+  # torch makes this folder when it trains; an R session leaves nothing outside its own
+  os$environ$setdefault("TORCHINDUCTOR_CACHE_DIR", file.path(tempdir(), "torchinductor"))
+  reticulate::import("torch", convert = FALSE)
 }
 
 # R's torch and Python's bring two copies of one C++ library, and the session would crash.
@@ -257,6 +272,16 @@ table_from_python <- function(x) {
 # Python's bytes as an R raw vector.
 bytes_from_python <- function(x) {
   as.raw(x)
+}
+
+# A whole number of any size: reticulate takes an int for R's integer, and a large one comes out as another
+# number.
+whole_from_python <- function(x) {
+  as_integer_if_small(from_python(x$`__float__`()))
+}
+
+whole_to_python <- function(x) {
+  reticulate::import_builtins(convert = FALSE)$int(x)
 }
 
 # An array of doubles as float32, in Python.

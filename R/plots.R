@@ -1,9 +1,10 @@
-# Pictures of a prediction, as ggplot objects.
+# Pictures of a prediction, as ggplot objects: the same look as Python's.
 
 #' Class probabilities as bars, beside the images
 #'
 #' For some inputs, the mean probability of each class as a horizontal bar with the interval of the draws as
-#' whiskers, and the image beside it. The bar of the predicted class is dark; a diamond marks the true one.
+#' whiskers, and the image beside it. The bar of the predicted class is dark; the true one is bold, with a
+#' diamond. Of more than ten classes, the ten most probable are drawn.
 #'
 #' @param prediction (mc_prediction) Of a classifier.
 #' @param images (numeric array or mc_images) The images, as they were given to [mc_predict()]: all of them.
@@ -12,7 +13,7 @@
 #'   first.
 #' @param truth (factor or vector) The true label of every input, if known.
 #' @param path (string) Also writes the picture to this file, its format by the ending.
-#' @return (ggplot) The picture.
+#' @return (ggplot) The picture; its `data` has the numbers.
 #' @export
 #' @examplesIf mc_python_available() && requireNamespace("ggplot2", quietly = TRUE)
 #' net <- mc_mlp(4, labels = levels(iris$Species))
@@ -21,20 +22,20 @@
 #' mc_plot_probabilities(pred, inputs = c(1, 51, 71, 107), truth = iris$Species)
 mc_plot_probabilities <- function(prediction, images = NULL, ..., inputs = NULL, truth = NULL, path = NULL) {
   rlang::check_dots_empty()
-  rlang::check_installed("ggplot2", "to draw.")
+  check_ggplot2()
   check_classes(prediction)
   inputs <- as_inputs(inputs, prediction)
-  if (!is.null(truth)) {
-    check_length(length(truth), "truth", nrow(prediction), "prediction")
-  }
+  truth <- if_given(truth, as_truth, prediction = prediction)
   pictures <- if (!is.null(images)) as_pictures(images, inputs, nrow(prediction))
-  plot <- probability_plot(bars_table(prediction, inputs, truth), prediction$level, pictures)
+  bars <- do.call(rbind, lapply(inputs, panel_bars, prediction = prediction, truth = truth))
+  bars$panel <- factor(bars$panel, unique(bars$panel))
+  plot <- probability_plot(bars, pictures, bars_caption(prediction, !is.null(truth)))
   if (!is.null(path)) {
     columns <- n_columns(length(inputs))
-    rows <- ceiling(length(inputs) / columns)
+    height <- 0.5 + (0.6 + panel_height(bars, pictures)) * ceiling(length(inputs) / columns)
     ggplot2::ggsave(
-      as_path(path), plot, width = 0.8 + 3.6 * columns, height = 0.6 + 2.2 * rows, dpi = 150,
-      limitsize = FALSE
+      as_path(path), plot, width = 0.3 + panel_width * columns, height = height, dpi = 150,
+      limitsize = FALSE, bg = "white"
     )
   }
   plot
@@ -49,33 +50,64 @@ autoplot.mc_prediction <- function(object, ...) {
 #' @rdname mc_prediction
 #' @export
 plot.mc_prediction <- function(x, ...) {
-  rlang::check_installed("ggplot2", "to draw.")
+  check_ggplot2()
   print(autoplot.mc_prediction(x, ...))
   invisible(x)
 }
 
 # what is drawn ----
 
-# One row per chosen input and label.
-bars_table <- function(prediction, inputs, truth) {
-  chosen <- prediction[inputs]
-  labels <- as.character(prediction$labels)
-  titles <- paste0(
-    "input ", inputs, ": ", chosen$predicted,
-    if (!is.null(truth)) paste0(", in truth ", truth[inputs]),
-    "\nentropy ", number(chosen$predictive_entropy), " = ", number(chosen$expected_entropy), " aleatoric + ",
-    number(chosen$mutual_information), " epistemic"
+most_bars <- 10 # more are hard to tell apart at a glance
+worth_naming <- 0.05 # "perhaps Coat": from one chance in twenty on
+
+# The bars of one input, from top to bottom; a last one without a mean stands for the labels that are left
+# out.
+panel_bars <- function(input, prediction, truth) {
+  one <- prediction[input]
+  labels <- as.character(one$labels)
+  true <- if (is.null(truth)) "" else truth[[input]]
+  bars <- data.frame(
+    panel = panel_title(input, one, true),
+    label = labels,
+    mean = as.vector(one$mean), lower = as.vector(one$lower), upper = as.vector(one$upper),
+    predicted = labels == as.character(one$predicted),
+    true = labels == true,
+    note = ""
   )
-  true <- if (is.null(truth)) rep(NA_character_, length(inputs)) else as.character(truth[inputs])
-  each_label <- rep(labels, each = length(inputs))
-  data.frame(
-    panel = factor(rep(titles, length(labels)), titles),
-    label = factor(each_label, rev(labels)), # the first label on top
-    mean = as.vector(chosen$mean),
-    lower = as.vector(chosen$lower),
-    upper = as.vector(chosen$upper),
-    predicted = each_label == rep(as.character(chosen$predicted), length(labels)),
-    true = !is.na(true) & each_label == rep(true, length(labels))
+  if (length(labels) > most_bars) {
+    bars <- with_others(bars[order(-bars$mean), ])
+  }
+  bars$place <- seq_len(nrow(bars))
+  bars
+}
+
+with_others <- function(bars) {
+  left <- utils::tail(bars, -most_bars)
+  others <- data.frame(
+    panel = left$panel[[1]], label = counted(nrow(left), "other"), mean = NA_real_, lower = NA_real_,
+    upper = NA_real_, predicted = FALSE, true = FALSE, note = paste(number(sum(left$mean)), "together")
+  )
+  rbind(utils::head(bars, most_bars), others)
+}
+
+# Uncertainty not as a sum: rounded parts need not add up to the rounded total.
+panel_title <- function(input, one, true) {
+  second <- max(one$mean[, as.integer(one$second)])
+  paste0(
+    shortened(one$predicted), " ", number(one$confidence),
+    if (second >= worth_naming) paste0(", perhaps ", shortened(one$second)),
+    "\n", if (is.null(one$ids)) paste("input", input) else paste("id", one$ids),
+    if (nzchar(true)) paste0(", in truth ", shortened(true)),
+    "\nentropy ", number(one$predictive_entropy), " nats: ", number(one$expected_entropy), " aleatoric, ",
+    number(one$mutual_information), " epistemic"
+  )
+}
+
+bars_caption <- function(prediction, with_truth) {
+  paste0(
+    "Bars: mean probability of each label over ", prediction$n_samples, " draws; whiskers: their ",
+    format(100 * prediction$level), " % interval. Dark: predicted.",
+    if (with_truth) "\nBold, with a diamond: in truth."
   )
 }
 
@@ -83,97 +115,110 @@ number <- function(x) {
   formatC(x, digits = 2, format = "f")
 }
 
+# A label in one line, cut where it would be wider than there is room for.
+shortened <- function(label, most = 14) {
+  label <- gsub("\\s+", " ", as.character(label))
+  ifelse(nchar(label) > most, paste0(substr(label, 1, most - 1), "\u2026"), label)
+}
+
+# where it is drawn ----
+
+# Across a panel, in units of probability: the picture, the labels, the bars from 0 to 1, the diamond.
+picture_left <- -2
+picture_right <- -0.95
+diamond_at <- 1.06
+bars_right <- 1.12
+panel_width <- 3.6 # inches
+
+# In inches, so that the picture is a square and the bars have room.
+panel_height <- function(bars, pictures) {
+  max(if (!is.null(pictures)) 1.25, 0.15 * max(bars$place))
+}
+
 n_columns <- function(n) {
   min(n, 3)
 }
 
-# The picture stands right of the bars: from 1.1 to 2.1 where probabilities run from 0 to 1.
-probability_plot <- function(bars, level, pictures) {
-  n_labels <- nlevels(bars$label)
-  plot <- ggplot2::ggplot(bars, ggplot2::aes(y = .data$label)) +
-    ggplot2::geom_col(
-      ggplot2::aes(x = .data$mean, fill = .data$predicted), width = 0.75, show.legend = FALSE
-    ) +
-    ggplot2::geom_errorbarh(ggplot2::aes(xmin = .data$lower, xmax = .data$upper), height = 0.4) +
-    ggplot2::geom_point(ggplot2::aes(x = 1.04), data = bars[bars$true, ], shape = 18, size = 2.5) +
-    ggplot2::scale_fill_manual(values = c(`FALSE` = "grey75", `TRUE` = "steelblue4")) +
-    ggplot2::scale_x_continuous(breaks = c(0, 0.5, 1), limits = c(0, if (is.null(pictures)) 1.06 else 2.12)) +
-    ggplot2::scale_y_discrete(drop = FALSE) +
+probability_plot <- function(bars, pictures, caption) {
+  n_bars <- max(bars$place)
+  left <- if (is.null(pictures)) picture_right else picture_left
+  plot <- ggplot2::ggplot(bars, ggplot2::aes(y = .data$place)) +
+    ggplot2::geom_vline(xintercept = c(0, 0.5, 1), colour = "grey88", linewidth = 0.3) +
+    bar_layers(bars) +
     ggplot2::facet_wrap(ggplot2::vars(.data$panel), ncol = n_columns(nlevels(bars$panel))) +
-    ggplot2::labs(x = bars_legend(level, any(bars$true)), y = NULL) +
-    ggplot2::theme_minimal(base_size = 10) +
-    ggplot2::theme(
-      panel.grid.major.y = ggplot2::element_blank(), panel.grid.minor = ggplot2::element_blank(),
-      strip.text = ggplot2::element_text(hjust = 0), axis.title.x = ggplot2::element_text(hjust = 0),
-      aspect.ratio = if (is.null(pictures)) 0.6 else 0.5
-    )
+    ggplot2::scale_fill_manual(values = c(`FALSE` = "grey75", `TRUE` = "steelblue4"), guide = "none") +
+    ggplot2::scale_x_continuous(breaks = c(0, 0.5, 1), labels = c("0", "0.5", "1")) +
+    ggplot2::scale_y_reverse() +
+    ggplot2::coord_cartesian(xlim = c(left, bars_right), ylim = c(n_bars + 0.5, 0.5), expand = FALSE) +
+    ggplot2::labs(x = "probability", y = NULL, caption = caption) +
+    probability_theme(panel_height(bars, pictures) / panel_width)
+  # how many bars are as high as the picture is wide
+  side <- (picture_right - picture_left) / (bars_right - picture_left) * n_bars * panel_width /
+    panel_height(bars, pictures)
   for (i in seq_along(pictures)) {
-    plot <- plot + picture_layer(pictures[[i]], levels(bars$panel)[[i]], levels(bars$panel), n_labels)
+    plot <- plot + picture_layer(pictures[[i]], levels(bars$panel)[[i]], levels(bars$panel), side)
   }
   plot
 }
 
-bars_legend <- function(level, with_truth) {
-  paste0(
-    "class probability: mean and ", format(100 * level), " % interval of the draws; dark: predicted",
-    if (with_truth) "; diamond: true"
+bar_layers <- function(bars) {
+  drawn <- bars[!is.na(bars$mean), ]
+  text_size <- 8 / ggplot2::.pt
+  face <- ifelse(bars$true, "bold", "plain")
+  list(
+    ggplot2::geom_rect(
+      ggplot2::aes(
+        xmin = 0, xmax = .data$mean, ymin = .data$place - 0.375, ymax = .data$place + 0.375,
+        fill = .data$predicted
+      ), drawn
+    ),
+    # a white line below, so that a whisker shows on a dark bar
+    ggplot2::geom_segment(
+      ggplot2::aes(x = .data$lower, xend = .data$upper, yend = .data$place), drawn,
+      colour = "white", linewidth = 1
+    ),
+    ggplot2::geom_errorbarh(
+      ggplot2::aes(xmin = .data$lower, xmax = .data$upper), drawn, height = 0.5, linewidth = 0.4
+    ),
+    ggplot2::geom_point(ggplot2::aes(x = diamond_at), bars[bars$true, ], shape = 18, size = 2.5),
+    ggplot2::geom_text(
+      ggplot2::aes(x = -0.04, label = shortened(.data$label)), hjust = 1, size = text_size, fontface = face
+    ),
+    ggplot2::geom_text(ggplot2::aes(x = 0.02, label = .data$note), hjust = 0, size = text_size)
   )
 }
 
-# A picture in one panel alone, as large as fits into a square: annotation_raster() would repeat it in every
-# panel.
-picture_layer <- function(picture, panel, panels, n_labels) {
+probability_theme <- function(aspect_ratio) {
+  ggplot2::theme_minimal(base_size = 10) +
+    ggplot2::theme(
+      panel.grid = ggplot2::element_blank(), axis.text.y = ggplot2::element_blank(),
+      axis.title.x = ggplot2::element_text(hjust = 0.85, size = 8),
+      strip.text = ggplot2::element_text(hjust = 0, size = 8.5),
+      plot.caption = ggplot2::element_text(hjust = 0), aspect.ratio = aspect_ratio
+    )
+}
+
+# A picture in one panel alone, fitted into a square that is `side` bars high: annotation_raster() would
+# repeat it in every panel.
+picture_layer <- function(picture, panel, panels, side) {
   sides <- dim(picture) / max(dim(picture)) # height, width
-  middle <- (n_labels + 1) / 2
   ggplot2::layer(
     data = data.frame(panel = factor(panel, panels)),
     stat = ggplot2::StatIdentity, position = ggplot2::PositionIdentity, geom = ggplot2::GeomRasterAnn,
     inherit.aes = FALSE,
     params = list(
       raster = picture, interpolate = FALSE,
-      xmin = 1.6 - sides[[2]] / 2, xmax = 1.6 + sides[[2]] / 2,
-      ymin = middle - sides[[1]] * n_labels / 2, ymax = middle + sides[[1]] * n_labels / 2
+      xmin = picture_left, xmax = picture_left + sides[[2]] * (picture_right - picture_left),
+      # the axis is turned over, so its numbers are negative here
+      ymin = -0.5 - sides[[1]] * side, ymax = -0.5
     )
   )
-}
-
-# The chosen images as rasters, height x width of colours. Pixels in [0, 1], or scaled to it over all that are
-# shown.
-as_pictures <- function(images, inputs, n) {
-  pixels <- as_pixels(images, inputs, n)
-  range <- range(pixels)
-  if (range[[1]] < 0 || range[[2]] > 1) {
-    pixels <- (pixels - range[[1]]) / max(diff(range), .Machine$double.eps)
-  }
-  channels <- if (dim(pixels)[[4]] == 1) 1 else 1:3
-  lapply(seq_along(inputs), function(i) {
-    grDevices::as.raster(array(along(pixels, 1, i), dim(pixels)[-1])[, , channels])
-  })
-}
-
-as_pixels <- function(images, inputs, n) {
-  if (!length(dim(images)) %in% 3:4 || !dim(images)[[1]] == n) {
-    abort_must(
-      "images", paste("be the", n, "images that were predicted, input x height x width x channel"),
-      got = if (is.null(dim(images))) shown(images) else paste(dim(images), collapse = " x "),
-      call = rlang::caller_env(2)
-    )
-  }
-  if (inherits(images, "mc_images")) {
-    files <- as_image_files(images[inputs])
-    return(from_python(with_core(files$take(to_python(as.array(seq_along(inputs) - 1L))))))
-  }
-  chosen <- along(images, 1, inputs)
-  if (length(dim(chosen)) == 3) {
-    dim(chosen) <- c(dim(chosen), 1)
-  }
-  chosen
 }
 
 # Values: the mean of each input with the interval of the network's mean and, paler, that of a new
 # observation.
 values_plot <- function(prediction) {
-  rlang::check_installed("ggplot2", "to draw.")
+  check_ggplot2()
   points <- tidy.mc_prediction(prediction)
   plot <- ggplot2::ggplot(points, ggplot2::aes(x = .data$.input, y = .data$.pred))
   if (!is.null(prediction$pred_int)) {
@@ -190,11 +235,22 @@ values_plot <- function(prediction) {
     ggplot2::theme_minimal(base_size = 10)
 }
 
-# checks ----
+# what comes in ----
+
+check_ggplot2 <- function() {
+  rlang::check_installed("ggplot2", "to draw.", version = "3.4.0")
+}
 
 check_classes <- function(prediction, call = rlang::caller_env()) {
-  if (!inherits(prediction, "mc_prediction") || prediction$task != "classification") {
-    abort_mc("`prediction` must be an mc_prediction of a classifier.", call = call)
+  if (!inherits(prediction, "mc_prediction")) {
+    got <- shown(class(prediction)[[1]])
+    abort_must("prediction", "be what `mc_predict()` returns", got = got, call = call)
+  }
+  if (prediction$task != "classification") {
+    abort_must("prediction", "be of classes to have class probabilities", got = "one of values", call = call)
+  }
+  if (nrow(prediction) == 0) {
+    abort_must("prediction", "have at least one input", got = "none", call = call)
   }
 }
 
@@ -203,9 +259,57 @@ as_inputs <- function(inputs, prediction, call = rlang::caller_env()) {
   if (is.null(inputs)) {
     return(utils::head(order(-prediction$predictive_entropy), 12))
   }
-  right <- is.numeric(inputs) && length(inputs) > 0 && all(inputs %in% seq_len(nrow(prediction)))
-  if (!right) {
-    abort_must("inputs", paste("be numbers from 1 to", nrow(prediction)), inputs, call = call)
+  if (length(inputs) == 0) {
+    abort_must("inputs", "name at least one input", got = "none", call = call)
+  }
+  wrong <- if (is.numeric(inputs)) inputs[!inputs %in% seq_len(nrow(prediction))] else inputs
+  if (length(wrong) > 0) {
+    abort_must("inputs", paste("be positions from 1 to", nrow(prediction)), wrong[[1]], call = call)
   }
   as.integer(inputs)
+}
+
+# The true label of every input, as text.
+as_truth <- function(truth, name, prediction, call = rlang::caller_env()) {
+  check_length(length(truth), name, nrow(prediction), "prediction", call)
+  truth <- as.character(truth)
+  wrong <- which(!truth %in% as.character(prediction$labels))
+  if (length(wrong) > 0) {
+    words <- paste(vapply(as.list(prediction$labels), shown, character(1)), collapse = ", ")
+    got <- paste(shown(truth[[wrong[[1]]]]), "at input number", wrong[[1]])
+    abort_must(name, paste("hold labels out of", words), got = got, call = call)
+  }
+  truth
+}
+
+# The chosen images as rasters, height x width of colours. Pixels in [0, 1], or scaled to it over all shown.
+as_pictures <- function(images, inputs, n, call = rlang::caller_env()) {
+  pixels <- as_pixels(images, inputs, n, call)
+  range <- range(pixels)
+  if (range[[1]] < 0 || range[[2]] > 1) {
+    pixels <- (pixels - range[[1]]) / max(diff(range), .Machine$double.eps)
+  }
+  lapply(seq_along(inputs), function(i) {
+    picture <- array(along(pixels, 1, i), dim(pixels)[-1])
+    grDevices::as.raster(if (dim(picture)[[3]] == 1) picture[, , 1] else picture)
+  })
+}
+
+as_pixels <- function(images, inputs, n, call) {
+  sizes <- dim(images)
+  if (!length(sizes) %in% 3:4 || length(sizes) == 4 && !sizes[[4]] %in% c(1, 3, 4)) {
+    got <- if (is.null(sizes)) shown(images) else paste0("(", paste(sizes, collapse = ", "), ")")
+    shapes <- "have shape (input, height, width) or (input, height, width, channel) with 1, 3 or 4 channels"
+    abort_must("images", shapes, got = got, call = call)
+  }
+  check_length(sizes[[1]], "images", n, "prediction", call)
+  if (inherits(images, "mc_images")) {
+    files <- as_image_files(images[inputs], call)
+    return(from_python(with_core(files$take(as.array(seq_along(inputs) - 1L)), call)))
+  }
+  chosen <- along(images, 1, inputs)
+  if (length(sizes) == 3) {
+    dim(chosen) <- c(dim(chosen), 1)
+  }
+  chosen
 }

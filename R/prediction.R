@@ -73,6 +73,7 @@ derived <- c("std", "mcse", "epistemic_variance", "conf_int", "pred_int") # made
 prediction_from_python <- function(prediction) {
   state <- from_python(prediction$to_state())
   fields <- c(state[[1]], state[[2]])
+  fields$seed <- whole_from_python(prediction$seed)
   fields[derived] <- lapply(derived, function(name) from_python(prediction[[name]]))
   if (!is.null(fields$labels)) {
     fields$labels <- unlist(fields$labels)
@@ -124,6 +125,7 @@ prediction_to_python <- function(prediction, call = rlang::caller_env()) {
   for (name in intersect(names(rest), c("labels", "ids"))) {
     rest[[name]] <- as.list(rest[[name]])
   }
+  rest$seed <- whole_to_python(rest$seed)
   in_draws <- names(arrays) %in% by_draw
   arrays[in_draws] <- lapply(arrays[in_draws], single_precision) # as the core holds them
   with_core(core_object("MCPrediction", call)$from_state(arrays, rest), call)

@@ -113,6 +113,7 @@ generics::glance
 
 # for posterior ----
 
+# Draws as random variables, an input and a label each.
 #' @exportS3Method posterior::as_draws_rvars
 as_draws_rvars.mc_prediction <- function(x, ...) {
   if (is.null(x$samples)) {

@@ -100,6 +100,7 @@ generics::fit
 #' with the network from call to call.
 #'
 #' @inheritParams mc_fit
+#' @param model (mc_model) As in [mc_fit()].
 #' @param optimizer (string, function or Python object) As in [mc_fit()], or a torch optimiser over the
 #'   network's parameters; by default the one of the last call, and at first Adam with learning rate 0.001.
 #' @return (list) `loss` of the batch before the step, and `accuracy` or `rmse`.

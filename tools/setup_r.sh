@@ -99,7 +99,7 @@ r_package_sources() {
 
 install_r_package() {
   rm -rf "$R_LIBRARY"/00LOCK*
-  R CMD INSTALL --library="$R_LIBRARY" "$(tools/build_r_package.sh)"
+  R CMD INSTALL --library="$R_LIBRARY" "$(tools/build_r_package.sh --no-build-vignettes)"
 }
 
 set_up_r_package() {

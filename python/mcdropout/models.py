@@ -204,14 +204,16 @@ class MCNetwork(nn.Module):
         "logits": (input, label), one column if binary. "values": (input, output). "mean_log_variance":
         (input, 2 x output), the means and then the natural logarithms of the noise variances.
         """
-        return self.in_callers_units(self.standard_outputs(x))
+        return self.in_callers_units(self.standard_outputs(self.standard_inputs(x)))
+
+    def standard_inputs(self, x: Tensor) -> Tensor:
+        """Inputs as the layers take them: channels first, or features in standard units."""
+        if self.is_image:
+            return x.permute(0, 3, 1, 2)  # a view, and already in channels-last memory: never copied
+        return (x - self.feature_mean) / self.feature_scale
 
     def standard_outputs(self, x: Tensor) -> Tensor:
-        """As `forward`, with values in standard units: those the loss is taken in."""
-        if self.is_image:
-            x = x.permute(0, 3, 1, 2)  # a view, and already in channels-last memory: never copied
-        else:
-            x = (x - self.feature_mean) / self.feature_scale
+        """As `forward`, from standard inputs to values in standard units: those the loss is taken in."""
         out = self.layers(x)
         if self.log_variance is not None:
             out = torch.cat([out, self.log_variance.expand_as(out)], dim=-1)

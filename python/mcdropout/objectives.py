@@ -56,8 +56,13 @@ def objective_of(model: nn.Module) -> Objective:
 
 
 def raw_outputs(model: nn.Module) -> Callable[[Tensor], Tensor]:
-    """The function from inputs to what the loss is taken of: our own networks learn in standard units."""
+    """From prepared inputs to what the loss is taken of: our own networks learn in standard units."""
     return model.standard_outputs if isinstance(model, MCNetwork) else model
+
+
+def preparation(model: nn.Module) -> Callable[[Tensor], Tensor]:
+    """What `raw_outputs` wants done to inputs before."""
+    return model.standard_inputs if isinstance(model, MCNetwork) else _as_they_are
 
 
 def as_model_targets(model: Any, y: object, name: str = "y") -> np.ndarray:
@@ -102,6 +107,10 @@ def as_class_weights(
         if len(weights) != len(labels):
             raise ValueError(f"`class_weight` must have one weight per label ({len(labels)}); got {len(weights)}.")
     return torch.tensor(np.asarray(weights), dtype=torch.float32)
+
+
+def _as_they_are(x: Tensor) -> Tensor:
+    return x
 
 
 def _weights_by_label(class_weight: Mapping[Label, float], labels: tuple[Label, ...]) -> list[float]:

@@ -13,8 +13,8 @@ import os
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -39,7 +39,15 @@ from .checks import (
     shown,
 )
 from .models import MCNetwork
-from .objectives import Objective, as_class_weights, as_loss_targets, as_model_targets, objective_of, raw_outputs
+from .objectives import (
+    Objective,
+    as_class_weights,
+    as_loss_targets,
+    as_model_targets,
+    objective_of,
+    preparation,
+    raw_outputs,
+)
 
 Model = TypeVar("Model", bound=nn.Module)
 MakeOptimizer = Callable[[Any], Optimizer]
@@ -131,7 +139,7 @@ def mc_fit(
         _set_scales(model, rows, targets, learnt)
 
     with _at_work(model, found_device), _own_generators(found_device):
-        train = _Part.of(model, rows, targets, found_device).choice(learnt)
+        train = _Part.of(model, rows, targets, found_device, augment is not None).choice(learnt)
         held_out = None if held is None else train.choice(held)
         if others is not None:
             held_out = _Part.of(model, *others, found_device)
@@ -175,13 +183,15 @@ def mc_train_on_batch(
     stepper = _stepper(model, objective, optimizer)
     device = stepper.learner.device
     seed = model.spec["seed"] if isinstance(model, MCNetwork) else 0
-    batch = _Part.of(model, rows, targets, device).batch(torch.from_numpy(everything))
+    batch = _Part.of(model, rows, targets, device)
+    goals = batch.targets
     with _at_work(model, device), _own_generators(device):
         _seed_generators(seed, stepper.steps, device)
         model.train()
-        loss, quality = stepper.learner.step(*batch)
+        loss, out = stepper.learner.step(batch.prepared(batch.batch(batch.index)[0]), goals)
     stepper.steps += 1
-    return {"loss": float(loss), objective.metric: objective.shown_quality(float(quality))}
+    quality = float(objective.quality(out, goals))
+    return {"loss": float(loss), objective.metric: objective.shown_quality(quality)}
 
 
 # The loop --------------------------------------------------------------------------------------------------
@@ -238,14 +248,24 @@ class _Part:
     targets: Tensor
     index: Tensor  # which of the inputs are in this part
     device: torch.device
+    prepare: Callable[[Tensor], Tensor] | None  # what a batch still needs before the layers can take it
 
     @classmethod
-    def of(cls, model: nn.Module, rows: Rows, targets: np.ndarray, device: torch.device) -> _Part:
-        """All inputs; an array becomes one tensor, files stay files."""
+    def of(
+        cls, model: nn.Module, rows: Rows, targets: np.ndarray, device: torch.device, as_they_are: bool = False
+    ) -> _Part:
+        """All inputs; an array becomes one tensor, files stay files.
+
+        A table is put into standard units here, once for all epochs, unless batches are wanted as they are.
+        """
+        prepare = preparation(model)
         inputs = torch.from_numpy(rows.take(slice(None))) if isinstance(rows, ArrayRows) else rows
         if isinstance(inputs, Tensor) and inputs.nbytes <= ON_DEVICE:
             inputs = inputs.to(device)
-        return cls(inputs, as_loss_targets(model, targets).to(device), torch.arange(len(targets)), device)
+        if isinstance(inputs, Tensor) and inputs.ndim == 2 and inputs.device == device and not as_they_are:
+            inputs, prepare = prepare(inputs), None
+        goals = as_loss_targets(model, targets).to(device)
+        return cls(inputs, goals, torch.arange(len(targets)), device, prepare)
 
     def choice(self, index: np.ndarray) -> _Part:
         """Those inputs alone, sharing the memory."""
@@ -261,6 +281,10 @@ class _Part:
         else:
             x = torch.from_numpy(self.inputs.take(index.numpy()))
         return x.to(self.device), self.targets[index]
+
+    def prepared(self, x: Tensor) -> Tensor:
+        """A batch as the layers take it."""
+        return x if self.prepare is None else self.prepare(x)
 
 
 class _Learner:
@@ -285,10 +309,9 @@ class _Learner:
         self.device = device
 
     def step(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """Learn from one batch; its loss and quality, still on the device: reading them would wait for it."""
+        """Learn from one batch; its loss and outputs, still on the device: reading them would wait for it."""
         self.optimizer.zero_grad()
-        with self._autocast():
-            out = self.outputs(x).float()
+        out = self._outputs(x)
         loss = self.objective.loss(out, y, self.class_weights)
         if self.scaler is None:
             loss.backward()
@@ -297,18 +320,60 @@ class _Learner:
             self.scaler.scale(loss).backward()
             self.scaler.step(self.optimizer)
             self.scaler.update()
-        return loss.detach(), self.objective.quality(out.detach(), y)
+        return loss.detach(), out.detach()
 
     def judge(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """Loss, every label weighing the same, and quality of one batch."""
-        with torch.no_grad(), self._autocast():
-            out = self.outputs(x).float()
-        return self.objective.loss(out, y, None), self.objective.quality(out, y)
+        """Loss, every label weighing the same, and outputs of one batch."""
+        with torch.no_grad():
+            out = self._outputs(x)
+        return self.objective.loss(out, y, None), out
 
-    def _autocast(self) -> AbstractContextManager[object]:
+    def _outputs(self, x: Tensor) -> Tensor:
         if self.precision is torch.float32:
-            return nullcontext()
-        return torch.autocast(self.device.type, self.precision)
+            return self.outputs(x)
+        with torch.autocast(self.device.type, self.precision):
+            return self.outputs(x).float()
+
+
+class _Tally:
+    """Loss and metric of an epoch, as means over its inputs; the device is waited for once, at the end.
+
+    Outputs are judged many batches at a time: on small networks every call counts.
+    """
+
+    AT_A_TIME = 64  # batches
+
+    def __init__(self, objective: Objective) -> None:
+        self.objective = objective
+        self.losses: list[Tensor] = []
+        self.loss_sizes: list[int] = []
+        self.qualities: list[Tensor] = []
+        self.quality_sizes: list[int] = []
+        self.waiting: list[tuple[Tensor, Tensor]] = []
+
+    def add(self, loss: Tensor, out: Tensor, y: Tensor) -> None:
+        """Count one batch."""
+        self.losses.append(loss)
+        self.loss_sizes.append(y.shape[0])
+        self.waiting.append((out, y))
+        if len(self.waiting) == self.AT_A_TIME:
+            self._judge()
+
+    def means(self, prefix: str) -> dict[str, float]:
+        """Loss and metric, under their names in the history."""
+        if self.waiting:
+            self._judge()
+        quality = _weighted_mean(self.qualities, self.quality_sizes)
+        return {
+            f"{prefix}loss": _weighted_mean(self.losses, self.loss_sizes),
+            f"{prefix}{self.objective.metric}": self.objective.shown_quality(quality),
+        }
+
+    def _judge(self) -> None:
+        out, y = (torch.cat(parts) for parts in zip(*self.waiting, strict=True))
+        self.qualities.append(self.objective.quality(out, y))
+        self.quality_sizes.append(len(y))
+        self.waiting = []
 
 
 class _Run:
@@ -346,14 +411,14 @@ class _Run:
         order, generator = _seed_generators(self.settings.seed, epoch, self.learner.device, len(self.train))
         self.model.train()
         text = self._text(epoch)
-        results = []
+        tally = _Tally(self.learner.objective)
         for chosen in self.train.index[order].split(self.settings.batch_size):
             x, y = self.train.batch(chosen)
             if augment is not None:
                 x = augment(x, generator)
-            results.append((len(chosen), *self.learner.step(x, y)))
+            tally.add(*self.learner.step(self.train.prepared(x), y), y)
             report(1, text)
-        row |= self._means(results, "")
+        row |= tally.means("")
 
         if not (math.isfinite(row["loss"]) and _all_finite(self.model)):
             self.model.load_state_dict(before)
@@ -362,7 +427,7 @@ class _Run:
                 "before that. Use a smaller `learning_rate`, or look for extreme values in `x` and `y`."
             )
         if self.held_out is not None:
-            row |= self._means(self._judged(self.held_out), "val_")
+            row |= self._judged(self.held_out).means("val_")
         row |= {"learning_rate": rate, "seconds": time.perf_counter() - started}
         self._note(row)
         return row
@@ -376,22 +441,13 @@ class _Run:
         model: Any = self.model
         model.history = pd.DataFrame(self.rows, columns=[*names, "learning_rate", "seconds"])
 
-    def _judged(self, part: _Part) -> list[tuple[int, Tensor, Tensor]]:
+    def _judged(self, part: _Part) -> _Tally:
         self.model.eval()
-        batches = part.index.split(self.settings.batch_size)
-        return [(len(chosen), *self.learner.judge(*part.batch(chosen))) for chosen in batches]
-
-    def _means(self, results: list[tuple[int, Tensor, Tensor]], prefix: str) -> dict[str, float]:
-        """Means over inputs of batch means: the one place where the device is waited for."""
-        sizes = np.array([size for size, _, _ in results])
-        losses = torch.stack([loss for _, loss, _ in results]).double().cpu().numpy()
-        qualities = torch.stack([quality for _, _, quality in results]).double().cpu().numpy()
-        objective = self.learner.objective
-        quality = float(np.average(qualities, weights=sizes))
-        return {
-            f"{prefix}loss": float(np.average(losses, weights=sizes)),
-            f"{prefix}{objective.metric}": objective.shown_quality(quality),
-        }
+        tally = _Tally(self.learner.objective)
+        for chosen in part.index.split(self.settings.batch_size):
+            x, y = part.batch(chosen)
+            tally.add(*self.learner.judge(part.prepared(x), y), y)
+        return tally
 
     def _note(self, row: dict[str, float]) -> None:
         self.rows.append(row)
@@ -432,11 +488,12 @@ def make_optimizer(
         return made
     decayed = [weight for name, weight in model.named_parameters() if name != "log_variance"]
     free = [weight for name, weight in model.named_parameters() if name == "log_variance"]
-    groups = [{"params": decayed}, {"params": free, "weight_decay": 0.0}]  # noise is no weight to shrink
+    groups: list[dict[str, Any]] = [{"params": decayed}]
+    if free:
+        groups.append({"params": free, "weight_decay": 0.0})  # noise is no weight to shrink
     common: dict[str, Any] = {"lr": learning_rate, "weight_decay": weight_decay}
     if optimizer == "rmsprop":
         return RMSprop(groups, **common)
-    common["fused"] = True  # one pass over all weights: with small networks the step is most of the time
     if optimizer == "sgd":
         return SGD(groups, momentum=0.9, **common)
     return (Adam if optimizer == "adam" else AdamW)(groups, **common)
@@ -529,6 +586,10 @@ def _set_scales(model: MCNetwork, rows: Rows, targets: np.ndarray, train: np.nda
     model.set_scales(features, targets[train] if model.task == "regression" else None)
 
 
+def _weighted_mean(values: list[Tensor], weights: list[int]) -> float:
+    return float(np.average(torch.stack(values).double().cpu().numpy(), weights=weights))
+
+
 def _all_finite(model: nn.Module) -> bool:
     return all(bool(torch.isfinite(weights).all()) for weights in model.parameters())
 
@@ -583,11 +644,11 @@ def _reporting(progress: Progress, run: _Run) -> Iterator[Callable[[int, str], N
 
         yield tell
         return
-    silent = not check_flag(progress, "progress")
+    if not check_flag(progress, "progress"):
+        yield lambda more, text: None
+        return
     pause = 0.2 if sys.stderr.isatty() else 5.0  # seconds: a log file wants few lines
-    with tqdm(
-        total=total, initial=done, unit="batch", leave=False, delay=1.0, mininterval=pause, disable=silent
-    ) as bar:
+    with tqdm(total=total, initial=done, unit="batch", leave=False, delay=1.0, mininterval=pause) as bar:
 
         def move(more: int, text: str) -> None:
             bar.set_description_str(text, refresh=False)
@@ -694,10 +755,14 @@ def _facts(run: _Run) -> dict[str, Any]:
     return {
         **run.settings.facts(),
         "model": run.model.spec if isinstance(run.model, MCNetwork) else str(run.model),
-        "x": len(run.train),
-        "y": hashlib.sha256(run.train.targets.cpu().numpy().tobytes()).hexdigest(),
+        "x": [len(run.train), _digest(run.model.buffers() if isinstance(run.model, MCNetwork) else [])],
+        "y": _digest([run.train.targets]),
         "class_weight": None if weights is None else weights.tolist(),
     }
+
+
+def _digest(tensors: Iterable[Tensor]) -> str:
+    return hashlib.sha256(b"".join(values.cpu().numpy().tobytes() for values in tensors)).hexdigest()
 
 
 def _under(prefix: str, named: Mapping[str, Any]) -> dict[str, Any]:

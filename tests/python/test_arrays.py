@@ -41,6 +41,14 @@ def test_rows_are_the_same_float32_whatever_holds_them(x):
         assert taken.flags.writeable
 
 
+def test_rows_of_read_only_memory_may_be_written_to():
+    x = X.astype(np.float32)
+    x.flags.writeable = False
+    taken = as_rows(x).take(slice(1, 3))
+    taken[:] = 0  # torch warns of memory that may not be written to
+    np.testing.assert_array_equal(x, X)
+
+
 def test_a_large_array_is_not_copied_but_for_the_rows_taken():
     x = np.asfortranarray(X)
     x.flags.writeable = False  # as R's memory is

@@ -74,7 +74,7 @@ def test_values_come_in_the_callers_units():
     model.set_scales((np.zeros(2), np.ones(2)), targets)
     x = torch.rand(4, 2)
     mean, log_variance = model(x).chunk(2, dim=-1)
-    standard_mean, standard_log_variance = model.standard_outputs(x).chunk(2, dim=-1)
+    standard_mean, standard_log_variance = model.standard_outputs(model.standard_inputs(x)).chunk(2, dim=-1)
     scale = torch.tensor([0.01, 2.0, 1.0])
     # 3e-5 is float32's rounding at 300
     torch.testing.assert_close(mean, standard_mean * scale + torch.tensor([300.01, 3, -5]), atol=3e-5, rtol=1e-5)
@@ -95,8 +95,8 @@ def test_a_table_is_standardised_inside_and_a_constant_column_is_harmless():
     mean, std = np.array([10.0, -4.0, 7.1]), np.array([2.0, 0.5, 1e-16])  # a mean of 7.1s has such a residue
     model.set_scales((mean, std), None)
     plain = mc_mlp(3, LABELS)
-    x = torch.tensor([[12.0, -4.5, 7.1], [8.0, -3.0, 7.1]])
-    z = torch.tensor([[1.0, -1.0, 0.0], [-1.0, 2.0, 0.0]])
+    x = torch.tensor([[12.0, -4.5, 7.1], [8.0, -3.0, 7.3]])
+    z = torch.tensor([[1.0, -1.0, 0.0], [-1.0, 2.0, 0.2]])  # a new value is no 2e15 standard deviations away
     torch.testing.assert_close(model(x), plain(z), atol=1e-5, rtol=1e-5)
 
 

@@ -257,6 +257,16 @@ def test_what_is_held_out_teaches_nothing(table):
     assert same_weights(fit(network(), x, y, validation_split=0.2), fit(network(), spoilt, y, validation_split=0.2))
 
 
+def test_the_units_of_values_come_from_the_learning_part_alone():
+    rng = np.random.default_rng(2)
+    x, y = rng.normal(size=(40, 2)), rng.normal(size=40)
+    held = stratified_choice(np.zeros(40, int), 0.2, seed=1)
+    spoilt = y.copy()
+    spoilt[held] = 1000.0
+    one, other = (mc_mlp(2, task="regression") for _ in range(2))
+    assert same_weights(fit(one, x, y, validation_split=0.2), fit(other, x, spoilt, validation_split=0.2))
+
+
 def test_early_stopping_stops_and_puts_the_best_weights_back(table):
     x, y = table
     seen = []
@@ -310,15 +320,31 @@ def test_an_interrupt_keeps_what_was_learnt(table):
 
 def test_a_run_resumed_from_its_checkpoint_equals_one_never_interrupted_to_the_bit(table, tmp_path):
     arguments = {
-        "epochs": 7, "validation_split": 0.2, "early_stopping": 5, "reduce_lr": 1, "learning_rate": 0.05,
+        "epochs": 7, "validation_split": 0.2, "early_stopping": 6, "reduce_lr": 1, "learning_rate": 0.2,
+        "monitor": "val_accuracy",
     }  # fmt: skip
     whole = fit(network(), *table, **arguments)
+    # what must come back from the file has changed before the interrupt: the best weights are already known
+    assert whole.history["val_accuracy"].argmax() < 3
+    assert whole.history["learning_rate"][3] < 0.2
     arguments["checkpoint"] = tmp_path / "run.checkpoint"
-    with pytest.warns(UserWarning, match="interrupted after epoch 3"):
-        fit(network(), *table, **arguments, callbacks=interrupt_after(3))
-    resumed = fit(network(seed=0), *table, **arguments | {"seed": None})  # takes the seed of the file
+    with pytest.warns(UserWarning, match="interrupted after epoch 4"):
+        fit(network(), *table, **arguments, callbacks=interrupt_after(4))
+    resumed = fit(network(), *table, **arguments | {"seed": None})  # takes the seed of the file
     assert same_weights(resumed, whole)
     pd.testing.assert_frame_equal(without_seconds(resumed), without_seconds(whole))
+
+
+def test_every_epoch_has_an_order_of_its_own(table):
+    first_batches, rows = {}, []
+
+    def look(x, generator):
+        first_batches.setdefault(len(rows), x.clone())
+        return x
+
+    fit(network(), *table, augment=look, callbacks=rows.append)
+    assert len(first_batches) == 3
+    assert not torch.equal(first_batches[0], first_batches[1])
 
 
 def test_a_finished_checkpoint_only_gives_back_what_was_learnt(table, tmp_path):
@@ -337,6 +363,8 @@ def test_the_checkpoint_of_another_training_is_refused(table, tmp_path):
         fit(network(), *table, checkpoint=path, batch_size=17)
     with pytest.raises(ValueError, match="made with another `y`"):
         fit(network(), table[0], table[1][::-1], checkpoint=path)
+    with pytest.raises(ValueError, match="made with another `x`"):
+        fit(network(), table[0] * 2, table[1], checkpoint=path)  # other standard units
     path.write_bytes(b"something else")
     with pytest.raises(UnreadableFile, match="which is not"):
         fit(network(), *table, checkpoint=path)

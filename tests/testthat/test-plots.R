@@ -4,13 +4,27 @@ test_that("bars show the least sure inputs first, with their numbers", {
   plot <- mc_plot_probabilities(pred, inputs = c(4, 2), truth = c("cat", "dog", "emu", "emu", "cat"))
   bars <- plot$data
   expect_identical(nrow(bars), 6L)
-  fourth <- bars[grepl("^input 4", bars$panel), ]
+  fourth <- bars[grepl("input 4", bars$panel), ]
   expect_identical(fourth$mean, unname(pred$mean[4, ]))
   expect_identical(fourth$lower, unname(pred$lower[4, ]))
   expect_identical(as.character(fourth$label[fourth$true]), "emu")
   expect_identical(as.character(fourth$label[fourth$predicted]), as.character(pred$predicted[[4]]))
   least_sure <- levels(mc_plot_probabilities(pred)$data$panel)[[1]]
-  expect_match(least_sure, paste0("^input ", which.max(pred$predictive_entropy), ":"))
+  expect_match(least_sure, paste0("input ", which.max(pred$predictive_entropy), "\n"))
+  expect_snapshot(cat(levels(bars$panel), plot$labels$caption, sep = "\n\n"))
+})
+
+test_that("of many labels the most probable are drawn, and the rest together", {
+  skip_if_not_installed("ggplot2")
+  scores <- outer(outer(1:4, 1:2, function(draw, input) sin(draw * input)), seq(-1, 1, length.out = 13))
+  samples <- array(exp(scores), dim(scores)) / array(apply(exp(scores), 1:2, sum), dim(scores))
+  pred <- example_prediction(samples, paste("a long label", letters[1:13]))
+  bars <- mc_plot_probabilities(pred, inputs = 1)$data
+  expect_identical(nrow(bars), 11L)
+  expect_identical(bars$mean[1:10], unname(sort(pred$mean[1, ], decreasing = TRUE)[1:10]))
+  expect_identical(bars$label[[11]], "3 others")
+  expect_identical(bars$note[[11]], paste(number(sum(sort(pred$mean[1, ])[1:3])), "together"))
+  expect_snapshot(cat(levels(bars$panel)))
 })
 
 test_that("pictures of any kind are drawn beside the bars", {
@@ -40,9 +54,14 @@ test_that("what cannot be drawn is refused", {
   pred <- example_prediction()
   expect_snapshot(error = TRUE, {
     mc_plot_probabilities(example_values())
+    mc_plot_probabilities(list())
+    mc_plot_probabilities(pred[0])
     mc_plot_probabilities(pred, inputs = 6)
+    mc_plot_probabilities(pred, inputs = integer())
     mc_plot_probabilities(pred, truth = "cat")
+    mc_plot_probabilities(pred, truth = c("cat", "dog", "bird", "cat", NA))
     mc_plot_probabilities(pred, array(0, c(4, 2, 2, 1)))
+    mc_plot_probabilities(pred, array(0, c(5, 2, 2, 2)))
     mc_plot_probabilities(pred, path = 3)
   })
 })

@@ -62,6 +62,13 @@ test_that("a prediction goes to Python and back unchanged", {
   expect_identical(prediction_from_python(prediction_to_python(one)), one)
 })
 
+test_that("a seed of any size comes back from Python", {
+  skip_if_no_core()
+  pred <- mc_predict(small_net(), small_x(), n_samples = 3, seed = 2^53 - 1, progress = FALSE)
+  expect_identical(pred$seed, 2^53 - 1)
+  expect_identical(prediction_from_python(prediction_to_python(pred)), pred)
+})
+
 test_that("labels that are numbers stay numbers, and are levels all the same", {
   skip_if_no_core()
   pred <- mc_predict(mc_mlp(4, n_outputs = 3), small_x(), seed = 1, progress = FALSE)

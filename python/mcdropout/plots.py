@@ -1,0 +1,357 @@
+"""Pictures of a prediction, and the tables that they are drawn from. Needs no torch, and matplotlib only to draw.
+
+Figures are made without pyplot, so matplotlib's settings, its backend and the list of open figures stay as found.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import textwrap
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+import pandas as pd
+
+from .arrays import Label, as_labels, as_rows
+from .checks import check_length, shown, whole
+from .prediction import MCPrediction
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+Positions = Sequence[int] | np.ndarray
+
+N_INPUTS = 12  # in rows of three they fill a page or a screen
+MOST_BARS = 10  # more labels than that are hard to tell apart at a glance
+WORTH_NAMING = 0.05  # "perhaps Coat": from one chance in twenty on
+
+# As in R's picture. In grey they are 0.36 and 0.75 of white, far enough apart for print and for every eye.
+PREDICTED, OTHER = "#36648B", "#BFBFBF"
+INK = "black"
+
+# In inches.
+PANEL_WIDTH, PANEL_GAP = 3.6, 0.22
+LINE = 0.155  # of text
+TITLE = 3 * LINE + 0.1
+PICTURE = 1.25  # side of the square that an image is fitted into
+BAR, HIGHEST_BAR = 0.15, 0.25  # from one bar to the next
+LABEL_WIDTH, ID_WIDTH = 1.15, 1.6  # longer ones are shortened
+GAP = 0.08
+TICKS = 0.3
+
+# In points.
+BIG, SMALL = 9.0, 8.0
+LETTERS = 16  # of the smaller size in an inch, on average
+FILE_DPI = 150
+
+DIAMOND = 1.06  # where the mark of the true label stands, behind probability 1
+
+
+def mc_probabilities_table(prediction: MCPrediction, inputs: Positions | None = None) -> pd.DataFrame:
+    """The numbers that `mc_plot_probabilities()` draws: one row per chosen input and label.
+
+    Columns: input (position in the prediction, from 0), id (where the prediction has ids), label, mean, lower, upper
+    (of the class probability; the interval is that of the draws at `prediction.level`). Inputs are in the order
+    chosen, labels in that of the model. inputs: positions; by default the 12 of the highest predictive entropy, that
+    first.
+    """
+    chosen = _as_positions(inputs, _checked(prediction))
+    labels = _labels(prediction)
+    columns: dict[str, Any] = {"input": np.repeat(chosen, len(labels))}
+    if prediction.ids is not None:
+        columns["id"] = np.repeat(prediction.ids[chosen], len(labels))
+    columns["label"] = list(labels) * len(chosen)
+    for name in ("mean", "lower", "upper"):
+        columns[name] = getattr(prediction, name)[chosen].ravel()
+    return pd.DataFrame(columns)
+
+
+def mc_plot_probabilities(
+    prediction: MCPrediction,
+    images: object = None,
+    *,
+    inputs: Positions | None = None,
+    truth: object = None,
+    path: str | os.PathLike[str] | None = None,
+) -> Figure:
+    """Class probabilities as bars with their intervals, beside the images.
+
+    For each chosen input: the mean probability of each label as a bar, the interval of the draws as whiskers, and
+    above them what is predicted and the entropy with its aleatoric and epistemic part, in nats. Of more than ten
+    labels, the ten most probable are drawn.
+
+    images: all that were predicted, (input, height, width) or (input, height, width, channel), grey, RGB or RGBA, in
+    [0, 1] or else scaled to it; or image files. inputs: positions, from 0; by default the 12 of the highest
+    predictive entropy, that first. truth: the true label of every input, marked by a diamond. path: also writes the
+    picture there, its format by the ending (.png, .pdf, .svg). The figure is not one of pyplot's: a notebook shows
+    it, and `figure.savefig()` writes it.
+
+    Raises ValueError for a prediction of values, for images or truth of another length, and for positions that are
+    not there; ImportError without matplotlib. `mc_probabilities_table()` gives the numbers.
+    """
+    table = mc_probabilities_table(prediction, inputs)
+    n_labels = len(_labels(prediction))
+    numbers = [table.iloc[start : start + n_labels] for start in range(0, len(table), n_labels)]
+    chosen = table["input"].to_numpy()[::n_labels]
+    true = None if truth is None else _true_codes(truth, prediction)[chosen]
+    pictures = None if images is None else _as_pictures(images, chosen, len(prediction))
+    _check_matplotlib()
+    panels = [_Panel.of(prediction, one, None if true is None else int(true[i])) for i, one in enumerate(numbers)]
+    page = _Page(panels, pictures is not None, _caption(prediction, true is not None))
+    if path is not None:
+        _check_path(path, page.figure)
+    for place, panel in enumerate(panels):
+        page.draw(place, panel, None if pictures is None else pictures[place])
+    if path is not None:
+        page.figure.savefig(path, dpi=FILE_DPI)
+    return page.figure
+
+
+# What is drawn --------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Panel:
+    """One input: its words and its bars, from top to bottom."""
+
+    headline: str
+    lines: tuple[str, str]
+    bars: pd.DataFrame  # label (as shown), mean, lower, upper, predicted, true
+    n_left_out: int
+    left_out: float  # the probability of those together
+
+    @classmethod
+    def of(cls, prediction: MCPrediction, numbers: pd.DataFrame, true: int | None) -> _Panel:
+        number = int(numbers["input"].iloc[0])
+        one = prediction[[number]]
+        codes = {str(label): code for code, label in enumerate(_labels(prediction))}
+        predicted, second = (codes[str(_only(which))] for which in (one.predicted, one.second))
+        rows = numbers.reset_index(drop=True)
+        rows = rows.assign(predicted=rows.index == predicted, true=rows.index == true)
+        name = f"input {number}" if one.ids is None else f"id {_shortened(_only(one.ids), ID_WIDTH)}"
+        if true is not None:
+            name += f", in truth {_shortened(rows.loc[true, 'label'])}"
+        bars = rows if len(rows) <= MOST_BARS else rows.sort_values("mean", ascending=False, kind="stable")
+        return cls(
+            headline=_headline(rows.loc[predicted], rows.loc[second]),
+            lines=(name, _uncertainty(one)),
+            bars=bars[:MOST_BARS].assign(label=[_shortened(label) for label in bars["label"][:MOST_BARS]]),
+            n_left_out=len(bars[MOST_BARS:]),
+            left_out=float(bars["mean"][MOST_BARS:].sum()),
+        )
+
+    @property
+    def axis_labels(self) -> list[str]:
+        """What stands beside the bars, from top to bottom."""
+        others = [f"{self.n_left_out} others"] if self.n_left_out else []
+        return [*self.bars["label"], *others]
+
+
+def _headline(first: pd.Series, second: pd.Series) -> str:
+    words = f"{_shortened(first['label'])} ({first['mean']:.2f})"
+    return f"{words}, perhaps {_shortened(second['label'])}" if second["mean"] >= WORTH_NAMING else words
+
+
+def _uncertainty(one: MCPrediction) -> str:
+    """Not as a sum: rounded parts need not add up to the rounded total."""
+    total, aleatoric, epistemic = (
+        _only(part) for part in (one.predictive_entropy, one.expected_entropy, one.mutual_information)
+    )
+    return f"entropy {total:.2f} nats: {aleatoric:.2f} aleatoric, {epistemic:.2f} epistemic"
+
+
+def _caption(prediction: MCPrediction, with_truth: bool) -> str:
+    words = (
+        f"Bars: mean probability of each label over {prediction.n_samples} draws; whiskers: their "
+        f"{100 * prediction.level:g} % interval. Dark: predicted."
+    )
+    return f"{words} Bold, with a diamond: in truth." if with_truth else words
+
+
+def _shortened(label: object, room: float = LABEL_WIDTH) -> str:
+    """The label in one line, its middle cut out where it is wider than `room`: what tells labels apart may end them."""
+    text = " ".join(str(label).split())
+    kept, shorter = len(text), text
+    while _width(shorter) > room and kept > 0:
+        kept -= 1
+        shorter = f"{text[: (kept + 1) // 2].rstrip()}…{text[len(text) - kept // 2 :].lstrip()}"
+    return shorter
+
+
+def _width(text: str) -> float:
+    """In inches, set as large and as bold as labels ever are."""
+    from matplotlib.font_manager import FontProperties
+    from matplotlib.textpath import text_to_path
+
+    font = FontProperties(size=BIG, weight="bold")
+    return text_to_path.get_text_width_height_descent(text, font, ismath=False)[0] / 72
+
+
+def _only(one_input: np.ndarray | None) -> Any:
+    return cast(np.ndarray, one_input)[0]
+
+
+# Where it is drawn ----------------------------------------------------------------------------------------
+
+
+class _Page:
+    """A figure with panels in rows of three, and a caption below; places are in inches from its top left."""
+
+    def __init__(self, panels: list[_Panel], with_pictures: bool, caption: str) -> None:
+        from matplotlib.figure import Figure
+
+        self.n_panels = len(panels)
+        self.columns = min(len(panels), 3)
+        n_bars = max(len(panel.axis_labels) for panel in panels)
+        self.bar = min(max(PICTURE / n_bars, BAR), HIGHEST_BAR)
+        self.step = TITLE + max(n_bars * self.bar, PICTURE if with_pictures else 0) + TICKS + PANEL_GAP
+        self.label_width = max(_width(label) for panel in panels for label in panel.axis_labels)
+        self.picture_width = PICTURE + GAP if with_pictures else 0
+        self.width = PANEL_GAP + self.columns * (PANEL_WIDTH + PANEL_GAP)
+        lines = textwrap.wrap(caption, width=int(LETTERS * (self.width - 2 * PANEL_GAP)))
+        below = PANEL_GAP + math.ceil(len(panels) / self.columns) * self.step
+        self.height = below + LINE * len(lines) + PANEL_GAP
+        self.figure = Figure(figsize=(self.width, self.height), facecolor="white")
+        for number, line in enumerate(lines):
+            self.text(PANEL_GAP, below + LINE * number, line)
+
+    def axes(self, left: float, top: float, width: float, height: float) -> Axes:
+        """Axes at that place."""
+        low = 1 - (top + height) / self.height
+        shares = (left / self.width, low, width / self.width, height / self.height)
+        return self.figure.add_axes(shares, facecolor="white")
+
+    def text(self, left: float, top: float, words: str, size: float = SMALL, weight: str = "normal") -> None:
+        """One line of text, its upper left corner at that place."""
+        self.figure.text(
+            left / self.width, 1 - top / self.height, words, size=size, weight=weight, color=INK, va="top",
+            parse_math=False,  # a label may hold a dollar sign
+        )  # fmt: skip
+
+    def draw(self, place: int, panel: _Panel, picture: np.ndarray | None) -> None:
+        """One panel: three lines of text, the picture, the bars."""
+        row, column = divmod(place, self.columns)
+        left, top = PANEL_GAP + column * (PANEL_WIDTH + PANEL_GAP), PANEL_GAP + row * self.step
+        self.text(left, top, panel.headline, BIG, "bold")
+        for number, line in enumerate(panel.lines, start=1):
+            self.text(left, top + number * LINE, line)
+        if picture is not None:
+            _draw_picture(self.axes(left, top + TITLE, PICTURE, PICTURE), picture)
+        before = self.picture_width + self.label_width + GAP
+        n_bars = len(panel.axis_labels)
+        axes = self.axes(left + before, top + TITLE, PANEL_WIDTH - before, n_bars * self.bar)
+        _draw_bars(axes, panel)
+        if place + self.columns >= self.n_panels:  # the lowest of its column
+            axes.set_xlabel("probability", size=SMALL, color=INK, labelpad=1)
+
+
+def _draw_picture(axes: Axes, picture: np.ndarray) -> None:
+    axes.imshow(picture, cmap="gray", vmin=0, vmax=1, interpolation="antialiased", origin="upper", aspect="equal")
+    axes.set_anchor("NW")
+    axes.set_axis_off()
+
+
+def _draw_bars(axes: Axes, panel: _Panel) -> None:
+    from matplotlib.patheffects import withStroke
+
+    bars, rows = panel.bars, np.arange(len(panel.bars))
+    colors = np.where(bars["predicted"], PREDICTED, OTHER)
+    axes.barh(rows, bars["mean"], height=0.75, color=colors.tolist(), edgecolor="none", zorder=2)
+    halo = [withStroke(linewidth=2.6, foreground="white")]  # so that a whisker shows on a dark bar
+    axes.hlines(rows, bars["lower"], bars["upper"], colors=INK, linewidth=1.1, path_effects=halo, zorder=3)
+    for end in ("lower", "upper"):
+        axes.plot(bars[end], rows, "|", color=INK, markersize=5, markeredgewidth=1.1, clip_on=False, zorder=4)
+    axes.plot(np.full(bars["true"].sum(), DIAMOND), rows[bars["true"]], "D", color=INK, markersize=4, zorder=4)
+    if panel.n_left_out:
+        axes.text(0.02, len(rows), f"{panel.left_out:.2f} together", size=SMALL, color=INK, va="center_baseline")
+    _label_bars(axes, panel)
+
+
+def _label_bars(axes: Axes, panel: _Panel) -> None:
+    labels = panel.axis_labels
+    axes.set_ylim(len(labels) - 0.5, -0.5)  # the first on top
+    axes.set_yticks(range(len(labels)), labels)
+    for text, true in zip(axes.get_yticklabels(), panel.bars["true"], strict=False):
+        text.set(parse_math=False, weight="bold" if true else "normal")
+    axes.set_xlim(0, 1 + 2 * (DIAMOND - 1))
+    axes.set_xticks([0, 0.5, 1], ["0", "0.5", "1"])
+    axes.tick_params(axis="y", length=0, pad=3, labelsize=SMALL, labelcolor=INK)
+    axes.tick_params(axis="x", length=2, pad=2, labelsize=SMALL, color=INK, labelcolor=INK, direction="out")
+    axes.grid(False)
+    axes.grid(True, axis="x", color="#E0E0E0", linewidth=0.6, linestyle="-")
+    axes.set_axisbelow(True)
+    for side in ("top", "left", "right", "bottom"):
+        axes.spines[side].set_visible(False)
+
+
+# What comes in --------------------------------------------------------------------------------------------
+
+
+def _checked(prediction: object) -> MCPrediction:
+    if not isinstance(prediction, MCPrediction):
+        raise TypeError(f"`prediction` must be what `mc_predict()` returns; got {shown(type(prediction).__name__)}.")
+    if prediction.task != "classification":
+        raise ValueError("`prediction` must be of classes to have class probabilities; got one of values.")
+    if len(prediction) == 0:
+        raise ValueError("`prediction` must have at least one input; got none.")
+    return prediction
+
+
+def _labels(prediction: MCPrediction) -> tuple[Label, ...]:
+    return cast("tuple[Label, ...]", prediction.labels)
+
+
+def _as_positions(inputs: Positions | None, prediction: MCPrediction) -> np.ndarray:
+    """Positions of the chosen inputs; of equal entropies, the first input comes first."""
+    if inputs is None:
+        return np.argsort(-cast(np.ndarray, prediction.predictive_entropy), kind="stable")[:N_INPUTS]
+    given = np.atleast_1d(np.asarray(inputs, dtype=object)).ravel()
+    if len(given) == 0:
+        raise ValueError("`inputs` must name at least one input; got none.")
+    for one in given:
+        number = whole(one)
+        if number is None or not 0 <= number < len(prediction):
+            raise ValueError(f"`inputs` must be positions from 0 to {len(prediction) - 1}; got {shown(one)}.")
+    return given.astype(np.int64)
+
+
+def _true_codes(truth: object, prediction: MCPrediction) -> np.ndarray:
+    codes, _ = as_labels(truth, _labels(prediction), "truth")
+    check_length(len(codes), "truth", len(prediction), "prediction")
+    return codes
+
+
+def _as_pictures(images: object, chosen: np.ndarray, n_inputs: int) -> np.ndarray:
+    """The chosen images, (input, height, width) or (input, height, width, channel), in [0, 1]."""
+    rows = as_rows(images, "images")
+    check_length(rows.shape[0], "images", n_inputs, "prediction")
+    if len(rows.shape) not in (3, 4) or (len(rows.shape) == 4 and rows.shape[3] not in (1, 3, 4)):
+        raise ValueError(
+            "`images` must have shape (input, height, width) or (input, height, width, channel) with 1, 3 or 4 "
+            f"channels; got {tuple(rows.shape)}."
+        )
+    pixels = rows.take(chosen)
+    low, high = float(pixels.min()), float(pixels.max())
+    if low < 0 or high > 1:
+        pixels = (pixels - low) / max(high - low, np.finfo(np.float32).tiny)
+    return pixels[..., 0] if pixels.shape[-1] == 1 and pixels.ndim == 4 else pixels
+
+
+def _check_matplotlib() -> None:
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError as error:
+        raise ImportError("Pictures need matplotlib; run `pip install mcdropout[plot]`.") from error
+
+
+def _check_path(path: str | os.PathLike[str], figure: Figure) -> None:
+    endings = sorted(figure.canvas.get_supported_filetypes())
+    if Path(path).suffix[1:].lower() not in endings:
+        raise ValueError(f'`path` must end in one of .{", .".join(endings)}; got "{os.fspath(path)}".')
+    if not Path(path).parent.is_dir():
+        raise ValueError(f'`path` must be in a folder that exists; got "{os.fspath(path)}".')

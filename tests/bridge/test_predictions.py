@@ -1,0 +1,229 @@
+"""The same numbers from R and from Python: to the bit, in this process by rpy2 and in an Rscript of its own.
+
+Everything crosses in files that both languages open, so these tests are of the files as well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import mcdropout as mcd
+from mcdropout.prediction import MCPrediction
+
+LABELS = ["cat", "dog", "emu"]
+IMAGE = (10, 8, 1)  # sides that differ, so that no axis can stand in for another
+
+
+@dataclass
+class Task:
+    """A trained network with inputs for it, on disk, and how both languages call `mc_predict()`."""
+
+    folder: Path
+    model: Path
+    x: np.ndarray
+    settings: dict[str, object]
+
+    def in_python(self) -> MCPrediction:
+        return mcd.mc_predict(mcd.mc_load(self.model), self.x, **self.settings, progress=False)
+
+    def in_r(self, run: Callable[[str], object], name: str) -> MCPrediction:
+        """Predict by `run`, which executes R code, and read what R saved."""
+        file = self.folder / f"{name}.safetensors"
+        run(f"""
+            x <- mc_read_idx("{self.folder / "x.idx"}") / 255
+            if ({self.x.ndim} == 4) dim(x) <- c(dim(x), 1)
+            pred <- mc_predict(mc_load("{self.model}"), x, {as_r(self.settings)}, progress = FALSE)
+            mc_save(pred, "{file}")
+        """)
+        loaded = mcd.mc_load(file)
+        assert isinstance(loaded, MCPrediction)
+        return loaded
+
+
+def as_r(settings: dict[str, object]) -> str:
+    words = {True: "TRUE", False: "FALSE"}
+    texts = {name: words.get(value) if isinstance(value, bool) else repr(value) for name, value in settings.items()}
+    return ", ".join(f"{name} = {text.replace('[', 'c(').replace(']', ')')}" for name, text in texts.items())
+
+
+def write_idx(path: Path, values: np.ndarray) -> None:
+    """Bytes in the format of the MNIST family, which both languages read."""
+    sizes = np.array(values.shape, ">u4").tobytes()
+    path.write_bytes(bytes([0, 0, 8, values.ndim]) + sizes + values.astype(np.uint8).tobytes())
+
+
+def images(n: int) -> np.ndarray:
+    return np.random.default_rng(1).integers(0, 256, (n, *IMAGE[:2]))
+
+
+TASKS = {
+    "classes": (mcd.mc_cnn, {"labels": LABELS}, {"n_samples": 6, "seed": 3, "batch_size": 4}),
+    "binary": (mcd.mc_cnn, {"labels": LABELS[:2], "task": "binary"}, {"n_samples": 5, "seed": 2**40}),
+    "numbered": (mcd.mc_cnn, {"n_outputs": 3}, {"n_samples": 5, "seed": 0, "keep_samples": False}),
+    "fresh masks": (mcd.mc_cnn, {"labels": LABELS}, {"n_samples": 4, "seed": 1, "masks": "per_input",
+                                                     "ids": [5, 3, 11, 2, 8, 9, 1]}),
+    "values": (mcd.mc_mlp, {"task": "regression", "noise": "heteroscedastic", "n_outputs": 2},
+               {"n_samples": 6, "seed": 7, "level": 0.8}),
+}  # fmt: skip
+
+
+@pytest.fixture(params=TASKS)
+def task(request, tmp_path) -> Task:
+    make, arguments, settings = TASKS[request.param]
+    pixels = images(7)
+    if make is mcd.mc_mlp:
+        pixels = pixels[:, :, 0]
+        net = make(10, hidden=12, dropout=0.3, seed=4, **arguments)
+    else:
+        net = make(IMAGE, filters=(3, 4), kernel_size=2, hidden=16, dropout=0.3, seed=4, **arguments)
+    x = (pixels / 255).reshape(7, *net.input_shape)
+    write_idx(tmp_path / "x.idx", pixels)
+    mcd.mc_save(net, tmp_path / "net.safetensors")
+    return Task(tmp_path, tmp_path / "net.safetensors", x, settings)
+
+
+def assert_same(found: MCPrediction, wanted: MCPrediction) -> None:
+    """Every field but the time it took, to the bit and with its type."""
+    for field in fields(MCPrediction):
+        left, right = getattr(found, field.name), getattr(wanted, field.name)
+        if field.name == "seconds":
+            continue
+        if not isinstance(right, np.ndarray):
+            assert left == right, field.name
+            continue
+        np.testing.assert_array_equal(left, right, err_msg=field.name)
+        if field.name != "ids":  # R's whole numbers are shorter
+            assert left.dtype == right.dtype, field.name
+
+
+def test_r_in_this_process_predicts_the_same(task, robjects):
+    assert_same(task.in_r(robjects.r, "inside"), task.in_python())
+
+
+def test_r_in_its_own_process_predicts_the_same(task, rscript):
+    assert_same(task.in_r(lambda code: rscript("library(mcdropout);" + code), "outside"), task.in_python())
+
+
+def test_arrays_of_r_have_the_elements_where_python_has_them(robjects):
+    pixels = np.arange(2 * 3 * 4, dtype=np.float64).reshape(2, 3, 4)
+    with_r = robjects.r("function(x) x[2, 3, 1]")
+    assert (
+        with_r(robjects.r.array(robjects.FloatVector(pixels.ravel("F")), dim=robjects.IntVector((2, 3, 4))))[0]
+        == (pixels[1, 2, 0])
+    )
+
+
+PRODUCT = """
+import torch
+left, right = torch.arange(96.0).sin().reshape(8, 12), torch.arange(36.0).cos().reshape(12, 3)
+bits = (left @ right).numpy().tobytes().hex()
+"""
+
+
+def test_torch_multiplies_as_in_python_although_r_brings_linear_algebra_of_its_own(rscript):
+    here: dict[str, str] = {}
+    exec(PRODUCT, here)
+    there = rscript(
+        f"""
+        library(mcdropout)
+        stopifnot(mc_python_available())
+        cat(reticulate::py_run_string('{PRODUCT}')$bits)
+        """
+    )
+    assert there == here["bits"]
+
+
+@pytest.fixture(scope="module")
+def r_fields(robjects) -> Callable[[str], np.ndarray]:
+    """What R computes from one prediction of seven inputs, nine draws, level 0.9."""
+    robjects.r("""
+        set.seed(1)
+        net <- mc_mlp(4, labels = c("cat", "dog", "emu"), hidden = 8)
+        bridge <- mc_predict(net, matrix(rnorm(28), 7), n_samples = 9, level = 0.9, seed = 5, progress = FALSE)
+    """)
+    return lambda code: np.asarray(robjects.r(code)).copy()
+
+
+@pytest.mark.parametrize(
+    ("field", "by_r"),
+    [
+        ("mean", "apply(bridge$samples, 2:3, mean)"),
+        ("variance", "apply(bridge$samples, 2:3, var)"),
+        ("std", "apply(bridge$samples, 2:3, sd)"),
+        ("lower", "apply(bridge$samples, 2:3, quantile, 0.05, type = 7)"),
+        ("upper", "apply(bridge$samples, 2:3, quantile, 0.95, type = 7)"),
+        ("mcse", "apply(bridge$samples, 2:3, sd) / sqrt(9)"),
+        ("predictive_entropy", "apply(bridge$mean, 1, function(p) -sum(p * log(p)))"),
+        ("expected_entropy", "colMeans(apply(bridge$samples, 1:2, function(p) -sum(p * log(p))))"),
+    ],
+)
+def test_r_statistics_of_the_draws_are_the_core_s(field, by_r, r_fields):
+    # 1e-12: sums of doubles, in another order
+    np.testing.assert_allclose(r_fields(f"unname(bridge${field})"), r_fields(by_r), rtol=0, atol=1e-12)
+
+
+TRAIN = """
+    library(mcdropout)
+    y <- factor(c("dog", "cat", "emu", "cat", "dog", "emu", "cat"), levels = c("unused", "emu", "dog", "cat"))
+    x <- mc_read_idx(commandArgs(TRUE)[1]) / 255
+    dim(x) <- c(dim(x), 1)
+    net <- mc_cnn(c(10, 8, 1), c("cat", "dog", "emu"), filters = 3, hidden = 5, dropout = 0.2)
+    net <- mc_fit(net, x, y, epochs = 3, batch_size = 2, seed = 6, progress = FALSE)
+"""
+
+
+@pytest.fixture
+def trained_in_python(tmp_path) -> mcd.MCNetwork:
+    write_idx(tmp_path / "x.idx", images(7))
+    x = (images(7) / 255)[..., None]
+    y = ["dog", "cat", "emu", "cat", "dog", "emu", "cat"]
+    net = mcd.mc_cnn(IMAGE, LABELS, filters=3, hidden=5, dropout=0.2)
+    return mcd.mc_fit(net, x, y, epochs=3, batch_size=2, seed=6, progress=False)
+
+
+def test_r_learns_the_same_weights_from_a_factor(trained_in_python, rscript, tmp_path):
+    rscript(TRAIN + "mc_save(net, commandArgs(TRUE)[2])", str(tmp_path / "x.idx"), str(tmp_path / "net.safetensors"))
+    theirs = mcd.mc_load(tmp_path / "net.safetensors")
+    assert isinstance(theirs, mcd.MCNetwork)
+    assert theirs.labels == trained_in_python.labels
+    ours = trained_in_python.state_dict()
+    for name, values in theirs.state_dict().items():
+        np.testing.assert_array_equal(values.numpy(), ours[name].numpy(), err_msg=name)
+    assert theirs.history is not None
+    assert trained_in_python.history is not None
+    np.testing.assert_array_equal(theirs.history["loss"], trained_in_python.history["loss"])
+
+
+def test_save_rds_keeps_what_was_learnt(trained_in_python, rscript, tmp_path):
+    rscript(TRAIN + "saveRDS(net, commandArgs(TRUE)[2])", str(tmp_path / "x.idx"), str(tmp_path / "net.rds"))
+    rscript(
+        f"""
+        library(mcdropout)
+        x <- mc_read_idx("{tmp_path / "x.idx"}") / 255
+        dim(x) <- c(dim(x), 1)
+        mc_save(mc_predict(readRDS("{tmp_path / "net.rds"}"), x, 4, seed = 1), "{tmp_path / "pred.safetensors"}")
+        """
+    )
+    x = (images(7) / 255)[..., None]
+    found = mcd.mc_load(tmp_path / "pred.safetensors")
+    assert_same(found, mcd.mc_predict(trained_in_python, x, 4, seed=1, progress=False))
+
+
+def test_factor_levels_are_the_labels(task, robjects):
+    found = task.in_r(robjects.r, "levels")
+    if found.labels is not None:
+        levels = list(robjects.r("levels(pred$predicted)"))
+        assert levels == [str(label) for label in found.labels]
+        assert list(robjects.r("as.character(pred$predicted)")) == [str(label) for label in found.predicted]
+
+
+def test_the_bundled_sample_is_the_same(robjects):
+    data = mcd.mc_sample_data()
+    ours = np.asarray(robjects.r("mc_sample_data()$x_test"))
+    np.testing.assert_array_equal(ours, data.x_test)
+    assert list(robjects.r("as.character(mc_sample_data()$y_test)")) == data.y_test.tolist()
