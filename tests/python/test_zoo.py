@@ -182,6 +182,7 @@ def test_transformers_for_images(name, monkeypatch):
             "depths": [2, 2],
             "num_heads": [2, 4],
             "window_size": 2,
+            "hidden_dropout_prob": 0.1,
         },
         "ConvNext": {"hidden_sizes": [8, 12, 16, 20], "depths": [1, 1, 1, 1], "drop_path_rate": 0.3},
     }[name]
