@@ -16,21 +16,36 @@ declare_python_packages <- function() {
 
 #' Is the Python core there?
 #'
-#' `TRUE` if Python and the packages that mcdropout needs can be loaded, which this function tries; it never
-#' fails. For guarding examples and tests. Any other function of this package says what is missing.
+#' `TRUE` if a Python with the packages that mcdropout needs is found and can be loaded, which this function
+#' tries. It never fails, and never has anything downloaded, as the first call of another function may
+#' ([reticulate::py_require()]). For guarding examples and tests. Any other function of this package says what
+#' is missing.
 #'
 #' @return (flag) `TRUE` or `FALSE`.
 #' @export
 #' @examples
 #' mc_python_available()
 mc_python_available <- function() {
-  tryCatch(
-    {
-      core()
-      TRUE
-    },
-    error = function(cnd) FALSE
-  )
+  tryCatch(is_found() && is.environment(core()), error = function(cnd) FALSE)
+}
+
+# Whether Python is running, or there is one with torch. If so it is the one to use: reticulate would rather
+# make an environment of its own than take one that nobody named.
+is_found <- function() {
+  if (reticulate::py_available()) {
+    return(TRUE)
+  }
+  before <- Sys.getenv("RETICULATE_USE_MANAGED_VENV", NA)
+  on.exit(if (is.na(before)) {
+    Sys.unsetenv("RETICULATE_USE_MANAGED_VENV")
+  } else {
+    Sys.setenv(RETICULATE_USE_MANAGED_VENV = before)
+  })
+  Sys.setenv(RETICULATE_USE_MANAGED_VENV = "no")
+  quiet <- options(show.error.messages = FALSE) # reticulate tells of every Python that it cannot look into
+  on.exit(options(quiet), add = TRUE)
+  found <- reticulate::py_discover_config("torch")
+  !is.null(found$required_module_path) && reticulate::py_available(initialize = TRUE)
 }
 
 # loading ----
@@ -109,19 +124,17 @@ abort_python <- function(cnd, call) {
   problem <- if (length(missing) == 2) {
     paste0("Python has no package `", missing[[2]], "`.")
   } else {
-    paste0("Python could not be started: ", sub("[.]?$", ".", text))
+    paste0("Python could not be started: ", sub("[.]?$", ".", gsub("\\s+", " ", text)))
   }
   where <- python_in_use()
-  abort_mc(
-    paste(
-      problem,
-      paste0("mcdropout needs Python 3.10 or newer with ", paste(python_packages, collapse = ", "), "."),
-      if (!is.null(where)) paste0("Python in use: ", where, "."),
-      "Install what is missing there, or set the environment variable RETICULATE_PYTHON to a Python that has",
-      "it, and restart R."
-    ),
-    class = "python", python_error = cnd, call = call
+  parts <- c(
+    problem,
+    paste0("mcdropout needs Python 3.10 or newer with ", paste(python_packages, collapse = ", "), "."),
+    if (!is.null(where)) paste0("Python in use: ", where, "."),
+    "Install what is missing there, or set the environment variable RETICULATE_PYTHON to a Python that has",
+    "it, and restart R."
   )
+  abort_mc(paste(parts, collapse = " "), class = "python", python_error = cnd, call = call)
 }
 
 # NULL where none could be started.

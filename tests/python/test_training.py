@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from mcdropout.checks import UnreadableFile
-from mcdropout.datasets import mc_sample_data
+from mcdropout.datasets import mc_read_images, mc_sample_data
 from mcdropout.models import mc_cnn, mc_mlp
 from mcdropout.training import mc_fit, mc_train_on_batch, stratified_choice
 
@@ -96,6 +96,22 @@ def test_memory_order_and_type_of_the_inputs_do_not_matter(table):
     assert same_weights(plain, fit(network(), r_array, y))
     assert same_weights(plain, fit(network(), torch.from_numpy(x), y))
     assert same_weights(plain, fit(network(), x.astype(np.float32), y))
+
+
+def test_image_files_teach_what_their_pixels_teach(tmp_path):
+    image = pytest.importorskip("PIL.Image")
+    for label, grey in (("dark", 40), ("light", 200)):
+        (tmp_path / label).mkdir()
+        for i in range(7):
+            pixels = np.random.default_rng(grey + i).integers(grey - 40, grey + 40, (9, 8), dtype=np.uint8)
+            image.fromarray(pixels).save(tmp_path / label / f"{i}.png")
+    images = mc_read_images(tmp_path, size=(9, 8))
+
+    def learnt(x):
+        model = mc_cnn((9, 8, 1), images.labels, filters=(3, 4), hidden=5, dropout=0.1)
+        return fit(model, x, images.y, batch_size=5, validation_split=0.2)
+
+    assert same_weights(learnt(images), learnt(images.take(slice(None))))
 
 
 def test_a_plain_loop_with_the_same_batches_learns_the_same():
@@ -543,9 +559,12 @@ def strike():
     global struck
     struck = time.perf_counter()
     os.kill(os.getpid(), signal.SIGINT)
-threading.Timer(2.0, strike).start()
+def strike_soon(row):
+    if row["epoch"] == 1:
+        threading.Timer(0.5, strike).start()
 warnings.simplefilter("ignore")
-model = mc_fit(mc_mlp(4, n_outputs=2), x, (x[:, 0] > 0).astype(int), epochs=10**6, batch_size=32, progress=False)
+model = mc_fit(mc_mlp(4, n_outputs=2), x, (x[:, 0] > 0).astype(int), epochs=10**6, batch_size=32,
+               callbacks=strike_soon, progress=False)
 print(time.perf_counter() - struck, len(model.history))
 """
     done = subprocess.run(

@@ -31,6 +31,16 @@ test_that("where there is no Python, an error says what to install", {
   expect_false(grepl("py_last_error|Traceback", out))
 })
 
+test_that("asking for Python has nothing downloaded", {
+  skip_if_not_installed_for_real()
+  withr::local_dir(withr::local_tempdir())
+  out <- in_new_r(
+    "cat(mcdropout::mc_python_available())",
+    c(RETICULATE_PYTHON = NA, VIRTUAL_ENV = NA, HOME = getwd(), PATH = "/usr/bin:/bin")
+  )
+  expect_match(paste(out, collapse = " "), "^(TRUE|FALSE)$")
+})
+
 test_that("where Python has no torch, the error names it", {
   skip_if_no_core()
   skip_if_not_installed_for_real()

@@ -1,0 +1,75 @@
+"""What the quickstart promises a newcomer, held on the script itself: it runs once, and its files are read."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import mcdropout as mcd
+
+SCRIPT = Path(__file__).resolve().parents[2] / "examples" / "quickstart.py"
+ENTROPIES = ["predictive_entropy", "expected_entropy", "mutual_information"]
+
+pytestmark = [
+    pytest.mark.slow,  # trains for eight epochs
+    pytest.mark.skipif(not SCRIPT.exists(), reason="the examples are not in the source distribution"),
+]
+
+
+@pytest.fixture(scope="session")
+def quickstart(tmp_path_factory):
+    """The folder the script ran in, and what it printed; a warning would end it."""
+    folder = tmp_path_factory.mktemp("quickstart")
+    done = subprocess.run(
+        [sys.executable, "-W", "error", SCRIPT], cwd=folder, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return folder, done.stdout
+
+
+@pytest.fixture(scope="session")
+def numbers(quickstart):
+    return pd.read_csv(quickstart[0] / "output" / "quickstart_python.csv")
+
+
+@pytest.fixture(scope="session")
+def wrong(numbers):
+    """Whether the most probable label of each test image is another than the true one."""
+    data = mcd.mc_sample_data()
+    assert [*data.labels, *ENTROPIES] == list(numbers.columns)
+    return numbers[list(data.labels)].idxmax(axis=1).to_numpy() != data.y_test
+
+
+def test_eight_epochs_reach_81_percent(wrong):
+    assert len(wrong) == 1000
+    assert 1 - wrong.mean() >= 0.81
+
+
+def test_least_sure_tenth_holds_twice_its_share_of_the_errors(numbers, wrong):
+    least_sure = np.argsort(-numbers["predictive_entropy"].to_numpy(), kind="stable")[:100]
+    assert wrong[least_sure].sum() / wrong.sum() >= 2 * 0.10
+
+
+def test_what_is_printed_is_what_the_files_say(quickstart, numbers, wrong):
+    printed = quickstart[1]
+    assert f"Test accuracy: {1 - wrong.mean():.3f}" in printed
+    first = int(numbers["predictive_entropy"].to_numpy().argmax())
+    after = printed.split("It is least sure of these images")[1].splitlines()
+    assert after[3].split()[0] == str(first)
+    total, aleatoric, epistemic = (f"{numbers[name][first]:.3f}" for name in ENTROPIES)
+    assert after[3].split()[-3:] == [total, aleatoric, epistemic]
+
+
+def test_numbers_are_whole_and_add_up(numbers):
+    assert not numbers.isna().any(axis=None)
+    np.testing.assert_allclose(numbers.iloc[:, :10].sum(axis=1), 1, atol=1e-6)  # float32 softmax
+    total, aleatoric, epistemic = (numbers[name] for name in ENTROPIES)
+    np.testing.assert_allclose(total, aleatoric + epistemic, atol=1e-12)
+
+
+def test_picture_is_written(quickstart):
+    assert (quickstart[0] / "output" / "quickstart_python.png").read_bytes().startswith(b"\x89PNG")
+    assert [entry.name for entry in quickstart[0].iterdir()] == ["output"]  # nothing is left elsewhere
