@@ -4,7 +4,7 @@
 set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
-STAGE="$SETUP/build"
+STAGE="$SETUP/build$*"  # by its options, so that a set-up beside a running check does not take its package away
 rm -rf "$STAGE"
 mkdir -p "$STAGE/mcdropout"
 contents=()

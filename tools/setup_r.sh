@@ -16,12 +16,13 @@ reticulate_is_recent() {
     >/dev/null 2>&1
 }
 
-# A compiler for reticulate, pandoc for vignettes and the check's look at README.md, R itself.
+# R itself, a compiler for reticulate, pandoc for vignettes, and qpdf, whose absence the check warns of.
 apt_packages() {
   local package
   have R && have Rscript || printf 'r-base-core '
   have g++ && have make && [ -d /usr/share/R/include ] || printf 'r-base-dev '
   have pandoc || printf 'pandoc '
+  have qpdf || printf 'qpdf '
   for package in "$@"; do printf 'r-cran-%s ' "$(printf '%s' "$package" | tr '[:upper:]' '[:lower:]')"; done
 }
 
