@@ -20,8 +20,9 @@ as_rows <- function(x, name = rlang::caller_arg(x), call = rlang::caller_env()) 
   as.array(na_as_nan(x))
 }
 
-# Labels or values for the core, one for each input.
-as_targets <- function(y, name = rlang::caller_arg(y), call = rlang::caller_env()) {
+# Labels or values for the core, one for each input. Truth values that a factor made words are such again
+# where the network's `labels` are: Python writes them otherwise.
+as_targets <- function(y, labels = NULL, name = rlang::caller_arg(y), call = rlang::caller_env()) {
   if (is_python(y)) {
     return(y)
   }
@@ -30,6 +31,9 @@ as_targets <- function(y, name = rlang::caller_arg(y), call = rlang::caller_env(
   }
   if (is.factor(y)) {
     y <- as.character(y)
+  }
+  if (is.logical(labels) && all(y %in% c("TRUE", "FALSE", NA))) {
+    y <- as.logical(y)
   }
   if (!is.atomic(y) || is.null(y) || is.object(y)) {
     abort_must(name, "have a label or a number for every input", y, call = call)

@@ -120,6 +120,11 @@ as_network <- function(model, call = rlang::caller_env()) {
   abort_mc(paste0("`model` must be a torch module; got ", shown(class(model)[[1]]), "."), call = call)
 }
 
+# The labels of our own networks; NULL of others, which do not tell R.
+labels_of <- function(model) {
+  if (inherits(model, "mc_model")) model$labels else NULL
+}
+
 #' @export
 format.mc_model <- function(x, ...) {
   c(
@@ -139,6 +144,9 @@ model_purpose <- function(model) {
 }
 
 trained_line <- function(history) {
+  if (nrow(history) == 0) {
+    return("trained for less than an epoch") # it was interrupted
+  }
   last <- history[nrow(history), ]
   shown <- intersect(c("loss", "accuracy", "rmse", "val_loss", "val_accuracy", "val_rmse"), names(last))
   numbers <- vapply(last[shown], function(value) format(value, digits = 3), character(1))

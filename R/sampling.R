@@ -113,7 +113,7 @@ mc_predict_point <- function(model, x, batch_size = 128, ..., outputs = NULL, la
     progress = as_progress(progress)
   )
   point <- from_python(point)
-  names <- labels %||% if (inherits(model, "mc_model")) model$labels
+  names <- labels %||% labels_of(model)
   if (length(names) == ncol(point)) {
     colnames(point) <- as.character(if (is.factor(names)) levels(names) else names)
   }

@@ -61,14 +61,14 @@ mc_fit <- function(model, x, y, ..., epochs = 10, batch_size = 128, learning_rat
   # What was learnt is kept however this function is left.
   on.exit(if (inherits(model, "mc_model")) refresh_model(model), add = TRUE)
   call_core(
-    "mc_fit", network, as_rows(x), as_targets(y),
+    "mc_fit", network, as_rows(x), as_targets(y, labels_of(model)),
     epochs = as_count(epochs),
     batch_size = as_count(batch_size),
     learning_rate = as_number(learning_rate, above = 0),
     optimizer = as_optimizer(optimizer),
     weight_decay = as_number(weight_decay, at_least = 0),
     validation_split = as_number(validation_split, at_least = 0, below = 1),
-    validation_data = as_validation_data(validation_data, call),
+    validation_data = as_validation_data(validation_data, labels_of(model), call),
     early_stopping = if_given(early_stopping, as_count),
     monitor = monitor,
     reduce_lr = if (is.list(reduce_lr)) reduce_lr else if_given(reduce_lr, as_count),
@@ -116,7 +116,10 @@ mc_train_on_batch <- function(model, x, y, ..., optimizer = NULL) {
   rlang::check_dots_empty()
   network <- as_network(model)
   metrics <- from_python(
-    call_core("mc_train_on_batch", network, as_rows(x), as_targets(y), optimizer = as_optimizer(optimizer))
+    call_core(
+      "mc_train_on_batch", network, as_rows(x), as_targets(y, labels_of(model)),
+      optimizer = as_optimizer(optimizer)
+    )
   )
   if (inherits(model, "mc_model")) {
     refresh_model(model)
@@ -134,14 +137,14 @@ goes_on <- function(checkpoint) {
   is.character(checkpoint) && length(checkpoint) == 1 && file.exists(checkpoint)
 }
 
-as_validation_data <- function(data, call) {
+as_validation_data <- function(data, labels, call) {
   if (is.null(data)) {
     return(NULL)
   }
   if (!is.list(data) || is.data.frame(data) || length(data) != 2) {
     abort_must("validation_data", "be a list of x and y", data, call = call)
   }
-  list(as_rows(data[[1]], "validation_data", call), as_targets(data[[2]], "validation_data", call))
+  list(as_rows(data[[1]], "validation_data", call), as_targets(data[[2]], labels, "validation_data", call))
 }
 
 as_callbacks <- function(callbacks) {

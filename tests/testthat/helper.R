@@ -10,6 +10,21 @@ skip_if_no_core <- function() {
   testthat::skip("The Python core is not available.")
 }
 
+# Runs `code` in an R of its own, with what this one has, but for `env`; what it prints.
+in_new_r <- function(code, env = character()) {
+  env <- c(RETICULATE_CHECK_REQUIRED_PACKAGES = "0", R_TESTS = "", env)
+  withr::local_envvar(env)
+  withr::local_envvar(R_LIBS = paste(.libPaths(), collapse = .Platform$path.sep))
+  rscript <- file.path(R.home("bin"), "Rscript")
+  suppressWarnings(system2(rscript, c("-e", shQuote(code)), stdout = TRUE, stderr = TRUE))
+}
+
+# The installed package is needed, not the one that load_all() makes up.
+skip_if_not_installed_for_real <- function() {
+  folder <- system.file(package = "mcdropout")
+  skip_if_not(file.exists(file.path(folder, "Meta", "package.rds")), "mcdropout is not installed")
+}
+
 # Class probabilities by hand, without Python and without chance: 4 draws of 5 inputs and 3 labels, sizes all
 # different.
 example_samples <- function() {

@@ -29,9 +29,9 @@ test_that("factors cross as their labels", {
   expect_identical(as.vector(as_targets(factor(c("b", "a"), levels = c("a", "b", "unused")))), c("b", "a"))
   expect_identical(as.vector(as_targets(data.frame(y = factor("b")))), "b")
   expect_snapshot(error = TRUE, {
-    as_targets(Sys.Date, "y")
-    as_targets(NULL, "y")
-    as_targets(as.Date("2026-01-01"), "y")
+    as_targets(Sys.Date, name = "y")
+    as_targets(NULL, name = "y")
+    as_targets(as.Date("2026-01-01"), name = "y")
   })
 })
 
@@ -55,6 +55,18 @@ test_that("labels are matched by name, whatever holds them", {
   expect_equal(codes(c(TRUE, FALSE, TRUE), c(FALSE, TRUE)), c(1, 0, 1))
   expect_equal(codes(rbind(c(0, 0, 1), c(1, 0, 0)), abc), c(2, 0))
   expect_equal(codes("b", abc), 1)
+})
+
+test_that("truth values are labels, also as a factor", {
+  skip_if_no_core()
+  train <- function(y) {
+    point(mc_fit(mc_mlp(4, c(FALSE, TRUE), hidden = 8), small_x(), y, epochs = 1, seed = 1, progress = FALSE))
+  }
+  y <- c(TRUE, FALSE, TRUE, TRUE, FALSE, FALSE, TRUE)
+  expect_identical(train(factor(y)), train(y))
+  pred <- mc_predict(mc_mlp(4, c(FALSE, TRUE)), small_x(), 3, seed = 1, progress = FALSE)
+  expect_identical(levels(pred$predicted), c("FALSE", "TRUE"))
+  expect_identical(prediction_from_python(prediction_to_python(pred)), pred)
 })
 
 test_that("labels that are missing or unknown are named by their place", {

@@ -76,6 +76,33 @@ test_that("a checkpoint is gone on from", {
   expect_identical(point(resumed), point(whole))
 })
 
+test_that("Ctrl-C keeps what was learnt, with a warning", {
+  skip_if_no_core()
+  skip_if_not_installed_for_real()
+  skip_on_os("windows")
+  code <- "library(mcdropout)
+    x <- matrix(sin(1:400), 100)
+    net <- mc_mlp(4, c('a', 'b'))
+    before <- net$weights
+    mc_predict(net, x, 3)
+    system(sprintf('(sleep 2; kill -INT %d) &', Sys.getpid()))
+    started <- proc.time()[[3]]
+    y <- rep(c('a', 'b'), 50)
+    warned <- tryCatch(mc_fit(net, x, y, epochs = 1e6), warning = function(w) class(w)[[1]])
+    cat(warned, proc.time()[[3]] - started, identical(net$weights, before), nrow(net$history) > 0)"
+  out <- in_new_r(code)
+  words <- strsplit(out[[length(out)]], " ")[[1]]
+  expect_identical(words[-2], c("mcdropout_warning", "FALSE", "TRUE"))
+  expect_lt(as.numeric(words[[2]]), 6) # as in test-sampling.R
+})
+
+test_that("a network whose first epoch was interrupted can be printed", {
+  skip_if_no_core()
+  net <- small_net()
+  net$history <- tibble::tibble(epoch = integer(), loss = double())
+  expect_identical(format(net)[[4]], "trained for less than an epoch")
+})
+
 test_that("fit() is mc_fit()", {
   skip_if_no_core()
   by_fit <- fit(small_net(), small_x(), small_y(), epochs = 1, seed = 1, progress = FALSE)
