@@ -147,5 +147,5 @@ def _parts(result: Any) -> str:
     if isinstance(result, Mapping):
         return ", ".join(f'"{name}"' for name in result)
     if isinstance(result, (tuple, list)):
-        return ", ".join(str(place) for place in range(len(result)))
+        return f"{len(result)} without names"
     return ""

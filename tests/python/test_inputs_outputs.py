@@ -160,7 +160,7 @@ def test_hugging_faces_logits_need_no_select(x, usual):
 
 
 def test_several_parts_are_asked_about(x):
-    with pytest.raises(TypeError, match=r"returns several parts \(0, 1\); say which with `select`"):
+    with pytest.raises(TypeError, match=r"returns several parts \(2 without names\); say which with `select`"):
         predict(Net(give=lambda out: (out, out)), x)
     with pytest.raises(ValueError, match=r'`select` must name a part of what `model` returns \("a"\); got "b"'):
         predict(Net(give=lambda out: {"a": out}), x, select="b")
