@@ -20,6 +20,15 @@ as_rows <- function(x, name = rlang::caller_arg(x), call = rlang::caller_env()) 
   as.array(na_as_nan(x))
 }
 
+# One array of rows, or several: a list goes over as a tuple, with names as a dict.
+as_model_inputs <- function(x, name = rlang::caller_arg(x), call = rlang::caller_env()) {
+  if (!is.list(x) || is.object(x)) {
+    return(as_rows(x, name, call))
+  }
+  parts <- lapply(x, function(part) if (is.null(part)) NULL else as_rows(part, name, call))
+  if (is.null(names(x))) tuple_for_python(parts) else parts
+}
+
 # Labels or values for the core, one for each input. Truth values that a factor made words are such again
 # where the network's `labels` are: Python writes them otherwise.
 as_targets <- function(y, labels = NULL, name = rlang::caller_arg(y), call = rlang::caller_env()) {

@@ -297,6 +297,10 @@ whole_to_python <- function(x) {
   reticulate::import_builtins(convert = FALSE)$int(x)
 }
 
+tuple_for_python <- function(parts) {
+  do.call(reticulate::tuple, unname(parts))
+}
+
 # An array of doubles as float32, in Python.
 single_precision <- function(x) {
   reticulate::np_array(x, dtype = "float32")

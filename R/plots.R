@@ -27,7 +27,8 @@ mc_plot_probabilities <- function(prediction, images = NULL, ..., inputs = NULL,
   inputs <- as_inputs(inputs, prediction)
   truth <- if_given(truth, as_truth, prediction = prediction)
   pictures <- if (!is.null(images)) as_pictures(images, inputs, nrow(prediction))
-  bars <- do.call(rbind, lapply(inputs, panel_bars, prediction = prediction, truth = truth))
+  table <- mc_probabilities_table(prediction, inputs)
+  bars <- do.call(rbind, lapply(inputs, panel_bars, table = table, prediction = prediction, truth = truth))
   bars$panel <- factor(bars$panel, unique(bars$panel))
   plot <- probability_plot(bars, pictures, bars_caption(prediction, !is.null(truth)))
   if (!is.null(path)) {
@@ -39,6 +40,34 @@ mc_plot_probabilities <- function(prediction, images = NULL, ..., inputs = NULL,
     )
   }
   plot
+}
+
+#' The numbers of the picture
+#'
+#' What [mc_plot_probabilities()] draws, one row per chosen input and label.
+#'
+#' @inheritParams mc_plot_probabilities
+#' @return (tibble) `input` (its position), `id` (where the prediction has ids), `label` (factor), `mean`,
+#'   `lower`, `upper`: the class probability and the interval of its draws. Inputs in the order chosen, labels
+#'   in the model's.
+#' @export
+#' @examplesIf mc_python_available()
+#' net <- mc_mlp(4, labels = levels(iris$Species))
+#' mc_probabilities_table(mc_predict(net, iris[1:4], seed = 1), inputs = 1:2)
+mc_probabilities_table <- function(prediction, inputs = NULL) {
+  check_classes(prediction)
+  chosen <- as_inputs(inputs, prediction)
+  labels <- as.character(prediction$labels)
+  in_rows <- function(value) as.vector(t(value[chosen, , drop = FALSE]))
+  columns <- list(
+    input = rep(chosen, each = length(labels)),
+    id = if (!is.null(prediction$ids)) rep(prediction$ids[chosen], each = length(labels)),
+    label = factor(rep(labels, length(chosen)), labels),
+    mean = in_rows(prediction$mean),
+    lower = in_rows(prediction$lower),
+    upper = in_rows(prediction$upper)
+  )
+  tibble::as_tibble(columns[!vapply(columns, is.null, logical(1))])
 }
 
 #' @rdname mc_prediction
@@ -62,14 +91,15 @@ worth_naming <- 0.05 # "perhaps Coat": from one chance in twenty on
 
 # The bars of one input, from top to bottom; a last one without a mean stands for the labels that are left
 # out.
-panel_bars <- function(input, prediction, truth) {
+panel_bars <- function(input, table, prediction, truth) {
   one <- prediction[input]
-  labels <- as.character(one$labels)
+  own <- table[table$input == input, ][seq_along(one$labels), ] # once, should the input be asked for twice
+  labels <- as.character(own$label)
   true <- if (is.null(truth)) "" else truth[[input]]
   bars <- data.frame(
     panel = panel_title(input, one, true),
     label = labels,
-    mean = as.vector(one$mean), lower = as.vector(one$lower), upper = as.vector(one$upper),
+    mean = own$mean, lower = own$lower, upper = own$upper,
     predicted = labels == as.character(one$predicted),
     true = labels == true,
     note = ""
@@ -105,7 +135,7 @@ panel_title <- function(input, one, true) {
 
 bars_caption <- function(prediction, with_truth) {
   paste0(
-    "Bars: mean probability of each label over ", prediction$n_samples, " draws; whiskers: their ",
+    "Bars: mean probability of each label over ", describe_draws(prediction), "; whiskers: their ",
     format(100 * prediction$level), " % interval. Dark: predicted.",
     if (with_truth) "\nBold, with a diamond: in truth."
   )

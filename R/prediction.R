@@ -78,12 +78,22 @@ prediction_from_python <- function(prediction) {
   if (!is.null(fields$labels)) {
     fields$labels <- unlist(fields$labels)
   }
-  vectors <- intersect(names(fields), one_per_input)
-  fields[vectors] <- lapply(fields[vectors], function(value) as.vector(unlist(value)))
+  vectors <- intersect(names(fields), c(one_per_input, "n_samples"))
+  fields[vectors] <- lapply(fields[vectors], function(value) {
+    value <- if (is.list(value)) unlist(value) else value
+    if (length(dim(value)) == 1) as.vector(value) else value # maps stay maps
+  })
   for (name in intersect(names(fields), label_codes)) {
-    fields[[name]] <- factor(fields$labels[fields[[name]] + 1], fields$labels)
+    fields[[name]] <- labels_of_codes(fields[[name]], fields$labels)
   }
   new_mc_prediction(fields)
+}
+
+# Codes from 0 as a factor; a map of codes as a map of labels.
+labels_of_codes <- function(codes, labels) {
+  found <- factor(labels[codes + 1], labels)
+  dim(found) <- dim(codes)
+  found
 }
 
 # A list in the order of the documentation, with the names of the outputs on every array that has them.
@@ -93,17 +103,16 @@ new_mc_prediction <- function(fields) {
   fields <- fields[!vapply(fields, is.null, logical(1))]
   names <- if (is.null(fields$labels)) NULL else as.character(fields$labels)
   for (name in intersect(names(fields), c(by_input, by_draw))) {
-    fields[[name]] <- with_output_names(fields[[name]], names, interval = name %in% c("conf_int", "pred_int"),
-                                        draws = name %in% by_draw)
+    fields[[name]] <- with_output_names(fields[[name]], names, interval = name %in% c("conf_int", "pred_int"))
   }
   structure(fields, class = "mc_prediction")
 }
 
 # Labels on the axis of the outputs, bounds on that of an interval; axes of inputs and draws go by number.
-with_output_names <- function(value, names, interval, draws) {
+with_output_names <- function(value, names, interval) {
   axes <- vector("list", length(dim(value)))
   if (!is.null(names)) {
-    axes[[if (draws) 3 else 2]] <- names
+    axes[[length(axes)]] <- names
   }
   if (interval) {
     axes[[length(axes)]] <- c("lower", "upper")
@@ -117,9 +126,11 @@ prediction_to_python <- function(prediction, call = rlang::caller_env()) {
   fields <- unclass(prediction)
   fields <- fields[setdiff(names(fields), derived)]
   for (name in intersect(names(fields), label_codes)) {
+    size <- dim(fields[[name]])
     fields[[name]] <- as.integer(fields[[name]]) - 1L
+    dim(fields[[name]]) <- size
   }
-  is_array <- names(fields) %in% c(by_input, one_per_input, by_draw) & vapply(fields, is.numeric, logical(1))
+  is_array <- names(fields) %in% fields_by_input(fields) & vapply(fields, is.numeric, logical(1))
   arrays <- lapply(fields[is_array], function(value) unname(as.array(value)))
   rest <- fields[!is_array]
   for (name in intersect(names(rest), c("labels", "ids"))) {
@@ -154,7 +165,7 @@ dim.mc_prediction <- function(x) {
 rbind.mc_prediction <- function(...) {
   parts <- list(...)
   first <- parts[[1]]
-  same <- c("task", "labels", "n_samples", "level", "seed", "masks")
+  same <- c("task", "labels", "level", "seed", "masks", if (length(first$n_samples) == 1) "n_samples")
   for (part in parts) {
     differs <- !inherits(part, "mc_prediction") || !identical(unclass(part)[same], unclass(first)[same])
     if (differs || !setequal(names(part), names(first))) {
@@ -168,11 +179,17 @@ rbind.mc_prediction <- function(...) {
   bound
 }
 
+# Names of all that is there per input.
+fields_by_input <- function(fields) {
+  own_draws <- if (length(fields$n_samples) > 1) "n_samples" # with `tolerance`
+  intersect(names(fields), c(by_input, one_per_input, by_draw, own_draws))
+}
+
 # Applies `f(value, axis)` (or `f(value, axis, name)`) to all that is there per input; `axis` is that of the
 # inputs.
 map_inputs <- function(x, f) {
   fields <- unclass(x)
-  for (name in intersect(names(fields), c(by_input, one_per_input, by_draw))) {
+  for (name in fields_by_input(fields)) {
     axis <- if (name %in% by_draw) 2 else 1
     fields[[name]] <- if (length(formals(f)) == 3) f(fields[[name]], axis, name) else f(fields[[name]], axis)
   }
@@ -215,8 +232,8 @@ format.mc_prediction <- function(x, ..., n = 6) {
   more <- nrow(x) - shown
   c(
     paste("# An mc_prediction:", describe_size(x)),
-    if (shown > 0) utils::capture.output(print(overview(x[seq_len(shown)]), digits = 3)),
-    if (more > 0) paste0("# ... and ", counted(more, "more input"))
+    if (shown > 0 && !is_map(x)) utils::capture.output(print(overview(x[seq_len(shown)]), digits = 3)),
+    if (more > 0 && !is_map(x)) paste0("# ... and ", counted(more, "more input"))
   )
 }
 
@@ -228,8 +245,14 @@ print.mc_prediction <- function(x, ..., n = 6) {
 }
 
 describe_size <- function(x) {
-  outputs <- counted(ncol(x), if (x$task == "classification") "label" else "output")
-  paste0(counted(nrow(x), "input"), ", ", outputs, ", ", counted(x$n_samples, "draw"))
+  outputs <- counted(utils::tail(dim(x), 1), if (x$task == "classification") "label" else "output")
+  paste0(counted(nrow(x), "input"), ", ", outputs, ", ", describe_draws(x))
+}
+
+# With `tolerance` inputs differ in the draws that they took.
+describe_draws <- function(x) {
+  fewest <- if (length(x$n_samples) > 1) paste(min(x$n_samples), "to ") else ""
+  paste0(fewest, counted(max(x$n_samples), "draw"))
 }
 
 counted <- function(n, thing) {
@@ -238,6 +261,7 @@ counted <- function(n, thing) {
 
 # What a reader wants first of each input, as a data frame.
 overview <- function(x) {
+  refuse_maps(x)
   if (x$task == "classification") {
     fields <- c("predicted", "confidence", "predictive_entropy", "expected_entropy", "mutual_information")
     return(as.data.frame(unclass(x)[fields]))

@@ -12,7 +12,10 @@
 #'
 #' @param model (mc_model or Python object) A network of [mc_cnn()] or [mc_mlp()], or any `torch.nn.Module`
 #'   made through reticulate. It is left as it was found.
-#' @param x (numeric array, data frame or mc_images) Inputs along the first axis, as in [mc_fit()].
+#' @param x (numeric array, data frame or mc_images) Inputs along the first axis, as in [mc_fit()]. A list of
+#'   several, by position or, with names, by keyword, for networks that take more than one; or a Python
+#'   object such as a `DataLoader`, so that data larger than memory stream. Whole numbers (`integer`) stay
+#'   whole by keyword and for networks with an embedding.
 #' @param n_samples (count) Number of draws, at least 2.
 #' @param batch_size (count) Inputs handled at a time.
 #' @param ... Not used; what follows is given by name.
@@ -21,10 +24,17 @@
 #'   `"per_input"`: fresh masks for every input.
 #' @param ids (whole numbers or character vector) One per input, for `masks = "per_input"`: an input's masks
 #'   go by its id. 0, 1, ... by default, as in Python.
+#' @param tolerance (number) Draw only until the largest Monte Carlo standard error of an input's `mean` is
+#'   below this, `n_samples` being the most; `n_samples` of the result then has a number for each input, and
+#'   kept draws end in `NaN`. Stopping by what was drawn biases a little: see `vignette("mcdropout")`.
 #' @param keep_samples (flag) Keep all draws, as `samples` in the result?
 #' @param outputs (string) What a network that is not ours returns: `"logits"`, `"probabilities"`, `"values"`
 #'   or `"mean_log_variance"`. Ours know.
-#' @param labels (character, integer or logical vector, or factor) The names of the classes of such a network.
+#' @param labels (character, integer or logical vector, or factor) The names of the classes of such a network;
+#'   where its outputs have more than two axes, they tell which is that of the classes.
+#' @param select (string, count or function) Which part of several that such a network returns: its name, its
+#'   number (from 1), or a function that takes it out of the Python object.
+#' @param stochastic_depth (flag) Sample whole blocks too that are skipped at random in training?
 #' @param precision (string) `"float32"`, or a lower one such as `"bfloat16"`.
 #' @param device (string) `"auto"`, `"cpu"`, `"cuda"`, ...
 #' @param seed (whole number) `NULL` draws one from R's generator, so that [set.seed()] governs.
@@ -41,20 +51,24 @@
 #' pred
 #' summary(pred)
 mc_predict <- function(model, x, n_samples = 50, batch_size = 128, ..., level = 0.95, masks = "shared",
-                       ids = NULL, keep_samples = TRUE, outputs = NULL, labels = NULL,
-                       precision = "float32", device = "auto", seed = NULL,
+                       ids = NULL, tolerance = NULL, keep_samples = TRUE, outputs = NULL, labels = NULL,
+                       select = NULL, stochastic_depth = TRUE, precision = "float32", device = "auto",
+                       seed = NULL,
                        progress = getOption("mcdropout.progress", interactive())) {
   rlang::check_dots_empty()
   prediction <- call_core(
-    "mc_predict", as_network(model), as_rows(x),
+    "mc_predict", as_network(model), as_model_inputs(x),
     n_samples = as_count(n_samples, at_least = 2),
     batch_size = as_count(batch_size),
     level = as_number(level, above = 0, below = 1),
     masks = as_choice(masks, mask_kinds),
     ids = as_ids(ids),
+    tolerance = if_given(tolerance, as_number, above = 0),
     keep_samples = as_flag(keep_samples),
     outputs = if_given(outputs, as_choice, choices = output_kinds),
     labels = as_label_set(labels),
+    select = as_select(select),
+    stochastic_depth = as_flag(stochastic_depth),
     precision = precision,
     device = device,
     seed = as_seed(seed),
@@ -99,15 +113,16 @@ predict.mc_model <- function(object, new_data, type = NULL, ...) {
 #' @examplesIf mc_python_available()
 #' net <- mc_mlp(4, labels = levels(iris$Species))
 #' head(mc_predict_point(net, iris[1:4]))
-mc_predict_point <- function(model, x, batch_size = 128, ..., outputs = NULL, labels = NULL,
+mc_predict_point <- function(model, x, batch_size = 128, ..., outputs = NULL, labels = NULL, select = NULL,
                              precision = "float32", device = "auto",
                              progress = getOption("mcdropout.progress", interactive())) {
   rlang::check_dots_empty()
   point <- call_core(
-    "mc_predict_point", as_network(model), as_rows(x),
+    "mc_predict_point", as_network(model), as_model_inputs(x),
     batch_size = as_count(batch_size),
     outputs = if_given(outputs, as_choice, choices = output_kinds),
     labels = as_label_set(labels),
+    select = as_select(select),
     precision = precision,
     device = device,
     progress = as_progress(progress)
@@ -130,8 +145,51 @@ mc_predict_point <- function(model, x, batch_size = 128, ..., outputs = NULL, la
 #' @export
 #' @examplesIf mc_python_available()
 #' mc_sites(mc_mlp(4, labels = levels(iris$Species)), iris[1:4])
-mc_sites <- function(model, x) {
-  table_from_python(call_core("mc_sites", as_network(model), as_rows(x)))
+mc_sites <- function(model, x, ..., stochastic_depth = TRUE) {
+  rlang::check_dots_empty()
+  stochastic_depth <- as_flag(stochastic_depth)
+  table_from_python(call_core("mc_sites", as_network(model), as_model_inputs(x), stochastic_depth = stochastic_depth))
+}
+
+#' Prepare predictions for a service
+#'
+#' Does once what [mc_predict()] does in every call before it draws: finds what is to be sampled, makes the
+#' masks, chooses how to compute. What it returns is a function, for services that ask for one input at a time.
+#'
+#' @inheritParams mc_predict
+#' @param example (as `x`) Inputs like those to come.
+#' @return (function) Called with inputs, gives their [mc_prediction], with shared masks and no draws kept. It
+#'   lives as long as the session.
+#' @export
+#' @examplesIf mc_python_available()
+#' net <- mc_mlp(4, labels = levels(iris$Species))
+#' ask <- mc_sampler(net, iris[1, 1:4], seed = 1)
+#' ask(iris[150, 1:4])
+mc_sampler <- function(model, example, n_samples = 50, ..., level = 0.95, outputs = NULL, labels = NULL,
+                       select = NULL, stochastic_depth = TRUE, precision = "float32", device = "auto",
+                       seed = NULL) {
+  rlang::check_dots_empty()
+  sampler <- call_core(
+    "mc_sampler", as_network(model), as_model_inputs(example, "example"),
+    n_samples = as_count(n_samples, at_least = 2),
+    level = as_number(level, above = 0, below = 1),
+    outputs = if_given(outputs, as_choice, choices = output_kinds),
+    labels = as_label_set(labels),
+    select = as_select(select),
+    stochastic_depth = as_flag(stochastic_depth),
+    precision = precision,
+    device = device,
+    seed = as_seed(seed)
+  )
+  function(x) prediction_from_python(with_core(sampler(as_model_inputs(x))))
+}
+
+# One part of what a network returns; Python counts from 0.
+as_select <- function(select, call = rlang::caller_env()) {
+  if (is.function(select)) {
+    return(as_callback(select, convert = FALSE))
+  }
+  if (is.numeric(select)) as_count(select, "select", call = call) - 1L else select
 }
 
 # Whole numbers or words; how many there must be is the core's to say.

@@ -4,7 +4,20 @@
 #' @param row.names,optional Not used; they belong to the generic function.
 #' @export
 as.data.frame.mc_prediction <- function(x, row.names = NULL, optional = FALSE, ...) {
+  refuse_maps(x)
   if (x$task == "classification") classes_table(x) else values_table(x)
+}
+
+# Class probabilities with further axes, such as segmentation maps.
+is_map <- function(x) {
+  x$task == "classification" && length(dim(x)) > 2
+}
+
+refuse_maps <- function(x, call = rlang::caller_env()) {
+  if (is_map(x)) {
+    size <- paste(dim(x), collapse = ", ")
+    abort_mc(paste0("A table needs one row of probabilities per input; got shape (", size, ")."), call = call)
+  }
 }
 
 #' @rdname mc_prediction
@@ -103,7 +116,8 @@ glance.mc_prediction <- function(x, ...) {
   fields <- intersect(fields, names(x))
   means <- lapply(unclass(x)[fields], mean)
   names(means) <- paste0("mean_", fields)
-  settings <- unclass(x)[c("n_samples", "level", "seed", "masks", "seconds")]
+  settings <- unclass(x)[c("level", "seed", "masks", "seconds")]
+  settings <- c(list(n_samples = max(x$n_samples)), settings)
   tibble::as_tibble(c(list(n_inputs = nrow(x), n_outputs = ncol(x)), means, settings))
 }
 

@@ -7,7 +7,8 @@ so that importing the package loads no torch and changes nothing.
 
 from __future__ import annotations
 
-from importlib import import_module
+from importlib import import_module, metadata
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -24,9 +25,11 @@ if TYPE_CHECKING:
     from .models import mc_cnn as mc_cnn
     from .models import mc_mlp as mc_mlp
     from .plots import mc_plot_probabilities as mc_plot_probabilities
+    from .plots import mc_probabilities_table as mc_probabilities_table
     from .prediction import MCPrediction as MCPrediction
     from .sampling import mc_predict as mc_predict
     from .sampling import mc_predict_point as mc_predict_point
+    from .sampling import mc_sampler as mc_sampler
     from .sampling import mc_sites as mc_sites
     from .training import mc_fit as mc_fit
     from .training import mc_train_on_batch as mc_train_on_batch
@@ -45,18 +48,30 @@ HOMES = {  # where each public name lives
     "mc_plot_probabilities": "plots",
     "mc_predict": "sampling",
     "mc_predict_point": "sampling",
+    "mc_probabilities_table": "plots",
     "mc_read_idx": "datasets",
     "mc_read_images": "datasets",
     "mc_sample_data": "datasets",
+    "mc_sampler": "sampling",
     "mc_save": "files",
     "mc_sites": "sampling",
     "mc_train_on_batch": "training",
 }
 
-__all__ = list(HOMES)
+__all__ = list(HOMES)  # pyright: ignore[reportUnsupportedDunderAll]  (one list, not two)
+
+
+def _version() -> str:
+    """The version of the checkout or R package that this core lies in, else of what pip installed."""
+    description = Path(__file__).parents[2] / "DESCRIPTION"
+    if description.exists():
+        return next(line.split()[1] for line in description.read_text().splitlines() if line.startswith("Version:"))
+    return metadata.version("mcdropout")
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return _version()
     if name not in HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f".{HOMES[name]}", __name__), name)

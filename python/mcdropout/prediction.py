@@ -57,7 +57,7 @@ class MCPrediction:
     variance: Array
     lower: Array
     upper: Array
-    n_samples: int
+    n_samples: int | Array  # draws: of all inputs, or with `tolerance` of each
     level: float
     seed: int
     masks: str
@@ -94,7 +94,7 @@ class MCPrediction:
     @property
     def mcse(self) -> Array:
         """Monte Carlo standard error of `mean`: what more draws would take away."""
-        return self.std / np.sqrt(self.n_samples)
+        return self.std / np.sqrt(self._draws_of_each())
 
     @property
     def epistemic_variance(self) -> Array | None:
@@ -130,7 +130,13 @@ class MCPrediction:
         observed = observed.reshape(self.mean.shape)
         means, variances = self.samples.astype(np.float64), self.noise_variances.astype(np.float64)
         terms = -0.5 * (np.log(2 * np.pi * variances) + (observed - means) ** 2 / variances)
-        return logsumexp(terms, axis=0) - np.log(self.n_samples)
+        terms = np.where(np.isnan(means), -np.inf, terms)  # draws that an input did not need
+        return logsumexp(terms, axis=0) - np.log(self._draws_of_each())
+
+    def _draws_of_each(self) -> Array:
+        """Number of draws, to be divided by: one number, or one for each input along the first axis."""
+        counts = np.asarray(self.n_samples)
+        return counts.reshape(-1, *(1,) * (self.mean.ndim - 1)) if counts.ndim else counts
 
     def __len__(self) -> int:
         return len(self.mean)
@@ -138,21 +144,28 @@ class MCPrediction:
     def __getitem__(self, inputs: slice | Sequence[int] | Array) -> MCPrediction:
         """The prediction for some of the inputs (a slice, positions, or a mask of truth values)."""
         where = inputs if isinstance(inputs, slice) else np.atleast_1d(np.asarray(inputs))
-        taken = {name: value[where] for name in (*BY_INPUT, "ids") if (value := getattr(self, name)) is not None}
+        by_input = (*BY_INPUT, "ids", *(["n_samples"] if isinstance(self.n_samples, np.ndarray) else []))
+        taken = {name: value[where] for name in by_input if (value := getattr(self, name)) is not None}
         taken |= {name: value[:, where] for name in BY_DRAW if (value := getattr(self, name)) is not None}
         return replace(self, **taken)
 
     def __repr__(self) -> str:
-        what = f"{self.mean[0].size if len(self) else self.mean.shape[-1]} outputs"
-        if self.labels is not None:
-            what = f"{len(self.labels)} labels"
+        what = f"{self.mean[:1].size} outputs" if self.labels is None else f"{len(self.labels)} labels"
+        draws = f"{np.max(self.n_samples, initial=0)} draws"
+        if isinstance(self.n_samples, np.ndarray):
+            draws = f"{np.min(self.n_samples, initial=0)} to {draws}"
         return (
-            f"MCPrediction of {len(self)} inputs, {what}: {self.n_samples} draws, {self.masks} masks, "
+            f"MCPrediction of {len(self)} inputs, {what}: {draws}, {self.masks} masks, "
             f"seed {self.seed}, {self.engine} on {self.device} in {self.precision}, {self.seconds:.1f} s"
         )
 
     def to_pandas(self) -> pd.DataFrame:
-        """One row per input; for classes one column per label for the mean, lower and upper probability."""
+        """One row per input; for classes one column per label for the mean, lower and upper probability.
+
+        Raises ValueError for class probabilities with further axes, such as segmentation maps: use the arrays.
+        """
+        if self.task == "classification" and self.mean.ndim > 2:
+            raise ValueError(f"`to_pandas()` needs one row of probabilities per input; got shape {self.mean.shape}.")
         if self.task == "classification":
             return self._classes_table()
         return self._values_table()
@@ -209,7 +222,8 @@ class MCPrediction:
             if field.name in ("predicted", "second") and value is not None:
                 assert self.labels is not None
                 codes = {str(label): code for code, label in enumerate(self.labels)}
-                arrays[field.name] = np.array([codes[str(one)] for one in value], dtype=np.int64)
+                found = [codes[str(one)] for one in value.ravel()]
+                arrays[field.name] = np.array(found, dtype=np.int64).reshape(value.shape)
             elif isinstance(value, np.ndarray) and value.dtype.kind in "iuf":
                 arrays[field.name] = value
             elif value is not None:

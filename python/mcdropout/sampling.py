@@ -1,21 +1,16 @@
 """`mc_predict()`: draw networks, run the inputs through them, keep the summaries.
 
-A draw is a network. Its masks are keyed (`randomness`), so the draws can be made in any order and in any pieces:
-inputs come in batches, a batch is worked off in chunks of draws x inputs that stay in cache, and the summaries of
-a batch are made when its draws are complete. Memory does not grow with inputs x draws unless the draws are kept.
-
-Draws are vectorised with `torch.func.vmap` over the masks. The input is not batched there, so what comes before
-the first site is computed once for all draws. Where vmap cannot go, the same masks run in a loop.
+Inputs come in batches; the summaries of a batch are made when its draws are complete, so that memory does not grow
+with inputs x draws unless the draws are kept.
 """
 
 from __future__ import annotations
 
 import os
 import time
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -24,9 +19,8 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from .arrays import Label, Rows, as_device, as_label_set, as_rows, check_finite, label_array
+from .arrays import Label, as_device, label_array
 from .checks import (
-    IdenticalDraws,
     OutOfMemory,
     check_choice,
     check_count,
@@ -36,20 +30,19 @@ from .checks import (
     check_seed,
     shown,
 )
+from .draws import Sampler
+from .inputs import ArrayFeed, Feed, Inputs, Taking, feed_of
 from .models import MCNetwork
+from .outputs import Outputs, Select
 from .prediction import BY_INPUT, MCPrediction
-from .randomness import input_ids, keep_masks
-from .sites import DropoutMode, Probe, Replica, SampleMode, Site, probe, random_state_kept, replicate, sites_table
-from .summaries import summarise_classes, summarise_values
+from .randomness import input_ids
+from .sites import Replica, StochasticMode, probe, replicate, sites_table
+from .summaries import standard_error, summarise_classes, summarise_values
 
-OUTPUTS = ("logits", "probabilities", "values", "mean_log_variance")
 MASKS = ("shared", "per_input")
 PRECISIONS = ("float32", "bfloat16", "float16")
-
-CHUNK_BYTES = 16 << 20  # largest intermediate result of a chunk; tests/benchmarks/chunks.py shows the sweep
-MASK_BYTES = 256 << 20  # masks of all draws are kept for the next batch up to this size, else made again
-INPUTS_PER_CHUNK = 4  # so few at least that a mask, once read, serves several inputs
-SUM_TOLERANCE = 1e-3  # probabilities in float16 sum to 1 to about this
+DRAWS_BYTES = 256 << 20  # draws of one batch, float32: summaries in float64 take some times as much
+FIRST_ROUND = 10  # draws before `tolerance` is first looked at; each further round adds about a half
 
 Progress = bool | Callable[[int, int, str], object]
 
@@ -63,9 +56,12 @@ def mc_predict(
     level: float = 0.95,
     masks: str = "shared",
     ids: Sequence[object] | None = None,
+    tolerance: float | None = None,
     keep_samples: bool = True,
     outputs: str | None = None,
     labels: Iterable[Label] | None = None,
+    select: Select | None = None,
+    stochastic_depth: bool = True,
     precision: str = "float32",
     device: str = "auto",
     seed: int | None = None,
@@ -73,17 +69,27 @@ def mc_predict(
 ) -> MCPrediction:
     """Predict with Monte Carlo dropout: `n_samples` networks drawn by their dropout masks, and what they say.
 
-    model: any torch module with dropout; it stays as it is. x: an array with inputs along the first axis; our own
-    networks take images as (input, height, width, channel), other modules get tensors as they are given.
+    model: any torch module with dropout; it stays as it is. Our own networks take images as (input, height, width,
+      channel); other modules get tensors as they are given.
+    x: an array with inputs along the first axis; a tuple (by position) or a mapping (by keyword) of several; a torch
+      Dataset or DataLoader, or any iterator of batches, so that data larger than memory streams. Where batches are
+      pairs, the first of each is taken. Whole numbers stay whole by keyword and for models with an embedding.
     n_samples: number of draws, at least 2. batch_size: inputs handled at a time; it never changes the result.
-    level: of the intervals. masks: "shared" (draw t is the same network for every input) or "per_input" (fresh
-    masks for each input, keyed by `ids`, its position by default). keep_samples: keep the draws themselves,
-    float32 (draw, input, output). outputs: what a module that is not ours returns, "logits", "probabilities",
-    "values" or "mean_log_variance" (means, then log variances, along the last axis); a single logit or probability
-    is that of the second of two labels. labels: names of its classes, 0, 1, ... by default. precision: "float32",
-    "bfloat16" or "float16" for the network; summaries are in float64 always. device: "auto", "cpu", "cuda", ...
-    seed: decides every mask; None draws one and the result carries it. progress: a bar on long runs, or a function
-    of (done, total, text).
+    level: of the intervals.
+    masks: "shared" (draw t is the same network for every input) or "per_input" (fresh masks for each input, keyed by
+      `ids`, its position by default).
+    tolerance: draw only until each input's largest Monte Carlo standard error of `mean` is below this, `n_samples`
+      being the most; `prediction.n_samples` then says how many each input took, and kept draws end in NaN.
+    keep_samples: keep the draws themselves, float32 (draw, input, output).
+    outputs: what a module that is not ours returns, "logits", "probabilities", "values" or "mean_log_variance"
+      (means, then log variances, along the last axis); a single logit or probability is that of the second of two
+      labels. labels: names of its classes, 0, 1, ... by default; with more than two axes they tell which is theirs.
+    select: which part of a tuple or mapping that `model` returns, or a function that takes it out.
+    stochastic_depth: whether whole blocks that are skipped at random when training are sampled too.
+    precision: "float32", "bfloat16" or "float16" for the network; summaries are in float64 always.
+    device: "auto", "cpu", "cuda", ...
+    seed: decides every mask; None draws one and the result carries it.
+    progress: a bar on long runs, or a function of (done, total, text).
 
     The result for an input depends on the model, that input, `seed` and `n_samples` alone, up to rounding.
 
@@ -92,54 +98,13 @@ def mc_predict(
     Reference: Gal and Ghahramani (2016), arXiv:1506.02142.
     """
     started = time.perf_counter()
-    n_samples = check_count(n_samples, "n_samples", at_least=2)
-    batch_size = check_count(batch_size, "batch_size")
-    level = check_number(level, "level", above=0, below=1)
-    check_choice(masks, "masks", MASKS)
-    check_flag(keep_samples, "keep_samples")
-    seed = check_seed(seed)
-    target = Target.of(model, outputs, labels, precision, device)
-    rows = target.rows(x)
-    if ids is not None:
-        check_length(len(ids), "ids", rows.shape[0], "x")
-
-    found = probe(model, target.replica, lambda n: target.tensor(rows, np.arange(n) % rows.shape[0]))
-    target.check_outputs(found.output, found.n_inputs)
-    sampler = Sampler(found, n_samples, seed, masks)
-    numbers = input_ids(ids, rows.shape[0])
-    parts: list[dict[str, np.ndarray]] = []
-    kept = Kept(n_samples, rows.shape[0]) if keep_samples else None
-    with sampler.at_work(), reporting(progress, rows.shape[0], "Sampling") as report:
-        for start in range(0, rows.shape[0], batch_size):
-            where = slice(start, min(start + batch_size, rows.shape[0]))
-            batch = target.tensor(rows, where)
-            draws = Draws(*target.draws(sampler.run(batch, numbers[where], report)))
-            draws.check_finite(start)
-            parts.append(draws.summaries(target, level))
-            if kept is not None:
-                kept.put(draws, where)
-    summary = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-    sampler.check_spread()
-    for name in ("predicted", "second"):
-        if name in summary:
-            summary[name] = label_array(target.labels)[summary[name]]
-    return MCPrediction(
-        task=target.task,
-        n_samples=n_samples,
-        level=level,
-        seed=seed,
-        masks=masks,
-        engine=sampler.engine,
-        engine_reason=sampler.engine_reason,
-        device=str(target.replica.device),
-        precision=precision,
-        seconds=time.perf_counter() - started,
-        labels=target.labels or None,
-        ids=None if ids is None else np.asarray(ids),
-        samples=None if kept is None else kept.samples,
-        noise_variances=None if kept is None else kept.noise_variances,
-        **summary,
-    )
+    request = Request.checked(n_samples, batch_size, level, masks, tolerance, keep_samples, seed)
+    network = Network.of(model, outputs, labels, select, precision, device)
+    feed = network.feed(x)
+    if ids is not None and feed.n_inputs is not None:
+        check_length(len(ids), "ids", feed.n_inputs, "x")
+    sampler = network.sampler(feed.head, request, stochastic_depth)
+    return _predict(network, sampler, feed, request, ids, progress, started)
 
 
 def mc_predict_point(
@@ -149,6 +114,7 @@ def mc_predict_point(
     *,
     outputs: str | None = None,
     labels: Iterable[Label] | None = None,
+    select: Select | None = None,
     precision: str = "float32",
     device: str = "auto",
     progress: Progress = True,
@@ -158,198 +124,356 @@ def mc_predict_point(
     Arguments are those of `mc_predict()`; labels are in the order of `model.labels`.
     """
     batch_size = check_count(batch_size, "batch_size")
-    target = Target.of(model, outputs, labels, precision, device)
-    rows = target.rows(x)
+    network = Network.of(model, outputs, labels, select, precision, device)
+    feed = network.feed(x)
     parts = []
-    with reporting(progress, rows.shape[0], "Predicting") as report:
-        for start in range(0, rows.shape[0], batch_size):
-            batch = target.tensor(rows, slice(start, start + batch_size))
-            with target.replica.predicting(), DropoutMode(target.replica.calls):
-                out = target.output(target.replica.module(batch))
-            if start == 0:
-                target.check_outputs(out, len(batch))
-            parts.append(target.draws(out[None])[0][0].cpu().numpy())
-            report(len(batch))
+    with reporting(progress, feed.n_inputs, "Predicting") as report:
+        for inputs in feed.batches(batch_size):
+            with network.replica.predicting(), StochasticMode(network.replica.calls):
+                result = network.replica.run(inputs)
+            if not parts:
+                network.outputs.check(result, len(inputs))
+            parts.append(network.outputs.draws(network.outputs.tensor(result)[None])[0][0].cpu().numpy())
+            report(len(inputs))
     return np.concatenate(parts)
 
 
-def mc_sites(model: nn.Module, x: Any) -> pd.DataFrame:
+def mc_sites(model: nn.Module, x: Any, *, stochastic_depth: bool = True) -> pd.DataFrame:
     """The places where `mc_predict(model, x)` will sample: one row per site.
 
     Columns: site (module path and call number), operation, rate (of dropping), shape (of the mask of one input).
     Raises NoStochasticSites where there is nothing to sample.
     """
-    target = Target.of(model, None if isinstance(model, MCNetwork) else "values", None, "float32", "cpu")
-    rows = target.rows(x)
-    return sites_table(probe(model, target.replica, lambda n: target.tensor(rows, np.arange(n) % rows.shape[0])))
+    network = Network.of(model, None if isinstance(model, MCNetwork) else "values", None, None, "float32", "cpu")
+    return sites_table(probe(model, network.replica, network.feed(x).head, stochastic_depth))
 
 
-# ---- the model and what it returns ----------------------------------------------------------------------------
+def mc_sampler(
+    model: nn.Module,
+    example: Any,
+    n_samples: int = 50,
+    *,
+    level: float = 0.95,
+    outputs: str | None = None,
+    labels: Iterable[Label] | None = None,
+    select: Select | None = None,
+    stochastic_depth: bool = True,
+    precision: str = "float32",
+    device: str = "auto",
+    seed: int | None = None,
+) -> MCSampler:
+    """Prepare `mc_predict()` for a service that is asked again and again: the result is called with inputs.
+
+    Sites, masks and chunks are made once, from `example` (inputs like those to come). The answers are those of
+    `mc_predict()` with shared masks, the same seed and no draws kept. Other arguments are those of `mc_predict()`.
+    """
+    request = Request.checked(n_samples, 128, level, "shared", None, False, seed)
+    network = Network.of(model, outputs, labels, select, precision, device)
+    sampler = network.sampler(network.feed(example).head, request, stochastic_depth)
+    prepared = MCSampler(network, sampler, request)
+    prepared(example)  # the engine is chosen and the masks are made here, not in the first answer
+    return prepared
 
 
 @dataclass
-class Target:
+class MCSampler:
+    """What `mc_sampler()` gives: call it with inputs. The weights are those that the model has when it is called."""
+
+    network: Network
+    sampler: Sampler
+    request: Request
+
+    def __call__(self, x: Any) -> MCPrediction:
+        """Predict these inputs."""
+        feed = self.network.feed(x)
+        return _predict(self.network, self.sampler, feed, self.request, None, False, time.perf_counter())
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is asked of a prediction, checked."""
+
+    n_samples: int
+    batch_size: int
+    level: float
+    masks: str
+    tolerance: float | None
+    keep_samples: bool
+    seed: int
+
+    @classmethod
+    def checked(
+        cls,
+        n_samples: int,
+        batch_size: int,
+        level: float,
+        masks: str,
+        tolerance: float | None,
+        keep_samples: bool,
+        seed: int | None,
+    ) -> Request:
+        """Each argument in turn."""
+        return cls(
+            check_count(n_samples, "n_samples", at_least=2),
+            check_count(batch_size, "batch_size"),
+            check_number(level, "level", above=0, below=1),
+            check_choice(masks, "masks", MASKS),
+            None if tolerance is None else check_number(tolerance, "tolerance", above=0),
+            check_flag(keep_samples, "keep_samples"),
+            check_seed(seed),
+        )
+
+    def rounds(self) -> list[range]:
+        """The draws in rounds, fixed in advance: all at once, or 10, 15, 22, 33, ... with `tolerance`."""
+        ends = [self.n_samples]
+        if self.tolerance is not None:
+            ends, end = [], FIRST_ROUND
+            while end < self.n_samples:
+                ends.append(end)
+                end += end // 2
+            ends.append(self.n_samples)
+        return [range(start, end) for start, end in zip([0, *ends], ends, strict=False)]
+
+
+# ---- the model ------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Network:
     """The model to sample: how it takes inputs, and what its outputs mean."""
 
     model: nn.Module
     replica: Replica
-    outputs: str
-    labels: tuple[Label, ...]  # () for values, and until the first output says how many there are
+    outputs: Outputs
+    taking: Taking
 
     @classmethod
-    def of(cls, model: Any, outputs: str | None, labels: Iterable[Label] | None, precision: str, device: str) -> Target:
-        """Check what is known before anything runs."""
+    def of(
+        cls,
+        model: Any,
+        outputs: str | None,
+        labels: Iterable[Label] | None,
+        select: Select | None,
+        precision: str,
+        device: str,
+    ) -> Network:
+        """Check what can be known before anything runs."""
         if not isinstance(model, nn.Module):
             raise TypeError(f"`model` must be a torch module; got {shown(type(model).__name__)}.")
         check_choice(precision, "precision", PRECISIONS)
-        if isinstance(model, MCNetwork):
-            if outputs not in (None, model.outputs):
-                raise ValueError(f'`outputs` is known for this model, "{model.outputs}"; got {shown(outputs)}.')
-            outputs, known = model.outputs, model.labels or ()
-        elif outputs is None:
-            words = ", ".join(f'"{one}"' for one in OUTPUTS)
-            raise ValueError(f"`outputs` must say what `model` returns, one of {words}; got none.")
-        else:
-            known = ()
-        check_choice(outputs, "outputs", OUTPUTS)
-        if labels is not None:
-            known = as_label_set(labels)
-        return cls(model, replicate(model, as_device(device), precision), outputs, known)
+        ours = isinstance(model, MCNetwork)
+        known = Outputs(model.outputs, model.labels or ()) if isinstance(model, MCNetwork) else None
+        meaning = Outputs.declared(outputs, labels, select, known)
+        where = as_device(device)
+        kinds = {type(module) for module in model.modules()}
+        taking = Taking(
+            where,
+            keep_whole_numbers=bool(kinds & {nn.Embedding, nn.EmbeddingBag}),
+            channels_last=nn.Conv2d in kinds and not ours,  # ours lay their images so themselves
+        )
+        return cls(model, replicate(model, where, precision), meaning, taking)
 
-    @property
-    def task(self) -> str:
-        return "classification" if self.outputs in ("logits", "probabilities") else "regression"
-
-    def rows(self, x: Any) -> Rows:
-        """`x` checked, as rows that can be taken batch by batch."""
-        rows = as_rows(x)
+    def feed(self, x: Any) -> Feed:
+        """`x` checked, as inputs that can be taken batch by batch."""
+        feed = feed_of(x, self.taking)
         if isinstance(self.model, MCNetwork):
-            self.model.check_input_shape(rows.shape)
-        check_finite(rows)
-        return rows
+            shape = feed.shape if isinstance(feed, ArrayFeed) else (1, *feed.head(1).args[0].shape[1:])
+            self.model.check_input_shape(shape)
+        return feed
 
-    def tensor(self, rows: Rows, where: slice | np.ndarray) -> Tensor:
-        """Some of the inputs, copied so that an in-place operation of the model cannot reach the caller's array."""
-        batch = torch.tensor(rows.take(where), device=self.replica.device)
-        if batch.ndim == 4 and not isinstance(self.model, MCNetwork):
-            batch = batch.contiguous(memory_format=torch.channels_last)  # quicker for convolutions, the same numbers
-        return batch
+    def sampler(self, head: Callable[[int], Inputs], request: Request, stochastic_depth: bool) -> Sampler:
+        """Find the sites, check the outputs, and make ready to draw."""
+        check_flag(stochastic_depth, "stochastic_depth")
+        found = probe(self.model, self.replica, head, stochastic_depth)
+        self.outputs.check(found.output, found.n_inputs)
+        return Sampler(found, self.outputs, request.n_samples, request.seed, request.masks)
 
-    def output(self, result: Any) -> Tensor:
-        """The tensor in what the model returned."""
-        if not isinstance(result, Tensor):
-            raise TypeError(f"`model` must return a tensor; got {shown(type(result).__name__)}.")
-        return result
 
-    def check_outputs(self, result: Any, n_inputs: int) -> None:
-        """See that the outputs are what they are said to be, on `n_inputs` inputs."""
-        out = self.output(result).float()
-        axes = 2 if self.task == "classification" else None
-        if out.shape[:1] != (n_inputs,) or (axes is not None and out.ndim != axes) or out.ndim < 2:
-            raise ValueError(
-                f"`model` must return (input, output) for {self.outputs}; got shape {tuple(out.shape)} for "
-                f"{n_inputs} inputs."
-            )
-        self._check_meaning(out)
-        if self.task == "classification":
-            n_labels = max(2, out.shape[-1])
-            self.labels = self.labels or tuple(range(n_labels))
-            if len(self.labels) != n_labels:
-                raise ValueError(
-                    f"`labels` must name the {n_labels} outputs of `model`; got {len(self.labels)} labels."
-                )
-        elif self.outputs == "mean_log_variance" and out.shape[-1] % 2:
-            raise ValueError(
-                f"`model` must return as many log variances as means; got {out.shape[-1]} columns, an odd number."
-            )
+# ---- batches --------------------------------------------------------------------------------------------------
 
-    def _check_meaning(self, out: Tensor) -> None:
-        """Declared logits that are all probabilities, or the other way round, are an error."""
-        sums = out.sum(dim=-1)
-        between = bool(((out >= 0) & (out <= 1)).all())
-        single = out.shape[-1] == 1
-        proper = between and (single or bool(torch.allclose(sums, torch.ones_like(sums), atol=SUM_TOLERANCE)))
-        if self.outputs == "logits" and proper and not single:
-            raise ValueError(
-                '`outputs` is "logits", but `model` returned probabilities (in [0, 1], summing to 1); '
-                'set it to "probabilities".'
-            )
-        if self.outputs == "probabilities" and not proper:
-            raise ValueError(
-                '`outputs` is "probabilities", but `model` returned numbers that are not (in [0, 1], summing to 1); '
-                'set it to "logits" if they come before the softmax.'
-            )
 
-    def draws(self, out: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Raw outputs (draw, input, ...) to class probabilities or means, and the noise variance where told."""
-        out = out.float()
-        if self.outputs == "mean_log_variance":
-            mean, log_variance = out.chunk(2, dim=-1)
-            return mean, log_variance.exp()
-        if self.outputs == "values":
-            return out, None
-        if out.shape[-1] == 1:
-            return self._two_labels(out), None
-        return (out.softmax(dim=-1) if self.outputs == "logits" else out), None
-
-    def _two_labels(self, out: Tensor) -> Tensor:
-        if self.outputs == "logits":
-            return torch.cat([torch.sigmoid(-out), torch.sigmoid(out)], dim=-1)
-        return torch.cat([1 - out, out], dim=-1)
+def _predict(
+    network: Network,
+    sampler: Sampler,
+    feed: Feed,
+    request: Request,
+    ids: Sequence[object] | None,
+    progress: Progress,
+    started: float,
+) -> MCPrediction:
+    out = network.outputs.tensor(sampler.probe.output)
+    size = max(1, min(request.batch_size, DRAWS_BYTES // (4 * request.n_samples * out[0].numel())))
+    collected = Collected(feed.n_inputs if request.keep_samples else None, request)
+    seen = 0
+    with sampler.at_work(), reporting(progress, feed.n_inputs, "Sampling") as report:
+        for inputs in feed.batches(size):
+            names = None if ids is None else ids[seen : seen + len(inputs)]
+            numbers = input_ids(names, len(inputs)) + (seen if ids is None else 0)
+            for part in _drawn(sampler, inputs, numbers, request, seen, report):
+                collected.put(part, seen, network.outputs, request.level)
+            seen += len(inputs)
+    if ids is not None:
+        check_length(len(ids), "ids", seen, "x")
+    sampler.check_spread()
+    summary = collected.summary()
+    for name in ("predicted", "second"):
+        if name in summary:
+            summary[name] = label_array(network.outputs.labels)[summary[name]]
+    return MCPrediction(
+        task=network.outputs.task,
+        n_samples=request.n_samples if request.tolerance is None else collected.n_drawn(),
+        level=request.level,
+        seed=request.seed,
+        masks=request.masks,
+        engine=sampler.engine,
+        engine_reason=sampler.engine_reason,
+        device=str(network.replica.device),
+        precision=network.replica.precision,
+        seconds=time.perf_counter() - started,
+        labels=network.outputs.labels if network.outputs.task == "classification" else None,
+        ids=None if ids is None else np.asarray(ids),
+        samples=collected.samples(),
+        noise_variances=collected.noise_variances(),
+        **summary,
+    )
 
 
 @dataclass
-class Draws:
-    """The complete draws of one batch of inputs."""
+class Drawn:
+    """The complete draws of some inputs of a batch."""
 
-    values: Tensor  # (draw, input, output): class probabilities or means
+    places: np.ndarray  # positions in the batch
+    values: Tensor  # (draw, input, ...): class probabilities or means
     noise: Tensor | None
 
-    def check_finite(self, first: int) -> None:
-        """Name the first input for which the model returned no number."""
-        sound = self.values.isfinite().flatten(2).all(dim=-1).all(dim=0)
-        if not bool(sound.all()):
-            number = first + int((~sound).nonzero()[0]) + 1
-            raise ValueError(
-                f"`model` returned NaN or infinite values for input number {number}; look at its weights and at "
-                "the scale of `x`."
-            )
 
-    def summaries(self, target: Target, level: float) -> dict[str, np.ndarray]:
-        """Everything that is kept of these draws, on the host."""
-        if target.task == "classification":
-            made = summarise_classes(self.values, level)
+def _drawn(
+    sampler: Sampler, inputs: Inputs, ids: np.ndarray, request: Request, first: int, report: Callable[[int], None]
+) -> Iterator[Drawn]:
+    """Draw in rounds; the inputs that are known well enough leave after each."""
+    places = np.arange(len(inputs))
+    values, noise = None, None
+    for draws in request.rounds():
+        last = draws.stop == request.n_samples
+        raw = sampler.run(inputs, ids, draws, report if last else _say_nothing)
+        new_values, new_noise = sampler.outputs.draws(raw)
+        _check_finite(new_values, first, places)
+        values = new_values if values is None else torch.cat([values, new_values])
+        noise = new_noise if noise is None or new_noise is None else torch.cat([noise, new_noise])
+        if request.tolerance is None or last:
+            break
+        errors = standard_error(values).flatten(1).amax(dim=1)  # (input,)
+        done = errors <= request.tolerance
+        if bool(done.any()):
+            yield Drawn(places[done.cpu().numpy()], values[:, done], None if noise is None else noise[:, done])
+            report(int(done.sum()))
+            if bool(done.all()):
+                return
+            left = (~done).nonzero()[:, 0]
+            where = left.cpu().numpy()
+            inputs, ids, places = inputs[left], ids[where], places[where]
+            values, noise = values[:, left], None if noise is None else noise[:, left]
+    assert values is not None
+    yield Drawn(places, values, noise)
+
+
+def _say_nothing(_: int) -> None: ...
+
+
+def _check_finite(values: Tensor, first: int, places: np.ndarray) -> None:
+    """Name the first input for which the model returned no number."""
+    sound = values.isfinite().flatten(2).all(dim=-1).all(dim=0)
+    if not bool(sound.all()):
+        number = first + int(places[int((~sound).nonzero()[0])]) + 1
+        raise ValueError(
+            f"`model` returned NaN or infinite values for input number {number}; look at its weights and at the scale "
+            "of `x`."
+        )
+
+
+class Collected:
+    """Summaries, and the draws where they are wanted, of the batches so far."""
+
+    def __init__(self, n_inputs: int | None, request: Request) -> None:
+        self.n_inputs, self.request = n_inputs, request
+        self.places: list[np.ndarray] = []
+        self.counts: list[np.ndarray] = []
+        self.parts: list[dict[str, np.ndarray]] = []
+        self.kept: list[list[tuple[np.ndarray, np.ndarray]]] = [[], []]  # of streams: places and draws, and noise
+        self.room: list[np.ndarray | None] = [None, None]  # of known length: samples, noise variances
+
+    def put(self, drawn: Drawn, first: int, outputs: Outputs, level: float) -> None:
+        """Take over the draws of some inputs of the batch that starts at `first`."""
+        places = first + drawn.places
+        self.places.append(places)
+        self.counts.append(np.full(len(places), len(drawn.values)))
+        if outputs.task == "classification":
+            made = summarise_classes(drawn.values, level)
         else:
-            made = summarise_values(self.values, self.noise, level)
-        return {name: value.cpu().numpy() for name, value in made.items() if name in BY_INPUT}
+            made = summarise_values(drawn.values, drawn.noise, level)
+        self.parts.append({name: value.cpu().numpy() for name, value in made.items() if name in BY_INPUT})
+        if self.request.keep_samples:
+            for which, draws in enumerate((drawn.values, drawn.noise)):
+                if draws is not None:
+                    self._keep(which, draws.cpu().numpy(), places, 1 if drawn.noise is None else 2)
+
+    def _keep(self, which: int, draws: np.ndarray, places: np.ndarray, arrays: int) -> None:
+        if self.n_inputs is None:
+            _check_room(draws.nbytes, draws.shape)
+            self.kept[which].append((places, draws))
+            return
+        if self.room[which] is None:
+            shape = (self.request.n_samples, self.n_inputs, *draws.shape[2:])
+            if which == 0:
+                _check_room(4 * int(np.prod(shape, dtype=np.int64)) * arrays, shape)
+            empty = np.empty if self.request.tolerance is None else _nan
+            self.room[which] = empty(shape, dtype=np.float32)
+        room = self.room[which]
+        assert room is not None
+        consecutive = slice(places[0], places[-1] + 1) if places[-1] - places[0] + 1 == len(places) else places
+        room[: len(draws), consecutive] = draws
+
+    def _order(self) -> np.ndarray:
+        return np.concatenate(self.places).argsort(kind="stable")
+
+    def summary(self) -> dict[str, np.ndarray]:
+        """Each summary for all inputs, in their order."""
+        order = self._order()
+        return {name: np.concatenate([part[name] for part in self.parts])[order] for name in self.parts[0]}
+
+    def n_drawn(self) -> np.ndarray:
+        """Draws that each input took."""
+        return np.concatenate(self.counts)[self._order()]
+
+    def samples(self) -> np.ndarray | None:
+        """The draws that were kept."""
+        return self._all(0)
+
+    def noise_variances(self) -> np.ndarray | None:
+        """Their noise variances."""
+        return self._all(1)
+
+    def _all(self, which: int) -> np.ndarray | None:
+        if self.room[which] is not None or not self.kept[which]:
+            return self.room[which]
+        n_inputs = sum(len(places) for places, _ in self.kept[which])
+        whole = _nan((self.request.n_samples, n_inputs, *self.kept[which][0][1].shape[2:]), dtype=np.float32)
+        for places, draws in self.kept[which]:
+            whole[: len(draws), places] = draws
+        return whole
 
 
-class Kept:
-    """The draws that the caller wants to keep: float32 (draw, input, output)."""
+def _nan(shape: tuple[int, ...], dtype: type) -> np.ndarray:
+    return np.full(shape, np.nan, dtype=dtype)
 
-    def __init__(self, n_samples: int, n_inputs: int) -> None:
-        self.n_samples, self.n_inputs = n_samples, n_inputs
-        self.samples: np.ndarray | None = None
-        self.noise_variances: np.ndarray | None = None
 
-    def put(self, draws: Draws, where: slice) -> None:
-        """Take over one batch; the room is made, and checked, with the first."""
-        if self.samples is None:
-            self.samples = self._room(draws.values, 1 if draws.noise is None else 2)
-            self.noise_variances = None if draws.noise is None else self._room(draws.noise, 1)
-        self.samples[:, where] = draws.values.cpu().numpy()
-        if self.noise_variances is not None and draws.noise is not None:
-            self.noise_variances[:, where] = draws.noise.cpu().numpy()
-
-    def _room(self, like: Tensor, arrays: int) -> np.ndarray:
-        shape = (self.n_samples, self.n_inputs, *like.shape[2:])
-        needed, free = 4 * int(np.prod(shape, dtype=np.int64)) * arrays, _free_memory()
-        if needed > free:
-            raise OutOfMemory(
-                f"`keep_samples` would need {needed / 2**30:.1f} GiB for {shape[0]} draws of {shape[1]} inputs, and "
-                f"{free / 2**30:.1f} GiB are free; set it to false to get the summaries alone."
-            )
-        return np.empty(shape, dtype=np.float32)
+def _check_room(needed: int, shape: tuple[int, ...]) -> None:
+    free = _free_memory()
+    if needed > free:
+        raise OutOfMemory(
+            f"`keep_samples` would need {needed / 2**30:.1f} GiB for {shape[0]} draws of {shape[1]} inputs, and "
+            f"{free / 2**30:.1f} GiB are free; set it to false to get the summaries alone."
+        )
 
 
 def _free_memory() -> int:
@@ -362,217 +486,19 @@ def _free_memory() -> int:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
-# ---- drawing --------------------------------------------------------------------------------------------------
-
-
-@dataclass
-class Sampler:
-    """Runs batches of inputs through all draws, in chunks."""
-
-    probe: Probe
-    n_samples: int
-    seed: int
-    masks: str
-    engine: str = "vmap"
-    engine_reason: str = ""
-    draws_per_chunk: int = field(init=False)
-    inputs_per_chunk: int = field(init=False)
-    has_spread: bool = False
-    unknown: set[str] = field(default_factory=set)
-
-    def __post_init__(self) -> None:
-        self.replica = self.probe.replica
-        self.sites = self.probe.sites
-        self.made: dict[range, dict[str, Tensor]] = {}
-        self.draws_per_chunk, self.inputs_per_chunk = chunk_sizes(self.n_samples, self.probe.bytes_per_row)
-
-    def run(self, batch: Tensor, numbers: np.ndarray, report: Callable[[int], None]) -> Tensor:
-        """Raw outputs (draw, input, ...) of a batch."""
-        if self.engine == "vmap" and not self.engine_reason:
-            self._choose_engine(batch[:3], numbers[:3])
-        pieces = [self._inputs(batch[where], numbers[where], report) for where in self._input_pieces(len(batch))]
-        out = torch.cat(pieces, dim=1)
-        self.has_spread = self.has_spread or bool((out[1:] != out[:1]).any())
-        return out
-
-    @contextmanager
-    def at_work(self) -> Iterator[None]:
-        """Tell of what cannot be keyed: random numbers of the model's own, and calls that no probe had seen."""
-        if self.probe.own_randomness:
-            warnings.warn(
-                "`model` draws random numbers of its own besides dropout; they depend on `batch_size` too.",
-                stacklevel=4,
-            )
-        with random_state_kept() if self.probe.own_randomness else nullcontext():
-            if self.probe.own_randomness:
-                torch.manual_seed(self.seed)
-            yield
-        if self.unknown:
-            warnings.warn(
-                f"`model` made dropout calls that its first inputs did not show and that were left out: "
-                f"{', '.join(sorted(self.unknown))}.",
-                stacklevel=4,
-            )
-
-    def check_spread(self) -> None:
-        """Draws that are all the same say nothing, whatever the reason."""
-        if not self.has_spread:
-            raise IdenticalDraws(
-                "`model` gave the same outputs in every draw, so the spread would say nothing; see `mc_sites()` "
-                "for what was sampled, and look whether what comes after it can change the output."
-            )
-
-    def _input_pieces(self, n_inputs: int) -> list[slice]:
-        step = self.inputs_per_chunk if self.engine == "vmap" else self.inputs_per_chunk * self.draws_per_chunk
-        return [slice(start, min(start + step, n_inputs)) for start in range(0, n_inputs, step)]
-
-    def _draw_pieces(self) -> list[range]:
-        step = self.draws_per_chunk
-        return [range(start, min(start + step, self.n_samples)) for start in range(0, self.n_samples, step)]
-
-    def _inputs(self, inputs: Tensor, numbers: np.ndarray, report: Callable[[int], None]) -> Tensor:
-        """All draws for a few inputs; halves what is done at a time when memory runs out."""
-        try:
-            out = torch.cat([self._chunk(inputs, numbers, draws) for draws in self._draw_pieces()])
-        except (MemoryError, RuntimeError) as error:
-            if not _is_out_of_memory(error):
-                raise
-            return self._in_halves(inputs, numbers, report, error)
-        report(len(inputs))
-        return out
-
-    def _in_halves(
-        self, inputs: Tensor, numbers: np.ndarray, report: Callable[[int], None], error: Exception
-    ) -> Tensor:
-        self.made.clear()
-        if len(inputs) > 1:
-            self.inputs_per_chunk = max(1, self.inputs_per_chunk // 2)
-            half = len(inputs) // 2
-            pieces = [
-                self._inputs(inputs[:half], numbers[:half], report),
-                self._inputs(inputs[half:], numbers[half:], report),
-            ]
-            return torch.cat(pieces, dim=1)
-        if self.draws_per_chunk > 1:
-            self.draws_per_chunk //= 2
-            return self._inputs(inputs, numbers, report)
-        raise OutOfMemory(
-            "`model` needs more memory for one draw of one input than there is; use a smaller network or smaller "
-            "inputs."
-        ) from error
-
-    def _chunk(self, inputs: Tensor, numbers: np.ndarray, draws: range) -> Tensor:
-        masks = self._masks(draws, numbers)
-        run = self._vectorised if self.engine == "vmap" else self._looped
-        return run(inputs, masks)
-
-    def _vectorised(self, inputs: Tensor, masks: dict[str, Tensor]) -> Tensor:
-        def one_draw(own: dict[str, Tensor]) -> Tensor:
-            return self._pass(inputs, own)
-
-        with self.replica.predicting():
-            return torch.func.vmap(one_draw)(masks)
-
-    def _looped(self, inputs: Tensor, masks: dict[str, Tensor]) -> Tensor:
-        n_draws = len(next(iter(masks.values())))
-        with self.replica.predicting():
-            return torch.stack(
-                [self._pass(inputs, {name: mask[draw] for name, mask in masks.items()}) for draw in range(n_draws)]
-            )
-
-    def _pass(self, inputs: Tensor, masks: dict[str, Tensor]) -> Tensor:
-        """One pass of the network under the masks of one draw."""
-        mode = SampleMode(self.replica.calls, self.sites, masks, len(inputs))
-        with mode:
-            result = self.replica.module(inputs)
-        self.unknown |= mode.unknown
-        if not isinstance(result, Tensor):
-            raise TypeError(f"`model` must return a tensor; got {shown(type(result).__name__)}.")
-        return result
-
-    def _choose_engine(self, inputs: Tensor, numbers: np.ndarray) -> None:
-        """vmap if it gives the loop's numbers on two draws of a few inputs, else the loop."""
-        masks = self._masks(range(2), numbers)
-        looped = self._looped(inputs.clone(), masks)
-        try:
-            vectorised = self._vectorised(inputs.clone(), masks)
-        except (MemoryError, torch.OutOfMemoryError):
-            raise
-        except Exception as error:  # vmap fails in as many ways as models are written
-            self.engine, self.engine_reason = "loop", f"vmap failed: {_first_line(error)}"
-            return
-        self.engine_reason = "vmap gives the loop's numbers"
-        tolerance = 1e-4 if self.replica.precision == "float32" else 5e-2  # float32 sums in another order; bfloat16
-        scale = looped.float().abs().max().clamp(min=1e-6)
-        if not bool(((vectorised - looped).float().abs() <= tolerance * scale).all()):
-            self.engine, self.engine_reason = "loop", "vmap gave other numbers, as with in-place operations"
-
-    def _masks(self, draws: range, numbers: np.ndarray) -> dict[str, Tensor]:
-        """The masks of some draws, for some inputs; shared ones are kept for the next batch while they are small."""
-        if self.masks == "per_input":
-            return self._made(draws, torch.from_numpy(numbers).to(self.replica.device))
-        if draws not in self.made:
-            made = self._made(draws, None)
-            held = sum(mask.nbytes for masks in (*self.made.values(), made) for mask in masks.values())
-            if held > MASK_BYTES:
-                return made
-            self.made[draws] = made
-        return self.made[draws]
-
-    def _made(self, draws: range, ids: Tensor | None) -> dict[str, Tensor]:
-        which = torch.arange(draws.start, draws.stop, device=self.replica.device)
-        return {name: site_masks(self.seed, site, which, ids) for name, site in self.sites.items()}
-
-
-def chunk_sizes(n_samples: int, bytes_per_row: int) -> tuple[int, int]:
-    """(draws, inputs) of a chunk, whose largest intermediate result should stay in cache.
-
-    Depends on the network alone, never on the machine's load or the caller's batch size, so that two runs agree to
-    the bit.
-    """
-    rows = max(1, CHUNK_BYTES // max(1, bytes_per_row))
-    draws = max(1, min(n_samples, rows // INPUTS_PER_CHUNK))
-    return draws, max(1, rows // draws)
-
-
-def site_masks(seed: int, site: Site, draws: Tensor, ids: Tensor | None) -> Tensor:
-    """Masks of a site, (draw, ...): a factor 0 or 1/(1 - rate), for alpha dropout 0 or 1.
-
-    Shared masks (`ids` None) have the shape of one input's mask; else the inputs lie along the site's own axis. A
-    site that no input has for itself (no axis grows with the inputs) has one mask per draw in both cases.
-    """
-    per_input = ids is not None and site.axis is not None
-    which = ids if ids is not None and per_input else torch.zeros(1, dtype=torch.int64, device=draws.device)
-    kind = "per_input" if per_input else "shared"
-    kept = keep_masks(seed, kind, site.name, site.rate, site.n_elements, draws, which)
-    kept = kept.view(len(draws), len(which), *site.shape)
-    axis = 0 if site.axis is None else site.axis
-    kept = kept.movedim(1, axis + 1).flatten(axis + 1, axis + 2)
-    order = (0, *(one + 1 for one in site.order))
-    back = sorted(range(kept.ndim), key=lambda one: order[one])
-    mask = kept.permute(order).contiguous().to(site.dtype)  # in memory as the input it meets
-    return (mask if site.alpha else mask.mul_(1 / (1 - site.rate))).permute(back)
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    text = str(error).lower()
-    return isinstance(error, MemoryError) or "out of memory" in text or "can't allocate memory" in text
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
-
-
 @contextmanager
-def reporting(progress: Progress, total: int, text: str) -> Iterator[Callable[[int], None]]:
-    """A function that is told how many more inputs are done: a bar, the caller's own function, or nothing."""
+def reporting(progress: Progress, total: int | None, text: str) -> Iterator[Callable[[int], None]]:
+    """A function that is told how many more inputs are done: a bar, the caller's own function, or nothing.
+
+    The caller's function is told 0 as the total where nobody knows it.
+    """
     if callable(progress):
         done = 0
 
         def tell(more: int) -> None:
             nonlocal done
             done += more
-            progress(done, total, text)
+            progress(done, total or 0, text)
 
         yield tell
         return

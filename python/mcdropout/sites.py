@@ -1,9 +1,9 @@
 """Find and intercept the stochastic operations of a torch model, without touching the model.
 
-A model is sampled in `eval()`, so batch norm and everything else behave as in prediction; the dropout calls alone
-are met by a torch function mode, which multiplies by keyed masks instead. Layers and functional calls are covered
-alike. Work happens on a replica that shares the user's weights: flags, hooks and buffers of the user's model are
-never written.
+A model is sampled in `eval()`, so batch norm and everything else behave as in prediction; the stochastic operations
+alone (`operations`) are met by a torch function mode, which brings in keyed masks instead. Layers and functional calls
+are covered alike. Work happens on a replica that shares the user's weights: flags, hooks and buffers of the user's
+model are never written.
 
 A site is named by the path of the module that calls and by the how-many-th call of that module in one pass it is:
 "features.3[0]". Sites are found by probes on one to three inputs: code that skips a dropout when not training
@@ -23,42 +23,12 @@ from typing import Any
 
 import pandas as pd
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from .checks import NoStochasticSites
-
-Shape = tuple[int, ...]
-
-ALPHA = -1.7580993408473766  # SELU's value at minus infinity, where alpha dropout sends a dropped unit
-
-# What each function drops: single elements or whole channels, to 0 or to SELU's floor.
-PLAIN = (F.dropout, torch.dropout, torch.dropout_)
-CHANNELS = (F.dropout1d, F.dropout2d, F.dropout3d, torch.feature_dropout, torch.feature_dropout_)
-ALPHAS = (F.alpha_dropout, torch.alpha_dropout, torch.alpha_dropout_)
-ALPHA_CHANNELS = (F.feature_alpha_dropout, torch.feature_alpha_dropout, torch.feature_alpha_dropout_)
-DROPOUTS = frozenset((*PLAIN, *CHANNELS, *ALPHAS, *ALPHA_CHANNELS))
-IN_PLACE = frozenset((torch.dropout_, torch.feature_dropout_, torch.alpha_dropout_, torch.feature_alpha_dropout_))
-UNBATCHED_AXES = {
-    F.dropout1d: 2,
-    F.dropout3d: 4,
-}  # axes of an input without a batch axis, where torch allows one
-
-
-@dataclass(frozen=True)
-class Call:
-    """One dropout call as a probe sees it."""
-
-    name: str
-    operation: str
-    rate: float
-    active: bool  # whether torch would have sampled here
-    alpha: bool
-    mask_shape: Shape
-    order: Shape  # axes from the outermost to the innermost in memory
-    dtype: torch.dtype
-    device: torch.device
+from .inputs import Inputs
+from .operations import ALPHA, HANDLERS, STOCHASTIC_DEPTH, Drop, Shape
 
 
 @dataclass(frozen=True)
@@ -68,10 +38,11 @@ class Site:
     name: str
     operation: str
     rate: float
-    alpha: bool
+    kind: str  # see `operations.KINDS`
     shape: Shape  # of the mask for one input
     axis: int | None  # the axis that grows with the number of inputs; None where none does
-    order: Shape
+    inputs_outermost: bool  # along that axis: all of input 1, all of input 2, ...; else 1 2 3 1 2 3 ...
+    order: Shape  # axes from the outermost to the innermost in memory
     dtype: torch.dtype
 
     @property
@@ -80,29 +51,11 @@ class Site:
         return int(torch.Size(self.shape).numel())
 
 
-@dataclass
-class Replica:
-    """A stand-in for the user's model: the same weights, its own flags, buffers and hooks."""
-
-    module: nn.Module
-    calls: CallNames
-    device: torch.device
-    precision: str = "float32"
-
-    @contextmanager
-    def predicting(self) -> Iterator[None]:
-        """No gradients, and the wished precision."""
-        reduced = self.precision != "float32"
-        dtype = getattr(torch, self.precision) if reduced else None
-        with torch.inference_mode(), torch.autocast(self.device.type, dtype=dtype, enabled=reduced):
-            yield
-
-
 class CallNames:
-    """Names each dropout call of a pass by the module that makes it."""
+    """Names each stochastic call of a pass by the module that makes it."""
 
     def __init__(self) -> None:
-        self.path: list[str] = []
+        self.path: list[tuple[str, nn.Module]] = []
         self.counts: Counter[str] = Counter()
 
     def start(self) -> None:
@@ -112,9 +65,32 @@ class CallNames:
 
     def next(self) -> str:
         """The name of the call being made now."""
-        path = self.path[-1] if self.path else ""
+        path = self.path[-1][0] if self.path else ""
         self.counts[path] += 1
         return f"{path}[{self.counts[path] - 1}]"
+
+
+@dataclass
+class Replica:
+    """A stand-in for the user's model: the same weights, its own flags, buffers and hooks."""
+
+    root: nn.Module
+    calls: CallNames
+    device: torch.device
+    precision: str = "float32"
+
+    def run(self, inputs: Inputs) -> Any:
+        """What the model returns for these inputs."""
+        return self.root(*inputs.args, **inputs.kwargs)
+
+    @contextmanager
+    def predicting(self, inference: bool = True) -> Iterator[None]:
+        """No gradients, and the wished precision; `inference` False where writes in place are to be counted."""
+        reduced = self.precision != "float32"
+        dtype = getattr(torch, self.precision) if reduced else None
+        no_gradients = torch.inference_mode() if inference else torch.no_grad()
+        with no_gradients, torch.autocast(self.device.type, dtype=dtype, enabled=reduced):
+            yield
 
 
 # ---- the replica ----------------------------------------------------------------------------------------------
@@ -199,7 +175,7 @@ def _announce(module: nn.Module, path: str, calls: CallNames) -> None:
     """Let the module say when it starts and ends, so that calls know whose they are."""
 
     def enter(*_: object) -> None:
-        calls.path.append(path)
+        calls.path.append((path, module))
 
     def leave(*_: object) -> None:
         calls.path.pop()
@@ -211,48 +187,53 @@ def _announce(module: nn.Module, path: str, calls: CallNames) -> None:
 # ---- interception ---------------------------------------------------------------------------------------------
 
 
-class DropoutMode(TorchFunctionMode):
-    """Hands every dropout call to `meet`; everything else runs as it is."""
+class StochasticMode(TorchFunctionMode):
+    """Hands what every stochastic call would drop to `meet`; everything else runs as it is.
+
+    One object serves one pass.
+    """
 
     def __init__(self, calls: CallNames) -> None:
         super().__init__()
         self.calls = calls
-
-    def __enter__(self) -> DropoutMode:
-        self.calls.start()
-        return super().__enter__()
+        calls.start()
 
     def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
-        if func not in DROPOUTS:
+        handler = HANDLERS.get(func)
+        if handler is None:
             return func(*args, **(kwargs or {}))
-        x, rate, active, in_place = _arguments(func, *args, **(kwargs or {}))
-        result = self.meet(func, self.calls.next(), x, rate, active)
-        return x.copy_(result) if in_place and result is not x else result
+        return handler(self, func, *args, **(kwargs or {}))
 
-    def meet(self, func: Any, name: str, x: Tensor, rate: float, active: bool) -> Tensor:
-        """What the call gives; here: nothing is dropped."""
-        return x
+    def meet(self, drop: Drop, x: Tensor) -> Tensor:
+        """What becomes of `x`; here: nothing is dropped."""
+        self.calls.next()
+        return _kept_whole(drop, x)
 
+    def pass_over(self) -> None:
+        """A call that drops nothing still counts, so that the names of the next ones do not depend on it."""
+        self.calls.next()
 
-def _arguments(
-    func: Any,
-    input: Tensor,
-    p: float = 0.5,
-    training: bool | None = None,
-    inplace: bool = False,
-    train: bool | None = None,
-) -> tuple[Tensor, float, bool, bool]:
-    """(x, rate, active, in place) of any dropout function; torch's own names for its arguments."""
-    given = training if train is None else train
-    default = func not in (
-        F.alpha_dropout,
-        F.feature_alpha_dropout,
-    )  # these two are off unless told otherwise
-    return input, float(p), default if given is None else bool(given), inplace or func in IN_PLACE
+    def module(self) -> nn.Module | None:
+        """The module whose code is running."""
+        return self.calls.path[-1][1] if self.calls.path else None
 
 
-class ProbeMode(DropoutMode):
-    """Notes the dropout calls and the size of the largest intermediate result; drops nothing."""
+def _kept_whole(drop: Drop, x: Tensor) -> Tensor:
+    return x if drop.kind in ("scale", "alpha") else torch.ones_like(x)
+
+
+@dataclass(frozen=True)
+class Call:
+    """One stochastic call as a probe sees it."""
+
+    name: str
+    drop: Drop
+    x: Tensor
+    order: Shape
+
+
+class ProbeMode(StochasticMode):
+    """Notes the stochastic calls and the size of the largest intermediate result; drops nothing."""
 
     def __init__(self, calls: CallNames) -> None:
         super().__init__(calls)
@@ -265,31 +246,14 @@ class ProbeMode(DropoutMode):
             self.largest = max(self.largest, result.numel() * result.element_size())
         return result
 
-    def meet(self, func: Any, name: str, x: Tensor, rate: float, active: bool) -> Tensor:
-        self.found[name] = Call(
-            name=name,
-            operation=func.__name__.rstrip("_"),
-            rate=rate,
-            active=active,
-            alpha=func in ALPHAS or func in ALPHA_CHANNELS,
-            mask_shape=_mask_shape(func, x),
-            order=tuple(sorted(range(x.ndim), key=lambda axis: -x.stride(axis))),
-            dtype=x.dtype,
-            device=x.device,
-        )
-        return x
+    def meet(self, drop: Drop, x: Tensor) -> Tensor:
+        name = self.calls.next()
+        order = tuple(sorted(range(x.ndim), key=lambda axis: -x.stride(axis)))
+        self.found[name] = Call(name, drop, x, order)
+        return _kept_whole(drop, x)
 
 
-def _mask_shape(func: Any, x: Tensor) -> Shape:
-    """Shape of the mask for `x`: its own for elements, (batch, channel, 1, ...) for channels."""
-    shape = tuple(x.shape)
-    if func not in CHANNELS and func not in ALPHA_CHANNELS:
-        return shape
-    kept = 1 if UNBATCHED_AXES.get(func) == x.ndim else 2
-    return shape[:kept] + (1,) * (x.ndim - kept)
-
-
-class SampleMode(DropoutMode):
+class SampleMode(StochasticMode):
     """Applies the masks of one draw (or, under vmap, of many) at their sites."""
 
     def __init__(self, calls: CallNames, sites: dict[str, Site], masks: dict[str, Tensor], n_inputs: int) -> None:
@@ -297,30 +261,43 @@ class SampleMode(DropoutMode):
         self.sites, self.masks, self.n_inputs = sites, masks, n_inputs
         self.unknown: set[str] = set()
 
-    def meet(self, func: Any, name: str, x: Tensor, rate: float, active: bool) -> Tensor:
-        if name not in self.sites:
-            if active and rate > 0:
-                self.unknown.add(name)
-            return x * 0 if active and rate == 1 else x
-        site = self.sites[name]
-        return dropped(x, self.masks[name], site, self.n_inputs)
+    def meet(self, drop: Drop, x: Tensor) -> Tensor:
+        before = self.calls.counts.copy()
+        name = self.calls.next()
+        if name in self.sites:
+            self.at_site(before)
+            return dropped(x, self.masks[name], self.sites[name], self.n_inputs)
+        if drop.active and 0 < drop.rate < 1 and drop.operation != STOCHASTIC_DEPTH:
+            self.unknown.add(name)
+        return _kept_whole(drop, x)
+
+    def at_site(self, counts: Counter[str]) -> None:
+        """A site is reached, after so many calls."""
 
 
 def dropped(x: Tensor, mask: Tensor, site: Site, n_inputs: int) -> Tensor:
-    """`x` under its mask: a factor for dropout, 0 or 1 for alpha dropout.
+    """`x` under its mask: a factor for dropout, 0 or 1 for alpha dropout, the result itself otherwise.
 
-    A mask made for one input meets an axis of n_inputs * k entries as k entries repeated, input by input.
+    A mask made for one input meets an axis of n_inputs * k entries as k entries repeated for each input.
     """
     shape = x.shape
     if site.axis is not None and mask.shape[site.axis] not in (1, shape[site.axis]):
-        x = x.unflatten(site.axis, (n_inputs, -1))
-        mask = mask.unsqueeze(site.axis)
-    if not site.alpha:
-        return (x * mask).reshape(shape) if x.shape != shape else x * mask
-    keep = 1 - site.rate
-    a = (keep * (1 + site.rate * ALPHA**2)) ** -0.5  # keeps mean 0 and variance 1 (Klambauer et al., 2017)
-    result = x * (a * mask) + (a * ALPHA * (1 - mask) - a * ALPHA * site.rate)
-    return result.reshape(shape)
+        if site.inputs_outermost:
+            x, mask = x.unflatten(site.axis, (n_inputs, -1)), mask.unsqueeze(site.axis)
+        else:
+            x, mask = x.unflatten(site.axis, (-1, n_inputs)), mask.unsqueeze(site.axis + 1)
+    result = _applied(x, mask, site)
+    return result if result.shape == shape else result.reshape(shape)
+
+
+def _applied(x: Tensor, mask: Tensor, site: Site) -> Tensor:
+    if site.kind == "scale":
+        return x * mask
+    if site.kind == "alpha":
+        keep = 1 - site.rate
+        a = (keep * (1 + site.rate * ALPHA**2)) ** -0.5  # keeps mean 0 and variance 1 (Klambauer et al., 2017)
+        return x * (a * mask) + (a * ALPHA * (1 - mask) - a * ALPHA * site.rate)
+    return torch.zeros_like(x) + mask
 
 
 # ---- finding the sites ----------------------------------------------------------------------------------------
@@ -342,23 +319,27 @@ class Probe:
 NORMALISATION = re.compile("norm", re.IGNORECASE)
 
 
-def probe(model: nn.Module, replica: Replica, take: Callable[[int], Tensor]) -> Probe:
-    """Find the sites of `model`; `take(n)` gives n inputs as the model gets them.
+def probe(model: nn.Module, replica: Replica, head: Callable[[int], Inputs], stochastic_depth: bool = True) -> Probe:
+    """Find the sites of `model`; `head(n)` gives n inputs as the model gets them.
 
     Raises NoStochasticSites where nothing would be sampled.
     """
-    hidden = _calls_in_training(model, replica.device, take(1))
+    hidden = _calls_in_training(model, replica.device, head(1))
+    if not stochastic_depth:
+        hidden = {name: call for name, call in hidden.items() if call.drop.operation != STOCHASTIC_DEPTH}
     with random_state_kept() as random_state_changed:
-        raised = _raise_flags(replica, hidden, _calls(replica, take(1))[0].found)
+        raised = _raise_flags(replica, hidden, _calls(replica, head(1))[0].found)
         modes, output = [], None
         for n_inputs in (1, 2, 3):
-            mode, output = _calls(replica, take(n_inputs))
+            mode, output = _calls(replica, head(n_inputs))
             modes.append(mode)
-    found = [mode.found for mode in modes]
-    active = {name for name, call in found[0].items() if call.active or _active(hidden, name)}
-    sites = {name: _site([calls[name] for calls in found if name in calls]) for name in found[0] if name in active}
-    sites = {name: site for name, site in sites.items() if 0 < site.rate < 1}
-    if not sites:
+    sites = {}
+    for name, call in modes[0].found.items():
+        active = call.drop.active or (name in hidden and hidden[name].drop.active)
+        wanted = stochastic_depth or call.drop.operation != STOCHASTIC_DEPTH
+        if active and wanted and call.drop.rate > 0:
+            sites[name] = _site([mode.found.get(name) for mode in modes])
+    if all(site.rate == 1 for site in sites.values()):
         raise NoStochasticSites(
             "`model` has no dropout with a rate above 0, so every draw would be the same; "
             "add `torch.nn.Dropout` layers and train again."
@@ -366,20 +347,16 @@ def probe(model: nn.Module, replica: Replica, take: Callable[[int], Tensor]) -> 
     return Probe(replica, sites, modes[0].largest, output, 3, random_state_changed(), raised)
 
 
-def _calls(replica: Replica, x: Tensor) -> tuple[ProbeMode, Any]:
+def _calls(replica: Replica, inputs: Inputs) -> tuple[ProbeMode, Any]:
     mode = ProbeMode(replica.calls)
     with replica.predicting(), mode:
-        return mode, replica.module(x)
+        return mode, replica.run(inputs)
 
 
-def _active(hidden: dict[str, Call], name: str) -> bool:
-    return name in hidden and hidden[name].active
-
-
-def _calls_in_training(model: nn.Module, device: torch.device, x: Tensor) -> dict[str, Call]:
-    """The dropout calls with every training flag up but the normalisation layers'; {} where that pass fails."""
+def _calls_in_training(model: nn.Module, device: torch.device, inputs: Inputs) -> dict[str, Call]:
+    """The stochastic calls with every training flag up but the normalisation layers'; {} where that pass fails."""
     replica = replicate(model, device)  # a replica of its own: a training pass may change buffers
-    for module in replica.module.modules():
+    for module in replica.root.modules():
         module.training = NORMALISATION.search(type(module).__name__) is None
     mode = ProbeMode(replica.calls)
     with (
@@ -390,50 +367,70 @@ def _calls_in_training(model: nn.Module, device: torch.device, x: Tensor) -> dic
         mode,
     ):
         warnings.simplefilter("ignore")
-        replica.module(x)
+        replica.run(inputs)
     return mode.found
 
 
 def _raise_flags(replica: Replica, hidden: dict[str, Call], seen: dict[str, Call]) -> list[str]:
-    """Put up the training flag of the modules whose calls only training shows; their paths."""
-    owners = {_owner(name) for name, call in hidden.items() if call.active and call.rate > 0 and name not in seen}
+    """Put up the training flag of the modules whose dropping only training shows; their paths."""
+    owners = {
+        name.rsplit("[", 1)[0]
+        for name, call in hidden.items()
+        if call.drop.active and call.drop.rate > 0 and (name not in seen or seen[name].drop.rate == 0)
+    }
     for path in owners:
-        replica.module.get_submodule(path).training = True
+        replica.root.get_submodule(path).training = True
     return sorted(owners)
 
 
-def _owner(name: str) -> str:
-    return name.rsplit("[", 1)[0]
-
-
-def _site(calls: list[Call]) -> Site:
+def _site(calls: list[Call | None]) -> Site:
     """A site from its calls on one, two and three inputs."""
-    first = calls[0]
+    first, last = calls[0], calls[-1]
+    assert first is not None
+    shapes = [None if call is None else call.drop.mask_shape for call in calls]
+    axis = _input_axis(first.name, shapes)
     return Site(
         name=first.name,
-        operation=first.operation,
-        rate=first.rate,
-        alpha=first.alpha,
-        shape=first.mask_shape,
-        axis=_input_axis(first.name, [call.mask_shape for call in calls]),
-        order=calls[-1].order,
-        dtype=first.dtype,
+        operation=first.drop.operation,
+        rate=first.drop.rate,
+        kind="scale" if first.drop.kind == "alpha" and first.drop.rate == 1 else first.drop.kind,  # as torch: all 0
+        shape=first.drop.mask_shape,
+        axis=axis,
+        inputs_outermost=axis is None or last is None or _inputs_outermost(first, last, axis),
+        order=first.order if last is None else last.order,
+        dtype=first.x.dtype,
     )
 
 
-def _input_axis(name: str, shapes: list[Shape]) -> int | None:
+def _input_axis(name: str, shapes: list[Shape | None]) -> int | None:
     """The axis that has k, 2k and 3k entries for one, two and three inputs; None if nothing grows."""
-    if len(shapes) == 3 and len(set(shapes)) == 1:
+    if len(set(shapes)) == 1:
         return None
     one = shapes[0]
-    if len(shapes) == 3 and len({len(shape) for shape in shapes}) == 1:
-        grown = [axis for axis in range(len(one)) if len({shape[axis] for shape in shapes}) > 1]
-        if len(grown) == 1 and all(shape[grown[0]] == n * one[grown[0]] for n, shape in enumerate(shapes, 1)):
+    if one is not None and all(shape is not None and len(shape) == len(one) for shape in shapes):
+        grown = [axis for axis in range(len(one)) if len({shape[axis] for shape in shapes if shape}) > 1]
+        if len(grown) == 1 and all(shape and shape[grown[0]] == n * one[grown[0]] for n, shape in enumerate(shapes, 1)):
             return grown[0]
+    words = ", ".join("none" if shape is None else str(shape) for shape in shapes)
     raise ValueError(
-        f"`model` has a dropout at {name} whose input cannot be told apart by inputs: its shapes for one, two and "
-        f"three inputs are {', '.join(str(shape) for shape in shapes)}; one axis must grow with the inputs."
+        f"`model` has a dropout at {name} where inputs cannot be told apart: its shapes for one, two and three inputs "
+        f"are {words}; one axis must grow with the inputs."
     )
+
+
+def _inputs_outermost(one: Call, three: Call, axis: int) -> bool:
+    """How three inputs of k entries each lie along an axis: 1 1 2 2 3 3 (True) or 1 2 3 1 2 3.
+
+    Seen from where the first input's entries, known from the probe on it alone, come to lie.
+    """
+    size = one.x.shape[axis]
+    if size == 1:
+        return True
+    alone, together = one.x.float(), three.x.float()
+    outermost = together.narrow(axis, 0, size)
+    innermost = together.unflatten(axis, (size, 3)).select(axis + 1, 0)
+    distances = [float((place - alone).abs().nan_to_num().sum()) for place in (outermost, innermost)]
+    return distances[0] <= distances[1]
 
 
 @contextmanager
@@ -451,12 +448,13 @@ def random_state_kept() -> Iterator[Callable[[], bool]]:
 
 def sites_table(found: Probe) -> pd.DataFrame:
     """One row per site: where, what, at which rate, the mask of one input."""
+    sites = found.sites.values()
     return pd.DataFrame(
         {
-            "site": [site.name for site in found.sites.values()],
-            "operation": [site.operation for site in found.sites.values()],
-            "rate": [site.rate for site in found.sites.values()],
-            "shape": [_shape_text(site) for site in found.sites.values()],
+            "site": [site.name for site in sites],
+            "operation": [site.operation for site in sites],
+            "rate": [site.rate for site in sites],
+            "shape": [_shape_text(site) for site in sites],
         }
     )
 

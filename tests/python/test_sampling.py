@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from torch import nn
 
 import mcdropout as mcd
-from mcdropout.sampling import MASKS, chunk_sizes
+from mcdropout.draws import chunk_sizes
+from mcdropout.sampling import MASKS
 
 N, LABELS, DRAWS = 11, 5, 7
 
@@ -105,7 +106,7 @@ def test_batch_size_does_not_matter(convnet, images, masks, batch_size):
 def test_chunking_does_not_matter(convnet, images, masks, monkeypatch):
     usual = predict(convnet, images, masks=masks)
     for size in (1, 3000, 20_000):  # one row at a time, a few, more
-        monkeypatch.setattr("mcdropout.sampling.CHUNK_BYTES", size)
+        monkeypatch.setattr("mcdropout.draws.CHUNK_BYTES", size)
         assert_same(predict(convnet, images, masks=masks), usual)
 
 

@@ -18,12 +18,16 @@ ORDER = [
     "datasets",
     "containers",
     "randomness",
+    "inputs",
+    "operations",
     "sites",
     "models",
     "objectives",
     "training",
     "summaries",
     "prediction",
+    "outputs",
+    "draws",
     "sampling",
     "plots",
     "files",
@@ -106,3 +110,9 @@ print([number for number, (a, b) in enumerate(zip(before, after)) if a != b])
 
 def test_importing_changes_no_setting_and_writes_nothing():
     assert run_python(SETTINGS) == "[]"
+
+
+def test_the_version_is_that_of_the_description():
+    import mcdropout
+
+    assert f"\nVersion: {mcdropout.__version__}\n" in (PACKAGE.parents[1] / "DESCRIPTION").read_text()

@@ -65,3 +65,16 @@ test_that("what cannot be drawn is refused", {
     mc_plot_probabilities(pred, path = 3)
   })
 })
+
+test_that("the table of the picture has a row per input and label", {
+  skip_if_no_core()
+  net <- mc_mlp(4, labels = levels(iris$Species))
+  pred <- mc_predict(net, iris[1:4], n_samples = 5, seed = 1, ids = paste("flower", 1:150))
+  table <- mc_probabilities_table(pred, inputs = c(7, 3))
+  expect_named(table, c("input", "id", "label", "mean", "lower", "upper"))
+  expect_equal(table$input, rep(c(7, 3), each = 3))
+  expect_equal(table$mean, unname(c(pred$mean[7, ], pred$mean[3, ])))
+  expect_equal(table$upper[5], unname(pred$upper[3, 2]))
+  expect_equal(levels(table$label), levels(iris$Species))
+  expect_equal(nrow(mc_probabilities_table(pred)), 12 * 3)
+})

@@ -158,3 +158,93 @@ test_that("Ctrl-C returns to the prompt", {
   expect_lt(as.numeric(words[[2]]), 6)
   expect_identical(words[3:4], c("9", "10")) # and all is well afterwards
 })
+
+# a network that is not ours, made in Python ----
+
+foreign <- function(code) {
+  skip_if_no_core()
+  reticulate::py_run_string(code, convert = FALSE)$net
+}
+
+test_that("a list of inputs goes by position, a named one by keyword", {
+  net <- foreign("
+import torch
+class Net(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.drop = torch.nn.Dropout(0.5)
+    def forward(self, left, right):
+        return self.drop(left * right)
+net = Net()
+")
+  x <- matrix(as.double(1:15), 5)
+  one <- mc_predict(net, list(x, x + 1), n_samples = 4, outputs = "values", seed = 1)
+  other <- mc_predict(net, list(right = x + 1, left = x), n_samples = 4, outputs = "values", seed = 1)
+  expect_identical(one$samples, other$samples)
+  expect_setequal(one$samples / rep(x * (x + 1), each = 4), c(0, 2))
+})
+
+test_that("a part of several outputs is selected, counted from 1", {
+  net <- foreign("
+import torch
+class Net(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.drop = torch.nn.Dropout(0.5)
+    def forward(self, x):
+        return 0 * x, self.drop(x)
+net = Net()
+")
+  x <- matrix(as.double(1:15), 5)
+  second <- mc_predict(net, x, n_samples = 4, outputs = "values", select = 2, seed = 1)
+  by_function <- mc_predict(net, x, n_samples = 4, outputs = "values", seed = 1, select = function(out) out[1])
+  expect_identical(second$samples, by_function$samples)
+  expect_snapshot(mc_predict(net, x, outputs = "values"), error = TRUE)
+  expect_snapshot(mc_predict(net, x, outputs = "values", select = 0), error = TRUE)
+})
+
+test_that("segmentation maps keep their axes and their labels", {
+  net <- foreign("
+import torch
+torch.manual_seed(0)
+net = torch.nn.Sequential(torch.nn.Conv2d(2, 4, 3), torch.nn.Dropout2d(0.5), torch.nn.Conv2d(4, 3, 1))
+")
+  x <- array(sin(1:(5 * 2 * 8 * 6)), c(5, 2, 8, 6))
+  pred <- mc_predict(net, x, n_samples = 4, outputs = "logits", labels = c("sky", "sea", "land"), seed = 1)
+  expect_equal(dim(pred), c(5, 6, 4, 3))
+  expect_equal(dim(pred$predicted), c(5, 6, 4))
+  expect_equal(dimnames(pred$mean)[[4]], c("sky", "sea", "land"))
+  expect_equal(dim(pred[2:3]$samples), c(4, 2, 6, 4, 3))
+  expect_output(print(pred), "5 inputs, 3 labels, 4 draws")
+  expect_snapshot(tibble::as_tibble(pred), error = TRUE)
+  path <- withr::local_tempfile(fileext = ".safetensors")
+  mc_save(pred, path)
+  expect_equal(mc_load(path)$predicted, pred$predicted)
+})
+
+test_that("with `tolerance` each input takes its own number of draws", {
+  skip_if_no_core()
+  net <- mc_mlp(4, labels = levels(iris$Species), dropout = 0.5)
+  pred <- mc_predict(net, iris[1:4], n_samples = 300, tolerance = 0.02, seed = 1)
+  expect_length(pred$n_samples, 150)
+  reached <- apply(pred$mcse, 1, max) <= 0.02
+  expect_true(all(reached | pred$n_samples == 300))
+  expect_equal(colSums(!is.nan(pred$samples[, , 1])), pred$n_samples)
+  expect_equal(pred[3:4]$n_samples, pred$n_samples[3:4])
+  expect_match(format(pred)[[1]], "[0-9]+ to [0-9]+ draws")
+  expect_s3_class(generics::glance(pred), "tbl_df")
+  path <- withr::local_tempfile(fileext = ".safetensors")
+  mc_save(pred, path)
+  expect_equal(mc_load(path)$n_samples, pred$n_samples)
+  expect_snapshot(mc_predict(net, iris[1:4], tolerance = -1), error = TRUE)
+})
+
+test_that("the prepared sampler answers as mc_predict()", {
+  skip_if_no_core()
+  net <- mc_mlp(4, labels = levels(iris$Species))
+  ask <- mc_sampler(net, iris[1, 1:4], n_samples = 20, seed = 1)
+  usual <- mc_predict(net, iris[1:4], n_samples = 20, seed = 1)
+  # float32 sums in another order
+  expect_equal(ask(iris[7:9, 1:4])$mean, usual$mean[7:9, ], tolerance = 1e-6)
+  expect_null(ask(iris[7, 1:4])$samples)
+})

@@ -1,0 +1,321 @@
+"""Draw networks and run inputs through them: chunks, vmap or loop, masks kept while they are small.
+
+A draw is a network. Its masks are keyed (`randomness`), so draws can be made in any order and in any pieces.
+
+Draws are vectorised with `torch.func.vmap` over the masks. The input is not batched there, so what comes before
+the first site is computed once for all draws. Where vmap cannot go, the same masks run in a loop, which computes
+what comes before the first site once as well.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .checks import IdenticalDraws, OutOfMemory
+from .inputs import Inputs
+from .operations import is_opened
+from .outputs import Outputs
+from .randomness import keep_masks
+from .sites import CallNames, Probe, SampleMode, Site, random_state_kept
+
+CHUNK_BYTES = 16 << 20  # largest intermediate result of a chunk; tests/benchmarks/bench_chunks.py shows the sweep
+MASK_BYTES = 256 << 20  # masks of all draws are kept for the next batch up to this size, else made again
+INPUTS_PER_CHUNK = 4  # so few at least that a mask, once read, serves several inputs
+
+Masks = dict[str, Tensor]
+
+
+class Sampler:
+    """Runs inputs through draws of one model."""
+
+    def __init__(self, probe: Probe, outputs: Outputs, n_samples: int, seed: int, masks: str) -> None:
+        self.probe, self.outputs, self.seed, self.masks = probe, outputs, seed, masks
+        self.replica, self.sites = probe.replica, probe.sites
+        self.engine, self.engine_reason = "vmap", ""
+        self.draws_per_chunk, self.inputs_per_chunk = chunk_sizes(n_samples, probe.bytes_per_row)
+        self.prefix_can_be_kept = True
+        self.has_spread = False
+        self.unknown: set[str] = set()
+        self.kept: dict[range, Masks] = {}
+
+    def run(self, inputs: Inputs, ids: np.ndarray, draws: range, report: Callable[[int], None]) -> Tensor:
+        """Raw outputs (draw, input, ...) of some draws; `report` is told how many more inputs are done."""
+        if not self.engine_reason:
+            self._choose_engine(inputs[slice(0, 3)], ids[:3])
+        step = self.inputs_per_chunk * (1 if self.engine == "vmap" else self.draws_per_chunk)
+        parts = [slice(start, start + step) for start in range(0, len(inputs), step)]
+        done = []
+        for part in parts:
+            done.append(self._some_inputs(inputs[part], ids[part], draws))
+            report(done[-1].shape[1])
+        return torch.cat(done, dim=1)
+
+    @contextmanager
+    def at_work(self) -> Iterator[None]:
+        """Tell of what cannot be keyed: random numbers of the model's own, and calls that no probe had seen."""
+        own = self.probe.own_randomness
+        if own:
+            warnings.warn(
+                "`model` draws random numbers of its own besides dropout; they depend on `batch_size` too.",
+                stacklevel=4,
+            )
+        with random_state_kept() if own else nullcontext():
+            if own:
+                torch.manual_seed(self.seed)
+            yield
+        if self.unknown:
+            warnings.warn(
+                f"`model` made dropout calls that its first inputs did not show and that were left out: "
+                f"{', '.join(sorted(self.unknown))}.",
+                stacklevel=4,
+            )
+
+    def check_spread(self) -> None:
+        """Draws that are all the same say nothing, whatever the reason."""
+        if not self.has_spread:
+            raise IdenticalDraws(
+                "`model` gave the same outputs in every draw, so the spread would say nothing; see `mc_sites()` "
+                "for what was sampled, and look whether what comes after it can change the output."
+            )
+
+    # ---- chunks
+
+    def _some_inputs(self, inputs: Inputs, ids: np.ndarray, draws: range) -> Tensor:
+        """A few inputs; halves what is done at a time when memory runs out."""
+        try:
+            step = self.draws_per_chunk
+            parts = [range(start, min(start + step, draws.stop)) for start in range(draws.start, draws.stop, step)]
+            out = torch.cat([self._chunk(inputs, ids, part) for part in parts])
+        except (MemoryError, RuntimeError) as error:
+            if not _is_out_of_memory(error):
+                raise
+            return self._in_halves(inputs, ids, draws, error)
+        self.has_spread = self.has_spread or bool((out[1:] != out[:1]).any())
+        return out
+
+    def _in_halves(self, inputs: Inputs, ids: np.ndarray, draws: range, error: Exception) -> Tensor:
+        self.kept.clear()
+        if len(inputs) > 1:
+            self.inputs_per_chunk = max(1, self.inputs_per_chunk // 2)
+            half = len(inputs) // 2
+            first = self._some_inputs(inputs[slice(0, half)], ids[:half], draws)
+            return torch.cat([first, self._some_inputs(inputs[slice(half, None)], ids[half:], draws)], dim=1)
+        if self.draws_per_chunk > 1:
+            self.draws_per_chunk //= 2
+            return self._some_inputs(inputs, ids, draws)
+        raise OutOfMemory(
+            "`model` needs more memory for one draw of one input than there is; use a smaller network."
+        ) from error
+
+    def _chunk(self, inputs: Inputs, ids: np.ndarray, draws: range) -> Tensor:
+        masks = self._masks(draws, ids)
+        return self._vectorised(inputs, masks) if self.engine == "vmap" else self._looped(inputs, masks)
+
+    # ---- engines
+
+    def _vectorised(self, inputs: Inputs, masks: Masks) -> Tensor:
+        with self.replica.predicting(), _no_talk_of_batching_rules():
+            return torch.func.vmap(lambda own: self._pass(inputs, own))(masks)
+
+    def _looped(self, inputs: Inputs, masks: Masks) -> Tensor:
+        n_draws = len(next(iter(masks.values())))
+        prefix = Prefix() if self.prefix_can_be_kept else None
+        draws = []
+        with self.replica.predicting(inference=False):  # inference tensors do not count the writes to them
+            for draw in range(n_draws):
+                draws.append(self._pass(inputs, {name: mask[draw] for name, mask in masks.items()}, prefix))
+                if prefix is not None and prefix.was_written_to():
+                    self.prefix_can_be_kept, prefix = False, None
+        return torch.stack(draws)
+
+    def _pass(self, inputs: Inputs, masks: Masks, prefix: Prefix | None = None) -> Tensor:
+        """One pass of the network under the masks of one draw (under vmap: of many)."""
+        given = self.replica.calls, self.sites, masks, len(inputs)
+        inputs = inputs.clone()  # a model may write to what it is given
+        if prefix is None:
+            mode = SampleMode(*given)
+        elif prefix.versions is None:
+            mode, prefix.inputs = RecordingMode(*given, prefix), inputs
+        else:
+            mode, inputs = ReplayingMode(*given, prefix), prefix.inputs
+        with mode:
+            result = self.outputs.tensor(self.replica.run(inputs))
+        self.unknown |= mode.unknown
+        return result
+
+    def _choose_engine(self, inputs: Inputs, ids: np.ndarray) -> None:
+        """vmap if it gives the loop's numbers on two draws of a few inputs, else the loop."""
+        masks = self._made(range(2), self._as_ids(ids))
+        looped = self._looped(inputs, masks)
+        try:
+            vectorised = self._vectorised(inputs, masks)
+        except MemoryError:
+            raise
+        except Exception as error:  # vmap fails in as many ways as models are written
+            if _is_out_of_memory(error):
+                raise
+            self.engine, self.engine_reason = "loop", f"vmap failed: {_first_line(error)}"
+            return
+        self.engine_reason = "vmap gives the loop's numbers"
+        tolerance = 1e-4 if self.replica.precision == "float32" else 5e-2  # sums in another order; 8 bits of bfloat16
+        scale = looped.float().abs().max().clamp(min=1e-6)
+        same = vectorised.shape == looped.shape and bool(
+            ((vectorised - looped).float().abs() <= tolerance * scale).logical_or(looped.isnan()).all()
+        )
+        if not same:
+            self.engine, self.engine_reason = "loop", "vmap gave other numbers, as with in-place operations"
+
+    # ---- masks
+
+    def _masks(self, draws: range, ids: np.ndarray) -> Masks:
+        """The masks of some draws, for some inputs; shared ones are kept for the next batch while they are small."""
+        if self.masks == "per_input":
+            return self._made(draws, self._as_ids(ids))
+        if draws not in self.kept:
+            made = self._made(draws, None)
+            held = sum(mask.nbytes for masks in (*self.kept.values(), made) for mask in masks.values())
+            if held > MASK_BYTES:
+                return made
+            self.kept[draws] = made
+        return self.kept[draws]
+
+    def _made(self, draws: range, ids: Tensor | None) -> Masks:
+        which = torch.arange(draws.start, draws.stop, device=self.replica.device)
+        return {name: site_masks(self.seed, site, which, ids) for name, site in self.sites.items()}
+
+    def _as_ids(self, ids: np.ndarray) -> Tensor | None:
+        return torch.from_numpy(ids).to(self.replica.device) if self.masks == "per_input" else None
+
+
+@contextmanager
+def _no_talk_of_batching_rules() -> Iterator[None]:
+    """An operation that vmap has no rule for runs once per draw, as in the loop: no more than that is meant by it."""
+    torch._C._functorch._set_vmap_fallback_warning_enabled(False)
+    try:
+        yield
+    finally:
+        torch._C._functorch._set_vmap_fallback_warning_enabled(True)  # as torch has it
+
+
+class Prefix:
+    """The results of all torch calls before the first site: the same in every draw, so computed in the first alone.
+
+    A pass makes the same calls up to there, so the results are handed out by their order. Whether a later call wrote
+    into one of them is seen from torch's own count of the writes to each tensor.
+    """
+
+    inputs: Inputs  # as the first pass left them
+
+    def __init__(self) -> None:
+        self.results: list[Any] = []
+        self.counts: Counter[str] = Counter()  # stochastic calls before the first site, for the names of later ones
+        self.versions: list[tuple[Tensor, int]] | None = None  # None while the first pass is under way
+
+    def complete(self, counts: Counter[str]) -> None:
+        """The first site is reached."""
+        tensors = _tensors([self.results, list(self.inputs.args), list(self.inputs.kwargs.values())])
+        self.counts, self.versions = counts, [(one, one._version) for one in tensors]
+
+    def was_written_to(self) -> bool:
+        """Whether a call after the first site changed a result in place."""
+        return self.versions is None or any(tensor._version != version for tensor, version in self.versions)
+
+
+def _tensors(result: Any) -> list[Tensor]:
+    if isinstance(result, Tensor):
+        return [result]
+    return [one for part in result for one in _tensors(part)] if isinstance(result, (tuple, list)) else []
+
+
+class RecordingMode(SampleMode):
+    """A draw that notes what comes before its first site."""
+
+    def __init__(self, calls: CallNames, sites: dict[str, Site], masks: Masks, n_inputs: int, prefix: Prefix) -> None:
+        super().__init__(calls, sites, masks, n_inputs)
+        self.prefix = prefix
+
+    def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        result = super().__torch_function__(func, types, args, kwargs)
+        if self.prefix.versions is None and not is_opened(func):
+            self.prefix.results.append(result)
+        return result
+
+    def at_site(self, counts: Counter[str]) -> None:
+        if self.prefix.versions is None:
+            self.prefix.complete(counts)
+
+
+class ReplayingMode(SampleMode):
+    """A draw that takes what comes before its first site from an earlier one."""
+
+    def __init__(self, calls: CallNames, sites: dict[str, Site], masks: Masks, n_inputs: int, prefix: Prefix) -> None:
+        super().__init__(calls, sites, masks, n_inputs)
+        calls.counts.update(prefix.counts)
+        self.results = iter(prefix.results)
+        self.left = len(prefix.results)
+
+    def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        if self.left == 0 or is_opened(func):
+            return super().__torch_function__(func, types, args, kwargs)
+        self.left -= 1
+        return next(self.results)
+
+
+# ---- sizes and masks ------------------------------------------------------------------------------------------
+
+
+def chunk_sizes(n_samples: int, bytes_per_row: int) -> tuple[int, int]:
+    """(draws, inputs) of a chunk, whose largest intermediate result should stay in cache.
+
+    Depends on the network alone, never on the machine's load or the caller's batch size, so that two runs agree to
+    the bit.
+    """
+    rows = max(1, CHUNK_BYTES // max(1, bytes_per_row))
+    draws = max(1, min(n_samples, rows // INPUTS_PER_CHUNK))
+    return draws, max(1, rows // draws)
+
+
+def site_masks(seed: int, site: Site, draws: Tensor, ids: Tensor | None) -> Tensor:
+    """Masks of a site, (draw, ...): the factor, 0 or 1, or number in [0, 1) that the site's kind asks for.
+
+    Shared masks (`ids` None) have the shape of one input's mask; else the inputs lie along the site's own axis. A
+    site that no input has for itself (no axis grows with the inputs) has one mask per draw in both cases.
+    """
+    per_input = ids is not None and site.axis is not None
+    which = ids if ids is not None and per_input else torch.zeros(1, dtype=torch.int64, device=draws.device)
+    masks = "per_input" if per_input else "shared"
+    kept = keep_masks(seed, masks, site.name, site.rate, site.n_elements, draws, which)
+    kept = kept.view(len(draws), len(which), *site.shape)
+    axis = 1 + (site.axis or 0)
+    kept = kept.movedim(1, axis if site.inputs_outermost else axis + 1)
+    kept = kept.flatten(axis, axis + 1)  # inputs and their k entries, as they lie in the site's own tensor
+    order = (0, *(one + 1 for one in site.order))
+    back = sorted(range(kept.ndim), key=lambda one: order[one])
+    mask = kept.permute(order).contiguous().to(site.dtype)  # in memory as the input it meets
+    return _numbers(mask, site).permute(back)
+
+
+def _numbers(mask: Tensor, site: Site) -> Tensor:
+    """The 0 or 1 of each decision as the number that the site applies."""
+    if site.kind == "scale" and site.rate < 1:
+        return mask.mul_(1 / (1 - site.rate))
+    if site.kind == "uniform":
+        return mask.mul_(1 - 2**-7)  # any number that is at least the rate; so short that bfloat16 holds it
+    return mask
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    text = str(error).lower()
+    return isinstance(error, MemoryError) or "out of memory" in text or "can't allocate memory" in text
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]

@@ -1,0 +1,240 @@
+"""The stochastic operations of torch: what each drops, and where in its working the randomness enters.
+
+`HANDLERS` says for a torch function how it is met. A handler takes the mode that met the call, does what the function
+does, and hands every tensor that is to lose some of its parts to `mode.meet(drop, x)`.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import types
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch._C._functorch import is_batchedtensor  # torch has no public way to ask this
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Drop:
+    """One dropping of parts of a tensor."""
+
+    operation: str
+    rate: float
+    active: bool  # whether torch would have sampled here
+    mask_shape: Shape
+    kind: str = "scale"  # what the parts become, see `KINDS`
+
+
+# scale: 0, and the others grow by 1/(1 - rate). alpha: SELU's floor, mean and variance kept. keep: the tensor itself
+# becomes the 0 or 1 of each decision. uniform: it becomes numbers in [0, 1) that are below `rate` where dropped.
+KINDS = ("scale", "alpha", "keep", "uniform")
+STOCHASTIC_DEPTH = "stochastic_depth"
+
+ALPHA = -1.7580993408473766  # SELU's value at minus infinity, where alpha dropout sends a dropped unit
+
+
+class Mode(Protocol):
+    """What a handler needs of the mode that met the call."""
+
+    def meet(self, drop: Drop, x: Tensor) -> Tensor: ...
+
+    def pass_over(self) -> None: ...
+
+    def module(self) -> nn.Module | None: ...
+
+    def __enter__(self) -> Any: ...
+
+    def __exit__(self, *error: Any) -> Any: ...
+
+
+Handler = Callable[..., Any]
+
+CHANNELS = (F.dropout1d, F.dropout2d, F.dropout3d, torch.feature_dropout, torch.feature_dropout_)
+ALPHAS = (F.alpha_dropout, torch.alpha_dropout, torch.alpha_dropout_)
+ALPHA_CHANNELS = (F.feature_alpha_dropout, torch.feature_alpha_dropout, torch.feature_alpha_dropout_)
+IN_PLACE = (torch.dropout_, torch.feature_dropout_, torch.alpha_dropout_, torch.feature_alpha_dropout_)
+OFF_BY_DEFAULT = (F.alpha_dropout, F.feature_alpha_dropout)
+UNBATCHED_AXES = {F.dropout1d: 2, F.dropout3d: 4}  # axes of an input without a batch axis, where torch allows one
+DROP_PATH = re.compile("drop_?path|stochastic_?depth", re.IGNORECASE)
+
+
+# ---- the dropout functions ------------------------------------------------------------------------------------
+
+
+def _dropout(
+    mode: Mode,
+    func: Any,
+    input: Tensor,
+    p: float = 0.5,
+    training: bool | None = None,
+    inplace: bool = False,
+    train: bool | None = None,
+) -> Tensor:
+    """Any dropout function; the arguments have torch's own names."""
+    given = training if train is None else train
+    drop = Drop(
+        operation=func.__name__.rstrip("_"),
+        rate=float(p),
+        active=func not in OFF_BY_DEFAULT if given is None else bool(given),
+        mask_shape=_mask_shape(func, input),
+        kind="alpha" if func in ALPHAS or func in ALPHA_CHANNELS else "scale",
+    )
+    result = mode.meet(drop, input)
+    return _written(input, result) if inplace or func in IN_PLACE else result
+
+
+def _written(x: Tensor, result: Tensor) -> Tensor:
+    """`result` in the place of `x`.
+
+    vmap cannot write many draws where there is one tensor. Most models use what the call returns and never look at `x`
+    again; those that do are found out when vmap's numbers are held against the loop's.
+    """
+    if result is x:
+        return x
+    try:
+        return x.copy_(result)
+    except RuntimeError:
+        return result
+
+
+def _mask_shape(func: Any, x: Tensor) -> Shape:
+    """Shape of the mask for `x`: its own for elements, (batch, channel, 1, ...) for channels."""
+    shape = tuple(x.shape)
+    if func not in CHANNELS and func not in ALPHA_CHANNELS:
+        return shape
+    kept = 1 if UNBATCHED_AXES.get(func) == x.ndim else 2
+    return shape[:kept] + (1,) * (x.ndim - kept)
+
+
+# ---- attention ------------------------------------------------------------------------------------------------
+
+
+def _attention(
+    mode: Mode,
+    func: Any,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Tensor:
+    """Scaled dot product attention, its weights dropped by their mask between softmax and sum.
+
+    Where nothing is dropped torch's fused kernel does it, but not under vmap, which would call it once per draw.
+    """
+    if dropout_p == 0:
+        mode.pass_over()
+    if dropout_p == 0 and not any(is_batchedtensor(one) for one in (query, key, value)):
+        return func(query, key, value, attn_mask=attn_mask, is_causal=is_causal, scale=scale, enable_gqa=enable_gqa)
+    if enable_gqa:
+        groups = query.shape[-3] // key.shape[-3]
+        key, value = key.repeat_interleave(groups, dim=-3), value.repeat_interleave(groups, dim=-3)
+    scores = query @ key.transpose(-2, -1) * (1 / math.sqrt(query.shape[-1]) if scale is None else scale)
+    if is_causal:
+        attn_mask = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril()
+    if attn_mask is not None:
+        hidden = attn_mask.logical_not() if attn_mask.dtype == torch.bool else None
+        scores = scores + attn_mask if hidden is None else scores.masked_fill(hidden, -math.inf)
+    weights = scores.softmax(dim=-1)
+    weights = weights.masked_fill((scores == -math.inf).all(dim=-1, keepdim=True), 0)  # as torch: nothing to see, 0
+    if dropout_p == 0:
+        return weights @ value
+    drop = Drop("scaled_dot_product_attention", float(dropout_p), True, tuple(weights.shape))
+    return mode.meet(drop, weights) @ value
+
+
+def _opened(mode: Mode, func: Any, *args: Any, **kwargs: Any) -> Any:
+    """A torch function written in Python, run with the mode on, so that the calls inside are met too."""
+    with mode:
+        return _without_dispatch(func)(*args, **kwargs)
+
+
+@cache
+def _without_dispatch(func: Any) -> Any:
+    """`func` without its first question, whether somebody wants to take the call over: the mode already has."""
+    names = {**func.__globals__, "has_torch_function": lambda _: False}
+    opened = types.FunctionType(func.__code__, names, func.__name__, func.__defaults__, func.__closure__)
+    opened.__kwdefaults__ = func.__kwdefaults__
+    return opened
+
+
+# ---- recurrent networks ---------------------------------------------------------------------------------------
+
+
+def _recurrent(mode: Mode, func: Any, *args: Any) -> Any:
+    """LSTM, GRU and RNN with dropout between their layers: one layer after the other."""
+    if not isinstance(args[3], bool):  # there it has the weights, and where each step's rows end before them
+        return _packed(func, args)
+    x, state, weights, has_biases, n_layers, rate, active, both_ways, batch_first = args
+    if rate == 0 or n_layers == 1:
+        return func(*args)
+    ways, per_layer = 2 if both_ways else 1, len(weights) // n_layers
+    ends = []
+    for layer in range(n_layers):
+        if layer > 0:
+            x = mode.meet(Drop(func.__name__, float(rate), bool(active), tuple(x.shape)), x)
+        own = slice(layer * ways, (layer + 1) * ways)
+        begin = tuple(one[own] for one in state) if isinstance(state, tuple) else state[own]
+        part = weights[layer * per_layer : (layer + 1) * per_layer]
+        x, *end = func(x, begin, part, has_biases, 1, 0.0, False, both_ways, batch_first)
+        ends.append(end)
+    return (x, *(torch.cat(states) for states in zip(*ends, strict=True)))
+
+
+def _packed(func: Any, args: tuple) -> Any:
+    """A packed sequence has no axis of inputs, so a mask for one input cannot be laid along it."""
+    if args[5] > 1 and args[6] > 0:
+        raise ValueError(
+            f"`model` drops between the layers of {func.__name__.upper()} on a packed sequence, where inputs cannot be "
+            "told apart; give it padded sequences instead."
+        )
+    return func(*args)
+
+
+# ---- stochastic depth -----------------------------------------------------------------------------------------
+
+
+def _bernoulli(mode: Mode, func: Any, x: Tensor, p: Any = 0.5, **kwargs: Any) -> Tensor:
+    """`Tensor.bernoulli_(p)`, by which torchvision and timm keep a block with probability p."""
+    if not isinstance(p, float | int) or not _drops_paths(mode):
+        return func(x, p, **kwargs)
+    return mode.meet(Drop(STOCHASTIC_DEPTH, 1 - float(p), True, tuple(x.shape), "keep"), x)
+
+
+def _rand(mode: Mode, func: Any, *size: Any, **kwargs: Any) -> Tensor:
+    """`torch.rand(...)`, from which Hugging Face's DropPath makes its decision."""
+    if not _drops_paths(mode):
+        return func(*size, **kwargs)
+    x = torch.zeros(*size, **kwargs)
+    rate = float(getattr(mode.module(), "drop_prob", 0.0) or 0.0)
+    return mode.meet(Drop(STOCHASTIC_DEPTH, rate, True, tuple(x.shape), "uniform"), x)
+
+
+def _drops_paths(mode: Mode) -> bool:
+    return DROP_PATH.search(type(mode.module()).__name__) is not None
+
+
+HANDLERS: dict[Any, Handler] = {
+    **dict.fromkeys((F.dropout, torch.dropout, *CHANNELS, *ALPHAS, *ALPHA_CHANNELS, *IN_PLACE), _dropout),
+    F.scaled_dot_product_attention: _attention,
+    F.multi_head_attention_forward: _opened,
+    **dict.fromkeys((torch.lstm, torch.gru, torch.rnn_tanh, torch.rnn_relu), _recurrent),
+    Tensor.bernoulli_: _bernoulli,
+    torch.rand: _rand,
+}
+
+
+def is_opened(func: Any) -> bool:
+    """Whether the calls inside this function are met one by one."""
+    return HANDLERS.get(func) is _opened

@@ -1,0 +1,151 @@
+"""What a model returns, and what it means: raw outputs to class probabilities or means with their noise."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .arrays import Label, as_label_set
+from .checks import check_choice, shown, whole
+
+OUTPUTS = ("logits", "probabilities", "values", "mean_log_variance")
+SUM_TOLERANCE = 1e-3  # probabilities in float16 sum to 1 to about this
+
+Select = str | int | Callable[[Any], Tensor]
+
+
+@dataclass
+class Outputs:
+    """The meaning of a model's outputs, checked once on a few inputs."""
+
+    kind: str
+    labels: tuple[Label, ...] = ()  # () for values, and until the first output says how many there are
+    select: Select | None = None
+    label_axis: int = 1
+
+    @classmethod
+    def declared(
+        cls, kind: str | None, labels: Iterable[Label] | None, select: Select | None, known: Outputs | None
+    ) -> Outputs:
+        """What the caller says, held against what the model itself tells (`known`), if it does."""
+        if known is not None and kind not in (None, known.kind):
+            raise ValueError(f'`outputs` is known for this model, "{known.kind}"; got {shown(kind)}.')
+        if known is None and kind is None:
+            words = ", ".join(f'"{one}"' for one in OUTPUTS)
+            raise ValueError(f"`outputs` must say what `model` returns, one of {words}; got none.")
+        named = known.labels if known is not None else ()
+        if labels is not None:
+            named = as_label_set(labels)
+        return cls(check_choice(known.kind if known else kind, "outputs", OUTPUTS), named, select)
+
+    @property
+    def task(self) -> str:
+        """What is predicted: "classification" or "regression"."""
+        return "classification" if self.kind in ("logits", "probabilities") else "regression"
+
+    def tensor(self, result: Any) -> Tensor:
+        """The tensor in what the model returned."""
+        if callable(self.select):
+            result = self.select(result)
+        elif self.select is not None:
+            result = self._selected(result)
+        elif self.kind == "logits" and isinstance(result, Mapping) and "logits" in result:
+            result = result["logits"]  # as Hugging Face names them
+        if isinstance(result, Tensor):
+            return result
+        parts = _parts(result)
+        if not parts:
+            raise TypeError(f"`model` must return a tensor; got {shown(type(result).__name__)}.")
+        raise TypeError(f"`model` returns several parts ({parts}); say which with `select`.")
+
+    def _selected(self, result: Any) -> Any:
+        number = whole(self.select)
+        if isinstance(result, Mapping) and self.select in result:
+            return result[self.select]
+        if number is not None and isinstance(result, (tuple, list)) and 0 <= number < len(result):
+            return result[number]
+        if number is not None and isinstance(result, Mapping) and 0 <= number < len(result):
+            return list(result.values())[number]
+        parts = _parts(result) or "a tensor alone"
+        raise ValueError(f"`select` must name a part of what `model` returns ({parts}); got {shown(self.select)}.")
+
+    def check(self, result: Any, n_inputs: int) -> None:
+        """See that the outputs are what they are said to be, on `n_inputs` inputs."""
+        out = self.tensor(result).float()
+        if out.ndim < 2 or len(out) != n_inputs:
+            raise ValueError(
+                f"`model` must return (input, output) or more axes, inputs first; got shape {tuple(out.shape)} for "
+                f"{n_inputs} inputs."
+            )
+        if self.task == "classification":
+            self.label_axis = self._found_label_axis(out)
+            self._check_meaning(out.movedim(self.label_axis, -1))
+            n_labels = max(2, out.shape[self.label_axis])
+            self.labels = self.labels or tuple(range(n_labels))
+            if len(self.labels) != n_labels:
+                raise ValueError(
+                    f"`labels` must name the {n_labels} outputs of `model`; got {len(self.labels)} labels."
+                )
+        elif self.kind == "mean_log_variance" and out.shape[-1] % 2:
+            raise ValueError(
+                f"`model` must return as many log variances as means; got {out.shape[-1]} columns, an odd number."
+            )
+
+    def _found_label_axis(self, out: Tensor) -> int:
+        """The axis of the labels: the last of two, else the one that is as long as `labels`."""
+        if out.ndim == 2:
+            return 1
+        fitting = [axis for axis in range(1, out.ndim) if out.shape[axis] == len(self.labels)]
+        if len(fitting) == 1:
+            return fitting[0]
+        raise ValueError(
+            f"`labels` must tell the axis of the classes in outputs of shape {tuple(out.shape)}; {len(self.labels)} "
+            f"labels fit {len(fitting)} axes. Name all labels, or give `select` a function that puts them on one."
+        )
+
+    def _check_meaning(self, out: Tensor) -> None:
+        """Declared logits that are all probabilities, or the other way round, are an error."""
+        sums = out.sum(dim=-1)
+        between = bool(((out >= 0) & (out <= 1)).all())
+        single = out.shape[-1] == 1
+        proper = between and (single or bool(torch.allclose(sums, torch.ones_like(sums), atol=SUM_TOLERANCE)))
+        if self.kind == "logits" and proper and not single:
+            raise ValueError(
+                '`outputs` is "logits", but `model` returned probabilities (in [0, 1], summing to 1); '
+                'set it to "probabilities".'
+            )
+        if self.kind == "probabilities" and not proper:
+            raise ValueError(
+                '`outputs` is "probabilities", but `model` returned numbers that are not (in [0, 1], summing to 1); '
+                'set it to "logits" if they come before the softmax.'
+            )
+
+    def draws(self, out: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Raw outputs (draw, input, ...) to (draw, input, ..., label) or means, and the noise variance where told."""
+        out = out.float()
+        if self.kind == "mean_log_variance":
+            mean, log_variance = out.chunk(2, dim=-1)
+            return mean, log_variance.exp()
+        if self.kind == "values":
+            return out, None
+        out = out.movedim(self.label_axis + 1, -1)
+        if out.shape[-1] == 1:
+            return self._two_labels(out), None
+        return (out.softmax(dim=-1) if self.kind == "logits" else out), None
+
+    def _two_labels(self, out: Tensor) -> Tensor:
+        if self.kind == "logits":
+            return torch.cat([torch.sigmoid(-out), torch.sigmoid(out)], dim=-1)
+        return torch.cat([1 - out, out], dim=-1)
+
+
+def _parts(result: Any) -> str:
+    if isinstance(result, Mapping):
+        return ", ".join(f'"{name}"' for name in result)
+    if isinstance(result, (tuple, list)):
+        return f"{len(result)} without names"
+    return ""

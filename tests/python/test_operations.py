@@ -1,0 +1,404 @@
+"""Every kind of dropout samples, nothing else does: each operation against torch's own working, and the known traps."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.overrides import TorchFunctionMode
+
+import mcdropout as mcd
+
+N, DRAWS = 7, 6
+
+
+def numbers(*shape, seed=0):
+    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+
+
+def predict(model, x, n_samples=DRAWS, **options):
+    return mcd.mc_predict(model, x, n_samples, **({"outputs": "values", "seed": 3, "progress": False} | options))
+
+
+def seeded(make):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return make()
+
+
+class Apply(nn.Module):
+    """A function of the input and the training flag, as a model."""
+
+    def __init__(self, function, **modules):
+        super().__init__()
+        self.function = function
+        for name, module in modules.items():
+            self.add_module(name, module)
+
+    def forward(self, x):
+        return self.function(self, x)
+
+
+DROPOUTS = {
+    "dropout": lambda m, x: F.dropout(x, 0.5, m.training),
+    "dropout in place": lambda m, x: F.dropout(x * 1, 0.5, m.training, inplace=True),
+    "torch.dropout": lambda m, x: torch.dropout(x, 0.5, m.training),
+    "torch.dropout_": lambda m, x: torch.dropout_(x * 1, 0.5, m.training),
+    "dropout1d": lambda m, x: F.dropout1d(x.flatten(2), 0.5, m.training),
+    "dropout2d": lambda m, x: F.dropout2d(x, 0.5, m.training),
+    "dropout3d": lambda m, x: F.dropout3d(x[..., None], 0.5, m.training),
+    "alpha_dropout": lambda m, x: F.alpha_dropout(x, 0.5, m.training),
+    "feature_alpha_dropout": lambda m, x: F.feature_alpha_dropout(x, 0.5, m.training),
+    "always on": lambda m, x: F.dropout(x, 0.5),
+    "skipped when not training": lambda m, x: F.dropout(x, 0.5) if m.training else x,
+    "rate 0 when not training": lambda m, x: F.dropout(x, 0.5 if m.training else 0.0),
+}
+
+
+@pytest.mark.parametrize("name", DROPOUTS)
+def test_every_kind_of_dropout_samples(name):
+    result = predict(Apply(DROPOUTS[name]), np.abs(numbers(N, 4, 3, 5)) + 1, 30)
+    assert (result.std > 0).mean() > 0.9
+    assert result.engine == "vmap"
+
+
+@pytest.mark.parametrize("function", [F.dropout1d, F.dropout2d, F.dropout3d, F.feature_alpha_dropout])
+def test_whole_channels_are_dropped(function):
+    axes = {F.dropout1d: 3, F.dropout2d: 4, F.dropout3d: 5}.get(function, 4)
+    x = np.ones((N, 8, 3, 2, 2)[:axes], dtype=np.float32)
+    draws = predict(Apply(lambda m, x: function(x, 0.5, m.training)), x, masks="per_input").samples
+    flat = draws.reshape(DRAWS, N, 8, -1)
+    assert (flat == flat[..., :1]).all()
+    assert len(np.unique(flat)) == 2
+
+
+def test_a_dropout_that_is_off_on_purpose_stays_off():
+    model = Apply(lambda m, x: F.dropout(x, 0.9, training=False) + 0 * F.dropout(x, 0.5, m.training))
+    with pytest.raises(mcd.IdenticalDraws, match="the same outputs in every draw"):
+        predict(model, numbers(N, 3))
+
+
+def test_a_rate_of_1_drops_everything():
+    model = Apply(lambda m, x: F.dropout(x, 1.0, m.training) + F.dropout(x, 0.5, m.training))
+    draws = predict(model, np.ones((N, 3), dtype=np.float32), 30).samples
+    assert set(np.unique(draws)) == {0.0, 2.0}
+
+
+# ---- attention -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("causal", "mask"), [(False, None), (True, None), (False, "bool"), (False, "float")])
+@pytest.mark.parametrize("scale", [None, 0.3])
+@pytest.mark.parametrize("gqa", [False, True])
+def test_attention_without_drops_is_torchs(causal, scale, mask, gqa, monkeypatch):
+    attn_mask = None
+    if mask == "bool":
+        attn_mask = torch.from_numpy(numbers(5, 5) > -0.5)
+        attn_mask[2] = False  # a row that may look nowhere
+    if mask == "float":
+        attn_mask = torch.from_numpy(numbers(5, 5))
+
+    def attention(rate):
+        def apply(m, x):
+            q = x.reshape(-1, 4, 5, 6)
+            k = v = q[:, :2] if gqa else q
+            return F.scaled_dot_product_attention(
+                q, k, v, attn_mask, rate if m.training else 0.0, causal, scale=scale, enable_gqa=gqa
+            )
+
+        return Apply(apply)
+
+    x = numbers(N, 120)
+    with torch.no_grad():
+        wanted = attention(0.5).eval()(torch.from_numpy(x)).numpy()
+    monkeypatch.setattr("mcdropout.draws.keep_masks", lambda *a: torch.ones(len(a[5]), len(a[6]), a[4]).bool())
+    with pytest.raises(mcd.IdenticalDraws, match="the same"):
+        predict(attention(0.5), x)
+    monkeypatch.setattr("mcdropout.draws.Sampler.check_spread", lambda self: None)
+    got = predict(attention(0.5), x).samples / 2  # every weight kept and doubled
+    np.testing.assert_allclose(got[0], wanted, atol=1e-5)
+
+
+def test_attention_weights_are_dropped_between_softmax_and_sum():
+    # With v = identity, the output is the dropped weights themselves: 0, or softmax / (1 - rate).
+    def apply(m, x):
+        scores = F.scaled_dot_product_attention(x, x, torch.eye(5).expand(len(x), 5, 5), None, 0.25 * m.training)
+        return scores
+
+    x = numbers(N, 5, 6)
+    weights = torch.softmax(torch.from_numpy(x) @ torch.from_numpy(x).mT / math.sqrt(6), dim=-1).numpy()
+    ratio = predict(Apply(apply), x, 200).samples / weights
+    np.testing.assert_allclose(np.unique(np.round(ratio, 3)), [0, 1.333], atol=2e-3)
+    assert abs((ratio == 0).mean() - 0.25) < 0.04  # 5,000 decisions shared by the inputs: 6 standard errors
+
+
+@pytest.mark.parametrize("batch_first", [True, False])
+@pytest.mark.parametrize("need_weights", [True, False])
+def test_multihead_attention_samples_as_if_each_input_were_alone(batch_first, need_weights):
+    attention = seeded(lambda: nn.MultiheadAttention(6, 2, dropout=0.3, batch_first=batch_first))
+
+    def apply(m, x):
+        x = x if batch_first else x.transpose(0, 1)
+        out = m.attention(x, x, x, need_weights=need_weights)[0]
+        return out if batch_first else out.transpose(0, 1)
+
+    model, x = Apply(apply, attention=attention), numbers(N, 5, 6)
+    for masks in ("shared", "per_input"):
+        together = predict(model, x, masks=masks)
+        alone = predict(model, x[4:5], masks=masks, ids=[4])
+        np.testing.assert_allclose(together.samples[:, 4:5], alone.samples, atol=1e-5)
+        assert (together.std > 0).all()
+
+
+# ---- recurrent networks --------------------------------------------------------------------------------------------
+
+RECURRENT = [
+    lambda: nn.LSTM(4, 5, 3, dropout=0.4, batch_first=True),
+    lambda: nn.LSTM(4, 6, 2, dropout=0.4, bidirectional=True, proj_size=3),
+    lambda: nn.GRU(4, 5, 2, dropout=0.4, bidirectional=True, batch_first=True),
+    lambda: nn.RNN(4, 5, 2, dropout=0.4, nonlinearity="relu"),
+    lambda: nn.RNN(4, 5, 2, dropout=0.4, bias=False),
+]
+
+
+def recurrent(make):
+    rnn = seeded(make)
+
+    def apply(m, x):
+        out, state = m.rnn(x if rnn.batch_first else x.transpose(0, 1))
+        states = torch.cat(
+            [one.transpose(0, 1).flatten(1) for one in (state if isinstance(state, tuple) else (state,))], 1
+        )
+        out = out if rnn.batch_first else out.transpose(0, 1)
+        return torch.cat([out.flatten(1), states], dim=1)
+
+    return Apply(apply, rnn=rnn)
+
+
+@pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN")  # torch's own
+@pytest.mark.parametrize("make", RECURRENT)
+def test_recurrent_layers_one_by_one_are_torchs(make, monkeypatch):
+    model, x = recurrent(make), numbers(N, 6, 4)
+    with torch.no_grad():
+        wanted = model.eval()(torch.from_numpy(x)).numpy()
+    monkeypatch.setattr("mcdropout.draws._numbers", lambda mask, site: torch.ones_like(mask))
+    monkeypatch.setattr("mcdropout.draws.Sampler.check_spread", lambda self: None)
+    np.testing.assert_allclose(predict(model, x).samples[0], wanted, atol=1e-6)
+
+
+@pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN")
+@pytest.mark.parametrize("make", RECURRENT)
+def test_dropout_between_recurrent_layers_samples(make):
+    model, x = recurrent(make), numbers(N, 6, 4)
+    for masks in ("shared", "per_input"):
+        together = predict(model, x, 30, masks=masks)
+        assert (together.std.max(axis=1) > 0).all()
+        alone = predict(model, x[2:3], 30, masks=masks, ids=[2])
+        np.testing.assert_allclose(together.samples[:, 2:3], alone.samples, atol=1e-6)
+
+
+def test_recurrent_moments_are_those_of_the_naive_loop():
+    model, x, n_draws = recurrent(RECURRENT[0]), numbers(3, 6, 4), 1500
+    ours = predict(model, x, n_draws)
+    with torch.random.fork_rng(), torch.no_grad():
+        torch.manual_seed(1)
+        model.train()
+        naive = torch.stack([model(torch.from_numpy(x)) for _ in range(n_draws)]).double().numpy()
+        model.eval()
+    error = np.sqrt((ours.variance + naive.var(axis=0, ddof=1)) / n_draws) + 1e-7
+    assert (np.abs(ours.mean - naive.mean(axis=0)) < 5.5 * error).all()  # some 180 comparisons
+
+
+def test_packed_sequences_are_refused():
+    rnn = nn.LSTM(4, 5, 2, dropout=0.4, batch_first=True)
+
+    def apply(m, x):
+        lengths = torch.full((len(x),), x.shape[1])
+        packed = nn.utils.rnn.pack_padded_sequence(x, lengths, batch_first=True)
+        return nn.utils.rnn.pad_packed_sequence(m.rnn(packed)[0], batch_first=True)[0]
+
+    with pytest.raises(ValueError, match="between the layers of LSTM on a packed sequence"):
+        predict(Apply(apply, rnn=rnn), numbers(N, 6, 4))
+
+
+# ---- stochastic depth ----------------------------------------------------------------------------------------------
+
+
+class StochasticDepth(nn.Module):
+    """As torchvision and timm do it: a block is kept for an input with some probability."""
+
+    def __init__(self, rate):
+        super().__init__()
+        self.rate = rate
+
+    def forward(self, x):
+        if not self.training:
+            return x
+        keep = torch.empty((len(x), 1), dtype=x.dtype).bernoulli_(1 - self.rate)
+        return x * keep.div_(1 - self.rate)
+
+
+class DropPath(nn.Module):
+    """As Hugging Face does it."""
+
+    def __init__(self, rate):
+        super().__init__()
+        self.drop_prob = rate
+
+    def forward(self, x):
+        if not self.training:
+            return x
+        keep = 1 - self.drop_prob
+        return x / keep * (keep + torch.rand((len(x), 1), dtype=x.dtype, device=x.device)).floor_()
+
+
+@pytest.mark.parametrize("make", [StochasticDepth, DropPath])
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_blocks_are_skipped_at_their_rate(make, precision):
+    model = Apply(lambda m, x: m.path(x), path=make(0.2))
+    x = np.ones((N, 3), dtype=np.float32)
+    draws = predict(model, x, 400, masks="per_input", precision=precision).samples
+    assert (draws == draws[..., :1]).all()  # a block as a whole
+    np.testing.assert_allclose(np.unique(draws), [0, 1.25], atol=1e-2)
+    assert abs((draws[..., 0] == 0).mean() - 0.2) < 0.04  # 2,800 decisions: 5 standard errors
+    shared = predict(model, x, 50).samples
+    assert (shared == shared[:, :1]).all()
+
+
+@pytest.mark.parametrize("make", [StochasticDepth, DropPath])
+def test_stochastic_depth_can_be_switched_off(make):
+    model = Apply(lambda m, x: F.dropout(m.path(x), 0.5, m.training), path=make(0.2))
+    assert mcd.mc_sites(model, numbers(N, 3)).rate.round(6).tolist() == [0.2, 0.5]
+    assert mcd.mc_sites(model, numbers(N, 3), stochastic_depth=False).rate.tolist() == [0.5]
+    draws = predict(model, np.ones((N, 3), dtype=np.float32), 40, stochastic_depth=False).samples
+    assert set(np.unique(draws)) == {0.0, 2.0}
+
+
+def test_other_random_numbers_are_reported():
+    model = Apply(lambda m, x: F.dropout(x, 0.5, m.training) + torch.randn(x.shape))
+    with pytest.warns(UserWarning, match="random numbers of its own besides dropout"):
+        first = predict(model, numbers(N, 3))
+    with pytest.warns(UserWarning, match="of its own"):
+        np.testing.assert_array_equal(predict(model, numbers(N, 3)).samples, first.samples)
+
+
+# ---- traps that others fall into (names as in the list of known failures) ------------------------------------------
+
+
+def test_trap_a_the_fused_transformer_path_samples():
+    layer = nn.TransformerEncoderLayer(6, 2, 8, dropout=0.3, batch_first=True)
+    model = nn.TransformerEncoder(layer, 2).eval()
+    x = numbers(N, 5, 6)
+    result = predict(model, x)
+    assert (result.std > 0).all()
+    assert len(mcd.mc_sites(model, x)) == 8
+    padding = torch.zeros(N, 5, dtype=torch.bool)
+    assert (predict(model, {"src": x, "src_key_padding_mask": padding}).std > 0).all()
+
+
+def test_trap_b_attention_and_recurrent_flags_need_not_be_set_by_hand():
+    attention = Apply(lambda m, x: m.mha(x, x, x)[0], mha=nn.MultiheadAttention(6, 2, dropout=0.3, batch_first=True))
+    for model, x in ((attention.eval(), numbers(N, 5, 6)), (recurrent(RECURRENT[2]).eval(), numbers(N, 6, 4))):
+        assert predict(model, x, 20).std.max() > 0
+        assert not any(module.training for module in model.modules())
+
+
+def test_trap_c_functional_dropout_samples_and_batch_norm_stays():
+    model = Apply(lambda m, x: m.norm(F.dropout(x, 0.5, m.training)), norm=nn.BatchNorm1d(3)).train()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    assert predict(model, numbers(N, 3)).std.max() > 0
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert model.norm.training
+
+
+def test_trap_e_weights_changed_between_calls_are_used():
+    model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Dropout(0.5, inplace=True), nn.Linear(4, 2))
+    before = predict(model, numbers(N, 3)).mean
+    sampler = mcd.mc_sampler(model, numbers(1, 3), DRAWS, outputs="values", seed=3)
+    with torch.no_grad():
+        model[0].weight.mul_(2)
+    after = predict(model, numbers(N, 3)).mean
+    assert np.abs(after - before).max() > 1e-3
+    np.testing.assert_allclose(sampler(numbers(N, 3)).mean, after, atol=1e-6)
+
+
+def test_heads_outside_the_inputs_get_their_own_masks():
+    def heads_first(m, x):
+        """Heads cut along the features and put one after the other along the first axis: 1 2 3 1 2 3."""
+        heads = torch.cat(x.chunk(2, dim=1))
+        return torch.cat(F.dropout(heads, 0.5, m.training).chunk(2), dim=1)
+
+    x = np.abs(numbers(N, 8)) + 1
+    for masks in ("shared", "per_input"):
+        together = predict(Apply(heads_first), x, masks=masks)
+        alone = predict(Apply(heads_first), x[5:6], masks=masks, ids=[5])
+        np.testing.assert_array_equal(together.samples[:, 5:6], alone.samples)
+
+
+def test_masks_of_parameters_are_the_same_for_all_inputs():
+    model = Apply(lambda m, x: F.linear(x, F.dropout(m.layer.weight, 0.5, m.training)), layer=nn.Linear(3, 4))
+    for masks in ("shared", "per_input"):
+        draws = predict(model, np.ones((N, 3), dtype=np.float32), masks=masks).samples
+        assert (draws == draws[:, :1]).all()
+
+
+def test_a_dropout_whose_inputs_cannot_be_told_apart_is_refused():
+    model = Apply(lambda m, x: F.dropout((x @ x.T).flatten()[None].expand(len(x), -1), 0.5, m.training))
+    with pytest.raises(ValueError, match=r"\(1, 1\), \(2, 4\), \(3, 9\); one axis must grow"):
+        predict(model, numbers(N, 3))
+
+
+# ---- the loop computes what comes before the first site once -------------------------------------------------------
+
+
+class Counting(TorchFunctionMode):
+    """Notes the weights of every linear layer that is really computed."""
+
+    def __init__(self):
+        super().__init__()
+        self.weights = []
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if func is F.linear:
+            self.weights.append(tuple(args[1].shape))
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.fixture
+def no_vmap(monkeypatch):
+    def refuse(*args, **kwargs):
+        raise RuntimeError("no vmap in this test")
+
+    monkeypatch.setattr(torch.func, "vmap", refuse)
+
+
+def test_the_loop_keeps_the_prefix(no_vmap):
+    model = nn.Sequential(nn.Linear(3, 40), nn.Linear(40, 4), nn.Dropout(0.5), nn.Linear(4, 2))
+    with Counting() as counting:
+        predict(model, numbers(N, 3), 20)
+    # 5 probes, 2 draws to choose the engine (1 prefix), 20 draws of one chunk (1 prefix).
+    assert counting.weights.count((40, 3)) == 5 + 1 + 1
+    assert counting.weights.count((2, 4)) == 5 + 2 + 20
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda m, x: (m.layer(x)).add_(F.dropout(x, 0.5, m.training)),  # writes to a result of the prefix
+        lambda m, x: x.add_(F.dropout(x, 0.5, m.training)),  # writes to the input
+        lambda m, x: x.mul_(2) + F.dropout(x, 0.5, m.training),  # writes to the input before the site
+        lambda m, x: (
+            F.dropout(m.layer(x), 0.0, m.training) + F.dropout(x, 0.5, m.training)
+        ),  # a call that drops nothing
+        lambda m, x: F.dropout(x * (2 if (x.sum() > 1e9) else 1), 0.5, m.training),  # asks the numbers
+        lambda m, x: m.mha(x[:, None], x[:, None], x[:, None])[0][:, 0],  # a site inside a function written in Python
+    ],
+)
+def test_the_kept_prefix_changes_nothing(function, monkeypatch, no_vmap):
+    mha = nn.MultiheadAttention(3, 1, dropout=0.5, batch_first=True)
+    model = seeded(lambda: Apply(function, layer=nn.Linear(3, 3), mha=mha))
+    kept = predict(model, numbers(N, 3), 10)
+    monkeypatch.setattr("mcdropout.draws.Prefix.was_written_to", lambda self: True)
+    np.testing.assert_allclose(predict(model, numbers(N, 3), 10).samples, kept.samples, atol=1e-6)
