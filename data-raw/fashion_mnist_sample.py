@@ -30,7 +30,5 @@ def first_of_each(part: str, folder: Path, per_label: int) -> tuple[np.ndarray, 
 folder = Path(sys.argv[1])
 x_train, y_train = first_of_each("train", folder, 600)
 x_test, y_test = first_of_each("t10k", folder, 100)
-np.savez_compressed(
-    OUT, x_train=x_train, y_train=y_train, x_test=x_test, y_test=y_test, labels=np.array(LABELS)
-)
+np.savez_compressed(OUT, x_train=x_train, y_train=y_train, x_test=x_test, y_test=y_test, labels=np.array(LABELS))
 print(f"{OUT.name}: {len(x_train)} + {len(x_test)} images, {OUT.stat().st_size / 1e6:.1f} MB")
