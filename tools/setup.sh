@@ -21,5 +21,6 @@ check_symbolic_link
 . tools/setup_python.sh
 set_up_r
 set_up_python
+[ "${FOR_TESTS:-no}" = no ] || set_up_zoo
 set_up_libpython
 set_up_r_package

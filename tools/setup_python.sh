@@ -55,3 +55,13 @@ set_up_python() {
   fi
   mark_done python "$key"
 }
+
+# Networks of torchvision, timm and transformers: for the tests alone, so the demo does not wait for them.
+set_up_zoo() {
+  local key
+  key="$(key_of "$SETUP/python.stamp" zoo)"
+  is_done zoo "$key" && return
+  step "Installing torchvision, timm and transformers, to test on their networks" zoo \
+    "$VENV/bin/python" -m pip install -c constraints.txt --no-build-isolation -e ".[zoo]"
+  mark_done zoo "$key"
+}

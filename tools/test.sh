@@ -5,7 +5,7 @@
 set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
-R_IS_OPTIONAL=yes tools/setup.sh
+R_IS_OPTIONAL=yes FOR_TESTS=yes tools/setup.sh
 rm -f "$SETUP/pytest.xml" "$SETUP/check_counts"  # an older run's counts are not this one's
 status=0
 

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch._C._functorch import _set_vmap_fallback_warning_enabled  # torch has no public way to say this
 
 from .checks import IdenticalDraws, OutOfMemory
 from .inputs import Inputs
@@ -198,11 +199,11 @@ class Sampler:
 @contextmanager
 def _no_talk_of_batching_rules() -> Iterator[None]:
     """An operation that vmap has no rule for runs once per draw, as in the loop: no more than that is meant by it."""
-    torch._C._functorch._set_vmap_fallback_warning_enabled(False)
+    _set_vmap_fallback_warning_enabled(False)
     try:
         yield
     finally:
-        torch._C._functorch._set_vmap_fallback_warning_enabled(True)  # as torch has it
+        _set_vmap_fallback_warning_enabled(True)  # as torch has it
 
 
 class Prefix:
