@@ -18,7 +18,9 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch._C._functorch import _set_vmap_fallback_warning_enabled  # torch has no public way to say this
+from torch._C._functorch import (  # torch has no public way to say this, and its stubs leave it out
+    _set_vmap_fallback_warning_enabled,  # pyright: ignore[reportAttributeAccessIssue]
+)
 
 from .checks import IdenticalDraws, OutOfMemory
 from .inputs import Inputs
