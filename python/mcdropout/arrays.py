@@ -55,6 +55,8 @@ class ArrayRows:
     def take(self, index: slice | np.ndarray) -> np.ndarray:
         """Those inputs alone, float32, C-contiguous and writable."""
         rows = np.ascontiguousarray(self.values[index], dtype=np.float32)
+        # An axis of size 1 may keep any stride, and torch chooses its memory format, so its last bits, by strides.
+        rows = rows.reshape(-1).reshape(rows.shape)
         return rows if rows.flags.writeable else rows.copy()  # torch takes no read-only memory
 
 

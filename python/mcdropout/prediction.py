@@ -144,6 +144,8 @@ class MCPrediction:
     def __getitem__(self, inputs: slice | Sequence[int] | Array) -> MCPrediction:
         """The prediction for some of the inputs (a slice, positions, or a mask of truth values)."""
         where = inputs if isinstance(inputs, slice) else np.atleast_1d(np.asarray(inputs))
+        if isinstance(where, np.ndarray) and where.size == 0:
+            where = where.astype(np.int64)  # an empty list has no type
         by_input = (*BY_INPUT, "ids", *(["n_samples"] if isinstance(self.n_samples, np.ndarray) else []))
         taken = {name: value[where] for name in by_input if (value := getattr(self, name)) is not None}
         taken |= {name: value[:, where] for name in BY_DRAW if (value := getattr(self, name)) is not None}

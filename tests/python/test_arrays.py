@@ -198,3 +198,12 @@ print([name for name in ("torch", "pandas") if name in sys.modules])
         env={"PYTHONPATH": ":".join(sys.path)},
     )  # fmt: skip
     assert done.stdout.strip() == "[]"
+
+
+def test_rows_lie_the_same_however_their_axes_were_made():
+    plain = np.random.default_rng(0).random((7, 5, 4, 1))
+    added = np.ascontiguousarray(plain[..., 0])[..., None]  # the new axis has a stride of 0
+    for values in (plain, added, np.asfortranarray(plain), plain[::-1][::-1]):
+        rows = as_rows(values).take(slice(0, 3))
+        assert rows.strides == (5 * 4 * 4, 4 * 4, 4, 4)
+        assert rows.flags.writeable

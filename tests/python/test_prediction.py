@@ -123,6 +123,11 @@ def test_some_inputs_take_everything_along(classes, where):
     assert part.labels == classes.labels
 
 
+def test_no_input_is_a_choice_too(classes):
+    assert classes[[]].mean.shape == classes[0:0].mean.shape == (0, LABELS)
+    assert repr(classes[[]]).startswith("MCPrediction of 0 inputs, 3 labels: 4 draws")
+
+
 def test_a_single_input_keeps_its_axis(classes):
     assert classes[2].mean.shape == (1, LABELS)
 
