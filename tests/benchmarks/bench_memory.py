@@ -1,6 +1,6 @@
 """How much the process grows while 20,000 inputs x 200 draws are summarised and not kept.
 
-Run: python tests/benchmarks/memory.py [--inputs 20000] [--draws 200]
+Run: python tests/benchmarks/bench_memory.py [--inputs 20000] [--draws 200]
 Growth is the peak resident set after the run less that before it, once a small run has loaded everything.
 """
 

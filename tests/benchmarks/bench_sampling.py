@@ -1,6 +1,6 @@
 """What sampling costs, as ratios within one run: ours against the loop that users run today.
 
-Run: python tests/benchmarks/sampling.py [--inputs 1024] [--draws 50] [--repeats 5]
+Run: python tests/benchmarks/bench_sampling.py [--inputs 1024] [--draws 50] [--repeats 5]
 The network is the R Keras example's, 28 x 28 inputs. Each ratio is the median over pairs run one after the other,
 so that a machine whose speed drifts drifts for both.
 """

@@ -1,4 +1,4 @@
-"""How long an epoch of mc_fit() takes beside a plain PyTorch loop: python tests/benchmarks/training.py
+"""How long an epoch of mc_fit() takes beside a plain PyTorch loop: python tests/benchmarks/bench_training.py
 
 Both learn the same network from the same arrays in the same process, epoch by epoch in turn, so that whatever
 else the machine does slows both alike. Printed is the ratio of the medians; it should be at most 1.1.
