@@ -282,7 +282,9 @@ def chunk_sizes(n_samples: int, bytes_per_row: int) -> tuple[int, int]:
     the bit.
     """
     rows = max(1, CHUNK_BYTES // max(1, bytes_per_row))
-    draws = max(1, min(n_samples, rows // INPUTS_PER_CHUNK))
+    most = max(1, rows // INPUTS_PER_CHUNK)
+    pieces = 1 if n_samples <= 1.5 * most else -(-n_samples // most)  # rather fewer inputs than a small last piece
+    draws = -(-n_samples // pieces)
     return draws, max(1, rows // draws)
 
 
