@@ -35,6 +35,8 @@
 #' @param select (string, count or function) Which part of several that such a network returns: its name, its
 #'   number (from 1), or a function that takes it out of the Python object.
 #' @param stochastic_depth (flag) Sample whole blocks too that are skipped at random in training?
+#' @param workers (count) Threads that each work on a piece of the draws and inputs; by default as many as
+#'   Python's torch uses on a CPU, and one on a GPU.
 #' @param precision (string) `"float32"`, or a lower one such as `"bfloat16"`.
 #' @param device (string) `"auto"`, `"cpu"`, `"cuda"`, ...
 #' @param seed (whole number) `NULL` draws one from R's generator, so that [set.seed()] governs.
@@ -52,8 +54,8 @@
 #' summary(pred)
 mc_predict <- function(model, x, n_samples = 50, batch_size = 128, ..., level = 0.95, masks = "shared",
                        ids = NULL, tolerance = NULL, keep_samples = TRUE, outputs = NULL, labels = NULL,
-                       select = NULL, stochastic_depth = TRUE, precision = "float32", device = "auto",
-                       seed = NULL,
+                       select = NULL, stochastic_depth = TRUE, workers = NULL, precision = "float32",
+                       device = "auto", seed = NULL,
                        progress = getOption("mcdropout.progress", interactive())) {
   rlang::check_dots_empty()
   prediction <- call_core(
@@ -69,6 +71,7 @@ mc_predict <- function(model, x, n_samples = 50, batch_size = 128, ..., level = 
     labels = as_label_set(labels),
     select = as_select(select),
     stochastic_depth = as_flag(stochastic_depth),
+    workers = if_given(workers, as_count),
     precision = precision,
     device = device,
     seed = as_seed(seed),

@@ -12,7 +12,9 @@ from __future__ import annotations
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor, TimeoutError
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -39,10 +41,13 @@ Masks = dict[str, Tensor]
 class Sampler:
     """Runs inputs through draws of one model."""
 
-    def __init__(self, probe: Probe, outputs: Outputs, n_samples: int, seed: int, masks: str) -> None:
+    def __init__(
+        self, probe: Probe, outputs: Outputs, n_samples: int, seed: int, masks: str, workers: int | None
+    ) -> None:
         self.probe, self.outputs, self.seed, self.masks = probe, outputs, seed, masks
         self.replica, self.sites = probe.replica, probe.sites
         self.engine, self.engine_reason = "vmap", ""
+        self.workers = _n_workers(workers, self.replica.device)
         self.draws_per_chunk, self.inputs_per_chunk = chunk_sizes(n_samples, probe.bytes_per_row)
         self.prefix_can_be_kept = True
         self.has_spread = False
@@ -55,10 +60,15 @@ class Sampler:
             self._choose_engine(inputs[slice(0, 3)], ids[:3])
         step = self.inputs_per_chunk * (1 if self.engine == "vmap" else self.draws_per_chunk)
         parts = [slice(start, start + step) for start in range(0, len(inputs), step)]
+        if self.masks == "shared":
+            self._keep_masks(draws)
         done = []
-        for part in parts:
-            done.append(self._some_inputs(inputs[part], ids[part], draws))
-            report(done[-1].shape[1])
+        work = partial(self._some_inputs, inputs, ids, draws)
+        with _no_talk_of_batching_rules():
+            for out in side_by_side(work, parts, self.workers):
+                self.has_spread = self.has_spread or bool((out[1:] != out[:1]).any())
+                report(out.shape[1])
+                done.append(out)
         return torch.cat(done, dim=1)
 
     @contextmanager
@@ -91,29 +101,30 @@ class Sampler:
 
     # ---- chunks
 
-    def _some_inputs(self, inputs: Inputs, ids: np.ndarray, draws: range) -> Tensor:
+    def _some_inputs(self, inputs: Inputs, ids: np.ndarray, draws: range, part: slice) -> Tensor:
         """A few inputs; halves what is done at a time when memory runs out."""
+        inputs, ids = inputs[part], ids[part]
         try:
-            step = self.draws_per_chunk
-            parts = [range(start, min(start + step, draws.stop)) for start in range(draws.start, draws.stop, step)]
-            out = torch.cat([self._chunk(inputs, ids, part) for part in parts])
+            out = torch.cat([self._chunk(inputs, ids, part) for part in self._draw_parts(draws)])
         except (MemoryError, RuntimeError) as error:
             if not _is_out_of_memory(error):
                 raise
             return self._in_halves(inputs, ids, draws, error)
-        self.has_spread = self.has_spread or bool((out[1:] != out[:1]).any())
         return out
+
+    def _draw_parts(self, draws: range) -> list[range]:
+        step = self.draws_per_chunk
+        return [range(start, min(start + step, draws.stop)) for start in range(draws.start, draws.stop, step)]
 
     def _in_halves(self, inputs: Inputs, ids: np.ndarray, draws: range, error: Exception) -> Tensor:
         self.kept.clear()
         if len(inputs) > 1:
             self.inputs_per_chunk = max(1, self.inputs_per_chunk // 2)
-            half = len(inputs) // 2
-            first = self._some_inputs(inputs[slice(0, half)], ids[:half], draws)
-            return torch.cat([first, self._some_inputs(inputs[slice(half, None)], ids[half:], draws)], dim=1)
+            halves = slice(0, len(inputs) // 2), slice(len(inputs) // 2, None)
+            return torch.cat([self._some_inputs(inputs, ids, draws, half) for half in halves], dim=1)
         if self.draws_per_chunk > 1:
             self.draws_per_chunk //= 2
-            return self._some_inputs(inputs, ids, draws)
+            return self._some_inputs(inputs, ids, draws, slice(None))
         raise OutOfMemory(
             "`model` needs more memory for one draw of one input than there is; use a smaller network."
         ) from error
@@ -125,7 +136,7 @@ class Sampler:
     # ---- engines
 
     def _vectorised(self, inputs: Inputs, masks: Masks) -> Tensor:
-        with self.replica.predicting(), _no_talk_of_batching_rules():
+        with self.replica.predicting():
             return torch.func.vmap(lambda own: self._pass(inputs, own))(masks)
 
     def _looped(self, inputs: Inputs, masks: Masks) -> Tensor:
@@ -159,7 +170,8 @@ class Sampler:
         masks = self._made(range(2), self._as_ids(ids))
         looped = self._looped(inputs, masks)
         try:
-            vectorised = self._vectorised(inputs, masks)
+            with _no_talk_of_batching_rules():
+                vectorised = self._vectorised(inputs, masks)
         except MemoryError:
             raise
         except Exception as error:  # vmap fails in as many ways as models are written
@@ -179,16 +191,20 @@ class Sampler:
     # ---- masks
 
     def _masks(self, draws: range, ids: np.ndarray) -> Masks:
-        """The masks of some draws, for some inputs; shared ones are kept for the next batch while they are small."""
+        """The masks of some draws, for some inputs."""
         if self.masks == "per_input":
             return self._made(draws, self._as_ids(ids))
-        if draws not in self.kept:
-            made = self._made(draws, None)
-            held = sum(mask.nbytes for masks in (*self.kept.values(), made) for mask in masks.values())
-            if held > MASK_BYTES:
-                return made
-            self.kept[draws] = made
-        return self.kept[draws]
+        return self.kept.get(draws) or self._made(draws, None)
+
+    def _keep_masks(self, draws: range) -> None:
+        """Make the shared masks before the workers ask for them, and keep them for the next batch, while small."""
+        for part in self._draw_parts(draws):
+            if part not in self.kept:
+                made = self._made(part, None)
+                held = sum(mask.nbytes for masks in (*self.kept.values(), made) for mask in masks.values())
+                if held > MASK_BYTES:
+                    return
+                self.kept[part] = made
 
     def _made(self, draws: range, ids: Tensor | None) -> Masks:
         which = torch.arange(draws.start, draws.stop, device=self.replica.device)
@@ -270,6 +286,44 @@ class ReplayingMode(SampleMode):
             return super().__torch_function__(func, types, args, kwargs)
         self.left -= 1
         return next(self.results)
+
+
+# ---- workers --------------------------------------------------------------------------------------------------
+
+
+def _n_workers(workers: int | None, device: torch.device) -> int:
+    """Threads that work on chunks: on a CPU as many as torch would use for one operation; elsewhere one drives all."""
+    if workers is not None:
+        return workers
+    return torch.get_num_threads() if device.type == "cpu" else 1
+
+
+def side_by_side(work: Callable[[slice], Tensor], parts: list[slice], workers: int) -> Iterator[Tensor]:
+    """The results for all parts, in order, several worked on at a time.
+
+    Each worker computes with one thread: whole chunks side by side wait for nobody, where threads that share every
+    small operation wait for each other at its end, and the numbers do not depend on how many there are.
+    """
+    if workers == 1 or len(parts) == 1:
+        yield from map(work, parts)
+        return
+    n_threads = torch.get_num_threads()
+    pool = ThreadPoolExecutor(workers, initializer=partial(torch.set_num_threads, 1))
+    try:
+        for future in [pool.submit(work, part) for part in parts]:
+            yield _result(future)
+    finally:
+        pool.shutdown(cancel_futures=True)
+        torch.set_num_threads(n_threads)  # what new threads will use, which the workers' own setting had changed
+
+
+def _result(future: Future[Tensor]) -> Tensor:
+    while True:
+        try:
+            return future.result(timeout=0.1)  # an interrupt from R is seen between waits only
+        except TimeoutError:
+            if future.done():
+                raise
 
 
 # ---- sizes and masks ------------------------------------------------------------------------------------------

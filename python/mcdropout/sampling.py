@@ -62,6 +62,7 @@ def mc_predict(
     labels: Iterable[Label] | None = None,
     select: Select | None = None,
     stochastic_depth: bool = True,
+    workers: int | None = None,
     precision: str = "float32",
     device: str = "auto",
     seed: int | None = None,
@@ -86,6 +87,8 @@ def mc_predict(
       labels. labels: names of its classes, 0, 1, ... by default; with more than two axes they tell which is theirs.
     select: which part of a tuple or mapping that `model` returns, or a function that takes it out.
     stochastic_depth: whether whole blocks that are skipped at random when training are sampled too.
+    workers: threads that each work on a chunk of draws x inputs with one thread of torch; by default as many as torch
+      uses on a CPU, and one on a GPU.
     precision: "float32", "bfloat16" or "float16" for the network; summaries are in float64 always.
     device: "auto", "cpu", "cuda", ...
     seed: decides every mask; None draws one and the result carries it.
@@ -98,7 +101,7 @@ def mc_predict(
     Reference: Gal and Ghahramani (2016), arXiv:1506.02142.
     """
     started = time.perf_counter()
-    request = Request.checked(n_samples, batch_size, level, masks, tolerance, keep_samples, seed)
+    request = Request.checked(n_samples, batch_size, level, masks, tolerance, keep_samples, workers, seed)
     network = Network.of(model, outputs, labels, select, precision, device)
     feed = network.feed(x)
     if ids is not None and feed.n_inputs is not None:
@@ -167,7 +170,7 @@ def mc_sampler(
     Sites, masks and chunks are made once, from `example` (inputs like those to come). The answers are those of
     `mc_predict()` with shared masks, the same seed and no draws kept. Other arguments are those of `mc_predict()`.
     """
-    request = Request.checked(n_samples, 128, level, "shared", None, False, seed)
+    request = Request.checked(n_samples, 128, level, "shared", None, False, None, seed)
     network = Network.of(model, outputs, labels, select, precision, device)
     sampler = network.sampler(network.feed(example).head, request, stochastic_depth)
     prepared = MCSampler(network, sampler, request)
@@ -199,6 +202,7 @@ class Request:
     masks: str
     tolerance: float | None
     keep_samples: bool
+    workers: int | None
     seed: int
 
     @classmethod
@@ -210,6 +214,7 @@ class Request:
         masks: str,
         tolerance: float | None,
         keep_samples: bool,
+        workers: int | None,
         seed: int | None,
     ) -> Request:
         """Each argument in turn."""
@@ -220,6 +225,7 @@ class Request:
             check_choice(masks, "masks", MASKS),
             None if tolerance is None else check_number(tolerance, "tolerance", above=0),
             check_flag(keep_samples, "keep_samples"),
+            None if workers is None else check_count(workers, "workers"),
             check_seed(seed),
         )
 
@@ -286,7 +292,7 @@ class Network:
         check_flag(stochastic_depth, "stochastic_depth")
         found = probe(self.model, self.replica, head, stochastic_depth)
         self.outputs.check(found.output, found.n_inputs)
-        return Sampler(found, self.outputs, request.n_samples, request.seed, request.masks)
+        return Sampler(found, self.outputs, request.n_samples, request.seed, request.masks, request.workers)
 
 
 # ---- batches --------------------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ shows itself in the probe with the training flags up, and only the modules that 
 from __future__ import annotations
 
 import re
+import threading
 import types
 import warnings
 from collections import Counter
@@ -51,8 +52,8 @@ class Site:
         return int(torch.Size(self.shape).numel())
 
 
-class CallNames:
-    """Names each stochastic call of a pass by the module that makes it."""
+class CallNames(threading.local):
+    """Names each stochastic call of a pass by the module that makes it; every thread has passes of its own."""
 
     def __init__(self) -> None:
         self.path: list[tuple[str, nn.Module]] = []

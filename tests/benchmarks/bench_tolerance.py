@@ -2,7 +2,8 @@
 
 Run: python tests/benchmarks/bench_tolerance.py
 A network is trained on the bundled images. `tolerance` is the error that 100 draws leave at worst. Then the mean
-probability of the label predicted is compared with that of 2,000 other draws: its average error is the bias of stopping.
+probability of the label predicted is compared with that of 2,000 other draws: its average error is the bias of
+stopping.
 """
 
 from __future__ import annotations

@@ -4,6 +4,15 @@ import pytest
 import torch
 
 
+@pytest.fixture(scope="session", autouse=True)
+def one_thread():
+    """Small networks gain nothing from more, and lose much where another process wants the same cores."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 def pytest_collection_modifyitems(items):
     """Tests that need a GPU say so and are skipped where there is none."""
     if not torch.cuda.is_available():

@@ -111,6 +111,33 @@ def test_chunking_does_not_matter(convnet, images, masks, monkeypatch):
 
 
 @pytest.mark.parametrize("masks", MASKS)
+def test_the_number_of_workers_does_not_matter(convnet, images, masks, monkeypatch):
+    monkeypatch.setattr("mcdropout.draws.CHUNK_BYTES", 20_000)  # many chunks
+    alone, threads = predict(convnet, images, masks=masks, workers=1), torch.get_num_threads()
+    for workers in (2, 5):
+        np.testing.assert_array_equal(predict(convnet, images, masks=masks, workers=workers).samples, alone.samples)
+    assert torch.get_num_threads() == threads
+
+
+def test_an_error_in_a_worker_is_the_callers(monkeypatch):
+    class Fails(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.drop = nn.Dropout(0.5)
+
+        def forward(self, x):
+            if len(x) == 1 and bool((x > 90).any()):
+                raise TimeoutError("the last input fails")  # the class that waiting for a worker uses too
+            return self.drop(x)
+
+    monkeypatch.setattr("mcdropout.draws.chunk_sizes", lambda *args: (DRAWS, 1))
+    x = numbers(N, 3)
+    x[-1] = 99
+    with pytest.raises(TimeoutError, match="the last input fails"):
+        predict(Fails(), x, outputs="values", workers=2)
+
+
+@pytest.mark.parametrize("masks", MASKS)
 def test_a_subset_and_a_permutation_keep_each_inputs_result(convnet, images, masks):
     ids = [f"case {i}" for i in range(N)]
     usual = predict(convnet, images, masks=masks, ids=ids)
