@@ -151,13 +151,16 @@ mc_predict_point <- function(model, x, batch_size = 128, ..., outputs = NULL, la
 mc_sites <- function(model, x, ..., stochastic_depth = TRUE) {
   rlang::check_dots_empty()
   stochastic_depth <- as_flag(stochastic_depth)
-  table_from_python(call_core("mc_sites", as_network(model), as_model_inputs(x), stochastic_depth = stochastic_depth))
+  table_from_python(
+    call_core("mc_sites", as_network(model), as_model_inputs(x), stochastic_depth = stochastic_depth)
+  )
 }
 
 #' Prepare predictions for a service
 #'
 #' Does once what [mc_predict()] does in every call before it draws: finds what is to be sampled, makes the
-#' masks, chooses how to compute. What it returns is a function, for services that ask for one input at a time.
+#' masks, chooses how to compute. What it returns is a function, for services that ask for one input at a
+#' time.
 #'
 #' @inheritParams mc_predict
 #' @param example (as `x`) Inputs like those to come.
