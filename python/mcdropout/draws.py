@@ -29,9 +29,9 @@ from .inputs import Inputs
 from .operations import is_opened
 from .outputs import Outputs
 from .randomness import keep_masks
-from .sites import CallNames, Probe, SampleMode, Site, random_state_kept
+from .sites import CallNames, Probe, Replica, SampleMode, Site, raise_flags, random_state_kept
 
-CHUNK_BYTES = 16 << 20  # largest intermediate result of a chunk; tests/benchmarks/bench_chunks.py shows the sweep
+CHUNK_BYTES = 8 << 20  # largest intermediate result of a chunk; tests/benchmarks/bench_chunks.py shows the sweep
 MASK_BYTES = 256 << 20  # masks of all draws are kept for the next batch up to this size, else made again
 INPUTS_PER_CHUNK = 4  # so few at least that a mask, once read, serves several inputs
 
@@ -39,15 +39,73 @@ Masks = dict[str, Tensor]
 
 
 class Sampler:
-    """Runs inputs through draws of one model."""
+    """Runs inputs through draws of one model; inputs of another shape are probed anew, and get masks of their own."""
+
+    def __init__(self, make_plan: Callable[[Inputs], Plan], example: Inputs, seed: int) -> None:
+        self.make_plan, self.seed = make_plan, seed
+        self.first = make_plan(example)
+        self.plans = {example.signature: self.first}
+
+    def run(self, inputs: Inputs, ids: np.ndarray, draws: range, report: Callable[[int], None]) -> Tensor:
+        """Raw outputs (draw, input, ...) of some draws; `report` is told how many more inputs are done."""
+        plan = self.plans.get(inputs.signature)
+        if plan is None:
+            plan = self.plans[inputs.signature] = self.make_plan(inputs)
+        return plan.run(inputs, ids, draws, report)
+
+    @contextmanager
+    def at_work(self) -> Iterator[None]:
+        """Tell of what cannot be keyed: random numbers of the model's own, and calls that no probe had seen."""
+        own = self.first.probe.own_randomness
+        if own:
+            _warn("`model` draws random numbers of its own besides dropout; they depend on `batch_size` too.")
+        elif self.first.probe.training_randomness:
+            _warn("`model` draws random numbers of its own when training, besides dropout; they are left out.")
+        with random_state_kept() if own else nullcontext():
+            if own:
+                torch.manual_seed(self.seed)
+            yield
+        unknown = sorted({name for plan in self.plans.values() for name in plan.unknown})
+        if unknown:
+            _warn(
+                "`model` made dropout calls that its first inputs did not show and that were left out: "
+                f"{', '.join(unknown)}."
+            )
+
+    def check_spread(self) -> None:
+        """Draws that are all the same say nothing, whatever the reason."""
+        if not any(plan.has_spread for plan in self.plans.values()):
+            raise IdenticalDraws(
+                "`model` gave the same outputs in every draw, so the spread would say nothing; see `mc_sites()` "
+                "for what was sampled, and look whether what comes after it can change the output."
+            )
+
+
+def _warn(text: str) -> None:
+    warnings.warn(text, stacklevel=6)  # the line that called the public function
+
+
+class Plan:
+    """How inputs of one shape are drawn: sites, engine, chunks, masks, and a replica for each worker."""
 
     def __init__(
-        self, probe: Probe, outputs: Outputs, n_samples: int, seed: int, masks: str, workers: int | None
+        self,
+        probe: Probe,
+        replica: Replica,
+        more_replicas: Callable[[], Replica] | None,
+        outputs: Outputs,
+        n_samples: int,
+        seed: int,
+        masks: str,
+        workers: int | None,
     ) -> None:
         self.probe, self.outputs, self.seed, self.masks = probe, outputs, seed, masks
-        self.replica, self.sites = probe.replica, probe.sites
+        self.device, self.precision, self.sites = replica.device, replica.precision, probe.sites
+        self.idle, self.more_replicas = [replica], more_replicas
         self.engine, self.engine_reason = "vmap", ""
-        self.workers = _n_workers(workers, self.replica.device)
+        # random numbers that are not keyed depend on who draws first
+        alone = more_replicas is None or probe.own_randomness
+        self.workers = 1 if alone else _n_workers(workers, self.device)
         self.draws_per_chunk, self.inputs_per_chunk = chunk_sizes(n_samples, probe.bytes_per_row)
         self.prefix_can_be_kept = True
         self.has_spread = False
@@ -55,7 +113,7 @@ class Sampler:
         self.kept: dict[range, Masks] = {}
 
     def run(self, inputs: Inputs, ids: np.ndarray, draws: range, report: Callable[[int], None]) -> Tensor:
-        """Raw outputs (draw, input, ...) of some draws; `report` is told how many more inputs are done."""
+        """Raw outputs (draw, input, ...) of some draws."""
         if not self.engine_reason:
             self._choose_engine(inputs[slice(0, 3)], ids[:3])
         step = self.inputs_per_chunk * (1 if self.engine == "vmap" else self.draws_per_chunk)
@@ -72,32 +130,18 @@ class Sampler:
         return torch.cat(done, dim=1)
 
     @contextmanager
-    def at_work(self) -> Iterator[None]:
-        """Tell of what cannot be keyed: random numbers of the model's own, and calls that no probe had seen."""
-        own = self.probe.own_randomness
-        if own:
-            warnings.warn(
-                "`model` draws random numbers of its own besides dropout; they depend on `batch_size` too.",
-                stacklevel=4,
-            )
-        with random_state_kept() if own else nullcontext():
-            if own:
-                torch.manual_seed(self.seed)
-            yield
-        if self.unknown:
-            warnings.warn(
-                f"`model` made dropout calls that its first inputs did not show and that were left out: "
-                f"{', '.join(sorted(self.unknown))}.",
-                stacklevel=4,
-            )
-
-    def check_spread(self) -> None:
-        """Draws that are all the same say nothing, whatever the reason."""
-        if not self.has_spread:
-            raise IdenticalDraws(
-                "`model` gave the same outputs in every draw, so the spread would say nothing; see `mc_sites()` "
-                "for what was sampled, and look whether what comes after it can change the output."
-            )
+    def _borrowed(self) -> Iterator[Replica]:
+        """A replica for one chunk: a model may keep what it computes in attributes, so workers share none."""
+        try:
+            replica = self.idle.pop()
+        except IndexError:
+            assert self.more_replicas is not None
+            replica = self.more_replicas()
+            raise_flags(replica, self.probe.raised)
+        try:
+            yield replica
+        finally:
+            self.idle.append(replica)
 
     # ---- chunks
 
@@ -131,28 +175,29 @@ class Sampler:
 
     def _chunk(self, inputs: Inputs, ids: np.ndarray, draws: range) -> Tensor:
         masks = self._masks(draws, ids)
-        return self._vectorised(inputs, masks) if self.engine == "vmap" else self._looped(inputs, masks)
+        with self._borrowed() as replica:
+            return (self._vectorised if self.engine == "vmap" else self._looped)(replica, inputs, masks)
 
     # ---- engines
 
-    def _vectorised(self, inputs: Inputs, masks: Masks) -> Tensor:
-        with self.replica.predicting():
-            return torch.func.vmap(lambda own: self._pass(inputs, own))(masks)
+    def _vectorised(self, replica: Replica, inputs: Inputs, masks: Masks) -> Tensor:
+        with replica.predicting():
+            return torch.func.vmap(lambda own: self._pass(replica, inputs, own))(masks)
 
-    def _looped(self, inputs: Inputs, masks: Masks) -> Tensor:
+    def _looped(self, replica: Replica, inputs: Inputs, masks: Masks) -> Tensor:
         n_draws = len(next(iter(masks.values())))
         prefix = Prefix() if self.prefix_can_be_kept else None
         draws = []
-        with self.replica.predicting(inference=False):  # inference tensors do not count the writes to them
+        with replica.predicting(inference=False):  # inference tensors do not count the writes to them
             for draw in range(n_draws):
-                draws.append(self._pass(inputs, {name: mask[draw] for name, mask in masks.items()}, prefix))
+                draws.append(self._pass(replica, inputs, {name: mask[draw] for name, mask in masks.items()}, prefix))
                 if prefix is not None and prefix.was_written_to():
                     self.prefix_can_be_kept, prefix = False, None
         return torch.stack(draws)
 
-    def _pass(self, inputs: Inputs, masks: Masks, prefix: Prefix | None = None) -> Tensor:
+    def _pass(self, replica: Replica, inputs: Inputs, masks: Masks, prefix: Prefix | None = None) -> Tensor:
         """One pass of the network under the masks of one draw (under vmap: of many)."""
-        given = self.replica.calls, self.sites, masks, len(inputs)
+        given = replica.calls, self.sites, masks, len(inputs)
         inputs = inputs.clone()  # a model may write to what it is given
         if prefix is None:
             mode = SampleMode(*given)
@@ -161,17 +206,18 @@ class Sampler:
         else:
             mode, inputs = ReplayingMode(*given, prefix), prefix.inputs
         with mode:
-            result = self.outputs.tensor(self.replica.run(inputs))
+            result = self.outputs.tensor(replica.run(inputs))
         self.unknown |= mode.unknown
         return result
 
     def _choose_engine(self, inputs: Inputs, ids: np.ndarray) -> None:
         """vmap if it gives the loop's numbers on two draws of a few inputs, else the loop."""
         masks = self._made(range(2), self._as_ids(ids))
-        looped = self._looped(inputs, masks)
+        with self._borrowed() as replica:
+            looped = self._looped(replica, inputs, masks)
         try:
-            with _no_talk_of_batching_rules():
-                vectorised = self._vectorised(inputs, masks)
+            with _no_talk_of_batching_rules(), self._borrowed() as replica:
+                vectorised = self._vectorised(replica, inputs, masks)
         except MemoryError:
             raise
         except Exception as error:  # vmap fails in as many ways as models are written
@@ -180,7 +226,7 @@ class Sampler:
             self.engine, self.engine_reason = "loop", f"vmap failed: {_first_line(error)}"
             return
         self.engine_reason = "vmap gives the loop's numbers"
-        tolerance = 1e-4 if self.replica.precision == "float32" else 5e-2  # sums in another order; 8 bits of bfloat16
+        tolerance = 1e-4 if self.precision == "float32" else 5e-2  # sums in another order; 8 bits of bfloat16
         scale = looped.float().abs().max().clamp(min=1e-6)
         same = vectorised.shape == looped.shape and bool(
             ((vectorised - looped).float().abs() <= tolerance * scale).logical_or(looped.isnan()).all()
@@ -207,11 +253,11 @@ class Sampler:
                 self.kept[part] = made
 
     def _made(self, draws: range, ids: Tensor | None) -> Masks:
-        which = torch.arange(draws.start, draws.stop, device=self.replica.device)
+        which = torch.arange(draws.start, draws.stop, device=self.device)
         return {name: site_masks(self.seed, site, which, ids) for name, site in self.sites.items()}
 
     def _as_ids(self, ids: np.ndarray) -> Tensor | None:
-        return torch.from_numpy(ids).to(self.replica.device) if self.masks == "per_input" else None
+        return torch.from_numpy(ids).to(self.device) if self.masks == "per_input" else None
 
 
 @contextmanager

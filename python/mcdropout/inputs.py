@@ -40,6 +40,23 @@ class Inputs:
         """A copy that may be written to."""
         return self._each(Tensor.clone, self.n)
 
+    def noised(self, generator: torch.Generator) -> Inputs:
+        """With noise added to the floating point inputs, for each of them the same however many there are."""
+
+        def add(value: Tensor) -> Tensor:
+            if not value.is_floating_point():
+                return value
+            noise = [torch.randn(value.shape[1:], generator=generator, dtype=torch.float32) for _ in range(self.n)]
+            return value + torch.stack(noise).to(value)
+
+        return self._each(add, self.n)
+
+    @property
+    def signature(self) -> tuple[Any, ...]:
+        """The shapes of one input, by which a model may go other ways."""
+        values = (*self.args, *self.kwargs.values())
+        return tuple(tuple(value.shape[1:]) if isinstance(value, Tensor) else None for value in values)
+
     def cycled(self, n: int) -> Inputs:
         """The first n, starting again where there are fewer."""
         return self[torch.arange(n) % self.n]
@@ -58,6 +75,7 @@ class Taking:
     """How arrays become the tensors of a model."""
 
     device: torch.device
+    dtype: torch.dtype = torch.float32  # of the model's weights
     keep_whole_numbers: bool = False  # token ids stay whole numbers; pixels and features become float32
     channels_last: bool = False  # quicker for convolutions, the same numbers
 
@@ -67,7 +85,9 @@ class Taking:
         if self.keep_whole_numbers and isinstance(rows, ArrayRows) and (dtype.kind == "b" or _is_wide(dtype)):
             whole = rows.values[part].astype(bool if dtype.kind == "b" else np.int64, order="C")
             return torch.from_numpy(whole).to(self.device)
-        return self.arranged(torch.from_numpy(np.array(rows.take(part), order="C")).to(self.device))
+        if isinstance(rows, ArrayRows) and self.dtype == torch.float64:
+            return self.arranged(torch.from_numpy(rows.values[part].astype(np.float64, order="C")).to(self.device))
+        return self.arranged(torch.from_numpy(np.array(rows.take(part), order="C")).to(self.device, self.dtype))
 
     def arranged(self, x: Tensor) -> Tensor:
         """In the memory order that suits the model."""

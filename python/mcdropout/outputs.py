@@ -13,7 +13,7 @@ from .arrays import Label, as_label_set
 from .checks import check_choice, shown, whole
 
 OUTPUTS = ("logits", "probabilities", "values", "mean_log_variance")
-SUM_TOLERANCE = 1e-3  # probabilities in float16 sum to 1 to about this
+SUM_TOLERANCE = 1e-2  # probabilities in bfloat16 sum to 1 to about this
 
 Select = str | int | Callable[[Any], Tensor]
 
@@ -56,7 +56,7 @@ class Outputs:
         elif self.kind == "logits" and isinstance(result, Mapping) and "logits" in result:
             result = result["logits"]  # as Hugging Face names them
         if isinstance(result, Tensor):
-            return result
+            return result.unsqueeze(-1) if result.ndim == 1 else result  # one number for each input
         parts = _parts(result)
         if not parts:
             raise TypeError(f"`model` must return a tensor; got {shown(type(result).__name__)}.")

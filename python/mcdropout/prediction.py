@@ -153,9 +153,10 @@ class MCPrediction:
 
     def __repr__(self) -> str:
         what = f"{self.mean[:1].size} outputs" if self.labels is None else f"{len(self.labels)} labels"
-        draws = f"{np.max(self.n_samples, initial=0)} draws"
-        if isinstance(self.n_samples, np.ndarray):
-            draws = f"{np.min(self.n_samples, initial=0)} to {draws}"
+        counts = np.atleast_1d(self.n_samples)
+        draws = f"{counts.max(initial=0)} draws"
+        if len(counts) and counts.min() < counts.max():
+            draws = f"{counts.min()} to {draws}"
         return (
             f"MCPrediction of {len(self)} inputs, {what}: {draws}, {self.masks} masks, "
             f"seed {self.seed}, {self.engine} on {self.device} in {self.precision}, {self.seconds:.1f} s"

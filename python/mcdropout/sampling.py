@@ -6,6 +6,7 @@ with inputs x draws unless the draws are kept.
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -30,7 +31,7 @@ from .checks import (
     check_seed,
     shown,
 )
-from .draws import Sampler
+from .draws import Plan, Sampler
 from .inputs import ArrayFeed, Feed, Inputs, Taking, feed_of
 from .models import MCNetwork
 from .outputs import Outputs, Select
@@ -106,7 +107,7 @@ def mc_predict(
     feed = network.feed(x)
     if ids is not None and feed.n_inputs is not None:
         check_length(len(ids), "ids", feed.n_inputs, "x")
-    sampler = network.sampler(feed.head, request, stochastic_depth)
+    sampler = network.sampler(feed.head(3), request, stochastic_depth)
     return _predict(network, sampler, feed, request, ids, progress, started)
 
 
@@ -172,7 +173,7 @@ def mc_sampler(
     """
     request = Request.checked(n_samples, 128, level, "shared", None, False, None, seed)
     network = Network.of(model, outputs, labels, select, precision, device)
-    sampler = network.sampler(network.feed(example).head, request, stochastic_depth)
+    sampler = network.sampler(network.feed(example).head(3), request, stochastic_depth)
     prepared = MCSampler(network, sampler, request)
     prepared(example)  # the engine is chosen and the masks are made here, not in the first answer
     return prepared
@@ -180,7 +181,11 @@ def mc_sampler(
 
 @dataclass
 class MCSampler:
-    """What `mc_sampler()` gives: call it with inputs. The weights are those that the model has when it is called."""
+    """What `mc_sampler()` gives: call it with inputs.
+
+    Weights that are changed in place, as by an optimizer or `load_state_dict()`, are seen; ones that are put in place
+    of others are not.
+    """
 
     network: Network
     sampler: Sampler
@@ -271,11 +276,13 @@ class Network:
         known = Outputs(model.outputs, model.labels or ()) if isinstance(model, MCNetwork) else None
         meaning = Outputs.declared(outputs, labels, select, known)
         where = as_device(device)
-        kinds = {type(module) for module in model.modules()}
+        modules = list(model.modules())
+        dtypes = [parameter.dtype for parameter in model.parameters() if parameter.is_floating_point()]
         taking = Taking(
             where,
-            keep_whole_numbers=bool(kinds & {nn.Embedding, nn.EmbeddingBag}),
-            channels_last=nn.Conv2d in kinds and not ours,  # ours lay their images so themselves
+            dtype=dtypes[0] if dtypes else torch.float32,
+            keep_whole_numbers=any(isinstance(one, nn.Embedding | nn.EmbeddingBag) for one in modules),
+            channels_last=not ours and any(isinstance(one, nn.Conv2d) for one in modules),  # ours do so themselves
         )
         return cls(model, replicate(model, where, precision), meaning, taking)
 
@@ -287,12 +294,25 @@ class Network:
             self.model.check_input_shape(shape)
         return feed
 
-    def sampler(self, head: Callable[[int], Inputs], request: Request, stochastic_depth: bool) -> Sampler:
+    def sampler(self, example: Inputs, request: Request, stochastic_depth: bool) -> Sampler:
         """Find the sites, check the outputs, and make ready to draw."""
         check_flag(stochastic_depth, "stochastic_depth")
-        found = probe(self.model, self.replica, head, stochastic_depth)
-        self.outputs.check(found.output, found.n_inputs)
-        return Sampler(found, self.outputs, request.n_samples, request.seed, request.masks, request.workers)
+        # hooks of the user may share what they note, so nothing runs beside them
+        hooked = any(module._forward_hooks or module._forward_pre_hooks for module in self.model.modules())
+
+        def make_plan(inputs: Inputs) -> Plan:
+            replica = self._replica()
+            found = probe(self.model, replica, inputs.cycled, stochastic_depth)
+            self.outputs.check(found.output, found.n_inputs)
+            more = None if hooked else self._replica
+            return Plan(
+                found, replica, more, self.outputs, request.n_samples, request.seed, request.masks, request.workers
+            )
+
+        return Sampler(make_plan, example, request.seed)
+
+    def _replica(self) -> Replica:
+        return replicate(self.model, self.replica.device, self.replica.precision)
 
 
 # ---- batches --------------------------------------------------------------------------------------------------
@@ -307,7 +327,11 @@ def _predict(
     progress: Progress,
     started: float,
 ) -> MCPrediction:
-    out = network.outputs.tensor(sampler.probe.output)
+    out = network.outputs.tensor(sampler.first.probe.output)
+    values, noise = network.outputs.draws(out[None])
+    if request.keep_samples and feed.n_inputs is not None:
+        shape = (request.n_samples, feed.n_inputs, *values.shape[2:])
+        check_room(shape, 1 if noise is None else 2)
     size = max(1, min(request.batch_size, DRAWS_BYTES // (4 * request.n_samples * out[0].numel())))
     collected = Collected(feed.n_inputs if request.keep_samples else None, request)
     seen = 0
@@ -331,8 +355,8 @@ def _predict(
         level=request.level,
         seed=request.seed,
         masks=request.masks,
-        engine=sampler.engine,
-        engine_reason=sampler.engine_reason,
+        engine=sampler.first.engine,
+        engine_reason=sampler.first.engine_reason,
         device=str(network.replica.device),
         precision=network.replica.precision,
         seconds=time.perf_counter() - started,
@@ -362,7 +386,7 @@ def _drawn(
     for draws in request.rounds():
         last = draws.stop == request.n_samples
         raw = sampler.run(inputs, ids, draws, report if last else _say_nothing)
-        new_values, new_noise = sampler.outputs.draws(raw)
+        new_values, new_noise = sampler.first.outputs.draws(raw)
         _check_finite(new_values, first, places)
         values = new_values if values is None else torch.cat([values, new_values])
         noise = new_noise if noise is None or new_noise is None else torch.cat([noise, new_noise])
@@ -421,17 +445,15 @@ class Collected:
         if self.request.keep_samples:
             for which, draws in enumerate((drawn.values, drawn.noise)):
                 if draws is not None:
-                    self._keep(which, draws.cpu().numpy(), places, 1 if drawn.noise is None else 2)
+                    self._keep(which, draws.cpu().numpy(), places)
 
-    def _keep(self, which: int, draws: np.ndarray, places: np.ndarray, arrays: int) -> None:
+    def _keep(self, which: int, draws: np.ndarray, places: np.ndarray) -> None:
         if self.n_inputs is None:
-            _check_room(draws.nbytes, draws.shape)
+            check_room(draws.shape, 1)
             self.kept[which].append((places, draws))
             return
         if self.room[which] is None:
             shape = (self.request.n_samples, self.n_inputs, *draws.shape[2:])
-            if which == 0:
-                _check_room(4 * int(np.prod(shape, dtype=np.int64)) * arrays, shape)
             empty = np.empty if self.request.tolerance is None else _nan
             self.room[which] = empty(shape, dtype=np.float32)
         room = self.room[which]
@@ -473,8 +495,9 @@ def _nan(shape: tuple[int, ...], dtype: type) -> np.ndarray:
     return np.full(shape, np.nan, dtype=dtype)
 
 
-def _check_room(needed: int, shape: tuple[int, ...]) -> None:
-    free = _free_memory()
+def check_room(shape: tuple[int, ...], arrays: int) -> None:
+    """Refuse to keep float32 draws of this shape that memory has no room for."""
+    needed, free = 4 * math.prod(shape) * arrays, _free_memory()
     if needed > free:
         raise OutOfMemory(
             f"`keep_samples` would need {needed / 2**30:.1f} GiB for {shape[0]} draws of {shape[1]} inputs, and "

@@ -12,12 +12,11 @@ shows itself in the probe with the training flags up, and only the modules that 
 
 from __future__ import annotations
 
-import re
+import copy
 import threading
-import types
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
@@ -25,6 +24,7 @@ from typing import Any
 import pandas as pd
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
 from torch.overrides import TorchFunctionMode
 
 from .checks import NoStochasticSites
@@ -41,6 +41,7 @@ class Site:
     rate: float
     kind: str  # see `operations.KINDS`
     shape: Shape  # of the mask for one input
+    x_shape: Shape  # of what is met, for one input
     axis: int | None  # the axis that grows with the number of inputs; None where none does
     inputs_outermost: bool  # along that axis: all of input 1, all of input 2, ...; else 1 2 3 1 2 3 ...
     order: Shape  # axes from the outermost to the innermost in memory
@@ -89,8 +90,11 @@ class Replica:
         """No gradients, and the wished precision; `inference` False where writes in place are to be counted."""
         reduced = self.precision != "float32"
         dtype = getattr(torch, self.precision) if reduced else None
-        no_gradients = torch.inference_mode() if inference else torch.no_grad()
-        with no_gradients, torch.autocast(self.device.type, dtype=dtype, enabled=reduced):
+        with (
+            torch.inference_mode(inference),
+            torch.no_grad(),
+            torch.autocast(self.device.type, dtype=dtype, enabled=reduced),
+        ):
             yield
 
 
@@ -105,16 +109,29 @@ def replicate(model: nn.Module, device: torch.device, precision: str = "float32"
             "pass the original `torch.nn.Module`."
         )
     model = _unwrapped(model)
-    tensors: dict[int, Tensor] = {}
-    copies = {id(module): _bare_copy(module, device, tensors) for module in model.modules()}
-    for copy in copies.values():
-        _point_to_copies(copy, copies)
+    memo: dict[int, Any] = {}
+    for tensor in model.parameters():
+        memo[id(tensor)] = tensor.detach().to(device)
+    for tensor in model.buffers():
+        memo[id(tensor)] = tensor.detach().to(device).clone()
+    pairs = [(module, module.__class__.__new__(module.__class__)) for module in model.modules()]
+    memo |= {id(module): twin for module, twin in pairs}
+    for module, twin in pairs:
+        twin.__dict__ = {name: _copied(value, memo) for name, value in module.__dict__.items()}
     calls = CallNames()
-    root = copies[id(model)]
+    root = memo[id(model)]
     for path, module in root.named_modules():
         _announce(module, path, calls)
         module.training = False
     return Replica(root, calls, device, precision)
+
+
+def _copied(value: Any, memo: dict[int, Any]) -> Any:
+    """A copy of an attribute, its modules and tensors replaced by the replica's; shared where it cannot be copied."""
+    try:
+        return copy.deepcopy(value, memo)
+    except Exception:  # locks, open files, tensors with a history
+        return value
 
 
 def _unwrapped(model: nn.Module) -> nn.Module:
@@ -126,50 +143,6 @@ def _unwrapped(model: nn.Module) -> nn.Module:
         if not isinstance(inner, nn.Module):
             return model
         model = inner
-
-
-def _bare_copy(module: nn.Module, device: torch.device, tensors: dict[int, Tensor]) -> nn.Module:
-    copy = module.__class__.__new__(module.__class__)
-    copy.__dict__ = dict(module.__dict__)
-    copy.__dict__["_parameters"] = {
-        name: _moved(parameter, device, tensors) for name, parameter in module._parameters.items()
-    }
-    copy.__dict__["_buffers"] = {
-        name: _moved(buffer, device, tensors, clone=True) for name, buffer in module._buffers.items()
-    }
-    for name, value in module.__dict__.items():
-        if name.endswith("_hooks") or "_hooks_" in name:
-            copy.__dict__[name] = value.copy()
-    return copy
-
-
-def _moved(tensor: Tensor | None, device: torch.device, seen: dict[int, Tensor], clone: bool = False) -> Tensor | None:
-    """The tensor on `device`, detached; tied tensors stay tied."""
-    if tensor is None:
-        return None
-    if id(tensor) not in seen:
-        moved = tensor.detach().to(device)
-        seen[id(tensor)] = moved.clone() if clone else moved
-    return seen[id(tensor)]
-
-
-def _point_to_copies(copy: nn.Module, copies: dict[int, nn.Module]) -> None:
-    """Replace every reference to an original module, also in plain attributes and bound methods."""
-    for name, value in copy.__dict__.items():
-        if not name.endswith("_hooks"):
-            copy.__dict__[name] = _with_copies(value, copies)
-
-
-def _with_copies(value: Any, copies: dict[int, nn.Module]) -> Any:
-    if isinstance(value, nn.Module):
-        return copies.get(id(value), value)
-    if type(value) in (list, tuple):
-        return type(value)(_with_copies(one, copies) for one in value)
-    if type(value) is dict:
-        return {key: _with_copies(one, copies) for key, one in value.items()}
-    if isinstance(value, types.MethodType) and id(value.__self__) in copies:
-        return types.MethodType(value.__func__, copies[id(value.__self__)])
-    return value
 
 
 def _announce(module: nn.Module, path: str, calls: CallNames) -> None:
@@ -234,14 +207,23 @@ class Call:
 
 
 class ProbeMode(StochasticMode):
-    """Notes the stochastic calls and the size of the largest intermediate result; drops nothing."""
+    """Notes the stochastic calls and the size of the largest intermediate result; drops nothing.
 
-    def __init__(self, calls: CallNames) -> None:
+    `originals`: ids of the user's own weights, which a replica has no business with.
+    """
+
+    def __init__(self, calls: CallNames, originals: set[int] | None = None) -> None:
         super().__init__(calls)
+        self.originals = originals or set()
         self.found: dict[str, Call] = {}
         self.largest = 0  # bytes of the largest result at or after the first call
 
     def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        if self.originals and any(id(one) in self.originals for one in args):
+            raise TypeError(
+                "`model` reaches its weights past its modules (through a function that holds on to the model or to one "
+                "of them), so it cannot be sampled without changing it; make that function a method of a module."
+            )
         result = super().__torch_function__(func, types, args, kwargs)
         if self.found and type(result) is Tensor:
             self.largest = max(self.largest, result.numel() * result.element_size())
@@ -282,6 +264,12 @@ def dropped(x: Tensor, mask: Tensor, site: Site, n_inputs: int) -> Tensor:
     A mask made for one input meets an axis of n_inputs * k entries as k entries repeated for each input.
     """
     shape = x.shape
+    wanted = tuple(size * n_inputs if axis == site.axis else size for axis, size in enumerate(site.x_shape))
+    if tuple(shape) != wanted:
+        raise ValueError(
+            f"`model` meets its dropout at {site.name} with shape {tuple(shape)} where its first inputs gave {wanted}; "
+            "inputs of one call must all take the same way through it."
+        )
     if site.axis is not None and mask.shape[site.axis] not in (1, shape[site.axis]):
         if site.inputs_outermost:
             x, mask = x.unflatten(site.axis, (n_inputs, -1)), mask.unsqueeze(site.axis)
@@ -306,99 +294,150 @@ def _applied(x: Tensor, mask: Tensor, site: Site) -> Tensor:
 
 @dataclass
 class Probe:
-    """What the probes found out about a model."""
+    """What the probes found out about a model, for inputs of one shape."""
 
-    replica: Replica
     sites: dict[str, Site]
     bytes_per_row: int  # largest intermediate result of one input in one draw
     output: Any  # of the last probe, on `n_inputs` inputs, nothing dropped
     n_inputs: int
     own_randomness: bool  # the model itself draws from torch's global generator
+    training_randomness: bool  # it would when training, outside dropout; that is left out
     raised: list[str]  # modules whose training flag is up while sampling
 
 
-NORMALISATION = re.compile("norm", re.IGNORECASE)
-
-
 def probe(model: nn.Module, replica: Replica, head: Callable[[int], Inputs], stochastic_depth: bool = True) -> Probe:
-    """Find the sites of `model`; `head(n)` gives n inputs as the model gets them.
+    """Find the sites of `model`, and put up the flags that they need in `replica`.
 
-    Raises NoStochasticSites where nothing would be sampled.
+    `head(n)` gives n inputs as the model gets them. Raises NoStochasticSites where nothing would be sampled, and
+    ValueError where what is dropped cannot be told apart by inputs, or where training changes more than dropout.
     """
-    hidden = _calls_in_training(model, replica.device, head(1))
+    hidden, training_randomness = _calls_in_training(model, replica.device, head(1))
     if not stochastic_depth:
         hidden = {name: call for name, call in hidden.items() if call.drop.operation != STOCHASTIC_DEPTH}
+    originals = {id(tensor) for tensor in (*model.parameters(), *model.buffers())}
     with random_state_kept() as random_state_changed:
-        raised = _raise_flags(replica, hidden, _calls(replica, head(1))[0].found)
-        modes, output = [], None
-        for n_inputs in (1, 2, 3):
-            mode, output = _calls(replica, head(n_inputs))
-            modes.append(mode)
-    sites = {}
-    for name, call in modes[0].found.items():
-        active = call.drop.active or (name in hidden and hidden[name].drop.active)
-        wanted = stochastic_depth or call.drop.operation != STOCHASTIC_DEPTH
-        if active and wanted and call.drop.rate > 0:
-            sites[name] = _site([mode.found.get(name) for mode in modes])
+        plain, plain_output = _calls(replica, head(3), originals)
+        raised = _owners_to_raise(hidden, plain.found)
+        raise_flags(replica, raised)
+        probes = [_calls(replica, head(n_inputs)) for n_inputs in (1, 2, 3)]
+        modes, output = [mode for mode, _ in probes], probes[-1][1]
+        found = [mode.found for mode in modes]
+        own_randomness = random_state_changed()
+        whole_blocks = any(call.drop.operation == STOCHASTIC_DEPTH for call in found[0].values())
+        if raised and not whole_blocks and not own_randomness and not _alike(plain_output, output):
+            raise ValueError(
+                f"`model` changes more than its dropout when training, in {', '.join(raised)}, so it cannot be sampled "
+                "as it predicts; call dropout there whatever `self.training` is, with `training=self.training`."
+            )
+        sites = {}
+        for name in dict.fromkeys(name for calls in found for name in calls):
+            calls = [one.get(name) for one in found]
+            drop = next(call.drop for call in calls if call is not None)
+            first = name.rsplit("[", 1)[0] + "[0]"  # where inputs are looped over, only this call is in every probe
+            active = drop.active or any(one in hidden and hidden[one].drop.active for one in (name, first))
+            wanted = stochastic_depth or drop.operation != STOCHASTIC_DEPTH
+            if active and wanted and drop.rate > 0:
+                sites[name] = _site(name, calls, lambda: _noised_calls(replica, head))
     if all(site.rate == 1 for site in sites.values()):
         raise NoStochasticSites(
             "`model` has no dropout with a rate above 0, so every draw would be the same; "
             "add `torch.nn.Dropout` layers and train again."
         )
-    return Probe(replica, sites, modes[0].largest, output, 3, random_state_changed(), raised)
+    return Probe(sites, modes[0].largest, output, 3, own_randomness, training_randomness, raised)
 
 
-def _calls(replica: Replica, inputs: Inputs) -> tuple[ProbeMode, Any]:
-    mode = ProbeMode(replica.calls)
+def _calls(replica: Replica, inputs: Inputs, originals: set[int] | None = None) -> tuple[ProbeMode, Any]:
+    mode = ProbeMode(replica.calls, originals)
     with replica.predicting(), mode:
-        return mode, replica.run(inputs)
+        return mode, replica.run(inputs.clone())
 
 
-def _calls_in_training(model: nn.Module, device: torch.device, inputs: Inputs) -> dict[str, Call]:
-    """The stochastic calls with every training flag up but the normalisation layers'; {} where that pass fails."""
+def _noised_calls(replica: Replica, head: Callable[[int], Inputs]) -> tuple[dict[str, Call], dict[str, Call]]:
+    """The calls on one and on three inputs that differ for sure, since the same noise is added to those of both."""
+    found = []
+    for n_inputs in (1, 3):
+        generator = torch.Generator().manual_seed(0)
+        found.append(_calls(replica, head(n_inputs).noised(generator))[0].found)
+    return found[0], found[1]
+
+
+def _alike(one: Any, other: Any) -> bool:
+    """Whether two outputs hold the same numbers, up to rounding."""
+    if isinstance(one, Tensor) and isinstance(other, Tensor):
+        return one.shape == other.shape and torch.allclose(
+            one.double(), other.double(), rtol=1e-3, atol=1e-3 * float(one.abs().max()), equal_nan=True
+        )
+    if isinstance(one, Mapping) and isinstance(other, Mapping):
+        return one.keys() == other.keys() and all(_alike(one[name], other[name]) for name in one)
+    if isinstance(one, (tuple, list)) and isinstance(other, (tuple, list)):
+        return len(one) == len(other) and all(_alike(*pair) for pair in zip(one, other, strict=True))
+    return True
+
+
+def _calls_in_training(model: nn.Module, device: torch.device, inputs: Inputs) -> tuple[dict[str, Call], bool]:
+    """The stochastic calls with every training flag up but those of layers that keep statistics; {} if that fails.
+
+    Also whether the model then draws random numbers of its own.
+    """
     replica = replicate(model, device)  # a replica of its own: a training pass may change buffers
     for module in replica.root.modules():
-        module.training = NORMALISATION.search(type(module).__name__) is None
+        module.training = not isinstance(module, _NormBase) and "running_mean" not in module._buffers
     mode = ProbeMode(replica.calls)
     with (
-        random_state_kept(),
+        random_state_kept() as random_state_changed,
         torch.inference_mode(),
         warnings.catch_warnings(),
         suppress(Exception),  # some models want targets when training: then eval is all there is to see
         mode,
     ):
         warnings.simplefilter("ignore")
-        replica.run(inputs)
-    return mode.found
+        replica.run(inputs.clone())
+    return mode.found, random_state_changed()
 
 
-def _raise_flags(replica: Replica, hidden: dict[str, Call], seen: dict[str, Call]) -> list[str]:
-    """Put up the training flag of the modules whose dropping only training shows; their paths."""
+def _owners_to_raise(hidden: dict[str, Call], seen: dict[str, Call]) -> list[str]:
+    """Paths of the modules whose dropping only training shows."""
     owners = {
         name.rsplit("[", 1)[0]
         for name, call in hidden.items()
         if call.drop.active and call.drop.rate > 0 and (name not in seen or seen[name].drop.rate == 0)
     }
-    for path in owners:
-        replica.root.get_submodule(path).training = True
     return sorted(owners)
 
 
-def _site(calls: list[Call | None]) -> Site:
+def raise_flags(replica: Replica, paths: list[str]) -> None:
+    """Put up the training flag of these modules."""
+    for path in paths:
+        replica.root.get_submodule(path).training = True
+
+
+def _site(name: str, calls: list[Call | None], noised: Callable[[], tuple[dict[str, Call], dict[str, Call]]]) -> Site:
     """A site from its calls on one, two and three inputs."""
+    axis = _input_axis(name, [None if call is None else call.drop.mask_shape for call in calls])
     first, last = calls[0], calls[-1]
-    assert first is not None
-    shapes = [None if call is None else call.drop.mask_shape for call in calls]
-    axis = _input_axis(first.name, shapes)
+    assert first is not None  # else `_input_axis` has refused
+    assert last is not None
+    outermost = True
+    if axis is not None and first.drop.mask_shape[axis] > 1:
+        outermost = _inputs_outermost(first, last, axis)
+        if outermost is None:
+            one, three = noised()
+            outermost = _inputs_outermost(one[name], three[name], axis) if name in one and name in three else None
+        if outermost is None:
+            raise ValueError(
+                f"`model` has a dropout at {name} where inputs cannot be told apart: {first.x.shape[axis]} entries for "
+                "each lie along one axis, and they are all the same."
+            )
     return Site(
-        name=first.name,
+        name=name,
         operation=first.drop.operation,
         rate=first.drop.rate,
         kind="scale" if first.drop.kind == "alpha" and first.drop.rate == 1 else first.drop.kind,  # as torch: all 0
         shape=first.drop.mask_shape,
+        x_shape=tuple(first.x.shape),
         axis=axis,
-        inputs_outermost=axis is None or last is None or _inputs_outermost(first, last, axis),
-        order=first.order if last is None else last.order,
+        inputs_outermost=outermost,
+        order=last.order,
         dtype=first.x.dtype,
     )
 
@@ -419,19 +458,19 @@ def _input_axis(name: str, shapes: list[Shape | None]) -> int | None:
     )
 
 
-def _inputs_outermost(one: Call, three: Call, axis: int) -> bool:
-    """How three inputs of k entries each lie along an axis: 1 1 2 2 3 3 (True) or 1 2 3 1 2 3.
+def _inputs_outermost(one: Call, three: Call, axis: int) -> bool | None:
+    """How three inputs of k entries each lie along an axis: 1 1 2 2 3 3 (True) or 1 2 3 1 2 3; None for a tie.
 
     Seen from where the first input's entries, known from the probe on it alone, come to lie.
     """
     size = one.x.shape[axis]
-    if size == 1:
-        return True
-    alone, together = one.x.float(), three.x.float()
+    alone, together = one.x.double(), three.x.double()
     outermost = together.narrow(axis, 0, size)
     innermost = together.unflatten(axis, (size, 3)).select(axis + 1, 0)
-    distances = [float((place - alone).abs().nan_to_num().sum()) for place in (outermost, innermost)]
-    return distances[0] <= distances[1]
+    first, second = (float((place - alone).abs().nan_to_num().sum()) for place in (outermost, innermost))
+    if abs(first - second) <= 1e-3 * max(first, second):
+        return None
+    return first < second
 
 
 @contextmanager
@@ -439,10 +478,14 @@ def random_state_kept() -> Iterator[Callable[[], bool]]:
     """Put torch's global generator back if the block moved it; gives a function that says whether it did."""
     before = torch.get_rng_state()
     moved = False
+
+    def has_moved() -> bool:
+        return moved or not torch.equal(before, torch.get_rng_state())
+
     try:
-        yield lambda: moved
+        yield has_moved
     finally:
-        moved = not torch.equal(before, torch.get_rng_state())
+        moved = has_moved()
         if moved:
             torch.set_rng_state(before)
 

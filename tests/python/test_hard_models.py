@@ -1,0 +1,273 @@
+"""Models as people write them: state in attributes, closures, flags that do more, shapes that change, other dtypes."""
+
+import functools
+from collections import OrderedDict, deque
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import mcdropout as mcd
+
+N, DRAWS = 40, 6
+
+
+def numbers(*shape, seed=0):
+    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+
+
+def predict(model, x, n_samples=DRAWS, **options):
+    return mcd.mc_predict(model, x, n_samples, **({"outputs": "values", "seed": 3, "progress": False} | options))
+
+
+class Apply(nn.Module):
+    """A function of the module and the input, as a model."""
+
+    def __init__(self, function, **modules):
+        super().__init__()
+        self.function = function
+        for name, module in modules.items():
+            self.add_module(name, module)
+
+    def forward(self, x):
+        return self.function(self, x)
+
+
+@pytest.fixture
+def small_chunks(monkeypatch):
+    """Many chunks, and two threads of torch, so that workers meet."""
+    monkeypatch.setattr("mcdropout.draws.chunk_sizes", lambda *args: (DRAWS, 1))
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(1)
+
+
+class KeepsItsSkip(nn.Module):
+    """Stores an intermediate result in an attribute, as many U-nets do."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.drop, self.b = nn.Linear(3, 200), nn.Dropout(0.5), nn.Linear(200, 2)
+
+    def forward(self, x):
+        self.skip = self.a(x)
+        h = self.drop(torch.tanh(self.skip))
+        for _ in range(20):
+            h = torch.tanh(h)
+        return self.b(h + self.skip)
+
+
+def test_workers_share_no_state_of_the_model(small_chunks):
+    model, x = KeepsItsSkip(), numbers(400, 3)
+    np.testing.assert_array_equal(predict(model, x, workers=4).samples, predict(model, x, workers=1).samples)
+    assert not hasattr(model, "skip")
+
+
+def test_hooks_of_the_user_are_not_run_side_by_side(small_chunks):
+    model, noted = nn.Sequential(nn.Linear(3, 8), nn.Dropout(0.5), nn.Linear(8, 2)), {}
+    model[0].register_forward_hook(lambda module, args, out: noted.update(first=out))
+    model.register_forward_hook(lambda module, args, out: out + noted["first"].mean(dim=-1, keepdim=True))
+    x = numbers(400, 3)
+    np.testing.assert_allclose(predict(model, x).samples, predict(model, x, workers=1).samples, atol=1e-6)
+
+
+def test_random_numbers_of_the_models_own_repeat(small_chunks):
+    model, x = Apply(lambda m, x: F.dropout(x, 0.5, m.training) + torch.randn(x.shape)), numbers(N, 3)
+    with pytest.warns(UserWarning, match="of its own besides dropout"):
+        runs = [predict(model, x).samples for _ in range(3)]
+    np.testing.assert_array_equal(runs[0], runs[1])
+    np.testing.assert_array_equal(runs[0], runs[2])
+
+
+def test_noise_that_training_alone_adds_is_left_out_with_a_word():
+    model = Apply(lambda m, x: F.dropout(x, 0.5, m.training) + (torch.randn(x.shape) if m.training else 0))
+    with pytest.warns(UserWarning, match="when training, besides dropout; they are left out"):
+        draws = predict(model, np.ones((N, 3), dtype=np.float32)).samples
+    assert set(np.unique(draws)) == {0.0, 2.0}
+
+
+def test_a_dropout_called_input_by_input_is_refused():
+    model = Apply(lambda m, x: torch.stack([m.drop(one) for one in x]), drop=nn.Dropout(0.5))
+    with pytest.raises(
+        ValueError, match=r"at drop\[1\] where inputs cannot be told apart: .* are none, \(3,\), \(3,\)"
+    ):
+        predict(model, numbers(N, 3))
+
+
+class Norm(nn.Module):
+    """Batch norm behind every kind of reference."""
+
+    def __init__(self, hold):
+        super().__init__()
+        self.norm, self.drop = nn.BatchNorm1d(3), nn.Dropout(0.5)
+        self.call = hold(self.norm)
+
+    def forward(self, x):
+        return self.drop(self.call(x))
+
+
+HOLDS = {
+    "attribute": lambda norm: norm,
+    "list": lambda norm: functools.partial(lambda held, x: held[0](x), [norm]),
+    "ordered dict": lambda norm: functools.partial(lambda held, x: held["a"](x), OrderedDict(a=norm)),
+    "deque": lambda norm: functools.partial(lambda held, x: held[0](x), deque([norm])),
+    "partial": lambda norm: functools.partial(nn.BatchNorm1d.forward, norm),
+    "bound method": lambda norm: norm.forward,
+}
+
+
+@pytest.mark.parametrize("name", HOLDS)
+def test_a_module_is_the_replicas_however_it_is_held(name):
+    model, x = Norm(HOLDS[name]).train(), numbers(N, 3)
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    whole = predict(model, x)
+    np.testing.assert_allclose(predict(model, x, batch_size=3).samples, whole.samples, atol=1e-6)
+    for key, value in model.state_dict().items():
+        assert torch.equal(value, before[key]), key
+
+
+def test_a_function_that_holds_on_to_the_model_is_refused():
+    model = Norm(lambda norm: lambda x: norm(x)).train()
+    before = model.norm.running_mean.clone()
+    with pytest.raises(TypeError, match="reaches its weights past its modules"):
+        predict(model, numbers(N, 3))
+    assert torch.equal(model.norm.running_mean, before)
+
+
+def test_what_a_model_collects_stays_its_own():
+    class Collects(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.drop, self.seen = nn.Dropout(0.5), deque()
+
+        def forward(self, x):
+            self.seen.append(len(x))
+            return self.drop(x)
+
+    model = Collects()
+    predict(model, numbers(N, 3))
+    assert len(model.seen) == 0
+
+
+def test_attributes_that_cannot_be_copied_are_shared():
+    import threading
+
+    class Locked(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.drop, self.lock = nn.Dropout(0.5), threading.Lock()
+
+        def forward(self, x):
+            with self.lock:
+                return self.drop(x)
+
+    assert (predict(Locked(), numbers(N, 3)).std > 0).any()
+
+
+@pytest.mark.parametrize("folded", [True, False])
+def test_blank_first_inputs_do_not_hide_how_inputs_lie(folded):
+    def fold(m, x):
+        """Steps outside the inputs (1 2 3 1 2 3) or inside (1 1 2 2 3 3), with the dropout on the folded axis."""
+        n, steps = x.shape[:2]
+        flat = (x.transpose(0, 1) if folded else x).reshape(n * steps, -1)
+        flat = F.dropout(flat + 1, 0.5, m.training)
+        return (flat.reshape(steps, n, -1).transpose(0, 1) if folded else flat.reshape(n, steps, -1)).flatten(1)
+
+    x = numbers(N, 6, 5)
+    x[:3] = 0
+    whole = predict(Apply(fold), x)
+    np.testing.assert_array_equal(predict(Apply(fold), x, batch_size=7).samples, whole.samples)
+    np.testing.assert_allclose(predict(Apply(fold), x[10:12]).samples, whole.samples[:, 10:12], atol=1e-6)
+    sampler = mcd.mc_sampler(Apply(fold), np.zeros((1, 6, 5)), DRAWS, outputs="values", seed=3)
+    np.testing.assert_allclose(sampler(x).mean, whole.mean, atol=1e-6)
+
+
+def test_batches_of_other_lengths_get_masks_of_their_own():
+    model = Apply(lambda m, x: F.dropout(x, 0.5, m.training).mean(dim=1))
+    short, long = np.ones((4, 1, 3), dtype=np.float32), np.ones((5, 7, 3), dtype=np.float32)
+    streamed = predict(model, iter([short, long]), 50)
+    np.testing.assert_array_equal(streamed.samples[:, :4], predict(model, short, 50).samples)
+    np.testing.assert_array_equal(streamed.samples[:, 4:], predict(model, long, 50).samples)
+    sampler = mcd.mc_sampler(model, short, 50, outputs="values", seed=3)
+    np.testing.assert_array_equal(sampler(long).variance, predict(model, long, 50).variance)
+
+
+def test_shapes_that_depend_on_the_numbers_are_refused():
+    model = Apply(lambda m, x: F.dropout(x[:, : 2 + int(x.max() > 90)], 0.5, m.training).sum(dim=1, keepdim=True))
+    x = numbers(N, 3)
+    x[-1] = 99
+    with pytest.raises(ValueError, match=r"meets its dropout at \[0\] with shape .* where its first inputs gave"):
+        predict(model, x, batch_size=N - 1)
+
+
+def test_training_that_changes_more_than_dropout_is_refused():
+    model = Apply(lambda m, x: F.dropout(x, 0.5) if m.training else 10 * x)
+    with pytest.raises(ValueError, match="changes more than its dropout when training"):
+        predict(model, numbers(N, 3))
+
+
+def test_a_block_with_norm_in_its_name_is_no_normalisation():
+    class PreNormBlock(nn.Module):
+        def forward(self, x):
+            return F.dropout(x, 0.5) if self.training else x
+
+    model = nn.Sequential(PreNormBlock(), nn.Dropout(0.25))
+    assert mcd.mc_sites(model, numbers(N, 3)).rate.tolist() == [0.5, 0.25]
+
+
+@pytest.mark.parametrize("engine", ["vmap", "loop"])
+def test_inside_inference_mode(engine, monkeypatch):
+    model, x = nn.Sequential(nn.Linear(3, 4), nn.Dropout(0.5)), numbers(N, 3)
+    usual = predict(model, x)
+    if engine == "loop":
+        monkeypatch.setattr(torch.func, "vmap", lambda *args: 1 / 0)
+    with torch.inference_mode():
+        inside = predict(model, torch.from_numpy(x))
+    assert inside.engine == engine
+    np.testing.assert_allclose(inside.samples, usual.samples, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
+def test_models_of_other_dtypes(dtype):
+    model = nn.Sequential(nn.Linear(3, 4), nn.Dropout(0.5), nn.Linear(4, 2))
+    usual = predict(model, numbers(N, 3))
+    other = predict(model.to(dtype), numbers(N, 3))
+    tolerance = {torch.float64: 1e-6, torch.float16: 0.02, torch.bfloat16: 0.1}[dtype]  # 11 and 8 bits, a few sums
+    np.testing.assert_allclose(other.samples, usual.samples, atol=tolerance)
+
+
+def test_one_number_per_input_is_a_column():
+    model = Apply(lambda m, x: F.dropout(m.layer(x), 0.5, m.training).squeeze(-1), layer=nn.Linear(3, 1))
+    assert predict(model, numbers(N, 3)).mean.shape == (N, 1)
+    assert predict(model, numbers(N, 3), outputs="logits").mean.shape == (N, 2)
+
+
+def test_weights_tied_and_parametrized():
+    layer = nn.utils.parametrizations.weight_norm(nn.Linear(3, 3))
+    model = nn.Sequential(layer, nn.Dropout(0.5), layer)
+    whole = predict(model, numbers(N, 3))
+    assert whole.engine == "vmap"
+    np.testing.assert_allclose(predict(model, numbers(N, 3), batch_size=3).samples, whole.samples, atol=1e-6)
+
+
+def test_too_many_draws_to_keep_are_refused_before_one_is_made():
+    passes = []
+
+    def count(m, x):
+        passes.append(len(x))
+        return F.dropout(x, 0.5, m.training)
+
+    with pytest.raises(mcd.OutOfMemory, match="set it to false"):
+        predict(Apply(count), numbers(N, 3), 10**12)
+    assert sum(passes) <= 1 + 3 + 1 + 2 + 3  # the probes alone
+
+
+def test_a_keyboard_interrupt_ends_the_workers(small_chunks):
+    def interrupt(done, total, text):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        predict(KeepsItsSkip(), numbers(400, 3), progress=interrupt)
+    assert torch.get_num_threads() == 2
