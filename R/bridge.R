@@ -260,8 +260,10 @@ from_python <- function(x) {
 
 # An R function for Python to call. `convert`: it is given R data, not Python objects. An error inside it
 # would reach us as Python's, so the R error is put by on the way.
-as_callback <- function(f, convert = TRUE) {
-  force(f)
+as_callback <- function(f, convert = TRUE, name = rlang::caller_arg(f), call = rlang::caller_env()) {
+  if (!is.function(f)) {
+    abort_must(name, "be a function", f, call = call)
+  }
   guarded <- function(...) {
     withCallingHandlers(f(...), error = function(cnd) session$callback_error <- cnd)
   }

@@ -147,11 +147,11 @@ as_validation_data <- function(data, labels, call) {
   list(as_rows(data[[1]], "validation_data", call), as_targets(data[[2]], labels, "validation_data", call))
 }
 
-as_callbacks <- function(callbacks) {
+as_callbacks <- function(callbacks, call = rlang::caller_env()) {
   if (is.null(callbacks)) {
     return(NULL)
   }
-  lapply(if (is.function(callbacks)) list(callbacks) else callbacks, as_callback)
+  lapply(if (is.function(callbacks)) list(callbacks) else callbacks, as_callback, name = "callbacks", call = call)
 }
 
 # What the core's `progress` takes: nothing, or a function that moves a bar of cli.

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import math
 import operator
+import os
 import secrets
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 
@@ -113,6 +115,13 @@ def check_seed(value: object, name: str = "seed") -> int:
     if number is not None and 0 <= number <= MAX_SEED:
         return number
     raise ValueError(f"`{name}` must be a whole number from 0 to 2^53 - 1; got {shown(value)}.")
+
+
+def check_path(value: object, name: str = "path") -> Path:
+    """The name of a file or folder."""
+    if isinstance(value, (str, os.PathLike)) and str(value):
+        return Path(value)
+    raise ValueError(f"`{name}` must be a path; got {shown(value)}.")
 
 
 def check_length(got: int, name: str, wanted: int, of: str) -> None:

@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import json
 import os
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import safetensors
 import safetensors.numpy
 
-from .checks import UnreadableFile, shown
+from .checks import UnreadableFile, check_path, shown
 
 Arrays = dict[str, np.ndarray]
 Facts = dict[str, Any]
@@ -25,7 +24,7 @@ START = b'{"__metadata__":{"mcdropout":'  # after the eight bytes of safetensors
 
 def write(path: str | os.PathLike[str], kind: str, arrays: Arrays, facts: Facts) -> None:
     """Write arrays and facts (what JSON can hold) to `path`, in one step: an old file stays until then."""
-    target = Path(path)
+    target = check_path(path)
     if not target.parent.is_dir():
         raise ValueError(f"`path` must be in a folder that exists; got {shown(str(path))}.")
     unfinished = target.with_name(f".{target.name}.{os.getpid()}")
@@ -43,7 +42,7 @@ def read(path: str | os.PathLike[str], kinds: tuple[str, ...]) -> tuple[str, Arr
     """
     name = shown(str(path))
     try:
-        content = Path(path).read_bytes()
+        content = check_path(path).read_bytes()
     except OSError as error:
         problem = error.strerror or "it cannot be read"
         raise UnreadableFile(f"`path` must be a file that can be read; got {name}: {problem}.") from error
@@ -64,7 +63,7 @@ def from_bytes(content: bytes, kinds: tuple[str, ...], name: str = "bytes") -> t
         length = int.from_bytes(content[:8], "little")
         facts = json.loads(json.loads(content[8 : 8 + length])["__metadata__"]["mcdropout"])
         version, kind = int(facts.pop("format")), facts.pop("kind")
-    except (safetensors.SafetensorError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (safetensors.SafetensorError, ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         raise UnreadableFile(f"`path` must be a whole file; got {name}, which is cut short.") from error
     if version > FORMAT:
         raise UnreadableFile(

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .arrays import Label, as_label_set
-from .checks import UnreadableFile, check_choice, check_count, check_length, shown
+from .checks import UnreadableFile, check_choice, check_count, check_length, check_path, shown
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -68,7 +68,7 @@ def mc_read_idx(path: str | os.PathLike[str]) -> np.ndarray:
 
     Raises UnreadableFile for a file that is missing, not idx, or cut short.
     """
-    content = _unzipped(Path(path))
+    content = _unzipped(check_path(path))
     rank = content[3] if len(content) >= 4 else 0
     if len(content) < 4 + 4 * rank or content[:2] != b"\0\0" or content[2] not in IDX_TYPES:
         raise UnreadableFile(f"`path` must be an idx file; got {shown(str(path))}, which starts otherwise.")
@@ -100,7 +100,7 @@ def mc_read_images(
 
     Raises ValueError where there is no such folder, no image in it, or a folder that is not among `labels`.
     """
-    root = Path(path)
+    root = check_path(path)
     if not root.is_dir():
         raise ValueError(f"`path` must be a folder of folders, one per label; got {shown(str(path))}.")
     folders = sorted(entry for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith("."))

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from .models import MCNetwork
 
 
+DAMAGED = (KeyError, TypeError, ValueError, RuntimeError, AttributeError, IndexError, OverflowError)  # parts do not fit
+
+
 def mc_save(object: MCNetwork | MCPrediction, path: str | os.PathLike[str]) -> None:
     """Write a network of `mc_cnn()` or `mc_mlp()`, or a prediction, to one file at `path`.
 
@@ -38,7 +41,7 @@ def mc_load(path: str | os.PathLike[str]) -> MCNetwork | MCPrediction:
     kind, arrays, facts = containers.read(path, ("model", "prediction"))
     try:
         return MCPrediction.from_state(arrays, facts) if kind == "prediction" else _model(arrays, facts)
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+    except DAMAGED as error:
         raise UnreadableFile(
             f"`path` must be a file as mc_save() writes it; got {shown(str(path))}, whose parts do not fit."
         ) from error
@@ -78,6 +81,10 @@ def _model(arrays: dict[str, np.ndarray], facts: dict[str, Any]) -> MCNetwork:
 
     from .models import build
 
+    with torch.device("meta"):  # shapes alone: nothing is allocated for a network that the arrays do not fill
+        shapes = {name: tuple(values.shape) for name, values in build(facts["spec"]).state_dict().items()}
+    if shapes != {name: values.shape for name, values in arrays.items()}:
+        raise ValueError("The arrays do not fit the network that the file describes.")
     model = build(facts["spec"])
     model.load_state_dict({name: torch.from_numpy(values.copy()) for name, values in arrays.items()})
     history = facts["history"]

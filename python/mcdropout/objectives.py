@@ -103,9 +103,13 @@ def as_class_weights(
     elif isinstance(class_weight, Mapping):
         weights = _weights_by_label(class_weight, labels)
     else:
+        if not isinstance(class_weight, Sequence | np.ndarray):
+            raise ValueError(f'`class_weight` must be "balanced" or weights by label; got {shown(class_weight)}.')
         weights = [check_number(weight, "class_weight", at_least=0) for weight in class_weight]
         if len(weights) != len(labels):
             raise ValueError(f"`class_weight` must have one weight per label ({len(labels)}); got {len(weights)}.")
+    if not np.any(weights):
+        raise ValueError("`class_weight` must be above 0 for some label; got 0 for all.")
     return torch.tensor(np.asarray(weights), dtype=torch.float32)
 
 

@@ -241,7 +241,30 @@ class MCPrediction:
             known["labels"] = tuple(known["labels"])
             names = label_array(known["labels"])
             for name in ("predicted", "second"):
-                known[name] = names[known[name]]
+                known[name] = names[_whole_numbers(known[name])]
         if isinstance(known.get("ids"), list):
             known["ids"] = np.array(known["ids"], dtype=object)
-        return cls(**known)
+        prediction = cls(**known)
+        prediction._check_parts()
+        return prediction
+
+    def _check_parts(self) -> None:
+        """Refuse parts that cannot be those of one prediction."""
+        if self.task not in ("classification", "regression") or (self.task == "classification") != bool(self.labels):
+            raise ValueError(f"A prediction must be of classes with labels, or of values; got task {self.task!r}.")
+        for name in (*BY_INPUT, *BY_DRAW, "ids"):
+            value = getattr(self, name)
+            if value is None and name not in BY_INPUT[:4]:
+                continue
+            axis = 1 if name in BY_DRAW else 0
+            if not isinstance(value, np.ndarray) or value.ndim <= axis or value.shape[axis] != len(self.mean):
+                raise ValueError(f"A prediction must have one entry per input; `{name}` has not.")
+        if not np.issubdtype(np.asarray(self.n_samples).dtype, np.number):
+            raise ValueError("A prediction must count its draws.")
+
+
+def _whole_numbers(codes: Array) -> Array:
+    """Codes from 0; a negative one would count from the end."""
+    if codes.min(initial=0) < 0:
+        raise ValueError("Codes of labels must count from 0.")
+    return codes.astype(np.int64)

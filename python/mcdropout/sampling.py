@@ -30,6 +30,7 @@ from .checks import (
     check_number,
     check_seed,
     shown,
+    whole,
 )
 from .draws import Plan, Sampler
 from .inputs import ArrayFeed, Feed, Inputs, Taking, feed_of
@@ -105,6 +106,7 @@ def mc_predict(
     request = Request.checked(n_samples, batch_size, level, masks, tolerance, keep_samples, workers, seed)
     network = Network.of(model, outputs, labels, select, precision, device)
     feed = network.feed(x)
+    ids = None if ids is None else check_ids(ids)
     if ids is not None and feed.n_inputs is not None:
         check_length(len(ids), "ids", feed.n_inputs, "x")
     sampler = network.sampler(feed.head(3), request, stochastic_depth)
@@ -177,6 +179,16 @@ def mc_sampler(
     prepared = MCSampler(network, sampler, request)
     prepared(example)  # the engine is chosen and the masks are made here, not in the first answer
     return prepared
+
+
+def check_ids(ids: Any) -> list[Any]:
+    """Whole numbers of 64 bits, or words."""
+    found = list(ids) if isinstance(ids, Iterable) and not isinstance(ids, str) else [ids]
+    for one in found:
+        number = whole(one)
+        if not (isinstance(one, str) or (number is not None and -(2**63) <= number < 2**63)) or found == [ids]:
+            raise ValueError(f"`ids` must be whole numbers or words, one per input; got {shown(one)}.")
+    return found
 
 
 @dataclass

@@ -16,7 +16,6 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -35,6 +34,7 @@ from .checks import (
     check_flag,
     check_length,
     check_number,
+    check_path,
     check_seed,
     shown,
 )
@@ -128,7 +128,9 @@ def mc_fit(
         seed=check_seed(file.seed if file is not None and seed is None else seed),
     )
     found_device = as_device(device)
-    told = [callbacks] if callable(callbacks) else list(callbacks or [])
+    told = _functions(callbacks, "callbacks")
+    if augment is not None:
+        _functions(augment, "augment")
 
     rows, targets = _examples(model, x, y, "x", "y")
     others = _validation_examples(model, validation_data, settings)
@@ -153,7 +155,9 @@ def mc_fit(
                 while not run.finished:
                     row = run.one_epoch(augment, report)
                     answers = [tell(dict(row)) for tell in told]
-                    run.stopped |= any(answer is True or answer == "stop" for answer in answers)
+                    run.stopped |= any(
+                        isinstance(answer, (bool, np.bool_, str)) and answer in (True, "stop") for answer in answers
+                    )
                     if file is not None:
                         file.write(run)
         except KeyboardInterrupt:
@@ -164,6 +168,16 @@ def mc_fit(
         finally:
             run.settle()
     return model
+
+
+def _functions(given: Any, name: str) -> list[Any]:
+    """One function or several, as a list."""
+    found = [given] if callable(given) else given if isinstance(given, (list, tuple)) else [given]
+    found = [] if given is None else list(found)
+    wrong = next((one for one in found if not callable(one)), None)
+    if wrong is not None:
+        raise ValueError(f"`{name}` must be a function; got {shown(wrong)}.")
+    return found
 
 
 def mc_train_on_batch(
@@ -688,7 +702,7 @@ class _Checkpoint:
     """A file with all that a run needs to go on as if it had never stopped; no code in it."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = Path(path)
+        self.path = check_path(path, "checkpoint")
         self.found = containers.read(path, ("checkpoint",)) if self.path.exists() else None
 
     @property

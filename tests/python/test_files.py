@@ -160,3 +160,56 @@ def test_only_models_and_predictions_are_saved(tmp_path):
     with pytest.raises(ValueError, match='`path` must be in a folder that exists; got ".*model"'):
         mc_save(trained(), tmp_path / "none" / "model")
     assert os.listdir(tmp_path) == []
+
+
+def damaged(tmp_path, change, kind="model"):
+    """A file whose facts were changed by hand."""
+    from mcdropout import containers
+
+    path = tmp_path / "damaged.safetensors"
+    if kind == "model":
+        mc_save(mc_mlp(3, labels=["a", "b"]), path)
+    else:
+        mc_save(mc_predict(mc_mlp(3, labels=["a", "b"]), np.ones((5, 3)), 4, seed=1, progress=False), path)
+    _, arrays, facts = containers.read(path, (kind,))
+    change(arrays, facts)
+    containers.write(path, kind, arrays, facts)
+    return path
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda arrays, facts: facts.update(spec=[1, 2]),
+        lambda arrays, facts: facts["spec"].update(hidden=[10**9]),  # would take 12 GB
+        lambda arrays, facts: facts["spec"].update(kind="shell"),
+        lambda arrays, facts: facts["spec"].update(surprise=1),
+        lambda arrays, facts: arrays.pop(next(iter(arrays))),
+    ],
+)
+def test_a_model_whose_parts_do_not_fit_is_refused(tmp_path, change):
+    with pytest.raises(UnreadableFile, match="whose parts do not fit"):
+        mc_load(damaged(tmp_path, change))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda arrays, facts: facts.update(task="zzz"),
+        lambda arrays, facts: facts.update(n_samples="a"),
+        lambda arrays, facts: (arrays.pop("upper"), facts.update(upper="zzz")),
+        lambda arrays, facts: arrays.update(mean=arrays["mean"][:2]),
+        lambda arrays, facts: facts.pop("labels"),
+        lambda arrays, facts: arrays.update(predicted=arrays["predicted"] + 7),
+        lambda arrays, facts: arrays.update(predicted=arrays["predicted"] - 7),
+    ],
+)
+def test_a_prediction_whose_parts_do_not_fit_is_refused(tmp_path, change):
+    with pytest.raises(UnreadableFile, match="whose parts do not fit"):
+        mc_load(damaged(tmp_path, change, "prediction"))
+
+
+@pytest.mark.parametrize("path", [None, 3, ""])
+def test_a_path_must_be_one(path):
+    with pytest.raises(ValueError, match="`path` must be a path; got"):
+        mc_load(path)

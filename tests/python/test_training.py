@@ -3,6 +3,7 @@
 import copy
 import math
 import os
+import re
 import subprocess
 import sys
 import warnings
@@ -598,3 +599,31 @@ def test_on_a_gpu_the_model_learns_and_comes_home(table):
     assert next(model.parameters()).device.type == "cpu"
     assert model.history["accuracy"].iloc[-1] > 0.6
     assert same_weights(model, same)
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"callbacks": 3}, "`callbacks` must be a function; got 3."),
+        ({"callbacks": [print, "a"]}, '`callbacks` must be a function; got "a".'),
+        ({"augment": 3}, "`augment` must be a function; got 3."),
+        ({"class_weight": 3}, '`class_weight` must be "balanced" or weights by label; got 3.'),
+        ({"class_weight": [0, 0]}, "`class_weight` must be above 0 for some label; got 0 for all."),
+        ({"checkpoint": 3}, "`checkpoint` must be a path; got 3."),
+    ],
+)
+def test_arguments_of_another_kind_get_one_sentence(options, text):
+    with pytest.raises(ValueError, match=re.escape(text)):
+        mc_fit(mc_mlp(3, labels=["a", "b"]), np.ones((8, 3)), ["a", "b"] * 4, epochs=1, progress=False, **options)
+
+
+def test_a_callback_may_stop_with_numpys_true():
+    net = mc_fit(
+        mc_mlp(3, labels=["a", "b"]),
+        np.ones((8, 3)),
+        ["a", "b"] * 4,
+        epochs=5,
+        progress=False,
+        callbacks=lambda row: np.bool_(row["epoch"] == 2),
+    )
+    assert len(net.history) == 2
