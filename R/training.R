@@ -151,7 +151,8 @@ as_callbacks <- function(callbacks, call = rlang::caller_env()) {
   if (is.null(callbacks)) {
     return(NULL)
   }
-  lapply(if (is.function(callbacks)) list(callbacks) else callbacks, as_callback, name = "callbacks", call = call)
+  several <- if (is.function(callbacks)) list(callbacks) else callbacks
+  lapply(several, as_callback, name = "callbacks", call = call)
 }
 
 # What the core's `progress` takes: nothing, or a function that moves a bar of cli.

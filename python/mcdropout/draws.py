@@ -31,7 +31,7 @@ from .outputs import Outputs
 from .randomness import keep_masks
 from .sites import CallNames, Probe, Replica, SampleMode, Site, raise_flags, random_state_kept
 
-CHUNK_BYTES = 8 << 20  # largest intermediate result of a chunk; tests/benchmarks/bench_chunks.py shows the sweep
+CHUNK_BYTES = 16 << 20  # largest intermediate result of a chunk; tests/benchmarks/bench_chunks.py shows the sweep
 MASK_BYTES = 256 << 20  # masks of all draws are kept for the next batch up to this size, else made again
 INPUTS_PER_CHUNK = 4  # so few at least that a mask, once read, serves several inputs
 

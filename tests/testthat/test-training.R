@@ -133,3 +133,11 @@ test_that("bad settings get one sentence", {
     train(epoch = 3)
   })
 })
+
+test_that("what must be a function is one", {
+  skip_if_no_core()
+  net <- mc_mlp(4, labels = levels(iris$Species))
+  f <- function(...) stop("another function of this name") # nothing looks one up
+  expect_snapshot(mc_fit(net, iris[1:4], iris$Species, callbacks = 3), error = TRUE)
+  expect_snapshot(mc_fit(net, iris[1:4], iris$Species, augment = "f"), error = TRUE)
+})
