@@ -41,30 +41,35 @@ Masks = dict[str, Tensor]
 class Sampler:
     """Runs inputs through draws of one model; inputs of another shape are probed anew, and get masks of their own."""
 
-    def __init__(self, make_plan: Callable[[Inputs], Plan], example: Inputs, seed: int) -> None:
-        self.make_plan, self.seed = make_plan, seed
+    def __init__(self, make_plan: Callable[[Inputs], Plan], example: Inputs, seed: int, workers: int | None) -> None:
+        self.make_plan, self.seed, self.workers = make_plan, seed, workers
         self.first = make_plan(example)
         self.plans = {example.signature: self.first}
 
-    def run(self, inputs: Inputs, ids: np.ndarray, draws: range, report: Callable[[int], None]) -> Tensor:
+    def run(
+        self, inputs: Inputs, ids: np.ndarray, draws: range, workers: Workers, report: Callable[[int], None]
+    ) -> Tensor:
         """Raw outputs (draw, input, ...) of some draws; `report` is told how many more inputs are done."""
         plan = self.plans.get(inputs.signature)
         if plan is None:
             plan = self.plans[inputs.signature] = self.make_plan(inputs)
-        return plan.run(inputs, ids, draws, report)
+        return plan.run(inputs, ids, draws, workers, report)
 
     @contextmanager
-    def at_work(self) -> Iterator[None]:
-        """Tell of what cannot be keyed: random numbers of the model's own, and calls that no probe had seen."""
+    def at_work(self) -> Iterator[Workers]:
+        """The workers for one prediction.
+
+        Tells of what cannot be keyed: random numbers of the model's own, and calls that no probe had seen.
+        """
         own = self.first.probe.own_randomness
         if own:
             _warn("`model` draws random numbers of its own besides dropout; they depend on `batch_size` too.")
         elif self.first.probe.training_randomness:
             _warn("`model` draws random numbers of its own when training, besides dropout; they are left out.")
-        with random_state_kept() if own else nullcontext():
+        with random_state_kept() if own else nullcontext(), Workers.wanted(self.workers, self.first.device) as workers:
             if own:
                 torch.manual_seed(self.seed)
-            yield
+            yield workers
         unknown = sorted({name for plan in self.plans.values() for name in plan.unknown})
         if unknown:
             _warn(
@@ -97,22 +102,22 @@ class Plan:
         n_samples: int,
         seed: int,
         masks: str,
-        workers: int | None,
     ) -> None:
         self.probe, self.outputs, self.seed, self.masks = probe, outputs, seed, masks
         self.device, self.precision, self.sites = replica.device, replica.precision, probe.sites
         self.idle, self.more_replicas = [replica], more_replicas
         self.engine, self.engine_reason = "vmap", ""
         # random numbers that are not keyed depend on who draws first
-        alone = more_replicas is None or probe.own_randomness
-        self.workers = 1 if alone else _n_workers(workers, self.device)
+        self.alone = more_replicas is None or probe.own_randomness
         self.draws_per_chunk, self.inputs_per_chunk = chunk_sizes(n_samples, probe.bytes_per_row)
         self.prefix_can_be_kept = True
         self.has_spread = False
         self.unknown: set[str] = set()
         self.kept: dict[range, Masks] = {}
 
-    def run(self, inputs: Inputs, ids: np.ndarray, draws: range, report: Callable[[int], None]) -> Tensor:
+    def run(
+        self, inputs: Inputs, ids: np.ndarray, draws: range, workers: Workers, report: Callable[[int], None]
+    ) -> Tensor:
         """Raw outputs (draw, input, ...) of some draws."""
         if not self.engine_reason:
             self._choose_engine(inputs[slice(0, 3)], ids[:3])
@@ -123,7 +128,7 @@ class Plan:
         done = []
         work = partial(self._some_inputs, inputs, ids, draws)
         with _no_talk_of_batching_rules():
-            for out in side_by_side(work, parts, self.workers):
+            for out in map(work, parts) if self.alone else workers.side_by_side(work, parts):
                 self.has_spread = self.has_spread or bool((out[1:] != out[:1]).any())
                 report(out.shape[1])
                 done.append(out)
@@ -337,30 +342,39 @@ class ReplayingMode(SampleMode):
 # ---- workers --------------------------------------------------------------------------------------------------
 
 
-def _n_workers(workers: int | None, device: torch.device) -> int:
-    """Threads that work on chunks: on a CPU as many as torch would use for one operation; elsewhere one drives all."""
-    if workers is not None:
-        return workers
-    return torch.get_num_threads() if device.type == "cpu" else 1
+class Workers:
+    """Threads that work on chunks side by side, for as long as one prediction takes.
 
-
-def side_by_side(work: Callable[[slice], Tensor], parts: list[slice], workers: int) -> Iterator[Tensor]:
-    """The results for all parts, in order, several worked on at a time.
-
-    Each worker computes with one thread: whole chunks side by side wait for nobody, where threads that share every
-    small operation wait for each other at its end, and the numbers do not depend on how many there are.
+    Each computes with one thread of torch: whole chunks side by side wait for nobody, where threads that share every
+    small operation wait for each other at its end, and the numbers do not depend on how many there are. They are made
+    once, when the first two chunks come: every new thread would take memory of its own and keep it.
     """
-    if workers == 1 or len(parts) == 1:
-        yield from map(work, parts)
-        return
-    n_threads = torch.get_num_threads()
-    pool = ThreadPoolExecutor(workers, initializer=partial(torch.set_num_threads, 1))
-    try:
-        for future in [pool.submit(work, part) for part in parts]:
-            yield _result(future)
-    finally:
-        pool.shutdown(cancel_futures=True)
-        torch.set_num_threads(n_threads)  # what new threads will use, which the workers' own setting had changed
+
+    def __init__(self, n_workers: int) -> None:
+        self.n_workers = n_workers
+        self.pool: ThreadPoolExecutor | None = None
+        self.n_threads = torch.get_num_threads()
+
+    @classmethod
+    def wanted(cls, workers: int | None, device: torch.device) -> Workers:
+        """As many as asked for; else, on a CPU, as torch would use for one operation: elsewhere one drives all."""
+        return cls(workers or (torch.get_num_threads() if device.type == "cpu" else 1))
+
+    def __enter__(self) -> Workers:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self.pool is not None:
+            self.pool.shutdown(cancel_futures=True)
+            torch.set_num_threads(self.n_threads)  # what new threads will use, which the workers' own setting changed
+
+    def side_by_side(self, work: Callable[[slice], Tensor], parts: list[slice]) -> Iterator[Tensor]:
+        """The results for all parts, in order."""
+        if self.n_workers == 1 or len(parts) == 1:
+            return map(work, parts)
+        if self.pool is None:
+            self.pool = ThreadPoolExecutor(self.n_workers, initializer=partial(torch.set_num_threads, 1))
+        return map(_result, [self.pool.submit(work, part) for part in parts])
 
 
 def _result(future: Future[Tensor]) -> Tensor:

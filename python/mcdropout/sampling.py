@@ -32,7 +32,7 @@ from .checks import (
     shown,
     whole,
 )
-from .draws import Plan, Sampler
+from .draws import Plan, Sampler, Workers
 from .inputs import ArrayFeed, Feed, Inputs, Taking, feed_of
 from .models import MCNetwork
 from .outputs import Outputs, Select
@@ -317,11 +317,9 @@ class Network:
             found = probe(self.model, replica, inputs.cycled, stochastic_depth)
             self.outputs.check(found.output, found.n_inputs)
             more = None if hooked else self._replica
-            return Plan(
-                found, replica, more, self.outputs, request.n_samples, request.seed, request.masks, request.workers
-            )
+            return Plan(found, replica, more, self.outputs, request.n_samples, request.seed, request.masks)
 
-        return Sampler(make_plan, example, request.seed)
+        return Sampler(make_plan, example, request.seed, request.workers)
 
     def _replica(self) -> Replica:
         return replicate(self.model, self.replica.device, self.replica.precision)
@@ -347,11 +345,11 @@ def _predict(
     size = max(1, min(request.batch_size, DRAWS_BYTES // (4 * request.n_samples * out[0].numel())))
     collected = Collected(feed.n_inputs if request.keep_samples else None, request)
     seen = 0
-    with sampler.at_work(), reporting(progress, feed.n_inputs, "Sampling") as report:
+    with sampler.at_work() as workers, reporting(progress, feed.n_inputs, "Sampling") as report:
         for inputs in feed.batches(size):
             names = None if ids is None else ids[seen : seen + len(inputs)]
             numbers = input_ids(names, len(inputs)) + (seen if ids is None else 0)
-            for part in _drawn(sampler, inputs, numbers, request, seen, report):
+            for part in _drawn(sampler, inputs, numbers, request, seen, workers, report):
                 collected.put(part, seen, network.outputs, request.level)
             seen += len(inputs)
     if ids is not None:
@@ -390,14 +388,20 @@ class Drawn:
 
 
 def _drawn(
-    sampler: Sampler, inputs: Inputs, ids: np.ndarray, request: Request, first: int, report: Callable[[int], None]
+    sampler: Sampler,
+    inputs: Inputs,
+    ids: np.ndarray,
+    request: Request,
+    first: int,
+    workers: Workers,
+    report: Callable[[int], None],
 ) -> Iterator[Drawn]:
     """Draw in rounds; the inputs that are known well enough leave after each."""
     places = np.arange(len(inputs))
     values, noise = None, None
     for draws in request.rounds():
         last = draws.stop == request.n_samples
-        raw = sampler.run(inputs, ids, draws, report if last else _say_nothing)
+        raw = sampler.run(inputs, ids, draws, workers, report if last else _say_nothing)
         new_values, new_noise = sampler.first.outputs.draws(raw)
         _check_finite(new_values, first, places)
         values = new_values if values is None else torch.cat([values, new_values])
