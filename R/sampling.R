@@ -26,7 +26,7 @@
 #'   go by its id. 0, 1, ... by default, as in Python.
 #' @param tolerance (number) Draw only until the largest Monte Carlo standard error of an input's `mean` is
 #'   below this, `n_samples` being the most; `n_samples` of the result then has a number for each input, and
-#'   kept draws end in `NaN`. Stopping by what was drawn biases a little: see `vignette("mcdropout")`.
+#'   kept draws end in `NaN`.
 #' @param keep_samples (flag) Keep all draws, as `samples` in the result?
 #' @param outputs (string) What a network that is not ours returns: `"logits"`, `"probabilities"`, `"values"`
 #'   or `"mean_log_variance"`. Ours know.
