@@ -75,7 +75,7 @@ mc_read_images <- function(path, ..., size = c(224, 224), color = "grey", labels
   known <- labels_from_python(files$labels)
   new_mc_images(
     paths = as.character(unlist(from_python(files$paths))),
-    y = if (is.null(y)) NULL else factor(as.vector(y), known),
+    y = if (is.null(y)) NULL else factor(as.vector(y), if (length(known) > 0) known else unique(y)),
     size = as.integer(unlist(from_python(files$size))),
     color = color
   )
@@ -92,7 +92,7 @@ as_image_files <- function(images, call = rlang::caller_env()) {
   call_core(
     "datasets.ImageFiles", as.list(images$paths),
     y = if (is.null(images$y)) NULL else as.list(as.character(images$y)),
-    labels = if (is.null(images$y)) NULL else as.list(levels(images$y)),
+    labels = if (nlevels(images$y) > 1) as.list(levels(images$y)), # a single folder is no choice of labels
     size = as.list(images$size), color = images$color, call = call
   )
 }
@@ -109,6 +109,10 @@ dim.mc_images <- function(x) {
 
 #' @export
 `[.mc_images` <- function(x, i, ...) {
+  chosen <- seq_along(x$paths)[i]
+  if (anyNA(chosen)) {
+    abort_must("i", paste("choose among the", length(x$paths), "images"), i)
+  }
   new_mc_images(x$paths[i], if (is.null(x$y)) NULL else x$y[i], x$size, x$color)
 }
 

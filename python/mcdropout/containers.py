@@ -29,7 +29,10 @@ def write(path: str | os.PathLike[str], kind: str, arrays: Arrays, facts: Facts)
         raise ValueError(f"`path` must be in a folder that exists; got {shown(str(path))}.")
     unfinished = target.with_name(f".{target.name}.{os.getpid()}")
     try:
+        unfinished.touch()
+        rights = unfinished.stat().st_mode  # those that new files have here; safetensors makes its own private
         safetensors.numpy.save_file(_in_c_order(arrays), unfinished, _metadata(kind, facts))
+        unfinished.chmod(rights)
         os.replace(unfinished, target)
     finally:
         unfinished.unlink(missing_ok=True)

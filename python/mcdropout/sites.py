@@ -349,7 +349,14 @@ def probe(model: nn.Module, replica: Replica, head: Callable[[int], Inputs], sto
 def _calls(replica: Replica, inputs: Inputs, originals: set[int] | None = None) -> tuple[ProbeMode, Any]:
     mode = ProbeMode(replica.calls, originals)
     with replica.predicting(), mode:
-        return mode, replica.run(inputs.clone())
+        try:
+            return mode, replica.run(inputs.clone())
+        except (RuntimeError, LookupError, AttributeError) as error:
+            text = (str(error).strip() or "no words").splitlines()[0].rstrip(".")
+            shapes = ", ".join(str(("input", *shape)).replace("'", "") for shape in inputs.signature if shape)
+            raise ValueError(
+                f"`model` fails on inputs of shape {shapes}: {type(error).__name__}, {text}; give it what it takes."
+            ) from error
 
 
 def _noised_calls(replica: Replica, head: Callable[[int], Inputs]) -> tuple[dict[str, Call], dict[str, Call]]:

@@ -213,3 +213,9 @@ def test_a_prediction_whose_parts_do_not_fit_is_refused(tmp_path, change):
 def test_a_path_must_be_one(path):
     with pytest.raises(ValueError, match="`path` must be a path; got"):
         mc_load(path)
+
+
+def test_a_file_has_the_rights_of_any_new_file(tmp_path):
+    mc_save(mc_mlp(3, labels=["a", "b"]), tmp_path / "net.safetensors")
+    (tmp_path / "other").touch()
+    assert (tmp_path / "net.safetensors").stat().st_mode == (tmp_path / "other").stat().st_mode

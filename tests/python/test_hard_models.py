@@ -271,3 +271,9 @@ def test_a_keyboard_interrupt_ends_the_workers(small_chunks):
     with pytest.raises(KeyboardInterrupt):
         predict(KeepsItsSkip(), numbers(400, 3), progress=interrupt)
     assert torch.get_num_threads() == 2
+
+
+def test_what_a_model_cannot_take_is_said_with_its_shape():
+    model = nn.Sequential(nn.Linear(4, 5), nn.Dropout(0.5))
+    with pytest.raises(ValueError, match=r"`model` fails on inputs of shape \(input, 7\): RuntimeError, mat1 and mat2"):
+        predict(model, numbers(N, 7))

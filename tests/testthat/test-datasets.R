@@ -84,3 +84,14 @@ test_that("folders without images are refused", {
     mc_read_images("empty", color = "gray")
   })
 })
+
+test_that("a single folder of images keeps its label, and images out of range are refused", {
+  skip_if_no_core()
+  folder <- image_folder()
+  unlink(file.path(folder, "dog"), recursive = TRUE)
+  images <- mc_read_images(folder, size = c(8, 8))
+  expect_identical(as.character(images$y), rep("cat", 3))
+  net <- mc_cnn(c(8, 8, 1), labels = c("cat", "dog"))
+  expect_equal(nrow(mc_predict(net, images, n_samples = 3, seed = 1)), 3)
+  expect_snapshot(images[4], error = TRUE)
+})
