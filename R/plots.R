@@ -38,6 +38,7 @@ mc_plot_probabilities <- function(prediction, images = NULL, ..., inputs = NULL,
       as_path(path), plot, width = 0.3 + panel_width * columns, height = height, dpi = 150,
       limitsize = FALSE, bg = "white"
     )
+    return(invisible(plot)) # a script would draw it once more, into Rplots.pdf
   }
   plot
 }
