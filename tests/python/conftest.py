@@ -4,9 +4,12 @@ import pytest
 import torch
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def one_thread():
-    """Small networks gain nothing from more, and lose much where another process wants the same cores."""
+    """Small networks gain nothing from more, and lose much where another process wants the same cores.
+
+    Put back after each file: the tests across the bridge compare with an R that has all threads.
+    """
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
