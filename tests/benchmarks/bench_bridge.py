@@ -53,8 +53,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = str(Path(folder) / "net.safetensors")
         mcd.mc_save(mcd.mc_cnn((28, 28, 1), labels=mcd.mc_sample_data().labels), path)
+        script = Path(folder) / "in_r.R"
+        script.write_text(IN_R.format(path=path))
         for _ in range(rounds):
-            times["R"] += seconds(["Rscript", "-e", IN_R.format(path=path)])
+            times["R"] += seconds(["Rscript", str(script)])
             times["Python"] += seconds([sys.executable, "-c", IN_PYTHON.format(path=path)])
     in_r, in_python = (statistics.median(times[language]) for language in ("R", "Python"))
     print(
