@@ -344,7 +344,7 @@ def _as_pictures(images: object, chosen: np.ndarray, n_inputs: int) -> np.ndarra
 
 def _check_matplotlib() -> None:
     try:
-        import matplotlib  # noqa: F401
+        import matplotlib  # noqa: F401  (only whether it is there)
     except ImportError as error:
         raise ImportError("Pictures need matplotlib; run `pip install mcdropout[plot]`.") from error
 

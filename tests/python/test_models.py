@@ -119,13 +119,13 @@ def test_the_first_weights_come_from_the_seed_alone(make):
 
 def test_making_a_network_moves_no_global_generator():
     torch.manual_seed(3)
-    np.random.seed(3)  # noqa: NPY002  # the global state is what is looked at
-    torch_state, numpy_state = torch.get_rng_state(), np.random.get_state()[1]  # noqa: NPY002
+    np.random.seed(3)
+    torch_state, numpy_state = torch.get_rng_state(), np.random.get_state()[1]
     mc_cnn((8, 8, 1), LABELS)
     with pytest.raises(ValueError, match="`dropout` must be"):
         mc_mlp(3, LABELS, dropout=2)
     assert torch.equal(torch.get_rng_state(), torch_state)
-    assert (np.random.get_state()[1] == numpy_state).all()  # noqa: NPY002
+    assert (np.random.get_state()[1] == numpy_state).all()
 
 
 @pytest.mark.parametrize(

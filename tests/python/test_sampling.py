@@ -386,11 +386,11 @@ def state_of(model):
 @pytest.mark.parametrize("training", [True, False])
 def test_the_model_and_the_random_state_stay_as_they_were(convnet, images, training):
     convnet.train(training)
-    before, torch_state, numpy_state = state_of(convnet), torch.get_rng_state(), np.random.get_state()  # noqa: NPY002 (the global one is what must stay)
+    before, torch_state, numpy_state = state_of(convnet), torch.get_rng_state(), np.random.get_state()
     predict(convnet, images)
     assert state_of(convnet) == before
     assert torch.equal(torch.get_rng_state(), torch_state)
-    np.testing.assert_array_equal(np.random.get_state()[1], numpy_state[1])  # noqa: NPY002
+    np.testing.assert_array_equal(np.random.get_state()[1], numpy_state[1])
     assert not torch.is_inference_mode_enabled()
 
 

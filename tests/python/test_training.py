@@ -407,8 +407,8 @@ def test_training_moves_no_global_generator_also_after_an_error(table, fails):
         raise RuntimeError("a fault of the callback")
 
     torch.manual_seed(8)
-    np.random.seed(8)  # noqa: NPY002  # the global state is what is looked at
-    torch_state, numpy_state = torch.get_rng_state(), np.random.get_state()[1]  # noqa: NPY002
+    np.random.seed(8)
+    torch_state, numpy_state = torch.get_rng_state(), np.random.get_state()[1]
     model = network()
     if fails:
         with pytest.raises(RuntimeError, match="a fault of the callback"):
@@ -417,7 +417,7 @@ def test_training_moves_no_global_generator_also_after_an_error(table, fails):
         fit(model, *table, validation_split=0.2)
         mc_train_on_batch(model, *table)
     assert torch.equal(torch.get_rng_state(), torch_state)
-    assert (np.random.get_state()[1] == numpy_state).all()  # noqa: NPY002
+    assert (np.random.get_state()[1] == numpy_state).all()
     assert not model.training
 
 
