@@ -1,10 +1,10 @@
-"""Draw networks and run inputs through them: chunks, vmap or loop, masks kept while they are small.
+"""Draw networks and run inputs through them: chunks, engines, masks kept while they are small.
 
 A draw is a network. Its masks are keyed (`randomness`), so draws can be made in any order and in any pieces.
 
-Draws are vectorised with `torch.func.vmap` over the masks. The input is not batched there, so what comes before
-the first site is computed once for all draws. Where vmap cannot go, the same masks run in a loop, which computes
-what comes before the first site once as well.
+Three engines give the same numbers, the quickest that does so for a network being taken: `folded` lays the draws along
+the inputs' axis (`folding`), `vmap` has torch run all draws at once whatever their axes, the loop takes one draw after
+the other. In each, what comes before the first site is computed once for all draws.
 """
 
 from __future__ import annotations
@@ -25,13 +25,14 @@ from torch._C._functorch import (  # torch has no public way to say this, and it
 )
 
 from .checks import IdenticalDraws, OutOfMemory
+from .folding import FoldedMode, can_be_folded, fused_calls
 from .inputs import Inputs
 from .operations import is_opened
 from .outputs import Outputs
 from .randomness import keep_masks
-from .sites import CallNames, Probe, Replica, SampleMode, Site, raise_flags, random_state_kept
+from .sites import Probe, Replica, SampleMode, Site, raise_flags, random_state_kept, tensors_in
 
-CHUNK_BYTES = 16 << 20  # largest intermediate result of a chunk; tests/benchmarks/bench_chunks.py shows the sweep
+CHUNK_BYTES = 8 << 20  # largest intermediate result of a chunk; tests/benchmarks/bench_chunks.py shows the sweep
 MASK_BYTES = 256 << 20  # masks of all draws are kept for the next batch up to this size, else made again
 INPUTS_PER_CHUNK = 4  # so few at least that a mask, once read, serves several inputs
 
@@ -106,10 +107,11 @@ class Plan:
         self.probe, self.outputs, self.seed, self.masks = probe, outputs, seed, masks
         self.device, self.precision, self.sites = replica.device, replica.precision, probe.sites
         self.idle, self.more_replicas = [replica], more_replicas
-        self.engine, self.engine_reason = "vmap", ""
+        self.engine, self.engine_reason = "loop", ""
         # random numbers that are not keyed depend on who draws first
         self.alone = more_replicas is None or probe.own_randomness
-        self.draws_per_chunk, self.inputs_per_chunk = chunk_sizes(n_samples, probe.bytes_per_row)
+        self.fused = fused_calls(probe, self.device)
+        self.draws_per_chunk, self.inputs_per_chunk = chunk_sizes(n_samples, probe.largest(without=self.fused))
         self.prefix_can_be_kept = True
         self.has_spread = False
         self.unknown: set[str] = set()
@@ -121,13 +123,13 @@ class Plan:
         """Raw outputs (draw, input, ...) of some draws."""
         if not self.engine_reason:
             self._choose_engine(inputs[slice(0, 3)], ids[:3])
-        step = self.inputs_per_chunk * (1 if self.engine == "vmap" else self.draws_per_chunk)
+        step = self.inputs_per_chunk * (self.draws_per_chunk if self.engine == "loop" else 1)
         parts = [slice(start, start + step) for start in range(0, len(inputs), step)]
         if self.masks == "shared":
             self._keep_masks(draws)
         done = []
         work = partial(self._some_inputs, inputs, ids, draws)
-        with _no_talk_of_batching_rules():
+        with _no_talk_of_batching_rules() if self.engine == "vmap" else nullcontext():
             for out in map(work, parts) if self.alone else workers.side_by_side(work, parts):
                 self.has_spread = self.has_spread or bool((out[1:] != out[:1]).any())
                 report(out.shape[1])
@@ -181,13 +183,26 @@ class Plan:
     def _chunk(self, inputs: Inputs, ids: np.ndarray, draws: range) -> Tensor:
         masks = self._masks(draws, ids)
         with self._borrowed() as replica:
-            return (self._vectorised if self.engine == "vmap" else self._looped)(replica, inputs, masks)
+            return self._engines()[self.engine](replica, inputs, masks)
 
     # ---- engines
 
+    def _engines(self) -> dict[str, Callable[[Replica, Inputs, Masks], Tensor]]:
+        """The ways to run draws, the quickest first; the last can run them all."""
+        engines = {"folded": self._folded, "vmap": self._vectorised, "loop": self._looped}
+        if not all(map(can_be_folded, self.sites.values())):
+            del engines["folded"]
+        return engines
+
+    def _folded(self, replica: Replica, inputs: Inputs, masks: Masks) -> Tensor:
+        n_draws = len(next(iter(masks.values())))
+        mode = FoldedMode(replica, self.sites, masks, len(inputs), n_draws, self.fused)
+        with replica.predicting():
+            return self._run(replica, inputs.clone(), mode).unflatten(0, (n_draws, len(inputs)))
+
     def _vectorised(self, replica: Replica, inputs: Inputs, masks: Masks) -> Tensor:
         with replica.predicting():
-            return torch.func.vmap(lambda own: self._pass(replica, inputs, own))(masks)
+            return torch.func.vmap(lambda own: self._pass(replica, inputs, own, None))(masks)
 
     def _looped(self, replica: Replica, inputs: Inputs, masks: Masks) -> Tensor:
         n_draws = len(next(iter(masks.values())))
@@ -200,9 +215,9 @@ class Plan:
                     self.prefix_can_be_kept, prefix = False, None
         return torch.stack(draws)
 
-    def _pass(self, replica: Replica, inputs: Inputs, masks: Masks, prefix: Prefix | None = None) -> Tensor:
+    def _pass(self, replica: Replica, inputs: Inputs, masks: Masks, prefix: Prefix | None) -> Tensor:
         """One pass of the network under the masks of one draw (under vmap: of many)."""
-        given = replica.calls, self.sites, masks, len(inputs)
+        given = replica, self.sites, masks, len(inputs)
         inputs = inputs.clone()  # a model may write to what it is given
         if prefix is None:
             mode = SampleMode(*given)
@@ -210,34 +225,45 @@ class Plan:
             mode, prefix.inputs = RecordingMode(*given, prefix), inputs
         else:
             mode, inputs = ReplayingMode(*given, prefix), prefix.inputs
+        return self._run(replica, inputs, mode)
+
+    def _run(self, replica: Replica, inputs: Inputs, mode: SampleMode) -> Tensor:
         with mode:
             result = self.outputs.tensor(replica.run(inputs))
         self.unknown |= mode.unknown
         return result
 
     def _choose_engine(self, inputs: Inputs, ids: np.ndarray) -> None:
-        """vmap if it gives the loop's numbers on two draws of a few inputs, else the loop."""
+        """The first that gives the loop's numbers on two draws of a few inputs."""
         masks = self._made(range(2), self._as_ids(ids))
         with self._borrowed() as replica:
             looped = self._looped(replica, inputs, masks)
-        try:
-            with _no_talk_of_batching_rules(), self._borrowed() as replica:
-                vectorised = self._vectorised(replica, inputs, masks)
-        except MemoryError:
-            raise
-        except Exception as error:  # vmap fails in as many ways as models are written
-            if _is_out_of_memory(error):
+        failures = []
+        for engine, run in self._engines().items():
+            if engine == "loop":
+                break
+            try:
+                with self._borrowed() as replica, _no_talk_of_batching_rules():
+                    result = run(replica, inputs, masks)
+            except MemoryError:
                 raise
-            self.engine, self.engine_reason = "loop", f"vmap failed: {_first_line(error)}"
-            return
-        self.engine_reason = "vmap gives the loop's numbers"
+            except Exception as error:  # there are as many ways to fail as models are written
+                if _is_out_of_memory(error):
+                    raise
+                failures.append(f"{engine} failed: {_first_line(error)}")
+                continue
+            if self._same(looped, result):
+                self.engine, self.engine_reason = engine, "; ".join([*failures, f"{engine} gives the loop's numbers"])
+                return
+            failures.append(f"{engine} gave other numbers than the loop")
+        self.engine, self.engine_reason = "loop", "; ".join(failures)
+
+    def _same(self, looped: Tensor, result: Tensor) -> bool:
         tolerance = 1e-4 if self.precision == "float32" else 5e-2  # sums in another order; 8 bits of bfloat16
         scale = looped.float().abs().max().clamp(min=1e-6)
-        same = vectorised.shape == looped.shape and bool(
-            ((vectorised - looped).float().abs() <= tolerance * scale).logical_or(looped.isnan()).all()
+        return result.shape == looped.shape and bool(
+            ((result - looped).float().abs() <= tolerance * scale).logical_or(looped.isnan()).all()
         )
-        if not same:
-            self.engine, self.engine_reason = "loop", "vmap gave other numbers, as with in-place operations"
 
     # ---- masks
 
@@ -291,7 +317,7 @@ class Prefix:
 
     def complete(self, counts: Counter[str]) -> None:
         """The first site is reached."""
-        tensors = _tensors([self.results, list(self.inputs.args), list(self.inputs.kwargs.values())])
+        tensors = tensors_in([self.results, list(self.inputs.args), list(self.inputs.kwargs.values())])
         self.counts, self.versions = counts, [(one, one._version) for one in tensors]
 
     def was_written_to(self) -> bool:
@@ -299,17 +325,11 @@ class Prefix:
         return self.versions is None or any(tensor._version != version for tensor, version in self.versions)
 
 
-def _tensors(result: Any) -> list[Tensor]:
-    if isinstance(result, Tensor):
-        return [result]
-    return [one for part in result for one in _tensors(part)] if isinstance(result, (tuple, list)) else []
-
-
 class RecordingMode(SampleMode):
     """A draw that notes what comes before its first site."""
 
-    def __init__(self, calls: CallNames, sites: dict[str, Site], masks: Masks, n_inputs: int, prefix: Prefix) -> None:
-        super().__init__(calls, sites, masks, n_inputs)
+    def __init__(self, replica: Replica, sites: dict[str, Site], masks: Masks, n_inputs: int, prefix: Prefix) -> None:
+        super().__init__(replica, sites, masks, n_inputs)
         self.prefix = prefix
 
     def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
@@ -326,9 +346,9 @@ class RecordingMode(SampleMode):
 class ReplayingMode(SampleMode):
     """A draw that takes what comes before its first site from an earlier one."""
 
-    def __init__(self, calls: CallNames, sites: dict[str, Site], masks: Masks, n_inputs: int, prefix: Prefix) -> None:
-        super().__init__(calls, sites, masks, n_inputs)
-        calls.counts.update(prefix.counts)
+    def __init__(self, replica: Replica, sites: dict[str, Site], masks: Masks, n_inputs: int, prefix: Prefix) -> None:
+        super().__init__(replica, sites, masks, n_inputs)
+        self.calls.counts.update(prefix.counts)
         self.results = iter(prefix.results)
         self.left = len(prefix.results)
 

@@ -151,7 +151,9 @@ def _attention(
     if dropout_p == 0:
         return weights @ value
     drop = Drop("scaled_dot_product_attention", float(dropout_p), True, tuple(weights.shape))
-    return mode.meet(drop, weights) @ value
+    weights = mode.meet(drop, weights)
+    with mode:  # `value` may want to be laid out as the weights now are
+        return weights @ value
 
 
 def _opened(mode: Mode, func: Any, *args: Any, **kwargs: Any) -> Any:
@@ -177,8 +179,9 @@ def _recurrent(mode: Mode, func: Any, *args: Any) -> Any:
     if not isinstance(args[3], bool):  # there it has the weights, and where each step's rows end before them
         return _packed(func, args)
     x, state, weights, has_biases, n_layers, rate, active, both_ways, batch_first = args
+    batch_axis = 0 if batch_first else 1
     if rate == 0 or n_layers == 1:
-        return func(*args)
+        return func(x, _for_rows(state, x.shape[batch_axis]), *args[2:])
     ways, per_layer = 2 if both_ways else 1, len(weights) // n_layers
     ends = []
     for layer in range(n_layers):
@@ -186,10 +189,19 @@ def _recurrent(mode: Mode, func: Any, *args: Any) -> Any:
             x = mode.meet(Drop(func.__name__, float(rate), bool(active), tuple(x.shape)), x)
         own = slice(layer * ways, (layer + 1) * ways)
         begin = tuple(one[own] for one in state) if isinstance(state, tuple) else state[own]
+        begin = _for_rows(begin, x.shape[batch_axis])
         part = weights[layer * per_layer : (layer + 1) * per_layer]
         x, *end = func(x, begin, part, has_biases, 1, 0.0, False, both_ways, batch_first)
         ends.append(end)
-    return (x, *(torch.cat(states) for states in zip(*ends, strict=True)))
+    rows = x.shape[batch_axis]
+    return (x, *(torch.cat([_for_rows(one, rows) for one in states]) for states in zip(*ends, strict=True)))
+
+
+def _for_rows(state: Any, n: int) -> Any:
+    """States (layer, row, unit) repeated until there is one for each of `n` rows: torch reads on where they end."""
+    if isinstance(state, tuple):
+        return tuple(_for_rows(one, n) for one in state)
+    return state if state.ndim < 3 or state.shape[1] == n else state.repeat(1, n // state.shape[1], 1)
 
 
 def _packed(func: Any, args: tuple) -> Any:
@@ -225,6 +237,8 @@ def _drops_paths(mode: Mode) -> bool:
     return DROP_PATH.search(type(mode.module()).__name__) is not None
 
 
+RELUS = frozenset((F.relu, torch.relu, Tensor.relu))
+
 HANDLERS: dict[Any, Handler] = {
     **dict.fromkeys((F.dropout, torch.dropout, *CHANNELS, *ALPHAS, *ALPHA_CHANNELS, *IN_PLACE), _dropout),
     F.scaled_dot_product_attention: _attention,
@@ -233,6 +247,11 @@ HANDLERS: dict[Any, Handler] = {
     Tensor.bernoulli_: _bernoulli,
     torch.rand: _rand,
 }
+
+
+def drops(func: Any) -> bool:
+    """Whether this function is a dropout and no more."""
+    return HANDLERS.get(func) is _dropout
 
 
 def is_opened(func: Any) -> bool:

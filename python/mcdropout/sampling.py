@@ -135,7 +135,7 @@ def mc_predict_point(
     parts = []
     with reporting(progress, feed.n_inputs, "Predicting") as report:
         for inputs in feed.batches(batch_size):
-            with network.replica.predicting(), StochasticMode(network.replica.calls):
+            with network.replica.predicting(), StochasticMode(network.replica):
                 result = network.replica.run(inputs)
             if not parts:
                 network.outputs.check(result, len(inputs))
@@ -343,7 +343,7 @@ def _predict(
         shape = (request.n_samples, feed.n_inputs, *values.shape[2:])
         check_room(shape, 1 if noise is None else 2)
     size = max(1, min(request.batch_size, DRAWS_BYTES // (4 * request.n_samples * out[0].numel())))
-    collected = Collected(feed.n_inputs if request.keep_samples else None, request)
+    collected = Collected(feed.n_inputs, request)
     seen = 0
     with sampler.at_work() as workers, reporting(progress, feed.n_inputs, "Sampling") as report:
         for inputs in feed.batches(size):
@@ -442,73 +442,89 @@ class Collected:
 
     def __init__(self, n_inputs: int | None, request: Request) -> None:
         self.n_inputs, self.request = n_inputs, request
-        self.places: list[np.ndarray] = []
-        self.counts: list[np.ndarray] = []
-        self.parts: list[dict[str, np.ndarray]] = []
-        self.kept: list[list[tuple[np.ndarray, np.ndarray]]] = [[], []]  # of streams: places and draws, and noise
-        self.room: list[np.ndarray | None] = [None, None]  # of known length: samples, noise variances
+        self.counts = Store((), n_inputs)
+        self.summaries: dict[str, Store] = {}
+        self.draws: list[Store | None] = [None, None]  # samples, noise variances
 
     def put(self, drawn: Drawn, first: int, outputs: Outputs, level: float) -> None:
         """Take over the draws of some inputs of the batch that starts at `first`."""
         places = first + drawn.places
-        self.places.append(places)
-        self.counts.append(np.full(len(places), len(drawn.values)))
+        self.counts.put(places, np.full(len(places), len(drawn.values)))
         if outputs.task == "classification":
             made = summarise_classes(drawn.values, level)
         else:
             made = summarise_values(drawn.values, drawn.noise, level)
-        self.parts.append({name: value.cpu().numpy() for name, value in made.items() if name in BY_INPUT})
+        for name in made.keys() & BY_INPUT:
+            store = self.summaries.setdefault(name, Store((), self.n_inputs))
+            store.put(places, made[name].cpu().numpy())
         if self.request.keep_samples:
             for which, draws in enumerate((drawn.values, drawn.noise)):
                 if draws is not None:
-                    self._keep(which, draws.cpu().numpy(), places)
+                    self._keep(which, places, draws.cpu().numpy())
 
-    def _keep(self, which: int, draws: np.ndarray, places: np.ndarray) -> None:
-        if self.n_inputs is None:
-            check_room(draws.shape, 1)
-            self.kept[which].append((places, draws))
-            return
-        if self.room[which] is None:
-            shape = (self.request.n_samples, self.n_inputs, *draws.shape[2:])
-            empty = np.empty if self.request.tolerance is None else _nan
-            self.room[which] = empty(shape, dtype=np.float32)
-        room = self.room[which]
-        assert room is not None
-        consecutive = slice(places[0], places[-1] + 1) if places[-1] - places[0] + 1 == len(places) else places
-        room[: len(draws), consecutive] = draws
-
-    def _order(self) -> np.ndarray:
-        return np.concatenate(self.places).argsort(kind="stable")
+    def _keep(self, which: int, places: np.ndarray, draws: np.ndarray) -> None:
+        store = self.draws[which]
+        if store is None:
+            store = self.draws[which] = Store((self.request.n_samples,), self.n_inputs)
+        store.put(places, draws)
 
     def summary(self) -> dict[str, np.ndarray]:
         """Each summary for all inputs, in their order."""
-        order = self._order()
-        return {name: np.concatenate([part[name] for part in self.parts])[order] for name in self.parts[0]}
+        return {name: store.whole() for name, store in self.summaries.items()}
 
     def n_drawn(self) -> np.ndarray:
         """Draws that each input took."""
-        return np.concatenate(self.counts)[self._order()]
+        return self.counts.whole()
 
     def samples(self) -> np.ndarray | None:
         """The draws that were kept."""
-        return self._all(0)
+        return None if self.draws[0] is None else self.draws[0].whole()
 
     def noise_variances(self) -> np.ndarray | None:
         """Their noise variances."""
-        return self._all(1)
-
-    def _all(self, which: int) -> np.ndarray | None:
-        if self.room[which] is not None or not self.kept[which]:
-            return self.room[which]
-        n_inputs = sum(len(places) for places, _ in self.kept[which])
-        whole = _nan((self.request.n_samples, n_inputs, *self.kept[which][0][1].shape[2:]), dtype=np.float32)
-        for places, draws in self.kept[which]:
-            whole[: len(draws), places] = draws
-        return whole
+        return None if self.draws[1] is None else self.draws[1].whole()
 
 
-def _nan(shape: tuple[int, ...], dtype: type) -> np.ndarray:
-    return np.full(shape, np.nan, dtype=dtype)
+class Store:
+    """An array that is filled by the positions of inputs, and grows where nobody knows how many will come.
+
+    One place for all batches: a small array kept from each would hold on to the memory around it.
+
+    `before`: lengths of the axes before that of the inputs; what is put may be shorter there, and NaN is left.
+    """
+
+    def __init__(self, before: tuple[int, ...], n_inputs: int | None) -> None:
+        self.before, self.n_inputs, self.n = before, n_inputs, 0
+        self.array: np.ndarray | None = None
+
+    def put(self, places: np.ndarray, values: np.ndarray) -> None:
+        """Values (..., input, ...) of the inputs at these positions."""
+        axis = len(self.before)
+        self.n = max(self.n, int(places.max()) + 1)
+        if self.array is None or self.array.shape[axis] < self.n:
+            self._grow(values)
+        assert self.array is not None
+        consecutive = places[-1] - places[0] + 1 == len(places)
+        own = slice(places[0], places[-1] + 1) if consecutive else places
+        self.array[(*map(slice, values.shape[:axis]), own)] = values
+
+    def _grow(self, values: np.ndarray) -> None:
+        axis = len(self.before)
+        old = self.array
+        room = self.n_inputs or max(self.n, 0 if old is None else 2 * old.shape[axis])
+        shape = (*self.before, room, *values.shape[axis + 1 :])
+        if axis:
+            check_room(shape, 1)
+        self.array = np.full(shape, np.nan, values.dtype) if axis else np.empty(shape, values.dtype)
+        if old is not None:
+            self.array[(slice(None),) * axis + (slice(old.shape[axis]),)] = old
+
+    def whole(self) -> np.ndarray:
+        """What was put, in the order of the inputs."""
+        assert self.array is not None
+        if self.array.shape[len(self.before)] == self.n:
+            return self.array
+        return self.array[(slice(None),) * len(self.before) + (slice(self.n),)].copy()
 
 
 def check_room(shape: tuple[int, ...], arrays: int) -> None:

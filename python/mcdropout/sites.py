@@ -29,7 +29,8 @@ from torch.overrides import TorchFunctionMode
 
 from .checks import NoStochasticSites
 from .inputs import Inputs
-from .operations import ALPHA, HANDLERS, STOCHASTIC_DEPTH, Drop, Shape
+from .operations import ALPHA, HANDLERS, RELUS, STOCHASTIC_DEPTH, Drop, Shape, drops
+from .precision import cast_arguments
 
 
 @dataclass(frozen=True)
@@ -87,14 +88,8 @@ class Replica:
 
     @contextmanager
     def predicting(self, inference: bool = True) -> Iterator[None]:
-        """No gradients, and the wished precision; `inference` False where writes in place are to be counted."""
-        reduced = self.precision != "float32"
-        dtype = getattr(torch, self.precision) if reduced else None
-        with (
-            torch.inference_mode(inference),
-            torch.no_grad(),
-            torch.autocast(self.device.type, dtype=dtype, enabled=reduced),
-        ):
+        """No gradients; `inference` False where writes in place are to be counted."""
+        with torch.inference_mode(inference), torch.no_grad(), torch.autocast(self.device.type, enabled=False):
             yield
 
 
@@ -167,16 +162,21 @@ class StochasticMode(TorchFunctionMode):
     One object serves one pass.
     """
 
-    def __init__(self, calls: CallNames) -> None:
+    def __init__(self, replica: Replica) -> None:
         super().__init__()
-        self.calls = calls
-        calls.start()
+        self.calls = replica.calls
+        self.reduced = None if replica.precision == "float32" else getattr(torch, replica.precision)
+        self.n_relus = 0
+        self.calls.start()
 
     def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        kwargs = kwargs or {}
+        if self.reduced is not None:
+            args, kwargs = cast_arguments(func, args, kwargs, self.reduced)
         handler = HANDLERS.get(func)
         if handler is None:
-            return func(*args, **(kwargs or {}))
-        return handler(self, func, *args, **(kwargs or {}))
+            return func(*args, **kwargs)
+        return handler(self, func, *args, **kwargs)
 
     def meet(self, drop: Drop, x: Tensor) -> Tensor:
         """What becomes of `x`; here: nothing is dropped."""
@@ -186,6 +186,11 @@ class StochasticMode(TorchFunctionMode):
     def pass_over(self) -> None:
         """A call that drops nothing still counts, so that the names of the next ones do not depend on it."""
         self.calls.next()
+
+    def next_relu(self) -> str:
+        """The name of the relu being called now."""
+        self.n_relus += 1
+        return f"relu {self.n_relus}"
 
     def module(self) -> nn.Module | None:
         """The module whose code is running."""
@@ -206,17 +211,27 @@ class Call:
     order: Shape
 
 
+def tensors_in(given: Any) -> list[Tensor]:
+    """A tensor, or those of a tuple, list or mapping, however deep."""
+    if isinstance(given, Tensor):
+        return [given]
+    parts = given.values() if isinstance(given, dict) else given if isinstance(given, (tuple, list)) else ()
+    return [one for part in parts for one in tensors_in(part)]
+
+
 class ProbeMode(StochasticMode):
-    """Notes the stochastic calls and the size of the largest intermediate result; drops nothing.
+    """Notes the stochastic calls, what uses their results, and the sizes of all results; drops nothing.
 
     `originals`: ids of the user's own weights, which a replica has no business with.
     """
 
-    def __init__(self, calls: CallNames, originals: set[int] | None = None) -> None:
-        super().__init__(calls)
+    def __init__(self, replica: Replica, originals: set[int] | None = None) -> None:
+        super().__init__(replica)
         self.originals = originals or set()
         self.found: dict[str, Call] = {}
-        self.largest = 0  # bytes of the largest result at or after the first call
+        self.results: dict[int, tuple[str, Tensor]] = {}  # of dropouts and relus, by their identity
+        self.uses: dict[str, list[Any]] = {}  # what takes the result of each: a function, or a dropout's name
+        self.bytes: dict[str, int] = {}  # of each such result; under "" the largest of the others after the first site
 
     def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         if self.originals and any(id(one) in self.originals for one in args):
@@ -224,23 +239,41 @@ class ProbeMode(StochasticMode):
                 "`model` reaches its weights past its modules (through a function that holds on to the model or to one "
                 "of them), so it cannot be sampled without changing it; make that function a method of a module."
             )
+        if self.results and not drops(func):
+            for one in tensors_in((args, kwargs or {})):
+                self._note_use(one, func)
         result = super().__torch_function__(func, types, args, kwargs)
+        if func in RELUS:
+            name = self.next_relu()
+            if result is not args[0]:
+                self._note_result(name, result)
         if self.found and type(result) is Tensor:
-            self.largest = max(self.largest, result.numel() * result.element_size())
+            name = self.results[id(result)][0] if id(result) in self.results else ""
+            self.bytes[name] = max(self.bytes.get(name, 0), result.nbytes)
         return result
+
+    def _note_result(self, name: str, result: Tensor) -> None:
+        self.results[id(result)], self.uses[name] = (name, result), []
+
+    def _note_use(self, x: Tensor, use: Any) -> None:
+        if id(x) in self.results:
+            self.uses[self.results[id(x)][0]].append(use)
 
     def meet(self, drop: Drop, x: Tensor) -> Tensor:
         name = self.calls.next()
         order = tuple(sorted(range(x.ndim), key=lambda axis: -x.stride(axis)))
         self.found[name] = Call(name, drop, x, order)
-        return _kept_whole(drop, x)
+        self._note_use(x, name)
+        result = _kept_whole(drop, x.view_as(x))
+        self._note_result(name, result)
+        return result
 
 
 class SampleMode(StochasticMode):
     """Applies the masks of one draw (or, under vmap, of many) at their sites."""
 
-    def __init__(self, calls: CallNames, sites: dict[str, Site], masks: dict[str, Tensor], n_inputs: int) -> None:
-        super().__init__(calls)
+    def __init__(self, replica: Replica, sites: dict[str, Site], masks: dict[str, Tensor], n_inputs: int) -> None:
+        super().__init__(replica)
         self.sites, self.masks, self.n_inputs = sites, masks, n_inputs
         self.unknown: set[str] = set()
 
@@ -249,13 +282,28 @@ class SampleMode(StochasticMode):
         name = self.calls.next()
         if name in self.sites:
             self.at_site(before)
-            return dropped(x, self.masks[name], self.sites[name], self.n_inputs)
+            return self.drop(x, self.sites[name])
         if drop.active and 0 < drop.rate < 1 and drop.operation != STOCHASTIC_DEPTH:
             self.unknown.add(name)
         return _kept_whole(drop, x)
 
     def at_site(self, counts: Counter[str]) -> None:
         """A site is reached, after so many calls."""
+
+    def drop(self, x: Tensor, site: Site) -> Tensor:
+        """What becomes of `x` at a site."""
+        self.check_shape(x, site)
+        return dropped(x, self.masks[site.name], site, self.n_inputs)
+
+    def check_shape(self, x: Tensor, site: Site, n_draws: int = 1) -> None:
+        """The mask of a site is laid out for what the probes met there."""
+        rows = self.n_inputs * n_draws
+        wanted = tuple(size * rows if axis == site.axis else size for axis, size in enumerate(site.x_shape))
+        if tuple(x.shape) != wanted:
+            raise ValueError(
+                f"`model` meets its dropout at {site.name} with shape {tuple(x.shape)} where its first inputs gave "
+                f"{wanted}; inputs of one call must all take the same way through it."
+            )
 
 
 def dropped(x: Tensor, mask: Tensor, site: Site, n_inputs: int) -> Tensor:
@@ -264,22 +312,17 @@ def dropped(x: Tensor, mask: Tensor, site: Site, n_inputs: int) -> Tensor:
     A mask made for one input meets an axis of n_inputs * k entries as k entries repeated for each input.
     """
     shape = x.shape
-    wanted = tuple(size * n_inputs if axis == site.axis else size for axis, size in enumerate(site.x_shape))
-    if tuple(shape) != wanted:
-        raise ValueError(
-            f"`model` meets its dropout at {site.name} with shape {tuple(shape)} where its first inputs gave {wanted}; "
-            "inputs of one call must all take the same way through it."
-        )
     if site.axis is not None and mask.shape[site.axis] not in (1, shape[site.axis]):
         if site.inputs_outermost:
             x, mask = x.unflatten(site.axis, (n_inputs, -1)), mask.unsqueeze(site.axis)
         else:
             x, mask = x.unflatten(site.axis, (-1, n_inputs)), mask.unsqueeze(site.axis + 1)
-    result = _applied(x, mask, site)
+    result = applied(x, mask, site)
     return result if result.shape == shape else result.reshape(shape)
 
 
-def _applied(x: Tensor, mask: Tensor, site: Site) -> Tensor:
+def applied(x: Tensor, mask: Tensor, site: Site) -> Tensor:
+    """`x` under a mask that broadcasts to it."""
     if site.kind == "scale":
         return x * mask
     if site.kind == "alpha":
@@ -297,12 +340,17 @@ class Probe:
     """What the probes found out about a model, for inputs of one shape."""
 
     sites: dict[str, Site]
-    bytes_per_row: int  # largest intermediate result of one input in one draw
+    bytes: dict[str, int]  # of these results for one input in one draw; under "" the largest of the others
     output: Any  # of the last probe, on `n_inputs` inputs, nothing dropped
     n_inputs: int
     own_randomness: bool  # the model itself draws from torch's global generator
     training_randomness: bool  # it would when training, outside dropout; that is left out
     raised: list[str]  # modules whose training flag is up while sampling
+    sole_uses: dict[str, Any]  # of dropouts and relus whose result one call takes: its function, or its name
+
+    def largest(self, without: frozenset[str]) -> int:
+        """Bytes of the largest intermediate result from the first site on, the results of some calls left out."""
+        return max((size for name, size in self.bytes.items() if name not in without), default=0)
 
 
 def probe(model: nn.Module, replica: Replica, head: Callable[[int], Inputs], stochastic_depth: bool = True) -> Probe:
@@ -343,11 +391,13 @@ def probe(model: nn.Module, replica: Replica, head: Callable[[int], Inputs], sto
             "`model` has no dropout with a rate above 0, so every draw would be the same; "
             "add `torch.nn.Dropout` layers and train again."
         )
-    return Probe(sites, modes[0].largest, output, 3, own_randomness, training_randomness, raised)
+    sole_uses = {name: uses[0] for name, uses in modes[0].uses.items() if len(uses) == 1}
+    sole_uses = {name: use for name, use in sole_uses.items() if all(mode.uses.get(name) == [use] for mode in modes)}
+    return Probe(sites, modes[0].bytes, output, 3, own_randomness, training_randomness, raised, sole_uses)
 
 
 def _calls(replica: Replica, inputs: Inputs, originals: set[int] | None = None) -> tuple[ProbeMode, Any]:
-    mode = ProbeMode(replica.calls, originals)
+    mode = ProbeMode(replica, originals)
     with replica.predicting(), mode:
         try:
             return mode, replica.run(inputs.clone())
@@ -389,7 +439,7 @@ def _calls_in_training(model: nn.Module, device: torch.device, inputs: Inputs) -
     replica = replicate(model, device)  # a replica of its own: a training pass may change buffers
     for module in replica.root.modules():
         module.training = not isinstance(module, _NormBase) and "running_mean" not in module._buffers
-    mode = ProbeMode(replica.calls)
+    mode = ProbeMode(replica)
     with (
         random_state_kept() as random_state_changed,
         torch.inference_mode(),

@@ -3,6 +3,8 @@
 import pytest
 import torch
 
+from mcdropout.draws import Plan
+
 
 @pytest.fixture(scope="module", autouse=True)
 def one_thread():
@@ -14,6 +16,20 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture
+def only_engine(monkeypatch):
+    """A function that leaves one engine, beside the loop, which every choice is held against."""
+    all_of_them = Plan._engines
+
+    def leave(engine):
+        kept = (engine, "loop")
+        monkeypatch.setattr(
+            Plan, "_engines", lambda self: {name: run for name, run in all_of_them(self).items() if name in kept}
+        )
+
+    return leave
 
 
 def pytest_collection_modifyitems(items):

@@ -132,7 +132,7 @@ def test_token_ids_stay_whole_numbers():
 
     ids = np.random.default_rng(0).integers(0, 20, (N, STEPS))
     usual = predict(Tokens().eval(), ids)
-    assert usual.engine == "vmap"
+    assert usual.engine == "folded"
     assert len(predict(Tokens(), {"input_ids": ids.astype(np.int32)})) == N
 
 

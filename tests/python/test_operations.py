@@ -61,7 +61,7 @@ DROPOUTS = {
 def test_every_kind_of_dropout_samples(name):
     result = predict(Apply(DROPOUTS[name]), np.abs(numbers(N, 4, 3, 5)) + 1, 30)
     assert (result.std > 0).mean() > 0.9
-    assert result.engine == "vmap"
+    assert result.engine == "folded"
 
 
 @pytest.mark.parametrize("function", [F.dropout1d, F.dropout2d, F.dropout3d, F.feature_alpha_dropout])
@@ -366,15 +366,8 @@ class Counting(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-@pytest.fixture
-def no_vmap(monkeypatch):
-    def refuse(*args, **kwargs):
-        raise RuntimeError("no vmap in this test")
-
-    monkeypatch.setattr(torch.func, "vmap", refuse)
-
-
-def test_the_loop_keeps_the_prefix(no_vmap):
+def test_the_loop_keeps_the_prefix(only_engine):
+    only_engine("loop")
     model = nn.Sequential(nn.Linear(3, 40), nn.Linear(40, 4), nn.Dropout(0.5), nn.Linear(4, 2))
     with Counting() as counting:
         predict(model, numbers(N, 3), 20)
@@ -396,7 +389,8 @@ def test_the_loop_keeps_the_prefix(no_vmap):
         lambda m, x: m.mha(x[:, None], x[:, None], x[:, None])[0][:, 0],  # a site inside a function written in Python
     ],
 )
-def test_the_kept_prefix_changes_nothing(function, monkeypatch, no_vmap):
+def test_the_kept_prefix_changes_nothing(function, monkeypatch, only_engine):
+    only_engine("loop")
     mha = nn.MultiheadAttention(3, 1, dropout=0.5, batch_first=True)
     model = seeded(lambda: Apply(function, layer=nn.Linear(3, 3), mha=mha))
     kept = predict(model, numbers(N, 3), 10)

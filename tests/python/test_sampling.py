@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import mcdropout as mcd
-from mcdropout.draws import chunk_sizes
+from mcdropout.draws import CHUNK_BYTES, Plan, chunk_sizes
 from mcdropout.sampling import MASKS
 
 N, LABELS, DRAWS = 11, 5, 7
@@ -173,19 +173,27 @@ def test_kept_or_not_the_summaries_are_the_same_to_the_bit(convnet, images):
 
 @pytest.mark.parametrize("masks", MASKS)
 @pytest.mark.parametrize("make", [ConvNet, Functional, lambda: mlp(0.3, 0.5, kind=nn.AlphaDropout)])
-def test_loop_and_vmap_give_the_same_draws(make, masks, monkeypatch):
+def test_all_engines_give_the_same_draws(make, masks, only_engine):
     model = seeded(make)
     x = numbers(N, 2, 8, 9) if isinstance(model, ConvNet) else numbers(N, 3)
-    vectorised = predict(model, x, masks=masks)
-    assert vectorised.engine == "vmap"
+    results = []
+    for engine in ("folded", "vmap", "loop"):
+        only_engine(engine)
+        results.append(predict(model, x, masks=masks))
+        assert results[-1].engine == engine
+    assert_same(results[0], results[2])
+    assert_same(results[1], results[2])
 
+
+def test_the_result_says_why_an_engine_was_passed_over(convnet, images, monkeypatch):
     def refuse(*args, **kwargs):
-        raise RuntimeError("Batching rule not implemented for this.")
+        raise RuntimeError("Not today.\nMore words.")
 
     monkeypatch.setattr(torch.func, "vmap", refuse)
-    looped = predict(model, x, masks=masks)
-    assert (looped.engine, looped.engine_reason) == ("loop", "vmap failed: Batching rule not implemented for this.")
-    assert_same(looped, vectorised)
+    monkeypatch.setattr("mcdropout.draws.Plan._folded", lambda self, replica, inputs, masks: torch.zeros(1))
+    result = predict(convnet, images)
+    assert result.engine == "loop"
+    assert result.engine_reason == "folded gave other numbers than the loop; vmap failed: Not today."
 
 
 def test_more_draws_begin_with_the_fewer(convnet, images):
@@ -539,19 +547,14 @@ def test_draws_that_do_not_fit_are_refused_before_they_are_made(convnet, images,
 
 def test_running_out_of_memory_halves_the_chunks(convnet, images, monkeypatch):
     usual = predict(convnet, images)
-    full = torch.func.vmap
+    full = Plan._folded
 
-    def scarce(function, *args, **kwargs):
-        run = full(function, *args, **kwargs)
+    def scarce(self, replica, inputs, masks):
+        if len(next(iter(masks.values()))) > 2:
+            raise torch.OutOfMemoryError("out of memory")
+        return full(self, replica, inputs, masks)
 
-        def limited(masks):
-            if len(next(iter(masks.values()))) > 2:
-                raise torch.OutOfMemoryError("out of memory")
-            return run(masks)
-
-        return limited
-
-    monkeypatch.setattr(torch.func, "vmap", scarce)
+    monkeypatch.setattr(Plan, "_folded", scarce)
     assert_same(predict(convnet, images), usual)
 
 
@@ -566,4 +569,4 @@ def test_chunks_fit_the_budget(n_samples, bytes_per_row):
     draws, inputs = chunk_sizes(n_samples, bytes_per_row)
     assert 1 <= draws <= n_samples
     assert inputs >= 1
-    assert draws * inputs * bytes_per_row <= (16 << 20) or draws * inputs == 1
+    assert draws * inputs * bytes_per_row <= CHUNK_BYTES or draws * inputs == 1

@@ -91,7 +91,7 @@ def seeded(make):
         return model
 
 
-def assert_promises(model, x, monkeypatch, **options):
+def assert_promises(model, x, only_engine, **options):
     """The promises of the engine, for one network."""
     flags = [module.training for module in model.modules()]
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
@@ -106,45 +106,41 @@ def assert_promises(model, x, monkeypatch, **options):
     for masks in ("shared", "per_input"):
         whole = predict(masks=masks)
         scale = np.abs(whole.samples).max()
-        assert whole.engine == "vmap", whole.engine_reason
+        assert whole.engine in ("folded", "vmap"), whole.engine_reason
         assert (whole.std.max(axis=-1) > 0).all()
         np.testing.assert_allclose(predict(masks=masks, batch_size=2).samples, whole.samples, atol=1e-4 * scale)
         alone = predict(some(x, slice(3, 4)), masks=masks, ids=[3])
         np.testing.assert_allclose(alone.samples[:, 0], whole.samples[:, 3], atol=1e-4 * scale)
-    with monkeypatch.context() as patch:
-        patch.setattr(torch.func, "vmap", _refuse)
-        looped = predict()
-    assert looped.engine == "loop"
-    np.testing.assert_allclose(looped.samples, predict().samples, atol=1e-4 * scale)
+    for engine in ("vmap", "loop"):
+        only_engine(engine)
+        other = predict(masks="per_input")
+        assert other.engine == engine, other.engine_reason
+        np.testing.assert_allclose(other.samples, whole.samples, atol=1e-4 * scale)
     assert [module.training for module in model.modules()] == flags
     for name, buffer in model.named_buffers():
         assert torch.equal(buffer, buffers[name]), name
 
 
-def _refuse(*args, **kwargs):
-    raise RuntimeError("no vmap here")
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("name", IMAGES)
-def test_torchvision(name, torchvision, monkeypatch):
+def test_torchvision(name, torchvision, only_engine):
     settings = {"init_weights": True, "aux_logits": False} if name == "googlenet" else {}
     if name == "densenet121":
         settings = {"drop_rate": 0.2}
     if name == "vit_b_16":
         settings = {"image_size": 32, "dropout": 0.1, "attention_dropout": 0.1}
     model = seeded(lambda: torchvision.models.get_model(name, weights=None, num_classes=6, **settings))
-    assert_promises(model.eval(), images(IMAGES[name]), monkeypatch)
+    assert_promises(model.eval(), images(IMAGES[name]), only_engine)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", TIMM)
-def test_timm(name, monkeypatch):
+def test_timm(name, only_engine):
     timm = import_or_skip("timm")
     settings = dict(TIMM[name])
     size = settings.get("img_size", 224 if name == "efficientformer_l1" else 64)
     model = seeded(lambda: timm.create_model(name, pretrained=False, num_classes=6, **settings))
-    assert_promises(model.eval(), images(size), monkeypatch)
+    assert_promises(model.eval(), images(size), only_engine)
 
 
 TEXT = ["Bert", "DistilBert", "Roberta", "Electra", "Albert"]
@@ -153,7 +149,7 @@ TEXT = ["Bert", "DistilBert", "Roberta", "Electra", "Albert"]
 @pytest.mark.slow
 @pytest.mark.parametrize("name", TEXT)
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
-def test_transformers(name, attention, monkeypatch):
+def test_transformers(name, attention, only_engine):
     transformers = import_or_skip("transformers")
     settings = dict(SMALL)
     if name == "DistilBert":
@@ -166,12 +162,12 @@ def test_transformers(name, attention, monkeypatch):
     model = seeded(lambda: getattr(transformers, f"{name}ForSequenceClassification")(config))
     table = mcd.mc_sites(model.eval(), tokens())
     assert len(table) >= 6, table  # embeddings, attention, hidden layers, head
-    assert_promises(model, tokens(), monkeypatch, outputs="logits")
+    assert_promises(model, tokens(), only_engine, outputs="logits")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["ViT", "Swin", "ConvNext"])
-def test_transformers_for_images(name, monkeypatch):
+def test_transformers_for_images(name, only_engine):
     transformers = import_or_skip("transformers")
     settings = {
         "ViT": SMALL | {"image_size": 32, "patch_size": 8, "hidden_dropout_prob": 0.1},
@@ -188,4 +184,4 @@ def test_transformers_for_images(name, monkeypatch):
     }[name]
     config = getattr(transformers, f"{name}Config")(**(settings | {"num_labels": 4}))
     model = seeded(lambda: getattr(transformers, f"{name}ForImageClassification")(config))
-    assert_promises(model.eval(), images(32), monkeypatch, outputs="logits")
+    assert_promises(model.eval(), images(32), only_engine, outputs="logits")

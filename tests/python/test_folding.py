@@ -1,0 +1,214 @@
+"""Draws laid along axis 0: whatever a network does with them, the numbers are the loop's."""
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import mcdropout as mcd
+from mcdropout.draws import Plan
+from mcdropout.folding import FoldedMode, fused_calls
+from mcdropout.inputs import Inputs
+from mcdropout.sites import probe, replicate
+
+N, DRAWS = 5, 7
+
+
+class Apply(nn.Module):
+    def __init__(self, function, **layers):
+        super().__init__()
+        self.function = function
+        for name, layer in layers.items():
+            setattr(self, name, layer)
+
+    def forward(self, *args):
+        return self.function(self, *args)
+
+
+def numbers(*shape):
+    return np.random.default_rng(0).normal(size=shape).astype(np.float32)
+
+
+def predict(model, x, **more):
+    torch.manual_seed(0)
+    return mcd.mc_predict(model, x, DRAWS, **({"outputs": "values", "seed": 1, "progress": False} | more))
+
+
+def drop(m, x):
+    return F.dropout(x, 0.5, m.training)
+
+
+def crossing(m, x):
+    """Attention of what was dropped over what was not."""
+    query, memory = drop(m, x[:, :2]), x
+    return F.scaled_dot_product_attention(query[:, None], memory[:, None], memory[:, None]).flatten(1)
+
+
+def last_step(m, x):
+    """As sequence classifiers take one step of each input, chosen by the input itself."""
+    hidden = drop(m, x)
+    return hidden[torch.arange(len(hidden)), x[..., 0].argmax(dim=1)]
+
+
+FOLDED = {
+    "a skip from before the first site": lambda m, x: x + drop(m, x * 2),
+    "a skip in place": lambda m, x: (x * 1).add_(drop(m, x)),
+    "joined": lambda m, x: torch.cat([x, drop(m, x)], dim=-1),
+    "a mask of the input": lambda m, x: drop(m, x).masked_fill(x > 0, 0.0),
+    "products of both": lambda m, x: drop(m, x) @ x.transpose(1, 2),
+    "attention over both": crossing,
+    "a step of each input": last_step,
+    "the number of inputs noted before": lambda m, x: drop(m, x).reshape(len(x), 2, 6).view(len(x), 12),
+    "several sites": lambda m, x: drop(m, drop(m, x).relu() + x),
+    "rows of an input": lambda m, x: drop(m, x.flatten(0, 1)).unflatten(0, (-1, 4)),
+    "recurrent": lambda m, x: m.rnn(x)[0],
+    "recurrent after a site": lambda m, x: m.rnn(drop(m, x))[0],
+}
+
+
+@pytest.mark.parametrize("masks", ["shared", "per_input"])
+@pytest.mark.parametrize("name", FOLDED)
+def test_folded_gives_the_loops_draws(name, masks, only_engine, monkeypatch):
+    torch.manual_seed(0)
+    rnn = nn.GRU(3, 4, num_layers=2, dropout=0.5, batch_first=True, bidirectional=True)
+    model, x = Apply(FOLDED[name], rnn=rnn), numbers(N, 4, 3)
+    for sizes in ((DRAWS, N), (3, 2), (1, 1), (2, 1)):
+        monkeypatch.setattr("mcdropout.draws.chunk_sizes", lambda *_, sizes=sizes: sizes)
+        folded = predict(model, x, masks=masks)
+        assert folded.engine == "folded", folded.engine_reason
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Plan, "_engines", lambda self: {"loop": self._looped})
+            looped = predict(model, x, masks=masks)
+        np.testing.assert_allclose(folded.samples, looped.samples, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("function", "engine"),
+    [
+        (lambda m, x: drop(m, x.transpose(0, 1)).transpose(0, 1), "vmap"),  # inputs along axis 1
+        (lambda m, x: drop(m, x).reshape(len(x), 3, -1), "vmap"),  # holds on to the number of inputs
+        (lambda m, x: drop(m, x.transpose(0, 1).flatten(0, 1)).unflatten(0, (4, -1)).transpose(0, 1), "vmap"),
+        (lambda m, x: drop(m, x) - drop(m, x).mean(dim=0), "vmap"),  # mixes inputs
+    ],
+)
+def test_what_cannot_be_folded_runs_otherwise(function, engine):
+    result = predict(Apply(function), numbers(N, 4, 3), masks="per_input", batch_size=N)
+    assert result.engine == engine, result.engine_reason
+
+
+# ---- dropouts that wait for their pool
+
+
+def convolutional(**layers):
+    return nn.Sequential(
+        nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Dropout(0.25), nn.MaxPool2d(2),
+        nn.Conv2d(4, 6, 3), nn.ReLU(), nn.Dropout(0.5), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(6, 3),
+    )  # fmt: skip
+
+
+def probed(model, x):
+    model = model.eval().to(memory_format=torch.channels_last)
+    x = torch.from_numpy(x).to(memory_format=torch.channels_last)
+    replica = replicate(model, torch.device("cpu"))
+    return replica, probe(model, replica, lambda n: Inputs((x[:n],), {}, n))
+
+
+def test_dropout_and_relu_before_a_pool_wait_for_it():
+    _, found = probed(convolutional(), numbers(N, 1, 12, 12))
+    assert fused_calls(found, torch.device("cpu")) == {"2[0]", "6[0]", "relu 1", "relu 2"}
+    assert fused_calls(found, torch.device("cuda")) == frozenset()
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda m, x: F.max_pool2d(drop(m, x), 2).flatten(1).sum(1, True) + drop(m, x).flatten(1),
+        lambda m, x: (lambda d: F.max_pool2d(d, 2).flatten(1) + d.mean(dim=(1, 2, 3))[:, None])(drop(m, x)),
+        lambda m, x: F.max_pool2d(drop(m, x), 3, stride=2).flatten(1),
+        lambda m, x: F.max_pool2d(drop(m, m.conv(x).relu_()), 2).flatten(1),
+        lambda m, x: F.max_pool2d(F.dropout2d(m.conv(x).relu(), 0.5, m.training), 2).flatten(1),
+    ],
+)
+@pytest.mark.parametrize("masks", ["shared", "per_input"])
+def test_pools_of_all_kinds_give_the_loops_draws(function, masks, only_engine):
+    torch.manual_seed(0)
+    model, x = Apply(function, conv=nn.Conv2d(1, 4, 3)), numbers(N, 1, 12, 12)
+    folded = predict(model, x, masks=masks)
+    assert folded.engine == "folded"
+    only_engine("loop")
+    np.testing.assert_allclose(predict(model, x, masks=masks).samples, folded.samples, atol=1e-5)
+
+
+def test_what_takes_a_stand_in_gets_the_true_result():
+    replica, found = probed(convolutional(), numbers(N, 1, 12, 12))
+    site = found.sites["2[0]"]
+    masks = {"2[0]": torch.rand(DRAWS, *site.shape)}
+    x = torch.randn(N, 4, 10, 10).to(memory_format=torch.channels_last)
+    with FoldedMode(replica, found.sites, masks, N, DRAWS, frozenset(["2[0]"])) as mode:
+        stand_in = mode.drop(x, site)
+        taken = torch.stack([stand_in, stand_in])[1]
+        assert len(mode.waiting) == 1
+        del stand_in
+        assert not mode.waiting
+    torch.testing.assert_close(taken, (x * masks["2[0]"]).flatten(0, 1), rtol=0, atol=0)
+
+
+# ---- reduced precision
+
+
+class Everything(nn.Module):
+    """A network whose layers want their numbers in one type."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.norm, self.drop = nn.Conv1d(3, 8, 3), nn.BatchNorm1d(8), nn.Dropout(0.25)
+        self.rnn, self.layer_norm = nn.LSTM(8, 8, batch_first=True), nn.LayerNorm(8)
+        self.attention, self.prelu = nn.MultiheadAttention(8, 2, dropout=0.25, batch_first=True), nn.PReLU()
+        self.head = nn.Linear(8, 2)
+
+    def forward(self, x):
+        x = self.drop(self.prelu(self.norm(self.conv(x)))).transpose(1, 2)
+        x = self.layer_norm(self.rnn(x)[0] + x)
+        return self.head((self.attention(x, x, x)[0] + x).mean(dim=1))
+
+
+@pytest.mark.parametrize(("precision", "bits"), [("bfloat16", 8), ("float16", 11)])
+@pytest.mark.parametrize("engine", ["folded", "vmap", "loop"])
+def test_reduced_precision_in_every_engine(engine, precision, bits, only_engine):
+    torch.manual_seed(0)
+    model, x = Everything().eval(), numbers(N, 3, 10)
+    full = predict(model, x)
+    if engine == "vmap":  # no batching rule for the LSTM
+        model.rnn, engine_wanted = nn.LSTM(8, 8, batch_first=True), "loop"
+    else:
+        engine_wanted = engine
+    full = predict(model, x)
+    only_engine(engine)
+    reduced = predict(model, x, precision=precision)
+    assert reduced.engine == engine_wanted, reduced.engine_reason
+    # roundings of 2^-bits, some ten of them one after the other
+    np.testing.assert_allclose(reduced.samples, full.samples, atol=20 * 2**-bits * np.abs(full.samples).max())
+    assert (reduced.samples != full.samples).any()
+
+
+def test_products_under_vmap_are_in_reduced_precision(only_engine):
+    seen = []
+
+    def note(m, x):
+        result = m.layer(drop(m, x))
+        seen.append(result.dtype)
+        return result
+
+    only_engine("vmap")
+    result = predict(Apply(note, layer=nn.Linear(3, 2)), numbers(N, 3), precision="bfloat16")
+    assert result.engine == "vmap"
+    assert set(seen) == {torch.bfloat16, torch.float32}  # float32 in the probe that looks at training alone
+    assert seen[-1] == torch.bfloat16
+
+
+def test_the_callers_autocast_is_left_out():
+    model, x = nn.Sequential(nn.Linear(3, 4), nn.Dropout(0.5), nn.Linear(4, 2)), numbers(N, 3)
+    usual = predict(model, x)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        np.testing.assert_array_equal(predict(model, x).samples, usual.samples)

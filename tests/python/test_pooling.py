@@ -1,0 +1,69 @@
+"""Dropout, relu and max-pool in one go give what torch gives one after the other, to the bit."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mcdropout import pooling
+from mcdropout.pooling import masked_max_pool, plain_kernel
+
+
+def one_after_the_other(x, mask, kernel, relu):
+    product = (x.relu() if relu else x) * mask
+    return F.max_pool2d(product.flatten(0, 1), kernel).unflatten(0, product.shape[:2])
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    sizes=st.tuples(st.integers(1, 5), st.integers(1, 4), st.integers(1, 3)),  # draws, inputs, channels
+    sides=st.tuples(st.integers(3, 9), st.integers(3, 9)),
+    kernel=st.tuples(st.integers(1, 3), st.integers(1, 3)),
+    piece=st.sampled_from([1, 100, 500, 1 << 19]),
+    shared=st.booleans(),
+    undrawn=st.booleans(),
+    relu=st.booleans(),
+    dtype=st.sampled_from([torch.float32, torch.bfloat16]),
+    seed=st.integers(0, 99),
+)
+def test_any_piece_gives_torchs_numbers(sizes, sides, kernel, piece, shared, undrawn, relu, dtype, seed):
+    draws, inputs, channels = sizes
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(1 if undrawn else draws, inputs, channels, *sides, generator=generator).to(dtype)
+    mask = (torch.rand(draws, 1 if shared else inputs, channels, *sides, generator=generator) < 0.7).to(dtype) / 0.7
+    before = pooling.PIECE_BYTES
+    pooling.PIECE_BYTES = piece
+    try:
+        result = masked_max_pool(x, mask, kernel, relu)
+    finally:
+        pooling.PIECE_BYTES = before
+    assert torch.equal(result, one_after_the_other(x, mask, kernel, relu))
+
+
+def test_not_a_number_stays_one():
+    x = torch.full((1, 1, 1, 2, 2), float("nan"))
+    assert masked_max_pool(x, torch.ones(3, 1, 1, 2, 2), (2, 2)).isnan().all()
+
+
+def test_without_torchscript_python_does_the_same(monkeypatch):
+    x, mask = torch.randn(3, 2, 4, 6, 6), torch.rand(3, 1, 4, 6, 6)
+    usual = masked_max_pool(x, mask, (2, 2), True)
+    monkeypatch.setattr(pooling, "_native", lambda: pooling._by_pieces)
+    assert torch.equal(masked_max_pool(x, mask, (2, 2), True), usual)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "kernel"),
+    [
+        ({"kernel_size": 2}, (2, 2)),
+        ({"kernel_size": (2, 3), "stride": (2, 3)}, (2, 3)),
+        ({"kernel_size": 3, "stride": 2}, None),
+        ({"kernel_size": 2, "padding": 1}, None),
+        ({"kernel_size": 2, "dilation": 2}, None),
+        ({"kernel_size": 2, "ceil_mode": True}, None),
+        ({"kernel_size": 2, "return_indices": True}, None),
+    ],
+)
+def test_only_windows_side_by_side(arguments, kernel):
+    assert plain_kernel(**arguments) == kernel
