@@ -30,7 +30,7 @@ from .inputs import Inputs
 from .operations import is_opened
 from .outputs import Outputs
 from .randomness import keep_masks
-from .sites import Probe, Replica, SampleMode, Site, raise_flags, random_state_kept, tensors_in
+from .sites import Probe, Replica, SampleMode, Site, mask_numbers, raise_flags, random_state_kept, tensors_in
 
 CHUNK_BYTES = 8 << 20  # largest intermediate result of a chunk; tests/benchmarks/bench_chunks.py shows the sweep
 MASK_BYTES = 256 << 20  # masks of all draws are kept for the next batch up to this size, else made again
@@ -285,7 +285,9 @@ class Plan:
 
     def _made(self, draws: range, ids: Tensor | None) -> Masks:
         which = torch.arange(draws.start, draws.stop, device=self.device)
-        return {name: site_masks(self.seed, site, which, ids) for name, site in self.sites.items()}
+        # masks of which each is used once are made numbers of where they meet their input, in the cache
+        raw = self.fused if ids is not None and self.engine == "folded" else ()
+        return {name: site_masks(self.seed, site, which, ids, name in raw) for name, site in self.sites.items()}
 
     def _as_ids(self, ids: np.ndarray) -> Tensor | None:
         return torch.from_numpy(ids).to(self.device) if self.masks == "per_input" else None
@@ -422,33 +424,29 @@ def chunk_sizes(n_samples: int, bytes_per_row: int) -> tuple[int, int]:
     return draws, max(1, rows // draws)
 
 
-def site_masks(seed: int, site: Site, draws: Tensor, ids: Tensor | None) -> Tensor:
+def site_masks(seed: int, site: Site, draws: Tensor, ids: Tensor | None, raw: bool = False) -> Tensor:
     """Masks of a site, (draw, ...): the factor, 0 or 1, or number in [0, 1) that the site's kind asks for.
 
     Shared masks (`ids` None) have the shape of one input's mask; else the inputs lie along the site's own axis. A
     site that no input has for itself (no axis grows with the inputs) has one mask per draw in both cases.
+    `raw`: the decisions themselves, 1 to keep and 0 to drop, in bytes.
     """
     per_input = ids is not None and site.axis is not None
     which = ids if ids is not None and per_input else torch.zeros(1, dtype=torch.int64, device=draws.device)
     masks = "per_input" if per_input else "shared"
-    kept = keep_masks(seed, masks, site.name, site.rate, site.n_elements, draws, which)
-    kept = kept.view(len(draws), len(which), *site.shape)
+    given = seed, masks, site.name, site.rate, site.n_elements, draws, which
+    if site.axis == 0 and site.shape[0] == 1 and site.channels_innermost:
+        channels, *sides = site.shape[1:]
+        kept = keep_masks(*given, channels).view(len(draws), -1, *sides, channels)
+        return (kept if raw else mask_numbers(kept, site)).movedim(-1, 2)
+    kept = keep_masks(*given).view(len(draws), len(which), *site.shape)
     axis = 1 + (site.axis or 0)
     kept = kept.movedim(1, axis if site.inputs_outermost else axis + 1)
     kept = kept.flatten(axis, axis + 1)  # inputs and their k entries, as they lie in the site's own tensor
     order = (0, *(one + 1 for one in site.order))
     back = sorted(range(kept.ndim), key=lambda one: order[one])
-    mask = kept.permute(order).contiguous().to(site.dtype)  # in memory as the input it meets
-    return _numbers(mask, site).permute(back)
-
-
-def _numbers(mask: Tensor, site: Site) -> Tensor:
-    """The 0 or 1 of each decision as the number that the site applies."""
-    if site.kind == "scale" and site.rate < 1:
-        return mask.mul_(1 / (1 - site.rate))
-    if site.kind == "uniform":
-        return mask.mul_(1 - 2**-7)  # any number that is at least the rate; so short that bfloat16 holds it
-    return mask
+    kept = kept.permute(order).contiguous()  # in memory as the input it meets
+    return (kept if raw else mask_numbers(kept, site)).permute(back)
 
 
 def _is_out_of_memory(error: Exception) -> bool:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from .operations import RELUS, drops
 from .pooling import can_be_pooled, masked_max_pool, plain_kernel
-from .sites import Probe, Replica, SampleMode, Site, applied, tensors_in
+from .sites import Probe, Replica, SampleMode, Site, applied, mask_numbers, tensors_in
 
 RESHAPES = (Tensor.reshape, Tensor.view, torch.reshape)
 
@@ -126,12 +126,14 @@ class FoldedMode(SampleMode):
     def _pooled(self, one: Waiting, kernel: tuple[int, int]) -> Tensor:
         assert one.site is not None  # a relu waits for a dropout alone
         x, mask = self._by_draw(one.x, one.site)
-        return masked_max_pool(x[:, :, 0], mask[:, :, 0], kernel, one.relu).flatten(0, 1)
+        factor = one.site.factor if mask.dtype == torch.uint8 else 1.0
+        return masked_max_pool(x[:, :, 0], mask[:, :, 0], kernel, one.relu, factor).flatten(0, 1)
 
     # ---- rows
 
     def _dropped(self, x: Tensor, site: Site) -> Tensor:
-        return applied(*self._by_draw(x, site), site).flatten(0, 2)
+        x, mask = self._by_draw(x, site)
+        return applied(x, mask_numbers(mask, site) if mask.dtype == torch.uint8 else mask, site).flatten(0, 2)
 
     def _by_draw(self, x: Tensor, site: Site) -> tuple[Tensor, Tensor]:
         """`x` and its mask as (draw, input, entry of the input, ...); axes over which one is repeated are 1 long."""

@@ -7,17 +7,13 @@ stay in a core's cache, and only the maxima leave it. Every product and every ma
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable
-from functools import cache
-
 import torch
 from torch import Tensor
 
+from .native import native
 from .sites import Site
 
 PIECE_BYTES = 512 << 10  # of a product: with its inputs and results about a core's second cache
-CHANNELS_INNERMOST = (0, 2, 3, 1)
 
 Kernel = tuple[int, int]
 
@@ -29,7 +25,7 @@ def can_be_pooled(site: Site) -> bool:
         and len(site.x_shape) == 4
         and site.x_shape[0] == 1
         and site.axis == 0
-        and site.order == CHANNELS_INNERMOST
+        and site.channels_innermost
     )
 
 
@@ -52,10 +48,11 @@ def _pair(value: int | Kernel) -> Kernel:
     return (value, value) if isinstance(value, int) else (value[0], value[-1])
 
 
-def masked_max_pool(x: Tensor, mask: Tensor, kernel: Kernel, relu: bool = False) -> Tensor:
-    """max_pool2d(x * mask) or max_pool2d(relu(x) * mask), (draw, input, channel, height, width), piece by piece.
+def masked_max_pool(x: Tensor, mask: Tensor, kernel: Kernel, relu: bool = False, factor: float = 1.0) -> Tensor:
+    """max_pool2d(x * mask * factor), or of relu(x), (draw, input, channel, height, width), piece by piece.
 
-    The first axis of `x` may be 1 long, the second of `mask`.
+    The first axis of `x` may be 1 long, the second of `mask`. A mask may come in bytes, 0 or 1. The factor is above 0
+    and meets the maxima alone: rounding keeps the order of numbers, so the largest product is that of the largest.
     """
     high, wide = kernel
     draws, inputs, channels = max(len(x), len(mask)), x.shape[1], x.shape[2]
@@ -65,7 +62,7 @@ def masked_max_pool(x: Tensor, mask: Tensor, kernel: Kernel, relu: bool = False)
     if relu and len(x) < draws:
         x, relu = x.relu(), False  # once for all draws
     steps = _steps(draws, inputs, height, high * width * wide * channels * x.itemsize)
-    _native()(x, mask, out, high, wide, relu, *steps)
+    native(_by_pieces)(x, mask, out, high, wide, relu, factor, *steps)
     return out.movedim(-1, 2)
 
 
@@ -84,6 +81,7 @@ def _by_pieces(
     high: int,
     wide: int,
     relu: bool,
+    factor: float,
     some_draws: int,
     some_inputs: int,
     some_rows: int,
@@ -108,14 +106,14 @@ def _by_pieces(
             columns = [tallest[:, :, :, at::wide] for at in range(wide)]
             for draw in range(0, out.size(0), some_draws):
                 first = min(draw, out.size(0) - some_draws)  # the last piece is as long as the others
-                factor = own_mask.narrow(0, first, some_draws)
+                kept = own_mask.narrow(0, first, some_draws).to(x.dtype)
                 activations = own_x if own_x.size(0) == 1 else own_x.narrow(0, first, some_draws)
                 maxima = own_out.narrow(0, first, some_draws)
                 if relu:
                     torch.clamp_min(activations, 0, out=product)
-                    product.mul_(factor)
+                    product.mul_(kept)
                 else:
-                    torch.mul(activations, factor, out=product)
+                    torch.mul(activations, kept, out=product)
                 for other in lower:
                     torch.maximum(tallest, other, out=tallest)
                 if wide == 1:
@@ -124,17 +122,5 @@ def _by_pieces(
                     torch.maximum(columns[0], columns[1], out=maxima)
                     for other in columns[2:]:
                         torch.maximum(maxima, other, out=maxima)
-
-
-@cache
-def _native() -> Callable[..., None]:
-    """`_by_pieces` as TorchScript: its many small steps would wait for Python's lock where several workers take them.
-
-    TorchScript is on its way out of torch; without it the same runs in Python.
-    """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)
-            return torch.jit.script(_by_pieces)
-    except (AttributeError, RuntimeError):
-        return _by_pieces
+                if factor != 1.0:
+                    maxima.mul_(factor)

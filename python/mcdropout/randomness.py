@@ -30,12 +30,12 @@ import torch
 from torch import Tensor
 
 from .checks import whole
+from .native import native
 
 Key = tuple[int, int]
 
 MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)  # Philox4x32's two multipliers (Salmon et al., 2011)
 WEYL = (0x9E3779B9, 0xBB67AE85)  # what is added to the two key words between rounds
-ROUNDS = 10
 WORD = 0xFFFFFFFF
 BLOCKS_AT_ONCE = 1 << 14  # 4 words of 8 bytes each: about 1 MiB of working numbers, which stays in a core's cache
 
@@ -63,40 +63,57 @@ def _id_number(one: object) -> int:
 
 
 def philox(key: Key, counter: tuple[Tensor, Tensor, Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Four 32-bit words for each counter; words and counters are int64 tensors that broadcast, holding 0 .. 2^32 - 1.
+    """Four 32-bit words for each counter; all are int64 tensors that broadcast, holding 0 .. 2^32 - 1."""
+    return native(_philox)(*counter, *key, *MULTIPLIERS, *WEYL)
 
-    A product of two 32-bit words may pass 2^63 and wrap, which keeps its bits: the shift is masked afterwards.
+
+def _philox(
+    x0: Tensor, x1: Tensor, x2: Tensor, x3: Tensor, k0: int, k1: int, m0: int, m1: int, weyl0: int, weyl1: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Ten rounds. x1 and x3 carry more than their 32 bits, which is cut off where they meet a product's upper half.
+
+    A product of two 32-bit words may pass 2^63 and wrap, which keeps its bits: what the shift fills in is cut off too.
     """
-    x0, x1, x2, x3 = counter
-    k0, k1 = key
-    for _ in range(ROUNDS):
-        product0, product1 = x0 * MULTIPLIERS[0], x2 * MULTIPLIERS[1]
-        x0 = (product1 >> 32).bitwise_and_(WORD).bitwise_xor_(k0).bitwise_xor(x1)
-        x2 = (product0 >> 32).bitwise_and_(WORD).bitwise_xor_(k1).bitwise_xor(x3)
-        x1, x3 = product1.bitwise_and_(WORD), product0.bitwise_and_(WORD)
-        k0, k1 = (k0 + WEYL[0]) & WORD, (k1 + WEYL[1]) & WORD
-    return x0, x1, x2, x3
+    word = 0xFFFFFFFF
+    for _ in range(10):
+        product0, product1 = x0 * m0, x2 * m1
+        x0 = torch.bitwise_xor(product1 >> 32, x1).bitwise_xor_(k0).bitwise_and_(word)
+        x2 = torch.bitwise_xor(product0 >> 32, x3).bitwise_xor_(k1).bitwise_and_(word)
+        x1, x3 = product1, product0
+        k0, k1 = (k0 + weyl0) & word, (k1 + weyl1) & word
+    return x0, x1 & word, x2, x3 & word
 
 
-def keep_masks(seed: int, masks: str, site: str, rate: float, n_elements: int, draws: Tensor, ids: Tensor) -> Tensor:
-    """Which elements stay: bool (draw, id, element), each True with probability 1 - rate.
+def keep_masks(
+    seed: int,
+    masks: str,
+    site: str,
+    rate: float,
+    n_elements: int,
+    draws: Tensor,
+    ids: Tensor,
+    channels: int = 1,
+) -> Tensor:
+    """Which elements stay: uint8 (draw, id, element), each 1 with probability 1 - rate, else 0.
 
-    `draws` and `ids` are 1-d int64 tensors on the device where the masks are wanted.
+    `draws` and `ids` are 1-d int64 tensors on the device where the masks are wanted. With `channels` the elements,
+    numbered (channel, place), come in the order (place, channel).
     """
     scaled, bits = _field_bits(rate)
     threshold = math.floor(scaled)
     n_bytes = -(-n_elements * bits // 8)
-    kept = torch.empty(len(draws) * len(ids), n_elements, dtype=torch.bool, device=draws.device)
+    kept = torch.empty(len(draws) * len(ids), n_elements, dtype=torch.uint8, device=draws.device)
     draw, one = draws.repeat_interleave(len(ids)), ids.repeat(len(draws))  # one row for each (draw, id)
     for rows in _pieces(len(kept), -(-n_bytes // 16)):
         data = _bytes(site_key(seed, masks, site), draw[rows], one[rows], n_bytes)
-        for place, shift in enumerate(range(0, 8, bits)):
-            out = kept[rows, place * n_bytes : (place + 1) * n_bytes]
-            field = data[:, : out.shape[1]] >> shift
-            torch.ge(field.bitwise_and_(2**bits - 1), threshold, out=out)
+        piece = kept[rows] if channels == 1 else torch.empty_like(kept[rows])
+        native(_unpack)(data, bits, threshold, piece)
         if scaled != threshold:
             tail = site_key(seed, masks, site, "tail")
-            _settle_ties(kept[rows], data == threshold, scaled - threshold, tail, draw[rows], one[rows])
+            _settle_ties(piece, data, threshold, scaled - threshold, tail, draw[rows], one[rows])
+        if channels > 1:
+            by_place = kept[rows].view(len(piece), -1, channels)
+            by_place.copy_(piece.view(len(piece), channels, -1).transpose(1, 2))
     return kept.view(len(draws), len(ids), n_elements)
 
 
@@ -125,13 +142,34 @@ def _bytes(key: Key, draw: Tensor, one: Tensor, n_bytes: int) -> Tensor:
     return out.view(len(draw), -1).view(torch.uint8)[:, :n_bytes]
 
 
+def _unpack(data: Tensor, bits: int, threshold: int, kept: Tensor) -> None:
+    """Fill `kept` (row, element) with 1 where the element's field in `data` (row, byte) reaches the threshold, else 0.
+
+    In bytes throughout: torch compares them one at a time, but clamps many at once.
+    """
+    n_bytes, n_elements = data.size(1), kept.size(1)
+    for place in range(8 // bits):
+        first = place * n_bytes
+        if first < n_elements:
+            out = kept[:, first : min(first + n_bytes, n_elements)]
+            field = data[:, : out.size(1)]
+            if bits < 8:
+                field = (field >> (place * bits)).bitwise_and_((1 << bits) - 1)
+            if threshold == 0:
+                out.fill_(1)
+            else:
+                torch.sub(field.clamp(threshold - 1, threshold), threshold - 1, out=out)
+
+
 def _halves(one: Tensor) -> tuple[Tensor, Tensor]:
     """An id's low and high 32 bits."""
     return one & WORD, (one >> 32) & WORD
 
 
-def _settle_ties(kept: Tensor, tied: Tensor, remainder: float, key: Key, draw: Tensor, one: Tensor) -> None:
+def _settle_ties(
+    kept: Tensor, data: Tensor, threshold: int, remainder: float, key: Key, draw: Tensor, one: Tensor
+) -> None:
     """Decide, in place, the elements whose field equals the threshold: 1 in 256."""
-    row, element = tied.nonzero(as_tuple=True)
+    row, element = (data == threshold).nonzero(as_tuple=True)
     word = philox(key, (element, draw[row], *_halves(one[row])))[0]
-    kept[row, element] = word >= round(remainder * 2**32)
+    kept[row, element] = (word >= round(remainder * 2**32)).to(torch.uint8)

@@ -53,6 +53,20 @@ class Site:
         """Decisions in the mask of one input."""
         return int(torch.Size(self.shape).numel())
 
+    @property
+    def channels_innermost(self) -> bool:
+        """Whether channels, axis 1, lie together in memory."""
+        n_axes = len(self.shape)
+        return n_axes > 2 and self.order == (0, *range(2, n_axes), 1)
+
+    @property
+    def factor(self) -> float:
+        """What a decision to keep becomes."""
+        if self.kind == "scale" and self.rate < 1:
+            return 1 / (1 - self.rate)
+        # any number that is at least the rate; so short that bfloat16 holds it
+        return 1 - 2**-7 if self.kind == "uniform" else 1.0
+
 
 class CallNames(threading.local):
     """Names each stochastic call of a pass by the module that makes it; every thread has passes of its own."""
@@ -304,6 +318,11 @@ class SampleMode(StochasticMode):
                 f"`model` meets its dropout at {site.name} with shape {tuple(x.shape)} where its first inputs gave "
                 f"{wanted}; inputs of one call must all take the same way through it."
             )
+
+
+def mask_numbers(kept: Tensor, site: Site) -> Tensor:
+    """The 0 or 1 of each decision as the number that the site applies."""
+    return kept.to(site.dtype).mul_(site.factor)
 
 
 def dropped(x: Tensor, mask: Tensor, site: Site, n_inputs: int) -> Tensor:

@@ -41,6 +41,20 @@ def test_any_piece_gives_torchs_numbers(sizes, sides, kernel, piece, shared, und
     assert torch.equal(result, one_after_the_other(x, mask, kernel, relu))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("rate", [0.1, 0.25, 0.7])
+def test_a_factor_on_the_maxima_is_one_on_the_masks_to_the_bit(rate, dtype):
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(3, 2, 4, 6, 6, generator=generator).to(dtype)
+    kept = (torch.rand(3, 2, 4, 6, 6, generator=generator) >= rate).to(torch.uint8)
+    factor = 1 / (1 - rate)
+    wanted = one_after_the_other(x, kept.to(dtype).mul_(factor), (2, 2), True)
+    if dtype == torch.bfloat16:  # a mask of numbers holds the factor in 8 bits
+        torch.testing.assert_close(masked_max_pool(x, kept, (2, 2), True, factor), wanted, rtol=2**-7, atol=0)
+        return
+    assert torch.equal(masked_max_pool(x, kept, (2, 2), True, factor), wanted)
+
+
 def test_not_a_number_stays_one():
     x = torch.full((1, 1, 1, 2, 2), float("nan"))
     assert masked_max_pool(x, torch.ones(3, 1, 1, 2, 2), (2, 2)).isnan().all()
@@ -49,7 +63,7 @@ def test_not_a_number_stays_one():
 def test_without_torchscript_python_does_the_same(monkeypatch):
     x, mask = torch.randn(3, 2, 4, 6, 6), torch.rand(3, 1, 4, 6, 6)
     usual = masked_max_pool(x, mask, (2, 2), True)
-    monkeypatch.setattr(pooling, "_native", lambda: pooling._by_pieces)
+    monkeypatch.setattr(pooling, "native", lambda function: function)
     assert torch.equal(masked_max_pool(x, mask, (2, 2), True), usual)
 
 

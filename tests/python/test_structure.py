@@ -17,6 +17,7 @@ ORDER = [
     "arrays",
     "datasets",
     "containers",
+    "native",
     "randomness",
     "inputs",
     "operations",
