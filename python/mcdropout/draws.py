@@ -111,7 +111,10 @@ class Plan:
         # random numbers that are not keyed depend on who draws first
         self.alone = more_replicas is None or probe.own_randomness
         self.fused = fused_calls(probe, self.device)
-        self.draws_per_chunk, self.inputs_per_chunk = chunk_sizes(n_samples, probe.largest(without=self.fused))
+        row_bytes = probe.largest(without=self.fused)
+        if masks == "per_input":
+            row_bytes = max(row_bytes, *(site.n_elements for site in self.sites.values()))
+        self.draws_per_chunk, self.inputs_per_chunk = chunk_sizes(n_samples, row_bytes)
         self.prefix_can_be_kept = True
         self.has_spread = False
         self.unknown: set[str] = set()

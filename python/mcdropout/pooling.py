@@ -61,7 +61,8 @@ def masked_max_pool(x: Tensor, mask: Tensor, kernel: Kernel, relu: bool = False,
     out = x.new_empty(draws, inputs, height, width, channels)
     if relu and len(x) < draws:
         x, relu = x.relu(), False  # once for all draws
-    steps = _steps(draws, inputs, height, high * width * wide * channels * x.itemsize)
+    places = 1 if mask.dtype == x.dtype else 2  # a piece of a mask in bytes becomes numbers beside the product
+    steps = _steps(draws, inputs, height, high * width * wide * channels * x.itemsize * places)
     native(_by_pieces)(x, mask, out, high, wide, relu, factor, *steps)
     return out.movedim(-1, 2)
 

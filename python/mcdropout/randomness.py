@@ -106,6 +106,10 @@ def keep_masks(
     draw, one = draws.repeat_interleave(len(ids)), ids.repeat(len(draws))  # one row for each (draw, id)
     for rows in _pieces(len(kept), -(-n_bytes // 16)):
         data = _bytes(site_key(seed, masks, site), draw[rows], one[rows], n_bytes)
+        at_once = channels > 1 and channels * bits % 64 == 0 and scaled == threshold
+        if at_once:
+            _unpack_by_place(data, bits, threshold, channels, kept[rows])
+            continue
         piece = kept[rows] if channels == 1 else torch.empty_like(kept[rows])
         native(_unpack)(data, bits, threshold, piece)
         if scaled != threshold:
@@ -159,6 +163,29 @@ def _unpack(data: Tensor, bits: int, threshold: int, kept: Tensor) -> None:
                 out.fill_(1)
             else:
                 torch.sub(field.clamp(threshold - 1, threshold), threshold - 1, out=out)
+
+
+def _unpack_by_place(data: Tensor, bits: int, threshold: int, channels: int, kept: Tensor) -> None:
+    """As `_unpack`, elements numbered (channel, place) in the order (place, channel).
+
+    The channels of which the fields lie in the same bytes come in runs of 8, so bytes are turned before they are
+    unpacked, 8 at a time.
+    """
+    lanes = channels * bits // 8
+    turned = (
+        data.view(data.size(0), lanes, -1).transpose(1, 2).contiguous().view(dtype=torch.int64)
+    )  # (row, place, word)
+    out = kept.view(kept.size(0), -1, 8 // bits, lanes).view(dtype=torch.int64)  # (row, place, field, word)
+    mask = 0x0101010101010101 * ((1 << bits) - 1)
+    for place in range(8 // bits):
+        if bits < 8:
+            torch.bitwise_and(turned >> (place * bits), mask, out=out.select(2, place))
+        else:
+            out.select(2, place).copy_(turned)
+    if threshold == 0:
+        kept.fill_(1)
+    else:
+        kept.clamp_(threshold - 1, threshold).sub_(threshold - 1)
 
 
 def _halves(one: Tensor) -> tuple[Tensor, Tensor]:

@@ -42,6 +42,15 @@ def test_masks_meet_the_written_vectors(case):
     assert "".join(str(int(one)) for one in got[0, 0]) == case["kept"]
 
 
+@pytest.mark.parametrize("rate", [0.5, 0.25, 0.75, 0.0625, 0.001, 1.0, 0.3])
+@pytest.mark.parametrize(("channels", "places"), [(32, 9), (64, 7), (8, 5), (6, 4), (16, 1)])
+def test_channels_can_come_innermost(rate, channels, places):
+    draws, ids = torch.arange(3), torch.arange(2)
+    given = 1, "per_input", "a[0]", rate, channels * places, draws, ids
+    usual = keep_masks(*given).view(3, 2, channels, places)
+    assert torch.equal(keep_masks(*given, channels).view(3, 2, places, channels), usual.transpose(2, 3))
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("case", VECTORS["masks"], ids=lambda case: case["site"])
 def test_masks_meet_the_written_vectors_on_a_gpu(case):
