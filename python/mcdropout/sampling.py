@@ -343,7 +343,7 @@ def _predict(
         shape = (request.n_samples, feed.n_inputs, *values.shape[2:])
         check_room(shape, 1 if noise is None else 2)
     size = max(1, min(request.batch_size, DRAWS_BYTES // (4 * request.n_samples * out[0].numel())))
-    collected = Collected(feed.n_inputs if request.keep_samples else None, request)
+    collected = Collected(feed.n_inputs, request)
     seen = 0
     with sampler.at_work() as workers, reporting(progress, feed.n_inputs, "Sampling") as report:
         for inputs in feed.batches(size):
@@ -442,22 +442,24 @@ class Collected:
 
     def __init__(self, n_inputs: int | None, request: Request) -> None:
         self.n_inputs, self.request = n_inputs, request
-        self.places: list[np.ndarray] = []
-        self.counts: list[np.ndarray] = []
-        self.parts: list[dict[str, np.ndarray]] = []
+        self.n_seen = 0
+        # large arrays: many small ones, held among the large ones of each batch, would leave holes that nothing fits
+        self.columns: dict[str, np.ndarray] = {}
         self.kept: list[list[tuple[np.ndarray, np.ndarray]]] = [[], []]  # of streams: places and draws, and noise
         self.room: list[np.ndarray | None] = [None, None]  # of known length: samples, noise variances
 
     def put(self, drawn: Drawn, first: int, outputs: Outputs, level: float) -> None:
         """Take over the draws of some inputs of the batch that starts at `first`."""
         places = first + drawn.places
-        self.places.append(places)
-        self.counts.append(np.full(len(places), len(drawn.values)))
+        self.n_seen = max(self.n_seen, int(places.max()) + 1)
+        self._fill("n_samples", places, np.full(len(places), len(drawn.values)))
         if outputs.task == "classification":
             made = summarise_classes(drawn.values, level)
         else:
             made = summarise_values(drawn.values, drawn.noise, level)
-        self.parts.append({name: value.cpu().numpy() for name, value in made.items() if name in BY_INPUT})
+        for name, value in made.items():
+            if name in BY_INPUT:
+                self._fill(name, places, value.cpu().numpy())
         if self.request.keep_samples:
             for which, draws in enumerate((drawn.values, drawn.noise)):
                 if draws is not None:
@@ -477,17 +479,28 @@ class Collected:
         consecutive = slice(places[0], places[-1] + 1) if places[-1] - places[0] + 1 == len(places) else places
         room[: len(draws), consecutive] = draws
 
-    def _order(self) -> np.ndarray:
-        return np.concatenate(self.places).argsort(kind="stable")
+    def _fill(self, name: str, places: np.ndarray, values: np.ndarray) -> None:
+        column = self.columns.get(name, values[:0])
+        if len(column) < self.n_seen:
+            length = max(self.n_seen, self.n_inputs or 2 * len(column))
+            larger = np.empty((length, *values.shape[1:]), values.dtype)
+            larger[: len(column)] = column
+            column = self.columns[name] = larger
+        column[places] = values
 
     def summary(self) -> dict[str, np.ndarray]:
         """Each summary for all inputs, in their order."""
-        order = self._order()
-        return {name: np.concatenate([part[name] for part in self.parts])[order] for name in self.parts[0]}
+        return {name: self._trimmed(name) for name in self.columns if name != "n_samples"}
 
     def n_drawn(self) -> np.ndarray:
         """Draws that each input took."""
-        return np.concatenate(self.counts)[self._order()]
+        return self._trimmed("n_samples")
+
+    def _trimmed(self, name: str) -> np.ndarray:
+        column = self.columns[name]
+        if len(column) > self.n_seen:
+            column.resize((self.n_seen, *column.shape[1:]), refcheck=False)  # in place; nobody else has it yet
+        return column
 
     def samples(self) -> np.ndarray | None:
         """The draws that were kept."""
