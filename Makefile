@@ -1,10 +1,11 @@
 # Everything lives in tools/; each target sets up what is missing first.
-.PHONY: help setup demo test check-r bench lint clean
+.PHONY: help setup demo test check-r bench bench-peers lint clean
 
 help:
 	@echo "make demo     train and predict with uncertainty, in R and in Python"
 	@echo "make test     pytest, testthat, bridge tests, R CMD check"
 	@echo "make bench    the speed claims of README.md, measured"
+	@echo "make bench-peers  ours beside other packages, which it installs in .setup"
 	@echo "make lint     ruff, pyright, lintr"
 	@echo "make check-r  only R CMD check, with testthat"
 	@echo "make setup    only set up"
@@ -24,6 +25,9 @@ check-r: setup
 
 bench:
 	@bash tools/bench.sh
+
+bench-peers:
+	@WITH_PEERS=yes bash tools/bench.sh tests/benchmarks/bench_peers.py
 
 lint:
 	@bash tools/lint.sh

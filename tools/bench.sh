@@ -1,11 +1,21 @@
 #!/usr/bin/env bash
-# What the speed claims rest on: each script of tests/benchmarks, in the order of their names.
+# What the speed claims rest on: each script of tests/benchmarks, in the order of their names, or those named.
+# WITH_PEERS=yes installs other packages to compare with; once there, they are used without being asked for.
 set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+. tools/setup_peers.sh
 
 tools/setup.sh
-for script in tests/benchmarks/*.py; do
-  [ -e "$script" ] || fail "There is no benchmark in tests/benchmarks."
+if [ "${WITH_PEERS:-no}" = yes ]; then set_up_peers; fi
+python="$VENV/bin/python"
+if [ -x "$PEERS/bin/python" ]; then with_peers="$PEERS/bin/python"; else with_peers="$python"; fi
+
+[ $# -gt 0 ] || set -- tests/benchmarks/*.py
+for script in "$@"; do
+  [ -e "$script" ] || fail "There is no benchmark $script; \`ls tests/benchmarks\` shows them."
   printf '\n== %s\n\n' "$script"
-  "$VENV/bin/python" "$script"
+  case "$script" in
+    */bench_peers.py) "$with_peers" "$script" ;;
+    *) "$python" "$script" ;;
+  esac
 done

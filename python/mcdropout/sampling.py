@@ -83,6 +83,8 @@ def mc_predict(
       `ids`, its position by default).
     tolerance: draw only until each input's largest Monte Carlo standard error of `mean` is below this, `n_samples`
       being the most; `prediction.n_samples` then says how many each input took, and kept draws end in NaN.
+      Inputs whose first draws happen to agree stop early, so answers lean to the sure side: on real images, with a
+      tolerance that 100 draws meet, the likeliest label gained 0.002 and mutual information lost 0.009 nats.
     keep_samples: keep the draws themselves, float32 (draw, input, output).
     outputs: what a module that is not ours returns, "logits", "probabilities", "values" or "mean_log_variance"
       (means, then log variances, along the last axis); a single logit or probability is that of the second of two
@@ -91,7 +93,8 @@ def mc_predict(
     stochastic_depth: whether whole blocks that are skipped at random when training are sampled too.
     workers: threads that each work on a chunk of draws x inputs with one thread of torch; by default as many as torch
       uses on a CPU, and one on a GPU.
-    precision: "float32", "bfloat16" or "float16" for the network; summaries are in float64 always.
+    precision: "float32", "bfloat16" or "float16" for the network; summaries are in float64 always. On real images
+      either moves the mean by less than a tenth of what another `seed` does (tests/benchmarks/bench_precision.py).
     device: "auto", "cpu", "cuda", ...
     seed: decides every mask; None draws one and the result carries it.
     progress: a bar on long runs, or a function of (done, total, text).

@@ -391,7 +391,12 @@ def probe(model: nn.Module, replica: Replica, head: Callable[[int], Inputs], sto
         found = [mode.found for mode in modes]
         own_randomness = random_state_changed()
         whole_blocks = any(call.drop.operation == STOCHASTIC_DEPTH for call in found[0].values())
-        if raised and not whole_blocks and not own_randomness and not _alike(plain_output, output):
+        if (
+            raised
+            and not whole_blocks
+            and not own_randomness
+            and not _alike(plain_output, output, 1e-3 if replica.precision == "float32" else 5e-2)
+        ):
             raise ValueError(
                 f"`model` changes more than its dropout when training, in {', '.join(raised)}, so it cannot be sampled "
                 "as it predicts; call dropout there whatever `self.training` is, with `training=self.training`."
@@ -437,16 +442,16 @@ def _noised_calls(replica: Replica, head: Callable[[int], Inputs]) -> tuple[dict
     return found[0], found[1]
 
 
-def _alike(one: Any, other: Any) -> bool:
+def _alike(one: Any, other: Any, tolerance: float) -> bool:
     """Whether two outputs hold the same numbers, up to rounding."""
     if isinstance(one, Tensor) and isinstance(other, Tensor):
         return one.shape == other.shape and torch.allclose(
-            one.double(), other.double(), rtol=1e-3, atol=1e-3 * float(one.abs().max()), equal_nan=True
+            one.double(), other.double(), rtol=tolerance, atol=tolerance * float(one.abs().max()), equal_nan=True
         )
     if isinstance(one, Mapping) and isinstance(other, Mapping):
-        return one.keys() == other.keys() and all(_alike(one[name], other[name]) for name in one)
+        return one.keys() == other.keys() and all(_alike(one[name], other[name], tolerance) for name in one)
     if isinstance(one, (tuple, list)) and isinstance(other, (tuple, list)):
-        return len(one) == len(other) and all(_alike(*pair) for pair in zip(one, other, strict=True))
+        return len(one) == len(other) and all(_alike(*pair, tolerance) for pair in zip(one, other, strict=True))
     return True
 
 

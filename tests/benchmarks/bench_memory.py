@@ -1,17 +1,33 @@
-"""How much the process grows while 20,000 inputs x 200 draws are summarised and not kept.
+"""How much memory a prediction takes as inputs and draws grow, when the draws are not kept.
 
-Run: python tests/benchmarks/bench_memory.py [--inputs 20000] [--draws 200]
-Growth is the peak resident set after the run less that before it, once a small run has loaded everything.
+Run: python tests/benchmarks/bench_memory.py [--inputs 1000000] [--draws 1000]
+Inputs are streamed, made batch by batch. Each figure is of a process of its own: the peak resident set after the run
+less that after a small run that has loaded everything. The summaries, which are the answer, are held for every input;
+what they take is shown, and what is left besides them should be the same in every row.
 """
 
 from __future__ import annotations
 
 import argparse
 import resource
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
 
 import numpy as np
 
 import mcdropout as mcd
+
+BATCH = 1000
+FEATURES = 16
+
+
+def batches(n_inputs: int) -> Iterator[np.ndarray]:
+    """Inputs (input, feature), as if they came from a file."""
+    rng = np.random.default_rng(0)
+    for start in range(0, n_inputs, BATCH):
+        yield rng.random((min(BATCH, n_inputs - start), FEATURES), dtype=np.float32)
 
 
 def peak() -> float:
@@ -19,18 +35,38 @@ def peak() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000
 
 
+def measured(n_inputs: int, n_samples: int) -> None:
+    """Print growth and what the summaries hold, both in MB, and seconds."""
+    net = mcd.mc_mlp(FEATURES, labels=["no", "yes"], hidden=8, dropout=0.2)
+    settings = {"batch_size": BATCH, "seed": 1, "keep_samples": False, "progress": False}
+    mcd.mc_predict(net, batches(2 * BATCH), 50, **settings)
+    before, started = peak(), time.perf_counter()
+    pred = mcd.mc_predict(net, batches(n_inputs), n_samples, **settings)
+    took = time.perf_counter() - started
+    held = sum(value.nbytes for value in vars(pred).values() if isinstance(value, np.ndarray)) / 1e6
+    print(peak() - before, held, took)
+
+
 def main() -> None:
-    """Print the growth."""
+    """Print a table."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("--inputs", type=int, default=20_000)
-    parser.add_argument("--draws", type=int, default=200)
+    parser.add_argument("--inputs", type=int, default=1_000_000)
+    parser.add_argument("--draws", type=int, default=1000)
+    parser.add_argument("--measure", nargs=2, type=int, help="inputs and draws of a single run, for its own process")
     options = parser.parse_args()
-    net = mcd.mc_cnn((28, 28, 1), labels=range(10))
-    x = np.random.default_rng(0).random((options.inputs, 28, 28, 1), dtype=np.float32)
-    mcd.mc_predict(net, x[:64], 10, seed=1, progress=False)
-    before = peak()
-    mcd.mc_predict(net, x, options.draws, seed=1, keep_samples=False, progress=False)
-    print(f"{options.inputs} inputs x {options.draws} draws, not kept: peak memory grew by {peak() - before:.0f} MB")
+    if options.measure:
+        measured(*options.measure)
+        return
+    print(f"A dense network on {FEATURES} features, inputs streamed {BATCH} at a time, draws not kept\n")
+    print("| inputs | draws | peak memory grew by | of which summaries | besides them | seconds |")
+    print("|---|---|---|---|---|---|")
+    few = 10_000
+    for n_inputs, n_samples in ((few, 50), (options.inputs, 50), (few, options.draws)):
+        command = [sys.executable, __file__, "--measure", str(n_inputs), str(n_samples)]
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+        grew, held, took = (float(one) for one in done.stdout.split())
+        text = f"{grew:.0f} MB | {held:.0f} MB, {1e6 * held / n_inputs:.0f} bytes each | {grew - held:.0f} MB"
+        print(f"| {n_inputs:,} | {n_samples:,} | {text} | {took:.0f} |", flush=True)
 
 
 if __name__ == "__main__":

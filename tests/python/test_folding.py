@@ -212,3 +212,10 @@ def test_the_callers_autocast_is_left_out():
     usual = predict(model, x)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         np.testing.assert_array_equal(predict(model, x).samples, usual.samples)
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+def test_encoders_in_reduced_precision(precision):
+    layer = nn.TransformerEncoderLayer(8, 2, 16, dropout=0.1, batch_first=True)
+    result = predict(nn.TransformerEncoder(layer, 2).eval(), numbers(N, 6, 8), precision=precision)
+    assert (result.std > 0).all()
