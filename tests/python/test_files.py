@@ -155,7 +155,10 @@ def test_parts_that_do_not_fit_are_refused(tmp_path):
 
 
 def test_only_models_and_predictions_are_saved(tmp_path):
-    with pytest.raises(TypeError, match="`object` must be a network of mc_cnn.*, or a prediction; got Linear. Save"):
+    with pytest.raises(
+        TypeError,
+        match="`object` must be a network of mc_cnn.*, a prediction, or what was learnt on one; got Linear. Save",
+    ):
         mc_save(torch.nn.Linear(2, 2), tmp_path / "model")
     with pytest.raises(ValueError, match='`path` must be in a folder that exists; got ".*model"'):
         mc_save(trained(), tmp_path / "none" / "model")
