@@ -90,7 +90,8 @@ def from_bytes(content: bytes, kinds: tuple[str, ...], name: str = "bytes") -> t
             "Install a newer mcdropout to open it."
         )
     if kind not in kinds:
-        raise UnreadableFile(f"`path` must hold a {' or a '.join(kinds)}; got {name}, which holds a {kind}.")
+        words = " or ".join(filter(None, [", ".join(kinds[:-1]), kinds[-1]]))
+        raise UnreadableFile(f"`path` must hold a {words}; got {name}, which holds a {kind}.")
     return kind, arrays, facts
 
 

@@ -34,6 +34,7 @@ TIERS = {2: ("accept", "refer"), 3: ("accept", "second check", "refer")}
 PILOT = 0.25  # share of the calibration inputs that choose which thresholds are tested, and in which order
 N_CANDIDATES = 200  # thresholds that may be tested: steps of half a per cent of the inputs
 N_PATH = 1000  # steps of the path through several measures where nothing is tested
+MOST_LABELLED = 10**6  # nobody labels more; a rate that needs them is as good as the limit itself
 KINDS = ("misses", "false_alarms")
 FOR_VALUES = "; `mc_conformal()` gives intervals for values"
 
@@ -431,7 +432,7 @@ def _enough(rate: float, max_error: float, confidence: float) -> int | None:
     low, high = 1, 1
     while binomial_p(np.array(rate * high), np.array(high), max_error) > 1 - confidence:
         low, high = high, 2 * high
-        if high > 10**9:
+        if high > MOST_LABELLED:
             return None
     while high - low > 1:
         middle = (low + high) // 2

@@ -9,7 +9,6 @@ import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy import stats
 
 from mcdropout import mc_apply, mc_calibrate, mc_conformal, mc_load, mc_save, mc_scores
 from mcdropout.calibration import label_nonconformity, least_inputs
@@ -38,7 +37,8 @@ def test_a_temperature_by_hand(classes_of):
     # At temperature 2 the odds 16:1 become 4:1, and 4:9 become 2:3. Mean of .8 and .4: .6.
     samples = np.array([[[16 / 17, 1 / 17]], [[4 / 13, 9 / 13]]])
     prediction = classes_of(samples, ["a", "b"])
-    learnt = mc_calibrate(classes_of(np.repeat(samples, 2, axis=1), ["a", "b"]), ["a", "b"])
+    others = np.array([[[0.9, 0.1], [0.2, 0.8], [0.6, 0.4]], [[0.8, 0.2], [0.3, 0.7], [0.7, 0.3]]])
+    learnt = mc_calibrate(classes_of(others, ["a", "b"]), ["a", "b", "b"])
     calibrated = mc_apply(replace(learnt, temperature=2.0), prediction)
     np.testing.assert_allclose(calibrated.mean, [[0.6, 0.4]], atol=1e-6)
     np.testing.assert_allclose(calibrated.samples[:, 0, 0], [0.8, 0.4], atol=1e-6)
@@ -60,7 +60,8 @@ def test_the_temperature_has_the_least_log_loss(example_classes):
     assert learnt.log_loss_before == pytest.approx(loss(1.0), abs=1e-6)
     grid = learnt.temperature * np.geomspace(0.5, 2, 21)
     assert learnt.log_loss_after <= min(loss(one) for one in grid) + 1e-6
-    np.testing.assert_allclose(learnt.curve["log_loss"], [loss(one) for one in learnt.curve["temperature"]], atol=2e-5)
+    curve = learnt.curve[learnt.curve["temperature"] > 0.2]  # colder draws are 0 in float32
+    np.testing.assert_allclose(curve["log_loss"], [loss(one) for one in curve["temperature"]], atol=2e-5)
 
 
 def test_calibration_never_does_worse_where_it_learns(example_classes):
@@ -82,8 +83,9 @@ def test_calibration_helps_on_fresh_inputs(example_classes):
 
 
 def test_a_probability_that_float32_made_0_does_not_end_the_search(classes_of):
-    samples = np.array([[[1.0, 0.0], [0.3, 0.7], [0.6, 0.4]], [[1.0, 0.0], [0.2, 0.8], [0.7, 0.3]]])
-    learnt = mc_calibrate(classes_of(samples, ["a", "b"]), ["b", "b", "a"])
+    samples = np.tile([0.2, 0.8], (3, 2001, 1))
+    samples[:, 0] = [1.0, 0.0]
+    learnt = mc_calibrate(classes_of(samples, ["a", "b"]), ["b", *["a", "b", "b", "b", "b"] * 400])
     assert np.isfinite(learnt.log_loss_after)
     assert learnt.temperature > 1
 

@@ -138,7 +138,10 @@ def test_other_files_are_refused(tmp_path):
         mc_load(tmp_path / "none")
     y = np.where(X[:, 0] > 0, "à", "b")
     mc_fit(mc_mlp(3, ["à", "b"]), X, y, epochs=1, progress=False, checkpoint=tmp_path / "run")
-    with pytest.raises(UnreadableFile, match="must hold a model or a prediction; got .*, which holds a checkpoint"):
+    with pytest.raises(
+        UnreadableFile,
+        match="must hold a model, prediction, policy, calibration or conformal; got .*, which holds a checkpoint",
+    ):
         mc_load(tmp_path / "run")
 
 
