@@ -51,7 +51,8 @@ class MCPolicy:
     `n` accepted, `wrong` of them, the exact upper bound at the confidence of that limit, and whether it is `kept`.
     `outcome`: one row per tier, what it does to all calibration inputs (`upper_bound` where labels had no part in
     choosing the thresholds). `curve`: the thresholds that were looked at,
-    with coverage, errors and p-value among the test inputs, and which were tested. `needed` says what a promise that
+    with coverage and errors, and for a promise their p-value among the test inputs and the level it was tested at (0:
+    not tested). `needed` says what a promise that
     could not be given would take.
     """
 
@@ -135,15 +136,16 @@ def mc_triage(
     * `uncertainty_threshold`: thresholds of one's own, one per tier but the last, for one measure.
 
     The promise is a learn-then-test one, and holds for any network, measure and number accepted, if the calibration
-    inputs were not trained on and are like those to come. A random quarter of them (by `seed`) chooses the thresholds
-    worth testing; on the others each is tested by the exact binomial p-value of the errors among the accepted, from
-    the most promising on to laxer ones until one fails. Several limits hold at once. Where no threshold passes, all is
-    referred, and a warning and `needed` say what it would take.
+    inputs were not trained on and are like those to come. A random quarter of them (by `seed`) chooses thresholds and
+    the order in which they are tested on the others, by the exact binomial p-value of the errors among the accepted,
+    from strict to lax: a strict one and the most promising one have half of the chance of being wrong each, and hand
+    it on for as long as they pass (fallback procedure). Several limits hold at once. Where no threshold passes, all
+    is referred, and a warning and `needed` say what it would take.
 
     Raises ValueError for y of another length, with unknown labels or of one label alone, and for limits out of (0, 1).
-    References: Angelopoulos et al. (2021), arXiv:2110.01052 (learn then test, fixed sequences); Laufer-Goldshtein et
-    al. (2023), arXiv:2210.07913 (ordering by a part of the data); Geifman and El-Yaniv (2017), arXiv:1705.08500
-    (selective risk).
+    References: Angelopoulos et al. (2021), arXiv:2110.01052 (learn then test); Laufer-Goldshtein et al. (2023),
+    arXiv:2210.07913 (ordering by a part of the data); Wiens and Dmitrienko (2005), Journal of Biopharmaceutical
+    Statistics 15 (fallback procedure); Geifman and El-Yaniv (2017), arXiv:1705.08500 (selective risk).
     """
     prediction = check_classes(prediction, FOR_VALUES)
     cases = _Cases.of(prediction, y, check_measures(measure, prediction))
@@ -327,20 +329,36 @@ def _p_values(path: _Path, cases: _Cases, limits: Limits, ratio: float = 1.0, mo
     return np.max(found, axis=0)
 
 
-def _tested(pilot: _Cases, test: _Cases, limits: Limits, alpha: float) -> tuple[_Path, Array, int, int]:
-    """The path on the test inputs, its p-values, where testing started, and how many steps passed from there on.
+def _tested(pilot: _Cases, test: _Cases, limits: Limits, alpha: float) -> tuple[_Path, Array, Array, int]:
+    """The path on the test inputs, the p-value and the level of each step, and the most promising step.
 
-    Thresholds and start are functions of the pilot inputs alone, so on the test inputs the steps are hypotheses in a
-    fixed sequence, and given the number accepted, the wrong ones among them are binomial. Half an error is added to
-    what the pilot inputs show: none among few does not mean that there will be none.
+    Path and order are functions of the pilot inputs alone, so on the test inputs the steps are hypotheses in a fixed
+    sequence, and given the number accepted, the wrong ones among them are binomial. They are tested from strict to lax
+    by the fallback procedure: half of `alpha` belongs to the step that promises most, half to a strict one that should
+    pass if the doubt is worth anything; a step that passes hands its level on to the next, one that fails loses it.
     """
     on_pilot = pilot.path(N_CANDIDATES)
-    expected = _p_values(on_pilot, pilot, limits, ratio=len(test.true) / len(pilot.true), more=0.5)
+    ratio = len(test.true) / len(pilot.true)
+    # half an error more than there were: none among few does not mean that there will be none
+    best = int(_p_values(on_pilot, pilot, limits, ratio, more=0.5).argmin())
+    level = np.zeros(len(on_pilot.thresholds))
+    level[min(_strict_start(on_pilot, pilot, limits, ratio, alpha / 2), best)] += alpha / 2
+    level[best] += alpha / 2
     path = _Path.through(on_pilot.thresholds, test.doubts)
     p = _p_values(path, test, limits)
-    start = int(expected.argmin())
-    passed = p[start:] <= alpha
-    return path, p, start, len(passed) if passed.all() else int(passed.argmin())
+    for step in range(1, len(level)):
+        if p[step - 1] <= level[step - 1]:
+            level[step] += level[step - 1]
+    return path, p, level, best
+
+
+def _strict_start(path: _Path, pilot: _Cases, limits: Limits, ratio: float, alpha: float) -> int:
+    """The first step that should accept twice as many test inputs as pass without an error; else the last."""
+    enough = np.ones(len(path.thresholds), dtype=bool)
+    for limit in limits:
+        expected = ratio * path.accepted(pilot.concerned(limit) * 1.0)
+        enough &= expected >= 2 * least_error_free(limit["max_error"], 1 - alpha)
+    return int(enough.argmax()) if enough.any() else len(enough) - 1
 
 
 def _with_promise(
@@ -363,18 +381,17 @@ def _with_promise(
     promises, curves, needed = [], [], None
     for tier in range(n_tests):
         own = [limit for limit in limits if limit["tier"] == tier]
-        path, p, start, n_passed = _tested(pilot, test, own, alpha)
-        row = tuple(path.thresholds[start + n_passed - 1].tolist()) if n_passed else None
+        path, p, level, best = _tested(pilot, test, own, alpha)
+        passed = np.flatnonzero((level > 0) & (p <= level))
+        row = tuple(path.thresholds[passed[-1]].tolist()) if len(passed) else None
         before = thresholds[-1] if thresholds else None
         if row is None and before is None and needed is None:
-            needed = _what_it_takes(path, test, own, start, 1 - alpha, len(cases.true))
+            needed = _what_it_takes(path, test, own, best, 1 - alpha, len(cases.true))
         if before is not None:  # a looser promise holds wherever a tighter one does
             row = before if row is None else tuple(map(max, row, before))
         thresholds.append(row)
         promises += _promises(test, own, thresholds, names[tier], 1 - alpha)
-        tested = np.arange(len(p)) - start
-        curve = path.curve(test).assign(p_value=p, tested=(tested >= 0) & (tested <= n_passed))
-        curves.append(curve.assign(tier=names[tier]))
+        curves.append(path.curve(test).assign(p_value=p, level=level, tier=names[tier]))
     if last_share is not None:
         rest = cases.path().within(last_share)
         before = thresholds[-1]

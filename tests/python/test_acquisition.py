@@ -77,10 +77,10 @@ def test_a_batch_is_not_many_times_the_same(example_classes, classes_of):
     sharp /= sharp.sum(axis=-1, keepdims=True)
     prediction = classes_of(sharp.astype(np.float32))
     copies = prediction[np.repeat(np.arange(30), 10)]  # every input ten times
-    alone = mc_acquire(copies, 5)["input"] // 10
-    together = mc_acquire(copies, 5, by="batchbald")["input"] // 10
+    alone = mc_acquire(copies, 3)["input"] // 10
+    together = mc_acquire(copies, 3, by="batchbald")["input"] // 10
     assert alone.nunique() == 1
-    assert together.nunique() == 5
+    assert together.nunique() == 3
 
 
 def test_bad_input_is_named_in_one_sentence(example_classes, example_values):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import warnings
 from dataclasses import replace
 
 import numpy as np
@@ -132,8 +133,9 @@ def test_the_test_inputs_had_no_part_in_choosing(example_classes):
     with pytest.warns(UserWarning, match="No threshold can promise"):
         second = mc_triage(prediction, changed, max_error=0.2, seed=3)
     np.testing.assert_array_equal(first.curve["predictive_entropy"], second.curve["predictive_entropy"])
-    assert first.curve["tested"].to_numpy().argmax() == second.curve["tested"].to_numpy().argmax()
-    assert second.curve["tested"].sum() == 1  # the first failed, and nothing was tested after it
+    starts = np.flatnonzero(second.curve["level"])
+    assert 1 <= len(starts) <= 2  # both starts failed, and nothing was tested after them
+    assert (first.curve["level"].to_numpy()[starts] > 0).all()
 
 
 def test_p_values_and_bounds_are_scipy_s():
@@ -191,12 +193,28 @@ def test_the_promise_says_what_it_rests_on(example_classes):
 def test_the_curve_is_what_was_tested(example_classes):
     prediction, y = example_classes(1000, sharpness=4)
     policy = mc_triage(prediction, y, max_error=0.15)
-    tested = policy.curve[policy.curve["tested"]]
-    passed = tested[tested["p_value"] <= 0.05]
+    tested = policy.curve[policy.curve["level"] > 0]
+    passed = tested[tested["p_value"] <= tested["level"]]
     assert passed["predictive_entropy"].max() == policy.thresholds[0][0]
     for row in tested.itertuples():
         assert row.p_value == pytest.approx(stats.binom.cdf(row.wrong, row.n, 0.15), abs=1e-12)
-    assert (passed["p_value"].to_numpy() == tested["p_value"].to_numpy()[: len(passed)]).all()
+
+
+@given(st.lists(st.floats(0, 0.08), min_size=30, max_size=30))
+def test_levels_are_handed_on_and_never_add_up_to_more_than_there_is(world, chances):
+    rng = np.random.default_rng(0)
+    doubt = rng.random(400)
+    wrong = rng.random(400) < np.array(chances)[(doubt * 30).astype(int)]
+    prediction, y = world(doubt, wrong, rng)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        curve = mc_triage(prediction, y, max_error=0.1).curve
+    level, passed = curve["level"].to_numpy(), (curve["p_value"] <= curve["level"]).to_numpy()
+    handed_on = np.append(0, level[:-1] * passed[:-1])
+    own = level - handed_on
+    assert (own >= -1e-15).all()
+    assert own.sum() == pytest.approx(0.05)
+    assert (own > 1e-15).sum() <= 2
 
 
 def test_what_cannot_be_promised_is_said_with_what_it_takes(world):
