@@ -8,12 +8,12 @@
 #' promises, and on how many cases that rests.
 #'
 #' With `max_error` the promise is a learn-then-test one. It holds for any network, any measure and any number
-#' accepted, if the calibration inputs were not trained on and are like those to come. A random quarter of them
-#' (by `seed`) chooses thresholds and the order in which they are tested on the others, by the exact binomial
-#' p-value of the errors among the accepted, from strict to lax: a strict one and the most promising one have half
-#' of the chance of being wrong each, and hand it on for as long as they pass (fallback procedure). Several limits
-#' hold at once. Where no threshold passes, all is referred, and a warning and the policy's `needed` say what it
-#' would take.
+#' accepted, if the calibration inputs were not trained on and are like those to come. A random quarter of
+#' them (by `seed`) chooses thresholds and the order in which they are tested on the others, by the exact
+#' binomial p-value of the errors among the accepted, from strict to lax: a strict one and the most promising
+#' one have half of the chance of being wrong each, and hand it on for as long as they pass (fallback
+#' procedure). Several limits hold at once. Where no threshold passes, all is referred, and a warning and the
+#' policy's `needed` say what it would take.
 #'
 #' @param prediction (mc_prediction) Of classes: for `mc_triage()` of the inputs to learn on, for
 #'   `mc_decide()` of those to decide about.
@@ -43,15 +43,15 @@
 #' @return `mc_triage()`: a list of class `mc_policy`: `thresholds` (matrix, tier x measure; `NA` takes none),
 #'   `guaranteed` (whether every limit asked for could be promised), `promises` (tibble, one row per limit:
 #'   `n` accepted test inputs, `wrong` of them, `upper_bound`, `kept`), `outcome` (tibble, one row per tier:
-#'   what it does to the calibration inputs), `curve` (tibble: the thresholds that were looked at, and the levels they were tested at),
-#'   `mean_cost`, `needed` and the settings. [mc_save()] writes it as JSON.
+#'   what it does to the calibration inputs), `curve` (tibble: the thresholds that were looked at, and the
+#'   levels they were tested at), `mean_cost`, `needed` and the settings. [mc_save()] writes it as JSON.
 #'
 #'   `mc_decide()`: a tibble with one row per input: `id` (where the prediction has ids), `predicted`, `tier`
 #'   (factors), `reason` in words, and the doubt by each measure.
-#' @references Wiens and Dmitrienko (2005), *Journal of Biopharmaceutical Statistics* 15, for the fallback procedure.
-#'   Angelopoulos et al. (2021), *Learn then test*, \doi{10.48550/arXiv.2110.01052}.
-#'   Laufer-Goldshtein et al. (2023), \doi{10.48550/arXiv.2210.07913}, for ordering by a part of the data.
-#'   Geifman and El-Yaniv (2017), \doi{10.48550/arXiv.1705.08500}, for selective risk.
+#' @references Angelopoulos et al. (2021), *Learn then test*, \doi{10.48550/arXiv.2110.01052}.
+#'   Laufer-Goldshtein et al. (2023), \doi{10.48550/arXiv.2210.07913}, for ordering by a part of the data. Wiens
+#'   and Dmitrienko (2005), *Journal of Biopharmaceutical Statistics* 15, for the fallback procedure. Geifman and
+#'   El-Yaniv (2017), \doi{10.48550/arXiv.1705.08500}, for selective risk.
 #' @export
 #' @examplesIf mc_python_available()
 #' net <- mc_mlp(4, labels = levels(iris$Species))
@@ -71,8 +71,8 @@ mc_triage <- function(prediction, y, ..., max_error = NULL, confidence = 0.95, m
     max_error = if_given(max_error, each_number, above = 0, below = 1),
     confidence = as_number(confidence, above = 0, below = 1),
     measure = as_names(measure),
-    tiers = if (is.character(tiers)) as.list(tiers) else tiers,
-    costs = if_given(costs, as_costs),
+    tiers = as_names(tiers),
+    costs = if (!is.null(costs)) as_costs(costs),
     budget = if_given(budget, each_number, at_least = 0, at_most = 1),
     by_label = as_label_limits(by_label),
     uncertainty_threshold = if_given(uncertainty_threshold, each_number),
@@ -155,14 +155,20 @@ each_number <- function(x, name, ..., call = rlang::caller_env()) {
   each(x, as_number, name = name, ..., call = call)
 }
 
+# One or several names, or a count; the core says what they must be.
 as_names <- function(x) {
-  if (length(x) == 1 || !is.character(x)) x else as.list(x)
+  if (is_one_number(x) && x == trunc(x)) {
+    return(as_integer_if_small(x))
+  }
+  if (length(x) == 1) x else as.list(x)
 }
 
 # Numbers, pairs of numbers and a matrix, by name.
-as_costs <- function(x, name = rlang::caller_arg(x), call = rlang::caller_env()) {
-  x <- as.list(x)
-  lapply(x, function(cost) if (is.data.frame(cost)) as.matrix(cost) else cost)
+as_costs <- function(x) {
+  if (is.null(names(x))) {
+    return(as_names(x))
+  }
+  lapply(as.list(x), function(cost) if (is.data.frame(cost)) as.matrix(cost) else cost)
 }
 
 # Limits by label: a named vector or list for each kind of error.

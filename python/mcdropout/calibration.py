@@ -234,7 +234,8 @@ class MCConformal:
             f"# Conformal {what} ({self.method}): the truth is inside for at least {100 * self.level:g} % of new "
             f"inputs{each} like the {sum(self.n_inputs) if self.by_label else self.n_inputs[0]} it was learnt on."
         ]
-        names = self.labels if self.by_label and self.labels is not None else range(1, len(self.limits) + 1)
+        names = self.labels if self.by_label and self.labels else [f"output {i + 1}" for i in range(len(self.limits))]
+        names = ["all labels together"] if self.labels and not self.by_label else names
         for name, limit, n in zip(names, self.limits, self.n_inputs, strict=True):
             if limit is None:
                 outcome = "every set has this label" if self.by_label else f"all {what} are without limit"

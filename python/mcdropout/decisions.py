@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -477,9 +477,8 @@ class _Prices:
     def of(cls, costs: Mapping[str, Any], names: tuple[str, ...], cases: _Cases) -> _Prices:
         wanted = ("error", *names[1:])
         if not isinstance(costs, Mapping) or set(costs) != set(wanted):
-            words = ", ".join(f'"{one}"' for one in wanted)
-            got = shown(list(costs) if isinstance(costs, Mapping) else costs)
-            raise ValueError(f"`costs` must have a cost for each of {words}; got {got}.")
+            got = _quoted(costs) if isinstance(costs, Mapping) and costs else shown(costs)
+            raise ValueError(f"`costs` must have a cost for each of {_quoted(wanted)}; got {got}.")
         error = _error_costs(costs["error"], cases)
         columns = [error]
         for name in names[1:]:
@@ -746,6 +745,10 @@ def _label_limits(by_label: object, errors: list[float], cases: _Cases) -> Limit
             bound = check_number(limit, "by_label", above=0, below=1)
             limits.append({"tier": 0, "kind": kind, "label": cases.labels[cases.code(label)], "max_error": bound})
     return limits
+
+
+def _quoted(words: Iterable[object]) -> str:
+    return ", ".join(f'"{one}"' for one in words)
 
 
 def _numbers(values: object) -> list[Any]:

@@ -61,7 +61,9 @@ def allowed_failures(repetitions, chance):
     return stats.binom.ppf(0.999, repetitions, chance)
 
 
-@pytest.mark.parametrize("name", WORLDS)
+@pytest.mark.parametrize(
+    "name", ["steep", "in steps", *(pytest.param(name, marks=pytest.mark.slow) for name in ("bumpy", "hopeless"))]
+)
 @pytest.mark.filterwarnings("ignore:No threshold can promise")
 def test_the_promise_is_kept_in_a_thousand_repetitions(world, name):
     # failure rate at most 1 - confidence, plus the Monte Carlo error of 1,000 repetitions
@@ -92,7 +94,7 @@ def test_the_promise_is_kept_in_a_thousand_repetitions(world, name):
 
 @pytest.mark.filterwarnings("ignore:No threshold can promise")
 def test_promises_for_two_labels_and_two_tiers_hold_at_once(world):
-    repetitions, n = 300, 1500
+    repetitions, n = 200, 1500
     rng = np.random.default_rng(2)
     failures, made = 0, 0
     # of "yes" said or true: by symmetry of the errors, misses and false alarms are functions of the doubt alone
@@ -508,7 +510,7 @@ def test_bad_input_is_named_in_one_sentence(example_classes, example_values):
         "`budget` must have 2 numbers that sum to at most 1, one per tier but the first; got [0.1]": (
             triage(budget=0.1, tiers=3)
         ),
-        '`costs` must have a cost for each of "error", "refer"; got [\'error\']': triage(costs={"error": 1}),
+        '`costs` must have a cost for each of "error", "refer"; got "error"': triage(costs={"error": 1}),
         '`costs` must have a cost for each of "error", "refer"; got 3': triage(costs=3),
         '`costs["refer"]` must be a number of at least 0; got -1': triage(costs={"error": 1, "refer": -1}),
         '`costs["refer"]` must be a number of at least 0 and at most 1; got 2': triage(
@@ -518,7 +520,7 @@ def test_bad_input_is_named_in_one_sentence(example_classes, example_values):
         '`costs["error"]` must be a number or a table of 4 x 4 numbers, true label by predicted; got [1, 2]': (
             triage(costs={"error": [1, 2], "refer": 1})
         ),
-        '`by_label` must be true, or limits by label for "misses" or "false_alarms"; got {\'hits\': 1}': (
+        '`by_label` must be true, or limits by label for "misses", "false_alarms"; got "hits"': (
             triage(by_label={"hits": 1})
         ),
         '`by_label` must have a limit for each label of "misses"; got 0.1': triage(by_label={"misses": 0.1}),
