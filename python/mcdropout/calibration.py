@@ -21,9 +21,9 @@ from .measures import (
     check_classes,
     check_labels,
     check_prediction,
+    codes_to_learn_from,
     index_of,
     labels_of,
-    true_codes,
     true_values,
 )
 from .prediction import Array, MCPrediction
@@ -100,10 +100,7 @@ def mc_calibrate(prediction: MCPrediction, y: object) -> MCCalibration:
     arXiv:2007.08792.
     """
     prediction = check_classes(prediction, "; `mc_conformal()` calibrates the intervals of values")
-    codes = true_codes(y, prediction)
-    if len(np.unique(codes)) < 2:
-        only = labels_of(prediction)[codes[0]]
-        raise ValueError(f'`y` must have inputs of at least two labels; got "{only}" alone.')
+    codes = codes_to_learn_from(y, prediction)
     pieces = list(_log_draws(prediction))
 
     def loss(log_temperature: float) -> float:
@@ -336,7 +333,7 @@ def mc_conformal(
         groups = list(_value_nonconformity(prediction, true_values(y, prediction), method).T)
         learnt = MCConformal(method, level, _limits(groups, level), tuple(map(len, groups)), by_label=False)
     else:
-        codes = true_codes(y, prediction)
+        codes = codes_to_learn_from(y, prediction)
         scores = label_nonconformity(prediction.mean, method, penalty, n_free)[np.arange(len(codes)), codes]
         labels = labels_of(prediction)
         groups = [scores[codes == code] for code in range(len(labels))] if by_label else [scores]

@@ -22,11 +22,11 @@ from .measures import (
     check_classes,
     check_labels,
     check_measures,
+    codes_to_learn_from,
     index_of,
     labels_of,
     measured,
     predicted_codes,
-    true_codes,
 )
 from .prediction import Array, MCPrediction
 
@@ -207,11 +207,7 @@ class _Cases:
 
     @classmethod
     def of(cls, prediction: MCPrediction, y: object, measures: tuple[str, ...]) -> _Cases:
-        true = true_codes(y, prediction)
-        labels = labels_of(prediction)
-        if (true == true[0]).all():
-            only = shown(labels[true[0]])
-            raise ValueError(f"`y` must have inputs of at least two labels; got {only} alone.")
+        true, labels = codes_to_learn_from(y, prediction), labels_of(prediction)
         doubts = np.stack([measured(prediction, one) for one in measures], axis=1)
         return cls(true, predicted_codes(prediction), doubts, measures, labels)
 
@@ -273,9 +269,9 @@ class _Path:
         return tuple(self.thresholds[steps[0]].tolist()) if rest < 1 else None
 
     def curve(self, cases: _Cases) -> pd.DataFrame:
-        """What each step accepts and how much of it is wrong, at most `N_PATH` steps."""
+        """What each step accepts and how much of it is wrong, at most `N_CANDIDATES` steps."""
         n, wrong = self.accepted(), self.accepted(cases.wrong * 1.0)
-        chosen = np.unique(np.linspace(0, len(n) - 1, N_PATH).astype(np.int64))
+        chosen = np.unique(np.linspace(0, len(n) - 1, N_CANDIDATES).astype(np.int64))
         thresholds = dict(zip(cases.measures, self.thresholds[chosen].T, strict=True))
         return pd.DataFrame(
             {
@@ -734,9 +730,8 @@ def _label_limits(by_label: object, errors: list[float], cases: _Cases) -> Limit
     elif isinstance(by_label, Mapping) and by_label and set(by_label) <= set(KINDS):
         given = by_label
     else:
-        raise ValueError(
-            f'`by_label` must be true, or limits by label for "misses" or "false_alarms"; got {shown(by_label)}.'
-        )
+        got = _quoted(by_label) if isinstance(by_label, Mapping) and by_label else shown(by_label)
+        raise ValueError(f"`by_label` must be true, or limits by label for {_quoted(KINDS)}; got {got}.")
     limits: Limits = []
     for kind, by in given.items():
         if not isinstance(by, Mapping) or not by:

@@ -118,6 +118,15 @@ def true_codes(y: object, prediction: MCPrediction, name: str = "y") -> Array:
     return codes
 
 
+def codes_to_learn_from(y: object, prediction: MCPrediction) -> Array:
+    """The same for inputs that something is learnt on: of one label alone, they would say nothing of the others."""
+    codes = true_codes(y, prediction)
+    if (codes == codes[0]).all():
+        only = shown(labels_of(prediction)[codes[0]])
+        raise ValueError(f"`y` must have inputs of at least two labels; got {only} alone.")
+    return codes
+
+
 def true_values(y: object, prediction: MCPrediction, name: str = "y") -> Array:
     """What was observed, of the shape of the prediction's mean."""
     n_outputs = prediction.mean[:1].size

@@ -274,6 +274,9 @@ def test_bad_input_is_named_in_one_sentence(example_classes, example_values):
     values, observed = example_values(20)
     learnt, sets = mc_calibrate(prediction, y), mc_conformal(prediction, y, level=0.5)
     for sentence, call in {
+        '`y` must have inputs of at least two labels; got "label 2" alone': (
+            lambda: mc_conformal(prediction, ["label 2"] * 20)
+        ),
         '`y` must have inputs of at least two labels; got "label 1" alone': (
             lambda: mc_calibrate(prediction, ["label 1"] * 20)
         ),
