@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mcdropout import mc_apply, mc_calibrate, mc_conformal, mc_load, mc_save, mc_scores
@@ -127,6 +127,7 @@ def test_nonconformity_by_hand():
     np.testing.assert_allclose(label_nonconformity(mean, "raps", 0.1, 1), [[0.5, 1.2, 0.9]])
 
 
+@settings(max_examples=60, deadline=None)
 @given(st.integers(1, 60), st.sampled_from([0.5, 0.7, 0.8, 0.9, 0.95]))
 def test_the_limit_is_the_order_statistic_that_the_finite_sample_asks_for(n, level):
     from fractions import Fraction
@@ -157,6 +158,13 @@ def test_sets_hold_the_truth_as_often_as_they_say(example_classes, method):
     wanted = 49 / 61
     error = np.sqrt((wanted * (1 - wanted) / 62 + wanted * (1 - wanted) / 200) / splits)
     assert abs(np.mean(found) - wanted) < 4 * error
+
+
+@pytest.mark.parametrize("method", ["lac", "aps", "raps"])
+def test_the_input_at_the_limit_is_covered(example_classes, method):
+    prediction, y = example_classes(60)
+    sets = mc_apply(mc_conformal(prediction, y, level=0.8, method=method, allow_empty=True), prediction)
+    assert sum(sets[f"in_{label}"].iloc[i] for i, label in enumerate(y)) == 49  # ceil(61 * .8), and no ties
 
 
 def test_sets_cover_each_label_where_asked_to(example_classes):

@@ -11,7 +11,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
@@ -61,9 +61,7 @@ def allowed_failures(repetitions, chance):
     return stats.binom.ppf(0.999, repetitions, chance)
 
 
-@pytest.mark.parametrize(
-    "name", ["steep", "in steps", *(pytest.param(name, marks=pytest.mark.slow) for name in ("bumpy", "hopeless"))]
-)
+@pytest.mark.parametrize("name", WORLDS)
 @pytest.mark.filterwarnings("ignore:No threshold can promise")
 def test_the_promise_is_kept_in_a_thousand_repetitions(world, name):
     # failure rate at most 1 - confidence, plus the Monte Carlo error of 1,000 repetitions
@@ -150,6 +148,7 @@ def test_p_values_and_bounds_are_scipy_s():
     assert upper_bound(0, 0, 0.95) == 1
 
 
+@settings(max_examples=60, deadline=None)
 @given(st.integers(0, 30), st.integers(1, 300), st.sampled_from([0.01, 0.05, 0.2]), st.sampled_from([0.8, 0.95]))
 def test_a_p_value_is_small_exactly_where_the_bound_keeps_the_limit(wrong, n, limit, confidence):
     if wrong <= n:
@@ -202,6 +201,7 @@ def test_the_curve_is_what_was_tested(example_classes):
         assert row.p_value == pytest.approx(stats.binom.cdf(row.wrong, row.n, 0.15), abs=1e-12)
 
 
+@settings(max_examples=60, deadline=None)
 @given(st.lists(st.floats(0, 0.08), min_size=30, max_size=30))
 def test_levels_are_handed_on_and_never_add_up_to_more_than_there_is(world, chances):
     rng = np.random.default_rng(0)
@@ -272,6 +272,7 @@ def test_all_labels_hold_their_own_limit(example_classes):
 # Budgets, costs, thresholds of one's own ------------------------------------------------------------------
 
 
+@settings(max_examples=60, deadline=None)
 @given(st.lists(st.integers(0, 8), min_size=4, max_size=40), st.sampled_from([0, 0.1, 0.25, 0.5, 1]))
 def test_a_budget_is_never_overdrawn_and_no_stricter_threshold_keeps_it(doubts, budget):
     doubt = np.array(doubts, dtype=float)
@@ -324,6 +325,7 @@ def test_thresholds_of_one_s_own_and_what_they_would_have_cost(example_classes):
 cases_with_costs = st.lists(st.tuples(st.integers(0, 5), st.booleans()), min_size=2, max_size=9)
 
 
+@settings(max_examples=60, deadline=None)
 @given(cases_with_costs, st.sampled_from([0.5, 2.0, 7.0]), st.sampled_from([0.0, 0.5, 1.0]))
 def test_costs_find_the_cheapest_of_all_thresholds(cases, refer, found):
     from mcdropout.decisions import _Prices, _tiers_of
@@ -414,7 +416,7 @@ def test_a_decision_depends_on_its_input_alone(example_classes):
 @pytest.mark.filterwarnings("ignore:No threshold can promise")
 def test_a_policy_comes_back_from_its_file(example_classes, tmp_path):
     prediction, y = example_classes(600, sharpness=3)
-    for settings in (
+    for arguments in (
         {"max_error": 0.1},
         {"max_error": 0.001},
         {"max_error": [0.1, 0.2], "tiers": 3, "by_label": {"misses": {"label 1": 0.3}}},
@@ -422,7 +424,7 @@ def test_a_policy_comes_back_from_its_file(example_classes, tmp_path):
         {"costs": {"error": 9, "refer": 1}},
         {"uncertainty_threshold": 0.3, "tiers": ["yes", "no"]},
     ):
-        policy = mc_triage(prediction, y, **settings)
+        policy = mc_triage(prediction, y, **arguments)
         mc_save(policy, tmp_path / "policy.json")
         again = mc_load(tmp_path / "policy.json")
         assert repr(again) == repr(policy)

@@ -45,6 +45,7 @@ def curve_of(cases):
     return DoubtCurve.of(doubt, wrong), doubt, wrong
 
 
+@settings(max_examples=60, deadline=None)
 @given(doubts_and_errors)
 def test_auroc_and_average_precision_are_scikit_learn_s_with_ties_too(cases):
     curve, doubt, wrong = curve_of(cases)
@@ -85,6 +86,7 @@ def test_aurc_is_between_the_best_and_the_worst_order_and_near_the_mean_of_rando
     assert best_aurc(wrong) <= aurc(curve) + ROUNDING
 
 
+@settings(max_examples=60, deadline=None)
 @given(doubts_and_errors, st.sampled_from([0.3, 0.5, 0.9, 1.0]))
 def test_equally_doubtful_inputs_are_taken_together(cases, share):
     curve, doubt, wrong = curve_of(cases)
@@ -154,6 +156,7 @@ def test_calibration_errors_are_those_of_a_naive_loop(scored):
     np.testing.assert_allclose(scores.by_label["ece"], each, atol=ROUNDING)
 
 
+@settings(max_examples=60, deadline=None)
 @given(st.lists(st.integers(0, 4), min_size=1, max_size=40), st.integers(1, 9))
 def test_equal_mass_bins_keep_ties_together_and_are_never_empty(values, n_bins):
     found = np.array(values, dtype=float)
