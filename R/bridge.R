@@ -281,7 +281,26 @@ raise_callback_error <- function() {
 # A table of pandas as a tibble. By columns: the class names that reticulate knows changed with pandas 3.
 table_from_python <- function(x) {
   columns <- from_python(x$to_dict(orient = "list"))
-  tibble::as_tibble(lapply(columns, function(column) unlist(column) %||% logical()))
+  tibble::as_tibble(lapply(columns, vector_from_list))
+}
+
+# What Python has as None is NA; of no entries at all, no type is known.
+vector_from_list <- function(column) {
+  if (is.list(column)) {
+    column[vapply(column, is.null, logical(1))] <- NA
+  }
+  unlist(column) %||% logical()
+}
+
+# The fields of a Python dataclass as a list: tables as tibbles, all else as R data.
+fields_from_python <- function(object) {
+  builtins <- reticulate::import_builtins(convert = FALSE)
+  names <- from_python(builtins$list(object$`__dataclass_fields__`))
+  fields <- lapply(rlang::set_names(names), function(name) {
+    value <- object[[name]]
+    if (reticulate::py_has_attr(value, "columns")) table_from_python(value) else from_python(value)
+  })
+  fields[!vapply(fields, is.null, logical(1))]
 }
 
 # Python's bytes as an R raw vector.

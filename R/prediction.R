@@ -121,7 +121,16 @@ with_output_names <- function(value, names, interval) {
   value
 }
 
-# The core's object with the same numbers, to write to a file.
+# What a user gives as a prediction, for the core.
+as_prediction <- function(prediction, name = rlang::caller_arg(prediction), call = rlang::caller_env()) {
+  if (!inherits(prediction, "mc_prediction")) {
+    got <- shown(class(prediction)[[1]])
+    abort_must(name, "be what `mc_predict()` returns", got = got, call = call)
+  }
+  prediction_to_python(prediction, call)
+}
+
+# The core's object with the same numbers.
 prediction_to_python <- function(prediction, call = rlang::caller_env()) {
   fields <- unclass(prediction)
   fields <- fields[setdiff(names(fields), derived)]

@@ -12,6 +12,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .acquisition import mc_acquire as mc_acquire
+    from .calibration import MCCalibration as MCCalibration
+    from .calibration import MCConformal as MCConformal
+    from .calibration import mc_apply as mc_apply
+    from .calibration import mc_calibrate as mc_calibrate
+    from .calibration import mc_conformal as mc_conformal
     from .checks import IdenticalDraws as IdenticalDraws
     from .checks import NoStochasticSites as NoStochasticSites
     from .checks import OutOfMemory as OutOfMemory
@@ -19,6 +25,9 @@ if TYPE_CHECKING:
     from .datasets import mc_read_idx as mc_read_idx
     from .datasets import mc_read_images as mc_read_images
     from .datasets import mc_sample_data as mc_sample_data
+    from .decisions import MCPolicy as MCPolicy
+    from .decisions import mc_decide as mc_decide
+    from .decisions import mc_triage as mc_triage
     from .files import mc_load as mc_load
     from .files import mc_save as mc_save
     from .models import MCNetwork as MCNetwork
@@ -31,20 +40,33 @@ if TYPE_CHECKING:
     from .sampling import mc_predict_point as mc_predict_point
     from .sampling import mc_sampler as mc_sampler
     from .sampling import mc_sites as mc_sites
+    from .scores import MCScores as MCScores
+    from .scores import mc_ood_scores as mc_ood_scores
+    from .scores import mc_scores as mc_scores
     from .training import mc_fit as mc_fit
     from .training import mc_train_on_batch as mc_train_on_batch
 
 HOMES = {  # where each public name lives
     "IdenticalDraws": "checks",
+    "MCCalibration": "calibration",
+    "MCConformal": "calibration",
+    "MCNetwork": "models",
+    "MCPolicy": "decisions",
+    "MCPrediction": "prediction",
+    "MCScores": "scores",
     "NoStochasticSites": "checks",
     "OutOfMemory": "checks",
     "UnreadableFile": "checks",
-    "MCNetwork": "models",
-    "MCPrediction": "prediction",
+    "mc_acquire": "acquisition",
+    "mc_apply": "calibration",
+    "mc_calibrate": "calibration",
     "mc_cnn": "models",
+    "mc_conformal": "calibration",
+    "mc_decide": "decisions",
     "mc_fit": "training",
     "mc_load": "files",
     "mc_mlp": "models",
+    "mc_ood_scores": "scores",
     "mc_plot_probabilities": "plots",
     "mc_predict": "sampling",
     "mc_predict_point": "sampling",
@@ -54,8 +76,10 @@ HOMES = {  # where each public name lives
     "mc_sample_data": "datasets",
     "mc_sampler": "sampling",
     "mc_save": "files",
+    "mc_scores": "scores",
     "mc_sites": "sampling",
     "mc_train_on_batch": "training",
+    "mc_triage": "decisions",
 }
 
 __all__ = list(HOMES)  # pyright: ignore[reportUnsupportedDunderAll]  (one list, not two)

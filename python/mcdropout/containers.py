@@ -1,12 +1,14 @@
-"""One file of named arrays and a JSON description: safetensors, so opening one runs no code.
+"""One file of named arrays and a JSON description (safetensors), or of JSON alone: opening one runs no code.
 
-What models, checkpoints and predictions have in common on disk. Files appear whole or not at all.
+What models, checkpoints, predictions and policies have in common on disk. Files appear whole or not at all.
 """
 
 from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,6 +26,21 @@ START = b'{"__metadata__":{"mcdropout":'  # after the eight bytes of safetensors
 
 def write(path: str | os.PathLike[str], kind: str, arrays: Arrays, facts: Facts) -> None:
     """Write arrays and facts (what JSON can hold) to `path`, in one step: an old file stays until then."""
+    _in_one_step(path, lambda file: safetensors.numpy.save_file(_in_c_order(arrays), file, _metadata(kind, facts)))
+
+
+def write_text(path: str | os.PathLike[str], text: str) -> None:
+    """Write what `to_text` gave to `path`, in one step too."""
+    _in_one_step(path, lambda file: file.write_text(text, encoding="utf-8"))
+
+
+def to_text(kind: str, facts: Facts) -> str:
+    """Facts (what JSON can hold) as JSON for people to read."""
+    described = {"mcdropout": {"format": FORMAT, "kind": kind}, **facts}
+    return json.dumps(described, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _in_one_step(path: str | os.PathLike[str], write_to: Callable[[Path], object]) -> None:
     target = check_path(path)
     if not target.parent.is_dir():
         raise ValueError(f"`path` must be in a folder that exists; got {shown(str(path))}.")
@@ -31,7 +48,7 @@ def write(path: str | os.PathLike[str], kind: str, arrays: Arrays, facts: Facts)
     try:
         unfinished.touch()
         rights = unfinished.stat().st_mode  # those that new files have here; safetensors makes its own private
-        safetensors.numpy.save_file(_in_c_order(arrays), unfinished, _metadata(kind, facts))
+        write_to(unfinished)
         unfinished.chmod(rights)
         os.replace(unfinished, target)
     finally:
@@ -58,13 +75,12 @@ def to_bytes(kind: str, arrays: Arrays, facts: Facts) -> bytes:
 
 
 def from_bytes(content: bytes, kinds: tuple[str, ...], name: str = "bytes") -> tuple[str, Arrays, Facts]:
-    """Kind, arrays and facts of what `to_bytes` gave; `name` is what a message calls it."""
-    if content[8 : 8 + len(START)] != START:
+    """Kind, arrays and facts of what `to_bytes` or `to_text` gave; `name` is what a message calls it."""
+    text = content[:1] == b"{" and content[8 : 8 + len(START)] != START
+    if not text and content[8 : 8 + len(START)] != START:
         raise UnreadableFile(f"`path` must be a file that mcdropout wrote; got {name}, which is not.")
     try:
-        arrays = safetensors.numpy.load(content)
-        length = int.from_bytes(content[:8], "little")
-        facts = json.loads(json.loads(content[8 : 8 + length])["__metadata__"]["mcdropout"])
+        arrays, facts = ({}, _facts_of_text(content)) if text else _parts(content)
         version, kind = int(facts.pop("format")), facts.pop("kind")
     except (safetensors.SafetensorError, ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         raise UnreadableFile(f"`path` must be a whole file; got {name}, which is cut short.") from error
@@ -74,8 +90,20 @@ def from_bytes(content: bytes, kinds: tuple[str, ...], name: str = "bytes") -> t
             "Install a newer mcdropout to open it."
         )
     if kind not in kinds:
-        raise UnreadableFile(f"`path` must hold a {' or a '.join(kinds)}; got {name}, which holds a {kind}.")
+        words = " or ".join(filter(None, [", ".join(kinds[:-1]), kinds[-1]]))
+        raise UnreadableFile(f"`path` must hold a {words}; got {name}, which holds a {kind}.")
     return kind, arrays, facts
+
+
+def _parts(content: bytes) -> tuple[Arrays, Facts]:
+    arrays = safetensors.numpy.load(content)
+    length = int.from_bytes(content[:8], "little")
+    return arrays, json.loads(json.loads(content[8 : 8 + length])["__metadata__"]["mcdropout"])
+
+
+def _facts_of_text(content: bytes) -> Facts:
+    facts = json.loads(content)
+    return {**facts.pop("mcdropout"), **facts}
 
 
 def _metadata(kind: str, facts: Facts) -> dict[str, str]:

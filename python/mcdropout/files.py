@@ -1,14 +1,16 @@
-"""Models and predictions to and from disk: one file each, opened by either language, running no code."""
+"""What `mc_...()` functions return, to and from disk: one file each, opened by either language, running no code."""
 
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
 from . import containers
+from .calibration import MCCalibration, MCConformal
 from .checks import UnreadableFile, shown
+from .decisions import MCPolicy
 from .prediction import MCPrediction
 
 if TYPE_CHECKING:
@@ -18,28 +20,38 @@ if TYPE_CHECKING:
 DAMAGED = (KeyError, TypeError, ValueError, RuntimeError, AttributeError, IndexError, OverflowError)  # parts do not fit
 
 
-def mc_save(object: MCNetwork | MCPrediction, path: str | os.PathLike[str]) -> None:
-    """Write a network of `mc_cnn()` or `mc_mlp()`, or a prediction, to one file at `path`.
+TEXTS = {"policy": MCPolicy, "calibration": MCCalibration, "conformal": MCConformal}  # what is kept as JSON
 
-    The file is safetensors with a JSON description: the arrays as they are, and what is needed to use them. It
-    appears in one step, so that an older file of that name is lost only when the new one is whole.
+Saveable: TypeAlias = "MCNetwork | MCPrediction | MCPolicy | MCCalibration | MCConformal"
+
+
+def mc_save(object: Saveable, path: str | os.PathLike[str]) -> None:
+    """Write to one file at `path` a network of `mc_cnn()` or `mc_mlp()`, a prediction, or what was learnt on one.
+
+    Of a network and a prediction the file is safetensors with a JSON description: the arrays as they are, and what is
+    needed to use them. What `mc_triage()`, `mc_calibrate()` and `mc_conformal()` return becomes JSON. The file
+    appears in one step, so that an older one of that name is lost only when the new one is whole.
 
     Raises TypeError for anything else: a network of one's own is saved by torch.
     """
     if isinstance(object, MCPrediction):
         arrays, facts = object.to_state()
         containers.write(path, "prediction", arrays, facts)
+    elif isinstance(object, (MCPolicy, MCCalibration, MCConformal)):
+        containers.write_text(path, text_of(object))
     else:
         containers.write(path, "model", *_model_state(object))
 
 
-def mc_load(path: str | os.PathLike[str]) -> MCNetwork | MCPrediction:
+def mc_load(path: str | os.PathLike[str]) -> Saveable:
     """What `mc_save()` wrote, from Python or from R.
 
     Raises UnreadableFile for a file that is missing, cut short, not ours, or of a newer format.
     """
-    kind, arrays, facts = containers.read(path, ("model", "prediction"))
+    kind, arrays, facts = containers.read(path, ("model", "prediction", *TEXTS))
     try:
+        if kind in TEXTS:
+            return TEXTS[kind].from_state(facts)
         return MCPrediction.from_state(arrays, facts) if kind == "prediction" else _model(arrays, facts)
     except DAMAGED as error:
         raise UnreadableFile(
@@ -58,12 +70,24 @@ def model_from_bytes(content: bytes) -> MCNetwork:
     return _model(arrays, facts)
 
 
+def text_of(learnt: MCPolicy | MCCalibration | MCConformal) -> str:
+    """What `mc_save()` would write of what was learnt on a prediction."""
+    kind = next(kind for kind, cls in TEXTS.items() if isinstance(learnt, cls))
+    return containers.to_text(kind, learnt.to_state())
+
+
+def from_text(text: str) -> MCPolicy | MCCalibration | MCConformal:
+    """What `text_of()` was given."""
+    kind, _, facts = containers.from_bytes(text.encode(), tuple(TEXTS))
+    return TEXTS[kind].from_state(facts)
+
+
 def _model_state(model: MCNetwork) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     from .models import MCNetwork
 
     if not isinstance(model, MCNetwork):
         raise TypeError(
-            "`object` must be a network of mc_cnn() or mc_mlp(), or a prediction; "
+            "`object` must be a network of mc_cnn() or mc_mlp(), a prediction, or what was learnt on one; "
             f"got {type(model).__name__}. Save other torch modules with torch.save()."
         )
     # float() for half precision, which NumPy does not have in full; the network is float32 when opened

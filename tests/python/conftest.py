@@ -1,9 +1,71 @@
 """What all Python tests share."""
 
+from collections.abc import Callable, Sequence
+
+import numpy as np
 import pytest
 import torch
 
+from mcdropout import MCPrediction
 from mcdropout.draws import Plan
+from mcdropout.summaries import summarise_classes, summarise_values
+
+WHERE = {
+    "level": 0.9, "seed": 1, "masks": "shared", "engine": "vmap", "engine_reason": "", "device": "cpu",
+    "precision": "float32", "seconds": 0.5,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def classes_of() -> Callable[..., MCPrediction]:
+    """`classes_of(samples, labels)`: the prediction whose draws these are, (draw, input, label)."""
+
+    def make(samples: np.ndarray, labels: Sequence[str] | None = None, **changes: object) -> MCPrediction:
+        names = np.array(labels if labels is not None else [f"label {k}" for k in range(samples.shape[2])])
+        found = {name: value.numpy() for name, value in summarise_classes(torch.tensor(samples), 0.9).items()}
+        found |= {name: names[found[name]] for name in ("predicted", "second")}
+        own = {"labels": tuple(names.tolist()), "n_samples": len(samples), "samples": samples.astype(np.float32)}
+        return MCPrediction(task="classification", **{**found, **own, **WHERE, **changes})
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def example_classes(classes_of) -> Callable[..., tuple[MCPrediction, np.ndarray]]:
+    """`example_classes(n_inputs, ...)`: a prediction and true labels that its probabilities foretell."""
+
+    def make(
+        n_inputs: int, n_labels: int = 4, n_draws: int = 6, seed: int = 0, sharpness: float = 2.0, **changes: object
+    ) -> tuple[MCPrediction, np.ndarray]:
+        rng = np.random.default_rng(seed)
+        scores = rng.normal(0, sharpness, (n_inputs, n_labels))
+        codes = (scores + rng.gumbel(size=scores.shape)).argmax(axis=1)
+        draws = np.exp(scores + rng.normal(0, 0.5, (n_draws, n_inputs, n_labels)))
+        prediction = classes_of((draws / draws.sum(axis=-1, keepdims=True)).astype(np.float32), **changes)
+        return prediction, np.array(prediction.labels)[codes]
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def example_values() -> Callable[..., tuple[MCPrediction, np.ndarray]]:
+    """`example_values(n_inputs, ...)`: values (input, 2) and what was observed, with or without noise."""
+
+    def make(n_inputs: int, n_draws: int = 7, seed: int = 0, noise: bool = True) -> tuple[MCPrediction, np.ndarray]:
+        rng = np.random.default_rng(seed)
+        scale = np.array([1.0, 20.0])
+        draws = (rng.normal(0, 1, (n_inputs, 1)) + rng.normal(0, 0.3, (n_draws, n_inputs, 2))) * scale
+        spread = rng.uniform(0.2, 1, (n_inputs, 1)) * scale
+        variances = np.broadcast_to(spread**2, draws.shape).astype(np.float32) if noise else None
+        tensor = None if variances is None else torch.tensor(variances)
+        found = summarise_values(torch.tensor(draws.astype(np.float32)), tensor, 0.9)
+        y = draws.mean(axis=0) + rng.normal(0, 1, (n_inputs, 2)) * spread
+        samples = draws.astype(np.float32)
+        own = {"n_samples": n_draws, "samples": samples, "noise_variances": variances}
+        parts = {name: value.numpy() for name, value in found.items()}
+        return MCPrediction(task="regression", **parts, **own, **WHERE), y
+
+    return make
 
 
 @pytest.fixture(scope="module", autouse=True)

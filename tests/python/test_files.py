@@ -138,7 +138,10 @@ def test_other_files_are_refused(tmp_path):
         mc_load(tmp_path / "none")
     y = np.where(X[:, 0] > 0, "à", "b")
     mc_fit(mc_mlp(3, ["à", "b"]), X, y, epochs=1, progress=False, checkpoint=tmp_path / "run")
-    with pytest.raises(UnreadableFile, match="must hold a model or a prediction; got .*, which holds a checkpoint"):
+    with pytest.raises(
+        UnreadableFile,
+        match="must hold a model, prediction, policy, calibration or conformal; got .*, which holds a checkpoint",
+    ):
         mc_load(tmp_path / "run")
 
 
@@ -155,7 +158,10 @@ def test_parts_that_do_not_fit_are_refused(tmp_path):
 
 
 def test_only_models_and_predictions_are_saved(tmp_path):
-    with pytest.raises(TypeError, match="`object` must be a network of mc_cnn.*, or a prediction; got Linear. Save"):
+    with pytest.raises(
+        TypeError,
+        match="`object` must be a network of mc_cnn.*, a prediction, or what was learnt on one; got Linear. Save",
+    ):
         mc_save(torch.nn.Linear(2, 2), tmp_path / "model")
     with pytest.raises(ValueError, match='`path` must be in a folder that exists; got ".*model"'):
         mc_save(trained(), tmp_path / "none" / "model")

@@ -28,6 +28,11 @@ ORDER = [
     "training",
     "summaries",
     "prediction",
+    "measures",
+    "scores",
+    "calibration",
+    "decisions",
+    "acquisition",
     "outputs",
     "pooling",
     "folding",
@@ -38,7 +43,18 @@ ORDER = [
 ]
 
 # What handles data and finished predictions is there at once, and serves where torch is not installed.
-WITHOUT_TORCH = ["checks", "arrays", "datasets", "prediction", "plots"]
+WITHOUT_TORCH = [
+    "checks",
+    "arrays",
+    "datasets",
+    "prediction",
+    "plots",
+    "measures",
+    "scores",
+    "calibration",
+    "decisions",
+    "acquisition",
+]
 
 
 def imported_modules(module: str) -> set[str]:

@@ -1,0 +1,140 @@
+# Probabilities made honest, and sets and intervals that hold the truth as often as they say: learnt on
+# labelled
+# inputs that the network was not trained on.
+
+#' Make probabilities honest
+#'
+#' `mc_calibrate()` learns a temperature for the draws: every draw's probabilities are raised to 1 /
+#' temperature and scaled to sum to 1, and the temperature is the one at which the mean over the draws has the
+#' least log loss on these inputs, which the network must not have been trained on. Above 1 it takes
+#' confidence away. `mc_apply()` then calibrates other predictions of this network; all their summaries are
+#' made anew.
+#'
+#' @param prediction (mc_prediction) Of classes, with its draws. For `mc_apply()`, what to apply it to.
+#' @param y (factor or vector) The true label of each input.
+#' @return `mc_calibrate()`: a list of class `mc_calibration` with `temperature`, `log_loss_before`,
+#'   `log_loss_after`, `n_inputs`, `labels` and `curve`, the log loss at other temperatures. `mc_apply()`: the
+#'   calibrated mc_prediction; of [mc_conformal()], a tibble with one row per input.
+#' @references Guo et al. (2017), \doi{10.48550/arXiv.1706.04599}. Scaling each draw before the mean: Rahaman
+#'   and Thiery (2021), \doi{10.48550/arXiv.2007.08792}.
+#' @export
+#' @examplesIf mc_python_available()
+#' net <- mc_mlp(4, labels = levels(iris$Species))
+#' train <- seq(1, 150, by = 2)
+#' net <- mc_fit(net, iris[train, 1:4], iris$Species[train], epochs = 20, batch_size = 32, seed = 1)
+#' pred <- mc_predict(net, iris[-train, 1:4], n_samples = 100, seed = 1)
+#' calibration <- mc_calibrate(pred, iris$Species[-train])
+#' calibration
+#' mc_apply(calibration, pred)
+mc_calibrate <- function(prediction, y) {
+  calibration_from_python(
+    call_core("mc_calibrate", as_prediction(prediction), as_targets(y, prediction$labels))
+  )
+}
+
+#' @rdname mc_calibrate
+#' @param learnt (mc_calibration or mc_conformal) What was learnt.
+#' @export
+mc_apply <- function(learnt, prediction) {
+  if (!inherits(learnt, c("mc_calibration", "mc_conformal"))) {
+    wanted <- "be what `mc_calibrate()` or `mc_conformal()` returns"
+    abort_must("learnt", wanted, got = shown(class(learnt)[[1]]))
+  }
+  result <- call_core("mc_apply", learnt_to_python(learnt), as_prediction(prediction))
+  if (inherits(learnt, "mc_calibration")) {
+    return(prediction_from_python(result))
+  }
+  with_ids(table_from_python(result), prediction)
+}
+
+#' Sets and intervals that hold the truth as often as they say
+#'
+#' Learns sets of labels, or intervals of values, that hold the truth for at least `level` of new inputs,
+#' whatever the network is worth: it needs only that the inputs here, which it was not trained on, and the new
+#' ones come from one source in no particular order. The limit is the ceiling((n + 1) level)-th smallest
+#' nonconformity of the n inputs. [mc_apply()] gives the sets or intervals of a prediction.
+#'
+#' @inheritParams mc_scores
+#' @param prediction (mc_prediction) Of the inputs to learn on.
+#' @param level (number) The coverage, between 0 and 1.
+#' @param method (string) For classes `"lac"` (1 - probability; the smallest sets, the default), `"aps"`
+#'   (probability of the labels down to this one, without the randomisation) or `"raps"` (the same with
+#'   `penalty` for every label after the first `n_free`). For values `"absolute"` (distance from the mean, the
+#'   default), `"normalized"` (in standard deviations) or `"cqr"` (beyond the prediction's own interval).
+#' @param by_label (flag) Coverage for the inputs of every true label, not only over all?
+#' @param penalty,n_free (number, count) For `"raps"`.
+#' @param allow_empty (flag) Leave the most probable label out too where it does not conform?
+#' @return A list of class `mc_conformal`: `method`, `level`, `limits` and `n_inputs` (one, or one per label
+#'   or output; a limit is `NA` where there were too few inputs for one) and the settings. [mc_apply()] gives
+#'   a tibble with one row per input: for classes `size` and `in_{label}`, whether the set has that label; for
+#'   values `lower` and `upper`, with the number of the output behind where there are several.
+#' @references Sadinle, Lei and Wasserman (2019), \doi{10.48550/arXiv.1609.00451} (lac). Romano, Sesia and
+#'   Candes (2020), \doi{10.48550/arXiv.2006.02544} (aps). Angelopoulos et al. (2021),
+#'   \doi{10.48550/arXiv.2009.14193} (raps). Lei et al. (2018), \doi{10.48550/arXiv.1604.04173} (values).
+#'   Romano, Patterson and Candes (2019), \doi{10.48550/arXiv.1905.03222} (cqr). Vovk (2012),
+#'   \doi{10.48550/arXiv.1209.2673} (by label).
+#' @export
+#' @examplesIf mc_python_available()
+#' net <- mc_mlp(4, labels = levels(iris$Species))
+#' train <- seq(1, 150, by = 2)
+#' net <- mc_fit(net, iris[train, 1:4], iris$Species[train], epochs = 20, batch_size = 32, seed = 1)
+#' pred <- mc_predict(net, iris[-train, 1:4], n_samples = 100, seed = 1)
+#' sets <- mc_conformal(pred, iris$Species[-train], level = 0.9)
+#' sets
+#' mc_apply(sets, pred)
+mc_conformal <- function(prediction, y, ..., level = 0.9, method = NULL, by_label = FALSE, penalty = 0.1,
+                         n_free = 1, allow_empty = FALSE) {
+  rlang::check_dots_empty()
+  learnt <- call_core(
+    "mc_conformal", as_prediction(prediction), as_targets(y, prediction$labels),
+    level = as_number(level, above = 0, below = 1),
+    method = method,
+    by_label = as_flag(by_label),
+    penalty = as_number(penalty, at_least = 0),
+    n_free = as_count(n_free, at_least = 0),
+    allow_empty = as_flag(allow_empty)
+  )
+  conformal_from_python(learnt)
+}
+
+# what was learnt ----
+
+# R data that can be printed and saved; `json` is what a file has of it, and what goes back to the core.
+new_learnt <- function(object, fields, class) {
+  own <- list(words = from_python(object$words()), json = from_python(call_core("files.text_of", object)))
+  structure(c(fields, own), class = c(class, "mc_learnt"))
+}
+
+learnt_to_python <- function(learnt, call = rlang::caller_env()) {
+  call_core("files.from_text", learnt$json, call = call)
+}
+
+calibration_from_python <- function(object) {
+  fields <- fields_from_python(object)
+  fields$labels <- unlist(fields$labels)
+  new_learnt(object, fields, "mc_calibration")
+}
+
+conformal_from_python <- function(object) {
+  fields <- fields_from_python(object)
+  for (name in intersect(names(fields), c("labels", "limits", "n_inputs"))) {
+    fields[[name]] <- vector_from_list(fields[[name]])
+  }
+  new_learnt(object, fields, "mc_conformal")
+}
+
+# The ids, where the prediction has them, before the columns of a table with one row per input.
+with_ids <- function(table, prediction) {
+  if (is.null(prediction$ids)) table else tibble::as_tibble(c(list(id = prediction$ids), table))
+}
+
+#' @export
+format.mc_learnt <- function(x, ...) {
+  strsplit(x$words, "\n", fixed = TRUE)[[1]]
+}
+
+#' @export
+print.mc_learnt <- function(x, ...) {
+  cat(format(x, ...), sep = "\n")
+  invisible(x)
+}

@@ -1,0 +1,168 @@
+"""What scores, calibration and decisions read of a prediction: how doubtful each input is, and what is true.
+
+Every measure of doubt is larger the more doubtful an input is. Needs no torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import cast
+
+import numpy as np
+import pandas as pd
+
+from .arrays import Label, as_labels, as_targets, label_array
+from .checks import check_choice, check_length, shown
+from .prediction import Array, MCPrediction
+
+
+def _std_of_predicted(prediction: MCPrediction) -> Array:
+    """Standard deviation over the draws of the probability of the predicted label."""
+    return prediction.std[np.arange(len(prediction)), predicted_codes(prediction)]
+
+
+def _root_of_mean(variance: Array | None) -> Array:
+    """One number per input, in the unit of the values; over several outputs, the root of their mean variance."""
+    assert variance is not None
+    return np.sqrt(variance.reshape(len(variance), -1).mean(axis=1))
+
+
+CLASS_MEASURES: dict[str, Callable[[MCPrediction], Array | None]] = {
+    "predictive_entropy": lambda prediction: prediction.predictive_entropy,
+    "expected_entropy": lambda prediction: prediction.expected_entropy,
+    "mutual_information": lambda prediction: prediction.mutual_information,
+    "variation_ratio": lambda prediction: prediction.variation_ratio,
+    "least_confidence": lambda prediction: 1 - cast(Array, prediction.confidence),
+    "smallest_margin": lambda prediction: 1 - cast(Array, prediction.margin),
+    "std": _std_of_predicted,
+}
+VALUE_MEASURES: dict[str, Callable[[MCPrediction], Array | None]] = {
+    "std": lambda prediction: _root_of_mean(prediction.variance),
+    "total_std": lambda prediction: _root_of_mean(prediction.total_variance),
+}
+
+
+def measures_of(prediction: MCPrediction) -> tuple[str, ...]:
+    """The measures of doubt that this prediction has."""
+    if prediction.task == "classification":
+        return tuple(CLASS_MEASURES)
+    return ("std",) if prediction.total_variance is None else tuple(VALUE_MEASURES)
+
+
+def measured(prediction: MCPrediction, measure: str, name: str = "measure") -> Array:
+    """How doubtful each input is by that measure, (input,), larger for more doubt.
+
+    For classes: `predictive_entropy`, `expected_entropy`, `mutual_information` (nats), `variation_ratio`,
+    `least_confidence` (1 - confidence), `smallest_margin` (1 - margin), `std` (of the predicted label's
+    probability). For values: `std` (of the draws), `total_std` (with the noise), in the unit of the values.
+    """
+    check_choice(measure, name, measures_of(prediction))
+    of = CLASS_MEASURES if prediction.task == "classification" else VALUE_MEASURES
+    values = of[measure](prediction)
+    if values is None:
+        raise ValueError(f"`prediction` must hold its {measure}; got none.")
+    _refuse_not_finite(values, "prediction")
+    return np.asarray(values, dtype=np.float64)
+
+
+def check_measures(measure: object, prediction: MCPrediction, name: str = "measure") -> tuple[str, ...]:
+    """The names of one or several measures that this prediction has, all different."""
+    given = [measure] if isinstance(measure, str) or not isinstance(measure, Sequence) else list(measure)
+    if not given:
+        raise ValueError(f"`{name}` must name at least one measure; got none.")
+    names = tuple(check_choice(one, name, measures_of(prediction)) for one in given)
+    if len(set(names)) < len(names):
+        raise ValueError(f"`{name}` must all be different; got {shown(list(names))}.")
+    return names
+
+
+# What comes in --------------------------------------------------------------------------------------------
+
+
+def check_prediction(prediction: object, name: str = "prediction") -> MCPrediction:
+    """A prediction of at least one input, all of whose means are numbers, without further axes for classes."""
+    if not isinstance(prediction, MCPrediction):
+        raise TypeError(f"`{name}` must be what `mc_predict()` returns; got {shown(type(prediction).__name__)}.")
+    if len(prediction) == 0:
+        raise ValueError(f"`{name}` must have at least one input; got none.")
+    if prediction.task == "classification" and prediction.mean.ndim > 2:
+        raise ValueError(f"`{name}` must have one row of probabilities per input; got shape {prediction.mean.shape}.")
+    _refuse_not_finite(prediction.mean, name)
+    return prediction
+
+
+def check_classes(prediction: object, instead: str, name: str = "prediction") -> MCPrediction:
+    """A prediction of classes; `instead` says what there is for values."""
+    found = check_prediction(prediction, name)
+    if found.task != "classification":
+        raise ValueError(f"`{name}` must be of classes; got one of values{instead}.")
+    return found
+
+
+def check_labels(prediction: MCPrediction, labels: Sequence[Label], of: str, name: str = "prediction") -> None:
+    """The same labels in the same order as those of what was fitted, or of another prediction."""
+    ours, theirs = ([str(label) for label in some] for some in (labels_of(prediction), labels))
+    if ours != theirs:
+        raise ValueError(f"`{name}` must have the labels of {of}, {_listed(theirs)}; got {_listed(ours)}.")
+
+
+def labels_of(prediction: MCPrediction) -> tuple[Label, ...]:
+    """The labels of a prediction of classes."""
+    return cast("tuple[Label, ...]", prediction.labels)
+
+
+def true_codes(y: object, prediction: MCPrediction, name: str = "y") -> Array:
+    """Position of each input's true label among those of the prediction, (input,)."""
+    codes, _ = as_labels(y, labels_of(prediction), name)
+    check_length(len(codes), name, len(prediction), "prediction")
+    return codes
+
+
+def codes_to_learn_from(y: object, prediction: MCPrediction) -> Array:
+    """The same for inputs that something is learnt on: of one label alone, they would say nothing of the others."""
+    codes = true_codes(y, prediction)
+    if (codes == codes[0]).all():
+        only = shown(labels_of(prediction)[codes[0]])
+        raise ValueError(f"`y` must have inputs of at least two labels; got {only} alone.")
+    return codes
+
+
+def true_values(y: object, prediction: MCPrediction, name: str = "y") -> Array:
+    """What was observed, of the shape of the prediction's mean."""
+    n_outputs = prediction.mean[:1].size
+    values = as_targets(_in_columns(y, n_outputs), n_outputs, name)
+    check_length(len(values), name, len(prediction), "prediction")
+    return values.reshape(prediction.mean.shape)
+
+
+def index_of(prediction: MCPrediction) -> pd.Index:
+    """What the rows of a table with one row per input are called: the ids, or positions from 0."""
+    if prediction.ids is None:
+        return pd.RangeIndex(len(prediction), name="input")
+    return pd.Index(prediction.ids, name="id")
+
+
+def predicted_codes(prediction: MCPrediction) -> Array:
+    """Position of each input's predicted label among the labels, (input,)."""
+    predicted = cast(Array, prediction.predicted)
+    names = pd.Index(label_array(labels_of(prediction)))
+    return names.get_indexer(pd.Index(predicted.astype(names.to_numpy().dtype, copy=False)))
+
+
+def _in_columns(y: object, n_outputs: int) -> object:
+    """Maps of values, as one row per input."""
+    if isinstance(y, np.ndarray) and y.ndim > 2 and y[:1].size == n_outputs:
+        return y.reshape(len(y), -1)
+    return y
+
+
+def _refuse_not_finite(values: Array, name: str) -> None:
+    finite = np.isfinite(values)
+    if not finite.all():
+        number = int(np.argwhere(~finite)[0][0]) + 1
+        raise ValueError(f"`{name}` must hold finite numbers only; got NaN or infinity in input number {number}.")
+
+
+def _listed(labels: Sequence[str]) -> str:
+    words = ", ".join(f'"{label}"' for label in labels[:10])
+    return words if len(labels) <= 10 else f"{words} and {len(labels) - 10} more"

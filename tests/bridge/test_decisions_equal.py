@@ -1,0 +1,233 @@
+"""Scores, calibration and decisions: R's own functions find the same numbers, and files cross both ways."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import ModuleType
+
+import numpy as np
+import pytest
+
+import mcdropout as mcd
+
+ROUNDING = 1e-9  # sums of a few hundred doubles, in another order
+
+MAKE = """
+    set.seed(7)
+    n <- 300
+    x <- matrix(rnorm(4 * n), n)
+    y <- factor(c("cat", "dog", "emu"))[max.col(cbind(x[, 1], x[, 2], 0) + 0.3 * rnorm(3 * n))]
+    net <- mc_mlp(4, labels = levels(y), hidden = 32, dropout = 0.2, seed = 1)
+    net <- mc_fit(net, x[1:100, ], y[1:100], epochs = 60, batch_size = 10, seed = 1, progress = FALSE)
+    pred <- mc_predict(net, x[101:n, ], n_samples = 10, seed = 2, progress = FALSE)
+    truth <- y[101:n]
+    wrong <- pred$predicted != truth
+    doubts <- list(
+      predictive_entropy = pred$predictive_entropy, expected_entropy = pred$expected_entropy,
+      mutual_information = pred$mutual_information, variation_ratio = pred$variation_ratio,
+      least_confidence = 1 - pred$confidence, smallest_margin = 1 - pred$margin,
+      std = pred$std[cbind(1:200, as.integer(pred$predicted))]
+    )
+    scores <- mc_scores(pred, truth, n_bins = 5)
+"""
+
+
+@pytest.fixture(scope="module")
+def r(robjects: ModuleType) -> Callable[[str], np.ndarray]:
+    """R's answer to R code, on one prediction of 200 inputs and 10 draws."""
+    robjects.r(MAKE)
+    return lambda code: np.asarray(robjects.r(code)).copy()
+
+
+# What R computes of the prediction by functions of its own, with loops where it has none.
+IN_R = {
+    "scores$accuracy": "1 - mean(wrong)",
+    "scores$log_loss": "-mean(log(pred$mean[cbind(1:200, as.integer(truth))]))",
+    "scores$brier": "mean(rowSums((pred$mean - diag(3)[as.integer(truth), ])^2))",
+    "scores$ece_equal_width": """{
+        bin <- cut(pred$confidence, 0:5 / 5)
+        gaps <- tapply(pred$confidence - !wrong, bin, sum)
+        sum(abs(gaps), na.rm = TRUE) / 200
+    }""",
+    "scores$ece_equal_mass": """{
+        edges <- unique(sort(pred$confidence)[40 * 1:4])
+        bin <- cut(pred$confidence, c(-Inf, edges, Inf))
+        sum(abs(tapply(pred$confidence - !wrong, bin, sum)), na.rm = TRUE) / 200
+    }""",
+    "scores$classwise_ece": """mean(sapply(1:3, function(k) {
+        gaps <- tapply(pred$mean[, k] - (as.integer(truth) == k), cut(pred$mean[, k], 0:5 / 5), sum)
+        sum(abs(gaps), na.rm = TRUE) / 200
+    }))""",
+    # Mann and Whitney's statistic over the number of pairs
+    "scores$by_measure$auroc": """sapply(doubts, function(doubt) {
+        statistic <- suppressWarnings(wilcox.test(doubt[wrong], doubt[!wrong]))$statistic
+        statistic / (sum(wrong) * sum(!wrong))
+    })""",
+    "scores$by_measure$aupr": """sapply(doubts, function(doubt) {
+        total <- 0
+        found <- 0
+        for (value in sort(unique(doubt), decreasing = TRUE)) {
+          taken <- doubt >= value
+          total <- total + (sum(wrong[taken]) - found) * mean(wrong[taken])
+          found <- sum(wrong[taken])
+        }
+        total / sum(wrong)
+    })""",
+    # the expected errors among the first k, inputs of equal doubt being in any order
+    "scores$by_measure$aurc": """sapply(doubts, function(doubt) {
+        share <- ave(as.numeric(wrong), doubt)
+        mean(cumsum(share[order(doubt)]) / 1:200)
+    })""",
+    "scores$by_measure$excess_aurc": """sapply(doubts, function(doubt) {
+        share <- ave(as.numeric(wrong), doubt)
+        mean(cumsum(share[order(doubt)]) / 1:200) - mean(cumsum(sort(wrong)) / 1:200)
+    })""",
+    "scores$at_coverage$accuracy": """unlist(lapply(doubts, function(doubt) {
+        sapply(c(0.8, 0.9, 0.95), function(share) 1 - mean(wrong[doubt <= sort(doubt)[round(share * 200)]]))
+    }))""",
+    "scores$at_risk$coverage": """unlist(lapply(doubts, function(doubt) {
+        sapply(c(0.01, 0.05), function(risk) {
+          fits <- sapply(doubt, function(value) mean(wrong[doubt <= value]) <= risk)
+          if (any(fits)) mean(doubt <= max(doubt[fits])) else 0
+        })
+    }))""",
+    "scores$reliability$upper[1]": """{
+        first <- scores$reliability[1, ]
+        binom.test(round(first$accuracy * first$n), first$n)$conf.int[2]
+    }""",
+    "scores$by_label$sensitivity": "tapply(!wrong, truth, mean)",
+    "mc_ood_scores(pred[1:120], pred[121:200])$auroc": """sapply(doubts, function(doubt) {
+        suppressWarnings(wilcox.test(doubt[121:200], doubt[1:120]))$statistic / (120 * 80)
+    })""",
+    "mc_ood_scores(pred[1:120], pred[121:200])$fpr_at_95": """sapply(doubts, function(doubt) {
+        mean(doubt[121:200] <= sort(doubt[1:120])[ceiling(0.95 * 120)])
+    })""",
+    "mc_conformal(pred, truth, level = 0.8)$limits": """{
+        sort(1 - pred$mean[cbind(1:200, as.integer(truth))])[ceiling(201 * 0.8)]
+    }""",
+    "mc_conformal(pred, truth, level = 0.8, method = 'aps')$limits": """{
+        own <- pred$mean[cbind(1:200, as.integer(truth))]
+        sort(rowSums(pred$mean * (pred$mean >= own)))[ceiling(201 * 0.8)]
+    }""",
+    "mc_conformal(pred, truth, level = 0.8, by_label = TRUE)$limits": """{
+        tapply(1 - pred$mean[cbind(1:200, as.integer(truth))], truth, function(one) {
+          sort(one)[ceiling((length(one) + 1) * 0.8)]
+        })
+    }""",
+    "mc_triage(pred, truth, budget = 0.25)$thresholds": "sort(pred$predictive_entropy)[150]",
+    "mc_triage(pred, truth, budget = 0.25)$outcome$upper_bound[1]": """{
+        accepted <- pred$predictive_entropy <= sort(pred$predictive_entropy)[150]
+        binom.test(sum(wrong[accepted]), 150, alternative = "less")$conf.int[2]
+    }""",
+    "mc_triage(pred, truth, costs = list(error = 9, refer = 1))$mean_cost": """{
+        cost <- function(value) mean(ifelse(pred$predictive_entropy <= value, 9 * wrong, 1))
+        min(sapply(c(-1, pred$predictive_entropy), cost))
+    }""",
+}
+
+
+@pytest.mark.parametrize("ours", IN_R)
+def test_r_s_own_functions_find_the_same(ours, r):
+    np.testing.assert_allclose(r(ours).ravel(), r(IN_R[ours]).ravel(), rtol=0, atol=ROUNDING)
+
+
+def test_r_s_optimiser_finds_the_same_temperature(r):
+    found, loss = r("unlist(unclass(mc_calibrate(pred, truth))[c('temperature', 'log_loss_after')])")
+    theirs = r("""{
+        loss <- function(temperature) {
+          draws <- pred$samples^(1 / temperature)
+          draws <- draws / array(apply(draws, 1:2, sum), dim(draws))
+          -mean(log(apply(draws, 2:3, mean)[cbind(1:200, as.integer(truth))]))
+        }
+        best <- optimize(loss, c(0.1, 10))
+        c(best$minimum, best$objective)
+    }""")
+    assert loss == pytest.approx(theirs[1], abs=1e-6)  # draws in float32
+    assert found == pytest.approx(theirs[0], abs=0.02)  # the optimum is flat; optimize() stops within 0.002
+
+
+def test_r_s_integral_is_the_crps(r):
+    ours = r("""{
+        net <- mc_mlp(4, task = "regression", hidden = 6, dropout = 0.3, seed = 1)
+        net <- mc_fit(net, x[1:50, ], x[1:50, 1] + 0.3 * x[1:50, 2], epochs = 5, seed = 1, progress = FALSE)
+        values <- mc_predict(net, x[51:53, ], n_samples = 4, seed = 1, progress = FALSE)
+        mc_scores(values, x[51:53, 1])$crps
+    }""")
+    theirs = r("""mean(sapply(1:3, function(i) {
+        below <- function(q) sapply(q, function(one) {
+          mean(pnorm(one, values$samples[, i, 1], sqrt(values$noise_variances[, i, 1])))
+        })
+        y <- x[50 + i, 1]
+        integrate(function(q) below(q)^2, -Inf, y, rel.tol = 1e-8)$value +
+          integrate(function(q) (1 - below(q))^2, y, Inf, rel.tol = 1e-8)$value
+    }))""")
+    np.testing.assert_allclose(ours, theirs, rtol=1e-6)
+
+
+@pytest.mark.filterwarnings("ignore:No threshold can promise")
+def test_the_p_values_of_the_curve_are_those_of_binom_test(r):
+    r("policy <- mc_triage(pred, truth, max_error = 0.25, confidence = 0.9)")
+    ours = r("policy$curve$p_value[policy$curve$n > 0]")
+    theirs = r("with(policy$curve[policy$curve$n > 0, ], pbinom(wrong, n, 0.25))")
+    np.testing.assert_allclose(ours, theirs, atol=1e-12)
+
+
+SETTINGS = [
+    "max_error = 0.25, confidence = 0.9",
+    "max_error = c(0.2, 0.4), tiers = 3, measure = c('std', 'predictive_entropy')",
+    "budget = c(0.2, 0.1), tiers = c('go', 'look', 'stop')",
+    "costs = list(error = matrix(c(0, 1, 2, 3, 0, 1, 1, 5, 0), 3), refer = 0.3)",
+    "uncertainty_threshold = 0.15, measure = 'std'",
+    "max_error = 0.5, by_label = list(misses = c(dog = 0.6), false_alarms = c(cat = 0.6))",
+]
+IN_PYTHON = [
+    {"max_error": 0.25, "confidence": 0.9},
+    {"max_error": [0.2, 0.4], "tiers": 3, "measure": ["std", "predictive_entropy"]},
+    {"budget": [0.2, 0.1], "tiers": ["go", "look", "stop"]},
+    {"costs": {"error": np.array([[0, 3, 1], [1, 0, 5], [2, 1, 0]]), "refer": 0.3}},
+    {"uncertainty_threshold": 0.15, "measure": "std"},
+    {"max_error": 0.5, "by_label": {"misses": {"dog": 0.6}, "false_alarms": {"cat": 0.6}}},
+]
+
+
+@pytest.mark.filterwarnings("ignore:No threshold can promise")
+@pytest.mark.parametrize("case", range(len(SETTINGS)))
+def test_a_policy_is_the_same_from_both_and_crosses_in_its_file(case, robjects, r, tmp_path):
+    robjects.r(f"""
+        mc_save(pred, "{tmp_path / "pred.safetensors"}")
+        policy <- suppressWarnings(mc_triage(pred, truth, {SETTINGS[case]}))
+        mc_save(policy, "{tmp_path / "r.json"}")
+    """)
+    prediction = mcd.mc_load(tmp_path / "pred.safetensors")
+    assert isinstance(prediction, mcd.MCPrediction)
+    ours = mcd.mc_triage(prediction, list(robjects.r("as.character(truth)")), **IN_PYTHON[case])
+    mcd.mc_save(ours, tmp_path / "python.json")
+    assert (tmp_path / "python.json").read_text() == (tmp_path / "r.json").read_text()
+    tiers = list(robjects.r(f'as.character(mc_decide(mc_load("{tmp_path / "python.json"}"), pred)$tier)'))
+    assert tiers == mcd.mc_decide(ours, prediction)["tier"].tolist()
+    said = list(robjects.r("format(policy)"))
+    assert "\n".join(said) == repr(ours)
+
+
+def test_what_was_calibrated_crosses_in_its_file(robjects, r, tmp_path):
+    robjects.r(f"""
+        mc_save(pred, "{tmp_path / "pred.safetensors"}")
+        mc_save(mc_calibrate(pred, truth), "{tmp_path / "calibration.json"}")
+        mc_save(mc_conformal(pred, truth, by_label = TRUE), "{tmp_path / "sets.json"}")
+    """)
+    prediction = mcd.mc_load(tmp_path / "pred.safetensors")
+    assert isinstance(prediction, mcd.MCPrediction)
+    calibrated = mcd.mc_apply(mcd.mc_load(tmp_path / "calibration.json"), prediction)
+    theirs = r("mc_apply(mc_calibrate(pred, truth), pred)$mean")
+    np.testing.assert_array_equal(calibrated.mean, theirs)
+    sets = mcd.mc_apply(mcd.mc_load(tmp_path / "sets.json"), prediction)
+    np.testing.assert_array_equal(sets["size"], r("mc_apply(mc_conformal(pred, truth, by_label = TRUE), pred)$size"))
+
+
+def test_what_to_label_next_is_the_same(robjects, r, tmp_path):
+    robjects.r(f'mc_save(pred, "{tmp_path / "pred.safetensors"}")')
+    prediction = mcd.mc_load(tmp_path / "pred.safetensors")
+    assert isinstance(prediction, mcd.MCPrediction)
+    for by in ("mutual_information", "batchbald"):
+        ours = mcd.mc_acquire(prediction, 6, by=by)["input"].to_numpy() + 1
+        np.testing.assert_array_equal(ours, r(f'mc_acquire(pred, 6, by = "{by}")$input'))

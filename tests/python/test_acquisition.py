@@ -1,0 +1,143 @@
+"""Which inputs to label next: by hand, by the sum over all outcomes, and against random choice on real images."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from scipy import stats
+from scipy.special import entr
+
+import mcdropout as mcd
+from mcdropout import acquisition, mc_acquire
+from mcdropout.measures import CLASS_MEASURES, measured
+
+
+@pytest.mark.parametrize("by", CLASS_MEASURES)
+def test_the_most_doubtful_come_first(example_classes, by):
+    prediction, _ = example_classes(80, ids=np.arange(80) + 1000)
+    table = mc_acquire(prediction, 7, by=by)
+    doubt = measured(prediction, by)
+    assert table["input"].tolist() == np.lexsort((np.arange(80), -doubt))[:7].tolist()
+    np.testing.assert_array_equal(table["score"], doubt[table["input"]])
+    assert table["id"].tolist() == (table["input"] + 1000).tolist()
+
+
+def information(draws, batch):
+    """Mutual information between the network and the labels of a batch, by the sum over all outcomes."""
+    total = 0.0
+    for outcome in itertools.product(range(draws.shape[2]), repeat=len(batch)):
+        given = np.prod([draws[:, i, label] for i, label in zip(batch, outcome, strict=True)], axis=0)
+        total += entr(given.mean())
+    return total - entr(draws[:, batch]).sum(axis=(1, 2)).mean()
+
+
+def test_a_batch_is_the_greedy_one_of_the_sum_over_all_outcomes(example_classes):
+    prediction, _ = example_classes(12, n_labels=3, n_draws=5, sharpness=1)
+    draws = prediction.samples.astype(float)
+    table = mc_acquire(prediction, 4, by="batchbald")
+    batch: list[int] = []
+    for _ in range(4):
+        others = [i for i in range(12) if i not in batch]
+        batch.append(max(others, key=lambda i: information(draws, [*batch, i])))
+    assert table["input"].tolist() == batch
+    wanted = [information(draws, batch[: k + 1]) for k in range(4)]
+    np.testing.assert_allclose(table["score"], wanted, atol=1e-6)  # draws in float32
+
+
+def test_drawn_outcomes_estimate_the_same(example_classes, monkeypatch):
+    prediction, _ = example_classes(12, n_labels=3, n_draws=5, sharpness=1)
+    draws = prediction.samples.astype(float)
+    batch = [3, 7, 1, 9]
+    rng = np.random.default_rng(1)
+    outcomes = acquisition._Outcomes.drawn(draws[:, batch[:3]], rng)
+    found = outcomes.entropy_of(draws[:, batch[3:]])[0] - entr(draws[:, batch[3]]).sum(axis=-1).mean()
+    wanted = information(draws, batch) - information(draws, batch[:3])
+    # entropies of three labels lie within log 3, so their mean over 2,000 outcomes has an error of at most this
+    assert abs(found - wanted) < 4 * np.log(3) / 2 / np.sqrt(2000)
+    monkeypatch.setattr(acquisition, "N_OUTCOMES", 20)
+    table = mc_acquire(prediction, 6, by="batchbald", seed=1)
+    assert table["input"].is_unique
+    assert table["score"].is_monotonic_increasing
+    assert table.equals(mc_acquire(prediction, 6, by="batchbald", seed=1))
+
+
+def test_pruning_leaves_nothing_out(example_classes, monkeypatch):
+    prediction, _ = example_classes(60, n_labels=3, n_draws=5, sharpness=1)
+    whole = mc_acquire(prediction, 5, by="batchbald")
+    monkeypatch.setattr(acquisition, "N_AT_ONCE", 4)
+    assert mc_acquire(prediction, 5, by="batchbald")["input"].tolist() == whole["input"].tolist()
+
+
+def test_a_batch_is_not_many_times_the_same(example_classes, classes_of):
+    prediction, _ = example_classes(30, sharpness=1)
+    sharp = prediction.samples.astype(float) ** 20  # nearly sure each: a second look at the same tells nothing new
+    sharp /= sharp.sum(axis=-1, keepdims=True)
+    prediction = classes_of(sharp.astype(np.float32))
+    copies = prediction[np.repeat(np.arange(30), 10)]  # every input ten times
+    alone = mc_acquire(copies, 3)["input"] // 10
+    together = mc_acquire(copies, 3, by="batchbald")["input"] // 10
+    assert alone.nunique() == 1
+    assert together.nunique() == 3
+
+
+def test_bad_input_is_named_in_one_sentence(example_classes, example_values):
+    prediction, _ = example_classes(6)
+    ragged = prediction.samples.copy()
+    ragged[-1, 2] = np.nan
+    measures = ", ".join(f'"{name}"' for name in (*CLASS_MEASURES, "batchbald"))
+    shared = (
+        '`prediction` must have draws that are shared by all inputs for "batchbald"; predict with `masks` "shared" and '
+        "without `tolerance`"
+    )
+    for sentence, call in {
+        "`n` must be at most the number of inputs, 6; got 7": lambda: mc_acquire(prediction, 7),
+        "`n` must be a whole number of at least 1; got 0": lambda: mc_acquire(prediction, 0),
+        f'`by` must be one of {measures}; got "bald"': lambda: mc_acquire(prediction, 2, by="bald"),
+        '`prediction` must hold its draws for "batchbald"; predict with `keep_samples` set to true': (
+            lambda: mc_acquire(replace(prediction, samples=None), 2, by="batchbald")
+        ),
+        shared: lambda: mc_acquire(replace(prediction, masks="per_input"), 2, by="batchbald"),
+        f"{shared} ": lambda: mc_acquire(replace(prediction, samples=ragged), 2, by="batchbald"),
+        "`prediction` must be of classes; got one of values": lambda: mc_acquire(example_values(4)[0], 2),
+    }.items():
+        with pytest.raises(ValueError, match=r".") as error:
+            call()
+        assert str(error.value) == f"{sentence.strip()}."
+
+
+@pytest.mark.slow
+def test_inputs_chosen_by_doubt_teach_more_than_random_ones():
+    """On the bundled images: 30 labels, then 3 times 30 more, chosen or random; accuracy at the end, over seeds."""
+    data = mcd.mc_sample_data()
+    size = 1000
+    pool, y = data.x_train[:size].reshape(size, -1), np.asarray(data.y_train[:size])
+    test, truth = data.x_test.reshape(len(data.x_test), -1), np.asarray(data.y_test)
+
+    def final_accuracy(by, seed):
+        rng = np.random.default_rng(seed)
+        labelled = rng.permutation(size)[:30]
+        for step in range(4):
+            net = mcd.mc_mlp(784, data.labels, hidden=(64,), dropout=0.3, seed=seed)
+            net = mcd.mc_fit(net, pool[labelled], y[labelled], epochs=25, batch_size=10, seed=seed, progress=False)
+            if step == 3:
+                return (mcd.mc_predict(net, test, 20, seed=1, progress=False).predicted == truth).mean()
+            rest = np.setdiff1d(np.arange(size), labelled)
+            if by == "random":
+                chosen = rng.choice(len(rest), 30, replace=False)
+            else:
+                prediction = mcd.mc_predict(net, pool[rest], 20, seed=seed, progress=False)
+                chosen = mc_acquire(prediction, 30, by=by)["input"].to_numpy()
+            labelled = np.concatenate([labelled, rest[chosen]])
+        raise AssertionError
+
+    seeds = range(5)
+    found = {
+        by: np.array([final_accuracy(by, seed) for seed in seeds]) for by in ("random", "batchbald", "smallest_margin")
+    }
+    print({by: values.round(3).tolist() for by, values in found.items()})
+    for by in ("batchbald", "smallest_margin"):
+        gain = found[by] - found["random"]  # with the same first labels
+        assert stats.ttest_1samp(gain, 0, alternative="greater").pvalue < 0.05

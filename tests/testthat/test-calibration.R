@@ -1,0 +1,76 @@
+# A prediction of `n` inputs whose draws foretell the labels in `attr(, "truth")`, without chance.
+many_inputs <- function(n = 120) {
+  scores <- outer(seq_len(n), 1:3, function(input, label) 3 * sin(input * label + label^2))
+  draws <- aperm(vapply(1:4, function(draw) scores + 0.4 * cos(draw * scores), scores), c(3, 1, 2))
+  samples <- exp(draws)
+  samples <- samples / array(apply(samples, 1:2, sum), dim(samples))
+  pred <- example_prediction(samples)
+  wrong <- seq_len(n) %% 9 == 0 # each ninth is not what is foretold
+  codes <- ifelse(wrong, as.integer(pred$second), as.integer(pred$predicted))
+  structure(pred, truth = pred$labels[codes])
+}
+truth_of <- function(pred) attr(pred, "truth")
+
+test_that("a temperature is learnt and applied", {
+  skip_if_no_core()
+  pred <- many_inputs()
+  learnt <- mc_calibrate(pred, truth_of(pred))
+  expect_s3_class(learnt, "mc_calibration")
+  expect_lt(learnt$log_loss_after, learnt$log_loss_before)
+  expect_equal(mc_scores(mc_apply(learnt, pred), truth_of(pred))$log_loss, learnt$log_loss_after, tolerance = 1e-6)
+  expect_snapshot(learnt)
+})
+
+test_that("sets and intervals are tibbles with a row per input", {
+  skip_if_no_core()
+  pred <- many_inputs()
+  sets <- mc_conformal(pred, truth_of(pred), by_label = TRUE)
+  table <- mc_apply(sets, pred)
+  expect_identical(names(table), c("size", "in_cat", "in_dog", "in_emu"))
+  expect_identical(as.integer(rowSums(table[-1])), as.integer(table$size))
+  for (label in pred$labels) {
+    expect_gte(mean(table[[paste0("in_", label)]][truth_of(pred) == label]), 0.9)
+  }
+  pred$ids <- paste("case", 1:120)
+  expect_identical(mc_apply(sets, pred)$id, pred$ids)
+  values <- example_values()
+  intervals <- mc_conformal(values, values$mean + 1:5, level = 0.5)
+  expect_equal(intervals$limits, c(3, 3)) # the ceiling((5 + 1) 0.5)-th of 1 to 5
+  expect_equal(mc_apply(intervals, values)$upper_2, unname(values$mean[, 2]) + 3)
+  expect_snapshot({
+    sets
+    intervals
+    mc_conformal(values, values$mean + 1)
+  })
+})
+
+test_that("what was learnt comes back from its file, and from saveRDS()", {
+  skip_if_no_core()
+  pred <- many_inputs()
+  file <- withr::local_tempfile(fileext = ".json")
+  for (learnt in list(mc_calibrate(pred, truth_of(pred)), mc_conformal(pred, truth_of(pred)))) {
+    expect_identical(mc_save(learnt, file), file)
+    expect_identical(mc_load(file), learnt)
+    saveRDS(learnt, file)
+    expect_identical(mc_apply(readRDS(file), pred), mc_apply(learnt, pred))
+  }
+})
+
+test_that("what cannot be calibrated is refused", {
+  skip_if_no_core()
+  pred <- many_inputs()
+  without_draws <- pred
+  without_draws$samples <- NULL
+  expect_snapshot(error = TRUE, {
+    mc_calibrate(without_draws, truth_of(pred))
+    mc_calibrate(pred, rep("cat", 120))
+    mc_calibrate(example_values(), 1:5)
+    mc_conformal(pred, truth_of(pred), level = 90)
+    mc_conformal(pred, truth_of(pred), method = "best")
+    mc_conformal(pred, truth_of(pred), by_label = NA)
+    mc_conformal(pred, truth_of(pred)[1:3])
+    mc_conformal(example_values(), example_values()$mean, by_label = TRUE)
+    mc_apply(pred, pred)
+    mc_apply(mc_calibrate(pred, truth_of(pred)), example_values())
+  })
+})
