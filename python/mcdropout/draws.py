@@ -28,7 +28,7 @@ from .checks import IdenticalDraws, OutOfMemory
 from .inputs import Inputs
 from .operations import is_opened
 from .outputs import Outputs
-from .randomness import keep_masks
+from .randomness import keep_masks, normals
 from .sites import CallNames, Probe, Replica, SampleMode, Site, raise_flags, random_state_kept
 
 CHUNK_BYTES = 16 << 20  # largest intermediate result of a chunk; tests/benchmarks/bench_chunks.py shows the sweep
@@ -411,7 +411,10 @@ def site_masks(seed: int, site: Site, draws: Tensor, ids: Tensor | None) -> Tens
     per_input = ids is not None and site.axis is not None
     which = ids if ids is not None and per_input else torch.zeros(1, dtype=torch.int64, device=draws.device)
     masks = "per_input" if per_input else "shared"
-    kept = keep_masks(seed, masks, site.name, site.rate, site.n_elements, draws, which)
+    if site.kind in ("gaussian", "noise"):
+        kept = normals(seed, masks, site.key, site.n_elements, draws, which)
+    else:
+        kept = keep_masks(seed, masks, site.key, site.rate, site.n_elements, draws, which)
     kept = kept.view(len(draws), len(which), *site.shape)
     axis = 1 + (site.axis or 0)
     kept = kept.movedim(1, axis if site.inputs_outermost else axis + 1)
@@ -426,6 +429,10 @@ def _numbers(mask: Tensor, site: Site) -> Tensor:
     """The 0 or 1 of each decision as the number that the site applies."""
     if site.kind == "scale" and site.rate < 1:
         return mask.mul_(1 / (1 - site.rate))
+    if site.kind == "gaussian":
+        return mask.mul_((site.rate / (1 - site.rate)) ** 0.5).add_(1)  # as much spread as dropout at this rate has
+    if site.kind == "noise":
+        return mask.mul_(site.rate)
     if site.kind == "uniform":
         return mask.mul_(1 - 2**-7)  # any number that is at least the rate; so short that bfloat16 holds it
     return mask

@@ -6,7 +6,7 @@ are covered alike. Work happens on a replica that shares the user's weights: fla
 model are never written.
 
 A site is named by the path of the module that calls and by the how-many-th call of that module in one pass it is:
-"features.3[0]". Sites are found by probes on one to three inputs: code that skips a dropout when not training
+"features.3[0]". Its masks are keyed by its place among the sites, which other names leave as it is. Sites are found by probes on one to three inputs: code that skips a dropout when not training
 shows itself in the probe with the training flags up, and only the modules that own such a call keep the flag up.
 """
 
@@ -46,6 +46,16 @@ class Site:
     inputs_outermost: bool  # along that axis: all of input 1, all of input 2, ...; else 1 2 3 1 2 3 ...
     order: Shape  # axes from the outermost to the innermost in memory
     dtype: torch.dtype
+    place: int = 0  # which of the sites it is, in the order in which a pass meets them
+
+    @property
+    def key(self) -> str:
+        """What its masks are keyed by.
+
+        Its place and not its name, so that two models with the same operations in the same order draw the same
+        masks, whoever named their parts.
+        """
+        return str(self.place)
 
     @property
     def n_elements(self) -> int:
@@ -329,15 +339,18 @@ def probe(model: nn.Module, replica: Replica, head: Callable[[int], Inputs], sto
                 f"`model` changes more than its dropout when training, in {', '.join(raised)}, so it cannot be sampled "
                 "as it predicts; call dropout there whatever `self.training` is, with `training=self.training`."
             )
-        sites = {}
+        sites: dict[str, Site] = {}
+        place = 0
         for name in dict.fromkeys(name for calls in found for name in calls):
             calls = [one.get(name) for one in found]
             drop = next(call.drop for call in calls if call is not None)
             first = name.rsplit("[", 1)[0] + "[0]"  # where inputs are looped over, only this call is in every probe
             active = drop.active or any(one in hidden and hidden[one].drop.active for one in (name, first))
             wanted = stochastic_depth or drop.operation != STOCHASTIC_DEPTH
-            if active and wanted and drop.rate > 0:
-                sites[name] = _site(name, calls, lambda: _noised_calls(replica, head))
+            if active and drop.rate > 0:
+                if wanted:
+                    sites[name] = site_of(name, place, calls, lambda: _noised_calls(replica, head))
+                place += 1
     if all(site.rate == 1 for site in sites.values()):
         raise NoStochasticSites(
             "`model` has no dropout with a rate above 0, so every draw would be the same; "
@@ -418,7 +431,12 @@ def raise_flags(replica: Replica, paths: list[str]) -> None:
         replica.root.get_submodule(path).training = True
 
 
-def _site(name: str, calls: list[Call | None], noised: Callable[[], tuple[dict[str, Call], dict[str, Call]]]) -> Site:
+def site_of(
+    name: str,
+    place: int,
+    calls: list[Call | None],
+    noised: Callable[[], tuple[dict[str, Call], dict[str, Call]]],
+) -> Site:
     """A site from its calls on one, two and three inputs."""
     axis = _input_axis(name, [None if call is None else call.drop.mask_shape for call in calls])
     first, last = calls[0], calls[-1]
@@ -446,6 +464,7 @@ def _site(name: str, calls: list[Call | None], noised: Callable[[], tuple[dict[s
         inputs_outermost=outermost,
         order=last.order,
         dtype=first.x.dtype,
+        place=place,
     )
 
 
