@@ -28,10 +28,9 @@ from .keras_sites import KerasProbe, Pass, Replica, SamplePass, check_keras, loa
 from .outputs import Outputs, Select
 from .sites import sites_table
 
-LOSSES = {  # what a loss says of outputs; of cross-entropies, `from_logits` says the rest
-    "probabilities": ("crossentropy",),
-    "values": ("mean_squared_error", "mean_absolute_error", "huber", "log_cosh", "mean_squared_logarithmic_error"),
-}
+# Words in the names of losses; with cross-entropies, `from_logits` says the rest.
+OF_CLASSES = ("crossentropy",)
+OF_VALUES = ("mean_squared", "mean_absolute", "huber", "log_cosh")
 
 
 class KerasPlan(Plan):
@@ -299,13 +298,13 @@ def outputs_of(model: Any, select: Select | None) -> str | None:
 
 def _last_layer(model: Any, select: Select | None) -> Any:
     """The layer that made the wanted output; None where no graph tells."""
-    try:
-        found, names = list(model.outputs or []), list(getattr(model, "output_names", []))
-    except AttributeError:
-        return None
+    graph = getattr(model, "_functional", None) or model  # of a sequential model
+    struct = getattr(graph, "_outputs_struct", None)  # as the model returns them
+    names = list(struct) if isinstance(struct, dict) else []
+    found = load_keras().tree.flatten(struct) if struct is not None else []
     if isinstance(select, str) and select in names:
-        found = [found[names.index(select)]]
-    elif isinstance(select, (int, np.integer)) and 0 <= select < len(found):
+        found = load_keras().tree.flatten(struct[select])
+    elif isinstance(select, int) and 0 <= select < len(found):
         found = [found[select]]
     if len(found) != 1 or callable(select):
         return None
@@ -333,10 +332,7 @@ def _said_by_loss(model: Any) -> str | None:
     except ValueError:
         return None
     name = getattr(loss, "name", None) or getattr(loss, "__name__", "")
-    if any(word in name for word in LOSSES["probabilities"]):
-        return "logits" if getattr(loss, "from_logits", False) or _wrapped(loss).get("from_logits") else "probabilities"
-    return "values" if name in LOSSES["values"] else None
-
-
-def _wrapped(loss: Any) -> dict[str, Any]:
-    return getattr(loss, "_fn_kwargs", {})
+    if any(word in name for word in OF_CLASSES):
+        from_logits = getattr(loss, "from_logits", False) or getattr(loss, "_fn_kwargs", {}).get("from_logits")
+        return "logits" if from_logits else "probabilities"
+    return "values" if any(word in name for word in OF_VALUES) else None

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import copy
 import math
+import re
 import sys
 import threading
 import types
@@ -267,9 +268,8 @@ class Replica:
         args, kwargs = given
         scope = load_keras().StatelessScope(state_mapping=values, initialize_variables=False)
         self._begin(on)
-        with scope, self.without_gradients():
-            result = self.root(*args, training=training, **kwargs)
-        return result
+        with _unwrapped(), scope, self.without_gradients():
+            return self.root(*args, training=training, **kwargs)
 
     def changed_seeds(self, inputs: Inputs, training: bool) -> bool:
         """Whether the model then draws random numbers where no site is."""
@@ -633,11 +633,29 @@ def _explained(inputs: Inputs) -> Iterator[None]:
     except Exception as error:  # each backend has errors of its own
         if isinstance(error, MemoryError) or str(error).startswith("`model`"):
             raise
-        text = (str(error).strip() or "no words").splitlines()[0].rstrip(".: ")
+        text = (_said(error).strip() or "no words").splitlines()[0].rstrip(".: ")
         shapes = ", ".join(str(("input", *shape)).replace("'", "") for shape in inputs.signature if shape)
         raise ValueError(
             f"`model` fails on inputs of shape {shapes}: {type(error).__name__}, {text}; give it what it takes."
         ) from error
+
+
+@contextmanager
+def _unwrapped() -> Iterator[None]:
+    """Keras says around every error where it was; ours already say so."""
+    try:
+        yield
+    except Exception as error:
+        text = _said(error)
+        if text.startswith("`model`") and text != str(error):
+            raise ValueError(text) from error
+        raise
+
+
+def _said(error: Exception) -> str:
+    """What an error says, without what Keras says around it."""
+    marked = re.search("\x1b\\[1m(.*?)\x1b\\[0m", str(error), re.DOTALL)
+    return marked.group(1) if marked else str(error)
 
 
 def _grows_first(calls: list[KerasCall | None]) -> bool:
