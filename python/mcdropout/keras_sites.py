@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import copy
 import math
+import os
 import re
 import sys
 import threading
@@ -65,6 +66,13 @@ def load_keras() -> Any:
             f"Keras is set to a backend that needs {error.name}; run `pip install {error.name}`, or choose another by "
             'the environment variable KERAS_BACKEND before Keras is loaded: "torch" is there.'
         ) from error
+
+
+def load_model(path: str | os.PathLike[str]) -> Any:
+    """The model in a `.keras` file, as `keras.saving.load_model()` gives it: code in it is not run."""
+    if not os.path.exists(path):
+        raise ValueError(f"`model` must be a model or a file that exists; got {shown(str(path))}.")
+    return load_keras().saving.load_model(path)
 
 
 def check_keras(model: Any) -> str:

@@ -35,7 +35,7 @@ from .checks import (
 from .draws import Plan, Sampler, Workers
 from .inputs import ArrayFeed, Feed, Inputs, Taking, feed_of
 from .keras_draws import KerasNetwork
-from .keras_sites import is_keras, is_keras_2
+from .keras_sites import is_keras, is_keras_2, load_model
 from .models import MCNetwork
 from .outputs import Outputs, Select
 from .prediction import BY_INPUT, MCPrediction
@@ -75,9 +75,9 @@ def mc_predict(
 ) -> MCPrediction:
     """Predict with Monte Carlo dropout: `n_samples` networks drawn by their dropout masks, and what they say.
 
-    model: any torch module with dropout, or Keras 3 model on its backend torch, TensorFlow or JAX; it stays as it is.
-      Our own networks and Keras take images as (input, height, width, channel); other modules get tensors as they are
-      given.
+    model: any torch module with dropout, or Keras 3 model on its backend torch, TensorFlow or JAX (or the path of its
+      `.keras` file); it stays as it is. Our own networks and Keras take images as (input, height, width, channel);
+      other modules get tensors as they are given.
     x: an array with inputs along the first axis; a tuple (by position) or a mapping (by keyword) of several; a torch
       Dataset or DataLoader, or any iterator of batches, so that data larger than memory streams. Where batches are
       pairs, the first of each is taken. Whole numbers stay whole by keyword and for models with an embedding.
@@ -158,7 +158,7 @@ def mc_sites(model: Any, x: Any, *, stochastic_depth: bool = True, gaussian_nois
     Raises NoStochasticSites where there is nothing to sample.
     """
     besides = Besides.checked(stochastic_depth, gaussian_noise)
-    where = "auto" if is_keras(model) else "cpu"
+    where = "cpu" if isinstance(model, nn.Module) and not is_keras(model) else "auto"
     network = network_of(model, None if isinstance(model, MCNetwork) else "values", None, None, "float32", where)
     return network.sites(network.feed(x).head, besides)
 
@@ -294,6 +294,8 @@ def network_of(
     device: str,
 ) -> Network | KerasNetwork:
     """How to run this model, by the library that it was made with."""
+    if isinstance(model, (str, os.PathLike)) and str(model).endswith(".keras"):
+        model = load_model(model)
     kind = KerasNetwork if is_keras(model) or is_keras_2(model) else Network
     return kind.of(model, outputs, labels, select, precision, device)
 

@@ -223,6 +223,10 @@ def state(model):
     return [*model.get_weights(), *seeds], attributes
 
 
+# Cases whose batches, order and ids are varied: all of them where nothing is compiled, else a few.
+WATCHED = CASES if BACKEND == "torch" else ("cnn", "subclassed", "attention")
+
+
 # ---- the promises ---------------------------------------------------------------------------------------------
 
 
@@ -234,24 +238,21 @@ def test_draws_keep_their_promises(name):
     whole = predict(model, x, **kwargs)
     assert whole.samples.std(axis=0).max(axis=-1).min() > 1e-4
     assert whole.engine == "vmap", whole.engine_reason
-    slack = 1e-5 * np.abs(whole.samples).max()  # rounding: sums of float32 in another order
-    pieces = predict(model, x, batch_size=2, **kwargs).samples
-    np.testing.assert_allclose(pieces, whole.samples, rtol=0, atol=slack)
-    order = np.array([4, 0, 6])
-    chosen = predict(model, taken(x, order), **kwargs).samples
-    np.testing.assert_allclose(chosen, whole.samples[:, order], rtol=0, atol=slack)
-    fewer = predict(model, x, n_samples=3, **kwargs).samples
-    np.testing.assert_allclose(fewer, whole.samples[:3], rtol=0, atol=slack)
     own = predict(model, x, masks="per_input", **kwargs).samples
+    np.savez(FOLDER / f"{BACKEND} {name}.npz", shared=whole.samples, per_input=own)
+    slack = 1e-5 * np.abs(whole.samples).max()  # rounding: sums of float32 in another order
     assert np.abs(own - whole.samples).max() > 10 * slack
-    again = predict(model, taken(x, order), masks="per_input", ids=order, batch_size=2, **kwargs).samples
-    np.testing.assert_allclose(again, own[:, order], rtol=0, atol=slack)
+    if name in WATCHED:
+        order = np.array([4, 0, 6])
+        some = predict(model, taken(x, order), n_samples=3, batch_size=2, **kwargs).samples
+        np.testing.assert_allclose(some, whole.samples[:3, order], rtol=0, atol=slack)
+        some = predict(model, taken(x, order), masks="per_input", ids=order, batch_size=2, **kwargs).samples
+        np.testing.assert_allclose(some, own[:, order], rtol=0, atol=slack)
     after, attributes_after = state(model)
     for one, other in zip(weights, after, strict=True):
         np.testing.assert_array_equal(one, other)
     assert attributes_after == attributes
     assert torch.equal(torch.get_rng_state(), torch_state)
-    np.savez(FOLDER / f"{BACKEND} {name}.npz", shared=whole.samples, per_input=own)
 
 
 @pytest.mark.parametrize("name", [name for name in CASES if name != "noise"])
@@ -443,7 +444,11 @@ def test_a_saved_model_draws_the_same(tmp_path):
     model, x, _ = made("cnn")
     model.save(tmp_path / "model.keras")
     loaded = keras.saving.load_model(tmp_path / "model.keras")
-    np.testing.assert_array_equal(predict(loaded, x).samples, predict(model, x).samples)
+    found = predict(model, x).samples
+    np.testing.assert_array_equal(predict(loaded, x).samples, found)
+    np.testing.assert_array_equal(predict(tmp_path / "model.keras", x).samples, found)
+    with pytest.raises(ValueError, match="`model` must be a model or a file that exists; got"):
+        predict(tmp_path / "another.keras", x)
 
 
 def test_training_goes_on_as_before():
