@@ -3,7 +3,7 @@
 set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
-tools/setup.sh
+FOR_TESTS=yes tools/setup.sh  # for Keras and TensorFlow
 for script in tests/benchmarks/*.py; do
   [ -e "$script" ] || fail "There is no benchmark in tests/benchmarks."
   printf '\n== %s\n\n' "$script"
