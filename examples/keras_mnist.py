@@ -55,7 +55,9 @@ print("Mean and variance are (input, label), the draws (draw, input, label):")
 print(pred.mean.shape, pred.variance.shape, pred.samples.shape)
 
 first = int(pred.mean[0].argmax())
-print(f"The first image: {labels[first]}, probability {pred.mean[0, first]:.2f}, variance {pred.variance[0, first]:.4f}")
+print(
+    f"The first image: {labels[first]}, probability {pred.mean[0, first]:.2f}, variance {pred.variance[0, first]:.4f}"
+)
 wrong = pred.mean.argmax(axis=1) != y_test
 least_sure = np.argsort(-pred.predictive_entropy, kind="stable")[:100]  # 10 % of the images
 print(f"Test accuracy: {1 - wrong.mean():.3f}")

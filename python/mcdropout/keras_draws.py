@@ -300,10 +300,10 @@ def _last_layer(model: Any, select: Select | None) -> Any:
     """The layer that made the wanted output; None where no graph tells."""
     graph = getattr(model, "_functional", None) or model  # of a sequential model
     struct = getattr(graph, "_outputs_struct", None)  # as the model returns them
-    names = list(struct) if isinstance(struct, dict) else []
+    named = struct if isinstance(struct, dict) else {}
     found = load_keras().tree.flatten(struct) if struct is not None else []
-    if isinstance(select, str) and select in names:
-        found = load_keras().tree.flatten(struct[select])
+    if isinstance(select, str) and select in named:
+        found = load_keras().tree.flatten(named[select])
     elif isinstance(select, int) and 0 <= select < len(found):
         found = [found[select]]
     if len(found) != 1 or callable(select):

@@ -668,8 +668,8 @@ def _said(error: Exception) -> str:
 
 def _grows_first(calls: list[KerasCall | None]) -> bool:
     """Whether the inputs lie along the first axis: only there is it known where the channels are."""
-    sizes = [None if call is None else call.x.shape[0] for call in calls]
-    return None not in sizes and [int(size) for size in sizes if size is not None] == [sizes[0] * n for n in (1, 2, 3)]
+    sizes = [int(call.x.shape[0]) for call in calls if call is not None]
+    return sizes == [sizes[0] * n for n in (1, 2, 3)]
 
 
 def _as_torch(replica: Replica, name: str, call: KerasCall | None, layout: Layout) -> Call | None:

@@ -6,8 +6,9 @@ are covered alike. Work happens on a replica that shares the user's weights: fla
 model are never written.
 
 A site is named by the path of the module that calls and by the how-many-th call of that module in one pass it is:
-"features.3[0]". Its masks are keyed by its place among the sites, which other names leave as it is. Sites are found by probes on one to three inputs: code that skips a dropout when not training
-shows itself in the probe with the training flags up, and only the modules that own such a call keep the flag up.
+"features.3[0]". Its masks are keyed by its place among the sites, which other names leave as it is. Sites are found
+by probes on one to three inputs: code that skips a dropout when not training shows itself in the probe with the
+training flags up, and only the modules that own such a call keep the flag up.
 """
 
 from __future__ import annotations

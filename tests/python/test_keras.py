@@ -52,7 +52,7 @@ def tested(request, folder):
 
 
 def test_on_each_backend(tested):
-    backend, done = tested
+    _, done = tested
     assert done.returncode == 0, done.stdout + done.stderr
 
 
@@ -97,5 +97,7 @@ def test_a_missing_backend_is_asked_for(backend):
 
 def test_keras_2_is_refused_with_the_way_out():
     old = type("Sequential", (), {"__module__": "tf_keras.src.engine.sequential"})
-    with pytest.raises(TypeError, match="`model` is a Keras 2 model \\(tf.keras\\): save it by .* and load it in Keras 3"):
+    with pytest.raises(
+        TypeError, match="`model` is a Keras 2 model \\(tf.keras\\): save it by .* and load it in Keras 3"
+    ):
         mcd.mc_predict(old(), np.zeros((2, 3)))
