@@ -117,7 +117,13 @@ as_network <- function(model, call = rlang::caller_env()) {
   if (is_python(model)) {
     abort_mc("`model` is a Python object of an earlier session, which is gone; make it again.", call = call)
   }
-  abort_mc(paste0("`model` must be a torch module; got ", shown(class(model)[[1]]), "."), call = call)
+  if (rlang::is_string(model) && endsWith(model, ".keras")) {
+    return(path.expand(model))
+  }
+  abort_mc(
+    paste0("`model` must be a torch module or a Keras model; got ", shown(class(model)[[1]]), "."),
+    call = call
+  )
 }
 
 # The labels of our own networks; NULL of others, which do not tell R.

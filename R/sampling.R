@@ -10,8 +10,9 @@
 #' result for an input is therefore the same for any `batch_size`, any order or subset of the inputs, and from
 #' R or Python.
 #'
-#' @param model (mc_model or Python object) A network of [mc_cnn()] or [mc_mlp()], or any `torch.nn.Module`
-#'   made through reticulate. It is left as it was found.
+#' @param model (mc_model or Python object) A network of [mc_cnn()] or [mc_mlp()], any `torch.nn.Module` made
+#'   through reticulate, or a Keras 3 model, of the package keras3 or made through reticulate, on Keras's
+#'   backend torch, TensorFlow or JAX; or the path of its `.keras` file. It is left as it was found.
 #' @param x (numeric array, data frame or mc_images) Inputs along the first axis, as in [mc_fit()]. A list of
 #'   several, by position or, with names, by keyword, for networks that take more than one; or a Python
 #'   object such as a `DataLoader`, so that data larger than memory stream. Whole numbers (`integer`) stay
@@ -30,18 +31,21 @@
 #'   side, by little: the vignette says how much.
 #' @param keep_samples (flag) Keep all draws, as `samples` in the result?
 #' @param outputs (string) What a network that is not ours returns: `"logits"`, `"probabilities"`, `"values"`
-#'   or `"mean_log_variance"`. Ours know.
+#'   or `"mean_log_variance"`. Ours know, and of a Keras model it is read from the last activation, or from
+#'   the loss, where that is sure.
 #' @param labels (character, integer or logical vector, or factor) The names of the classes of such a network;
 #'   where its outputs have more than two axes, they tell which is that of the classes.
 #' @param select (string, count or function) Which part of several that such a network returns: its name, its
 #'   number (from 1), or a function that takes it out of the Python object.
 #' @param stochastic_depth (flag) Sample whole blocks too that are skipped at random in training?
+#' @param gaussian_noise (flag) Sample the `GaussianNoise` layers of a Keras model too?
 #' @param workers (count) Threads that each work on a piece of the draws and inputs; by default as many as
-#'   Python's torch uses on a CPU, and one on a GPU.
+#'   Python's torch uses on a CPU, and one on a GPU. Keras on TensorFlow and JAX has threads of its own.
 #' @param precision (string) `"float32"`, or `"bfloat16"` or `"float16"` for the network; summaries are in
 #'   double always. On real images either moves the mean by less than a tenth of what another `seed` does (the
 #'   vignette has the table).
-#' @param device (string) `"auto"`, `"cpu"`, `"cuda"`, ...
+#' @param device (string) `"auto"`, `"cpu"`, `"cuda"`, ... Precision and device of a Keras model are as Keras
+#'   has them.
 #' @param seed (whole number) `NULL` draws one from R's generator, so that [set.seed()] governs.
 #' @param progress (flag) Show a progress bar? By default where R is used interactively; see
 #'   `options(mcdropout.progress = )`.
@@ -57,8 +61,8 @@
 #' summary(pred)
 mc_predict <- function(model, x, n_samples = 50, batch_size = 128, ..., level = 0.95, masks = "shared",
                        ids = NULL, tolerance = NULL, keep_samples = TRUE, outputs = NULL, labels = NULL,
-                       select = NULL, stochastic_depth = TRUE, workers = NULL, precision = "float32",
-                       device = "auto", seed = NULL,
+                       select = NULL, stochastic_depth = TRUE, gaussian_noise = FALSE, workers = NULL,
+                       precision = "float32", device = "auto", seed = NULL,
                        progress = getOption("mcdropout.progress", interactive())) {
   rlang::check_dots_empty()
   prediction <- call_core(
@@ -74,6 +78,7 @@ mc_predict <- function(model, x, n_samples = 50, batch_size = 128, ..., level = 
     labels = as_label_set(labels),
     select = as_select(select),
     stochastic_depth = as_flag(stochastic_depth),
+    gaussian_noise = as_flag(gaussian_noise),
     workers = if_given(workers, as_count),
     precision = precision,
     device = device,
@@ -147,16 +152,18 @@ mc_predict_point <- function(model, x, batch_size = 128, ..., outputs = NULL, la
 #'
 #' @inheritParams mc_predict
 #' @return (tibble) One row per place: `site`, its name; `operation`; `rate` of dropping; `shape` of what is
-#'   dropped from, for one input.
+#'   dropped from, for one input. The masks of a place are keyed by its row, so networks with the same rows
+#'   draw the same masks, of torch and of Keras.
 #' @export
 #' @examplesIf mc_python_available()
 #' mc_sites(mc_mlp(4, labels = levels(iris$Species)), iris[1:4])
-mc_sites <- function(model, x, ..., stochastic_depth = TRUE) {
+mc_sites <- function(model, x, ..., stochastic_depth = TRUE, gaussian_noise = FALSE) {
   rlang::check_dots_empty()
-  stochastic_depth <- as_flag(stochastic_depth)
-  table_from_python(
-    call_core("mc_sites", as_network(model), as_model_inputs(x), stochastic_depth = stochastic_depth)
-  )
+  table_from_python(call_core(
+    "mc_sites", as_network(model), as_model_inputs(x),
+    stochastic_depth = as_flag(stochastic_depth),
+    gaussian_noise = as_flag(gaussian_noise)
+  ))
 }
 
 #' Prepare predictions for a service
@@ -175,8 +182,8 @@ mc_sites <- function(model, x, ..., stochastic_depth = TRUE) {
 #' ask <- mc_sampler(net, iris[1, 1:4], seed = 1)
 #' ask(iris[150, 1:4])
 mc_sampler <- function(model, example, n_samples = 50, ..., level = 0.95, outputs = NULL, labels = NULL,
-                       select = NULL, stochastic_depth = TRUE, precision = "float32", device = "auto",
-                       seed = NULL) {
+                       select = NULL, stochastic_depth = TRUE, gaussian_noise = FALSE,
+                       precision = "float32", device = "auto", seed = NULL) {
   rlang::check_dots_empty()
   sampler <- call_core(
     "mc_sampler", as_network(model), as_model_inputs(example, "example"),
@@ -186,6 +193,7 @@ mc_sampler <- function(model, example, n_samples = 50, ..., level = 0.95, output
     labels = as_label_set(labels),
     select = as_select(select),
     stochastic_depth = as_flag(stochastic_depth),
+    gaussian_noise = as_flag(gaussian_noise),
     precision = precision,
     device = device,
     seed = as_seed(seed)

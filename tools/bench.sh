@@ -5,7 +5,7 @@ set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 . tools/setup_peers.sh
 
-tools/setup.sh
+FOR_TESTS=yes tools/setup.sh  # for Keras and TensorFlow
 if [ "${WITH_PEERS:-no}" = yes ]; then set_up_peers; fi
 python="$VENV/bin/python"
 if [ -x "$PEERS/bin/python" ]; then with_peers="$PEERS/bin/python"; else with_peers="$python"; fi

@@ -21,6 +21,9 @@ check_symbolic_link
 . tools/setup_python.sh
 set_up_r
 set_up_python
-[ "${FOR_TESTS:-no}" = no ] || set_up_zoo
+if [ "${FOR_TESTS:-no}" != no ]; then
+  set_up_zoo
+  set_up_backends
+fi
 set_up_libpython
 set_up_r_package

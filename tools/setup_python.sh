@@ -65,3 +65,13 @@ set_up_zoo() {
     "$VENV/bin/python" -m pip install -c constraints.txt --no-build-isolation -e ".[zoo]"
   mark_done zoo "$key"
 }
+
+# Keras on its three backends: for the tests alone.
+set_up_backends() {
+  local key
+  key="$(key_of "$SETUP/python.stamp" backends)"
+  is_done backends "$key" && return
+  step "Installing Keras with TensorFlow and JAX, to test on its backends" backends \
+    "$VENV/bin/python" -m pip install -c constraints.txt --no-build-isolation -e ".[backends]"
+  mark_done backends "$key"
+}

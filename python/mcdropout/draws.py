@@ -29,8 +29,18 @@ from .folding import FoldedMode, can_be_folded, fused_calls
 from .inputs import Inputs
 from .operations import is_opened
 from .outputs import Outputs
-from .randomness import keep_masks
-from .sites import Probe, Replica, SampleMode, Site, mask_numbers, raise_flags, random_state_kept, tensors_in
+from .randomness import keep_masks, normals
+from .sites import (
+    NORMAL_KINDS,
+    Probe,
+    Replica,
+    SampleMode,
+    Site,
+    mask_numbers,
+    raise_flags,
+    random_state_kept,
+    tensors_in,
+)
 
 CHUNK_BYTES = 8 << 20  # largest intermediate result of a chunk; tests/benchmarks/bench_chunks.py shows the sweep
 MASK_BYTES = 256 << 20  # masks of all draws are kept for the next batch up to this size, else made again
@@ -437,19 +447,24 @@ def site_masks(seed: int, site: Site, draws: Tensor, ids: Tensor | None, raw: bo
     per_input = ids is not None and site.axis is not None
     which = ids if ids is not None and per_input else torch.zeros(1, dtype=torch.int64, device=draws.device)
     masks = "per_input" if per_input else "shared"
-    given = seed, masks, site.name, site.rate, site.n_elements, draws, which
-    if site.axis == 0 and site.shape[0] == 1 and site.channels_innermost:
+    given = seed, masks, site.key
+    if site.kind in NORMAL_KINDS:
+        made = normals(*given, site.n_elements, draws, which)
+    elif site.axis == 0 and site.shape[0] == 1 and site.channels_innermost:
         channels, *sides = site.shape[1:]
-        kept = keep_masks(*given, channels).view(len(draws), -1, *sides, channels)
+        kept = keep_masks(*given, site.rate, site.n_elements, draws, which, channels)
+        kept = kept.view(len(draws), -1, *sides, channels)
         return (kept if raw else mask_numbers(kept, site)).movedim(-1, 2)
-    kept = keep_masks(*given).view(len(draws), len(which), *site.shape)
+    else:
+        made = keep_masks(*given, site.rate, site.n_elements, draws, which)
+    made = made.view(len(draws), len(which), *site.shape)
     axis = 1 + (site.axis or 0)
-    kept = kept.movedim(1, axis if site.inputs_outermost else axis + 1)
-    kept = kept.flatten(axis, axis + 1)  # inputs and their k entries, as they lie in the site's own tensor
+    made = made.movedim(1, axis if site.inputs_outermost else axis + 1)
+    made = made.flatten(axis, axis + 1)  # inputs and their k entries, as they lie in the site's own tensor
     order = (0, *(one + 1 for one in site.order))
-    back = sorted(range(kept.ndim), key=lambda one: order[one])
-    kept = kept.permute(order).contiguous()  # in memory as the input it meets
-    return (kept if raw else mask_numbers(kept, site)).permute(back)
+    back = sorted(range(made.ndim), key=lambda one: order[one])
+    made = made.permute(order).contiguous()  # in memory as the input it meets
+    return (made if raw else mask_numbers(made, site)).permute(back)
 
 
 def _is_out_of_memory(error: Exception) -> bool:

@@ -35,7 +35,8 @@ class Drop:
 
 # scale: 0, and the others grow by 1/(1 - rate). alpha: SELU's floor, mean and variance kept. keep: the tensor itself
 # becomes the 0 or 1 of each decision. uniform: it becomes numbers in [0, 1) that are below `rate` where dropped.
-KINDS = ("scale", "alpha", "keep", "uniform")
+# gaussian: each grows by a normal factor of mean 1. noise: a normal number is added, whose deviation is `rate`.
+KINDS = ("scale", "alpha", "keep", "uniform", "gaussian", "noise")
 STOCHASTIC_DEPTH = "stochastic_depth"
 
 ALPHA = -1.7580993408473766  # SELU's value at minus infinity, where alpha dropout sends a dropped unit

@@ -55,8 +55,8 @@ class Outputs:
             result = self._selected(result)
         elif self.kind == "logits" and isinstance(result, Mapping) and "logits" in result:
             result = result["logits"]  # as Hugging Face names them
-        if isinstance(result, Tensor):
-            return result.unsqueeze(-1) if result.ndim == 1 else result  # one number for each input
+        if not isinstance(result, (Mapping, tuple, list)) and hasattr(result, "ndim"):  # a tensor, also of Keras
+            return result[..., None] if result.ndim == 1 else result  # one number for each input
         parts = _parts(result)
         if not parts:
             raise TypeError(f"`model` must return a tensor; got {shown(type(result).__name__)}.")

@@ -5,7 +5,7 @@ time, in any order, on any device, in any language. What is fixed by `tests/refe
 
 * key: the first 8 bytes of BLAKE2b (digest of 8 bytes) of the UTF-8 text
   ``"mcdropout 1|<seed>|<masks>|<site>|<part>"``, little-endian; the low 4 bytes are key word 0. `masks` is
-  "shared" or "per_input", `part` is "field" or "tail".
+  "shared" or "per_input", `part` is "field", "tail" or "normal". `site` is the site's place, "0", "1", ...
 * counter: (block, draw, low 32 bits of the id, high 32 bits of the id); the id is 0 when masks are shared.
 * bytes: a mask of E elements with B-bit fields takes ceil(E * B / 8) bytes, so ceil(bytes / 16) blocks. Word 0 of
   all blocks comes first, then word 1, 2, 3; a word's low byte first. Bytes beyond the need are not used.
@@ -14,6 +14,8 @@ time, in any order, on any device, in any language. What is fixed by `tests/refe
 * decision: an element is dropped if its field is below floor(rate * 2^B). If rate * 2^B is not whole, a field equal
   to that floor is a tie: dropped if word 0 of the block (element, draw, id) under the "tail" key is below
   round(remainder * 2^32). The rate is so met to 2^-41.
+* normal numbers: element e takes words 0 and 1 of the block (e, draw, id) under the "normal" key, and is
+  sqrt(-2 log((w0 + 1) / 2^32)) cos(2 pi w1 / 2^32), in double precision (Box and Muller, 1958).
 * elements are numbered in torch's order (channels first, last axis fastest) whatever the memory layout.
 
 Reference: Salmon, Moraes, Dror, Shaw (2011), Parallel random numbers: as easy as 1, 2, 3, doi:10.1145/2063384.2063405.
@@ -119,6 +121,19 @@ def keep_masks(
             by_place = kept[rows].view(len(piece), -1, channels)
             by_place.copy_(piece.view(len(piece), channels, -1).transpose(1, 2))
     return kept.view(len(draws), len(ids), n_elements)
+
+
+def normals(seed: int, masks: str, site: str, n_elements: int, draws: Tensor, ids: Tensor) -> Tensor:
+    """Standard normal numbers: float32 (draw, id, element), the arguments as in `keep_masks()`."""
+    key = site_key(seed, masks, site, "normal")
+    element = torch.arange(n_elements, device=draws.device)[None, :]
+    found = torch.empty(len(draws) * len(ids), n_elements, dtype=torch.float32, device=draws.device)
+    draw, one = draws.repeat_interleave(len(ids)), ids.repeat(len(draws))
+    for rows in _pieces(len(found), n_elements):
+        word0, word1, *_ = philox(key, (element, draw[rows, None], *_halves(one[rows, None])))
+        radius = ((word0.double() + 1) / 2**32).log_().mul_(-2).sqrt_()
+        found[rows] = radius.mul_((word1.double() * (2 * math.pi / 2**32)).cos_()).float()
+    return found.view(len(draws), len(ids), n_elements)
 
 
 def _field_bits(rate: float) -> tuple[float, int]:

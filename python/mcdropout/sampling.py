@@ -34,6 +34,8 @@ from .checks import (
 )
 from .draws import Plan, Sampler, Workers
 from .inputs import ArrayFeed, Feed, Inputs, Taking, feed_of
+from .keras_draws import KerasNetwork
+from .keras_sites import is_keras, is_keras_2, load_model
 from .models import MCNetwork
 from .outputs import Outputs, Select
 from .prediction import BY_INPUT, MCPrediction
@@ -50,7 +52,7 @@ Progress = bool | Callable[[int, int, str], object]
 
 
 def mc_predict(
-    model: nn.Module,
+    model: Any,
     x: Any,
     n_samples: int = 50,
     batch_size: int = 128,
@@ -64,6 +66,7 @@ def mc_predict(
     labels: Iterable[Label] | None = None,
     select: Select | None = None,
     stochastic_depth: bool = True,
+    gaussian_noise: bool = False,
     workers: int | None = None,
     precision: str = "float32",
     device: str = "auto",
@@ -72,8 +75,9 @@ def mc_predict(
 ) -> MCPrediction:
     """Predict with Monte Carlo dropout: `n_samples` networks drawn by their dropout masks, and what they say.
 
-    model: any torch module with dropout; it stays as it is. Our own networks take images as (input, height, width,
-      channel); other modules get tensors as they are given.
+    model: any torch module with dropout, or Keras 3 model on its backend torch, TensorFlow or JAX (or the path of its
+      `.keras` file); it stays as it is. Our own networks and Keras take images as (input, height, width, channel);
+      other modules get tensors as they are given.
     x: an array with inputs along the first axis; a tuple (by position) or a mapping (by keyword) of several; a torch
       Dataset or DataLoader, or any iterator of batches, so that data larger than memory streams. Where batches are
       pairs, the first of each is taken. Whole numbers stay whole by keyword and for models with an embedding.
@@ -86,16 +90,18 @@ def mc_predict(
       Inputs whose first draws happen to agree stop early, so answers lean to the sure side: on real images, with a
       tolerance that 100 draws meet, the likeliest label gained 0.002 and mutual information lost 0.009 nats.
     keep_samples: keep the draws themselves, float32 (draw, input, output).
-    outputs: what a module that is not ours returns, "logits", "probabilities", "values" or "mean_log_variance"
+    outputs: what a module that is not ours returns (of a Keras model read from its last activation, or from its loss,
+      where that is sure), "logits", "probabilities", "values" or "mean_log_variance"
       (means, then log variances, along the last axis); a single logit or probability is that of the second of two
       labels. labels: names of its classes, 0, 1, ... by default; with more than two axes they tell which is theirs.
     select: which part of a tuple or mapping that `model` returns, or a function that takes it out.
     stochastic_depth: whether whole blocks that are skipped at random when training are sampled too.
+    gaussian_noise: whether the `GaussianNoise` layers of a Keras model are sampled too.
     workers: threads that each work on a chunk of draws x inputs with one thread of torch; by default as many as torch
-      uses on a CPU, and one on a GPU.
+      uses on a CPU, and one on a GPU. Keras on TensorFlow and JAX has threads of its own.
     precision: "float32", "bfloat16" or "float16" for the network; summaries are in float64 always. On real images
       either moves the mean by less than a tenth of what another `seed` does (tests/benchmarks/bench_precision.py).
-    device: "auto", "cpu", "cuda", ...
+    device: "auto", "cpu", "cuda", ... Precision and device of a Keras model are as Keras has them.
     seed: decides every mask; None draws one and the result carries it.
     progress: a bar on long runs, or a function of (done, total, text).
 
@@ -107,17 +113,18 @@ def mc_predict(
     """
     started = time.perf_counter()
     request = Request.checked(n_samples, batch_size, level, masks, tolerance, keep_samples, workers, seed)
-    network = Network.of(model, outputs, labels, select, precision, device)
+    besides = Besides.checked(stochastic_depth, gaussian_noise)
+    network = network_of(model, outputs, labels, select, precision, device)
     feed = network.feed(x)
     ids = None if ids is None else check_ids(ids)
     if ids is not None and feed.n_inputs is not None:
         check_length(len(ids), "ids", feed.n_inputs, "x")
-    sampler = network.sampler(feed.head(3), request, stochastic_depth)
+    sampler = network.sampler(feed.head(3), request, besides)
     return _predict(network, sampler, feed, request, ids, progress, started)
 
 
 def mc_predict_point(
-    model: nn.Module,
+    model: Any,
     x: Any,
     batch_size: int = 128,
     *,
@@ -133,32 +140,34 @@ def mc_predict_point(
     Arguments are those of `mc_predict()`; labels are in the order of `model.labels`.
     """
     batch_size = check_count(batch_size, "batch_size")
-    network = Network.of(model, outputs, labels, select, precision, device)
+    network = network_of(model, outputs, labels, select, precision, device)
     feed = network.feed(x)
     parts = []
     with reporting(progress, feed.n_inputs, "Predicting") as report:
         for inputs in feed.batches(batch_size):
-            with network.replica.predicting(), StochasticMode(network.replica):
-                result = network.replica.run(inputs)
+            result = network.point(inputs)
             if not parts:
                 network.outputs.check(result, len(inputs))
-            parts.append(network.outputs.draws(network.outputs.tensor(result)[None])[0][0].cpu().numpy())
+            parts.append(network.outputs.draws(result[None])[0][0].cpu().numpy())
             report(len(inputs))
     return np.concatenate(parts)
 
 
-def mc_sites(model: nn.Module, x: Any, *, stochastic_depth: bool = True) -> pd.DataFrame:
+def mc_sites(model: Any, x: Any, *, stochastic_depth: bool = True, gaussian_noise: bool = False) -> pd.DataFrame:
     """The places where `mc_predict(model, x)` will sample: one row per site.
 
-    Columns: site (module path and call number), operation, rate (of dropping), shape (of the mask of one input).
+    Columns: site (module path and call number), operation, rate (of dropping), shape (of the mask of one input). The
+    masks of a site are keyed by its row, so models with the same rows draw the same masks, from torch and from Keras.
     Raises NoStochasticSites where there is nothing to sample.
     """
-    network = Network.of(model, None if isinstance(model, MCNetwork) else "values", None, None, "float32", "cpu")
-    return sites_table(probe(model, network.replica, network.feed(x).head, stochastic_depth))
+    besides = Besides.checked(stochastic_depth, gaussian_noise)
+    where = "cpu" if isinstance(model, nn.Module) and not is_keras(model) else "auto"
+    network = network_of(model, None if isinstance(model, MCNetwork) else "values", None, None, "float32", where)
+    return network.sites(network.feed(x).head, besides)
 
 
 def mc_sampler(
-    model: nn.Module,
+    model: Any,
     example: Any,
     n_samples: int = 50,
     *,
@@ -167,6 +176,7 @@ def mc_sampler(
     labels: Iterable[Label] | None = None,
     select: Select | None = None,
     stochastic_depth: bool = True,
+    gaussian_noise: bool = False,
     precision: str = "float32",
     device: str = "auto",
     seed: int | None = None,
@@ -177,8 +187,9 @@ def mc_sampler(
     `mc_predict()` with shared masks, the same seed and no draws kept. Other arguments are those of `mc_predict()`.
     """
     request = Request.checked(n_samples, 128, level, "shared", None, False, None, seed)
-    network = Network.of(model, outputs, labels, select, precision, device)
-    sampler = network.sampler(network.feed(example).head(3), request, stochastic_depth)
+    besides = Besides.checked(stochastic_depth, gaussian_noise)
+    network = network_of(model, outputs, labels, select, precision, device)
+    sampler = network.sampler(network.feed(example).head(3), request, besides)
     prepared = MCSampler(network, sampler, request)
     prepared(example)  # the engine is chosen and the masks are made here, not in the first answer
     return prepared
@@ -202,7 +213,7 @@ class MCSampler:
     of others are not.
     """
 
-    network: Network
+    network: Network | KerasNetwork
     sampler: Sampler
     request: Request
 
@@ -261,7 +272,35 @@ class Request:
         return [range(start, end) for start, end in zip([0, *ends], ends, strict=False)]
 
 
+@dataclass(frozen=True)
+class Besides:
+    """What is sampled besides dropout, if that is wished."""
+
+    stochastic_depth: bool
+    gaussian_noise: bool
+
+    @classmethod
+    def checked(cls, stochastic_depth: bool, gaussian_noise: bool) -> Besides:
+        """Each in turn."""
+        return cls(check_flag(stochastic_depth, "stochastic_depth"), check_flag(gaussian_noise, "gaussian_noise"))
+
+
 # ---- the model ------------------------------------------------------------------------------------------------
+
+
+def network_of(
+    model: Any,
+    outputs: str | None,
+    labels: Iterable[Label] | None,
+    select: Select | None,
+    precision: str,
+    device: str,
+) -> Network | KerasNetwork:
+    """How to run this model, by the library that it was made with."""
+    if isinstance(model, (str, os.PathLike)) and str(model).endswith(".keras"):
+        model = load_model(model)
+    kind = KerasNetwork if is_keras(model) or is_keras_2(model) else Network
+    return kind.of(model, outputs, labels, select, precision, device)
 
 
 @dataclass
@@ -285,7 +324,7 @@ class Network:
     ) -> Network:
         """Check what can be known before anything runs."""
         if not isinstance(model, nn.Module):
-            raise TypeError(f"`model` must be a torch module; got {shown(type(model).__name__)}.")
+            raise TypeError(f"`model` must be a torch module or a Keras model; got {shown(type(model).__name__)}.")
         check_choice(precision, "precision", PRECISIONS)
         ours = isinstance(model, MCNetwork)
         known = Outputs(model.outputs, model.labels or ()) if isinstance(model, MCNetwork) else None
@@ -309,15 +348,23 @@ class Network:
             self.model.check_input_shape(shape)
         return feed
 
-    def sampler(self, example: Inputs, request: Request, stochastic_depth: bool) -> Sampler:
+    def point(self, inputs: Inputs) -> Tensor:
+        """What the model returns with nothing dropped."""
+        with self.replica.predicting(), StochasticMode(self.replica):
+            return self.outputs.tensor(self.replica.run(inputs))
+
+    def sites(self, head: Callable[[int], Inputs], besides: Besides) -> pd.DataFrame:
+        """A row for each site."""
+        return sites_table(probe(self.model, self.replica, head, besides.stochastic_depth))
+
+    def sampler(self, example: Inputs, request: Request, besides: Besides) -> Sampler:
         """Find the sites, check the outputs, and make ready to draw."""
-        check_flag(stochastic_depth, "stochastic_depth")
         # hooks of the user may share what they note, so nothing runs beside them
         hooked = any(module._forward_hooks or module._forward_pre_hooks for module in self.model.modules())
 
         def make_plan(inputs: Inputs) -> Plan:
             replica = self._replica()
-            found = probe(self.model, replica, inputs.cycled, stochastic_depth)
+            found = probe(self.model, replica, inputs.cycled, besides.stochastic_depth)
             self.outputs.check(found.output, found.n_inputs)
             more = None if hooked else self._replica
             return Plan(found, replica, more, self.outputs, request.n_samples, request.seed, request.masks)
@@ -332,7 +379,7 @@ class Network:
 
 
 def _predict(
-    network: Network,
+    network: Network | KerasNetwork,
     sampler: Sampler,
     feed: Feed,
     request: Request,

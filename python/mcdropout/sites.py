@@ -6,8 +6,9 @@ are covered alike. Work happens on a replica that shares the user's weights: fla
 model are never written.
 
 A site is named by the path of the module that calls and by the how-many-th call of that module in one pass it is:
-"features.3[0]". Sites are found by probes on one to three inputs: code that skips a dropout when not training
-shows itself in the probe with the training flags up, and only the modules that own such a call keep the flag up.
+"features.3[0]". Its masks are keyed by its place among the sites, which other names leave as it is. Sites are found
+by probes on one to three inputs: code that skips a dropout when not training shows itself in the probe with the
+training flags up, and only the modules that own such a call keep the flag up.
 """
 
 from __future__ import annotations
@@ -47,6 +48,16 @@ class Site:
     inputs_outermost: bool  # along that axis: all of input 1, all of input 2, ...; else 1 2 3 1 2 3 ...
     order: Shape  # axes from the outermost to the innermost in memory
     dtype: torch.dtype
+    place: int = 0  # which of the sites it is, in the order in which a pass meets them
+
+    @property
+    def key(self) -> str:
+        """What its masks are keyed by.
+
+        Its place and not its name, so that two models with the same operations in the same order draw the same
+        masks, whoever named their parts.
+        """
+        return str(self.place)
 
     @property
     def n_elements(self) -> int:
@@ -66,6 +77,9 @@ class Site:
             return 1 / (1 - self.rate)
         # any number that is at least the rate; so short that bfloat16 holds it
         return 1 - 2**-7 if self.kind == "uniform" else 1.0
+
+
+NORMAL_KINDS = ("gaussian", "noise")  # made of normal numbers, not of decisions
 
 
 class CallNames(threading.local):
@@ -320,9 +334,12 @@ class SampleMode(StochasticMode):
             )
 
 
-def mask_numbers(kept: Tensor, site: Site) -> Tensor:
-    """The 0 or 1 of each decision as the number that the site applies."""
-    return kept.to(site.dtype).mul_(site.factor)
+def mask_numbers(made: Tensor, site: Site) -> Tensor:
+    """The 0 or 1 of each decision, or each normal number, as the number that the site applies."""
+    made = made.to(site.dtype)
+    if site.kind == "gaussian":
+        return made.mul_((site.rate / (1 - site.rate)) ** 0.5).add_(1)  # as much spread as dropout at this rate has
+    return made.mul_(site.rate if site.kind == "noise" else site.factor)
 
 
 def dropped(x: Tensor, mask: Tensor, site: Site, n_inputs: int) -> Tensor:
@@ -401,15 +418,18 @@ def probe(model: nn.Module, replica: Replica, head: Callable[[int], Inputs], sto
                 f"`model` changes more than its dropout when training, in {', '.join(raised)}, so it cannot be sampled "
                 "as it predicts; call dropout there whatever `self.training` is, with `training=self.training`."
             )
-        sites = {}
+        sites: dict[str, Site] = {}
+        place = 0
         for name in dict.fromkeys(name for calls in found for name in calls):
             calls = [one.get(name) for one in found]
             drop = next(call.drop for call in calls if call is not None)
             first = name.rsplit("[", 1)[0] + "[0]"  # where inputs are looped over, only this call is in every probe
             active = drop.active or any(one in hidden and hidden[one].drop.active for one in (name, first))
             wanted = stochastic_depth or drop.operation != STOCHASTIC_DEPTH
-            if active and wanted and drop.rate > 0:
-                sites[name] = _site(name, calls, lambda: _noised_calls(replica, head))
+            if active and drop.rate > 0:
+                if wanted:
+                    sites[name] = site_of(name, place, calls, lambda: _noised_calls(replica, head))
+                place += 1
     if all(site.rate == 1 for site in sites.values()):
         raise NoStochasticSites(
             "`model` has no dropout with a rate above 0, so every draw would be the same; "
@@ -492,7 +512,12 @@ def raise_flags(replica: Replica, paths: list[str]) -> None:
         replica.root.get_submodule(path).training = True
 
 
-def _site(name: str, calls: list[Call | None], noised: Callable[[], tuple[dict[str, Call], dict[str, Call]]]) -> Site:
+def site_of(
+    name: str,
+    place: int,
+    calls: list[Call | None],
+    noised: Callable[[], tuple[dict[str, Call], dict[str, Call]]],
+) -> Site:
     """A site from its calls on one, two and three inputs."""
     axis = _input_axis(name, [None if call is None else call.drop.mask_shape for call in calls])
     first, last = calls[0], calls[-1]
@@ -520,6 +545,7 @@ def _site(name: str, calls: list[Call | None], noised: Callable[[], tuple[dict[s
         inputs_outermost=outermost,
         order=last.order,
         dtype=first.x.dtype,
+        place=place,
     )
 
 

@@ -493,7 +493,7 @@ def test_bad_arguments_get_one_sentence(convnet, images, options, text):
 
 
 def test_a_model_that_is_none_is_refused(images):
-    with pytest.raises(TypeError, match='`model` must be a torch module; got "dict"'):
+    with pytest.raises(TypeError, match='`model` must be a torch module or a Keras model; got "dict"'):
         predict({}, images)
 
 

@@ -1,0 +1,712 @@
+"""Find and intercept the stochastic layers of a Keras 3 model, on any backend, without touching the model.
+
+The model is called as `model.predict()` calls it, so batch norm and everything else behave as in prediction. Work
+happens on a replica: twins of its layers that share the user's variables, among which the stochastic ones let in keyed
+masks instead of Keras's random numbers. A twin is an object of its own, so neither the user's layers nor any function
+of Keras is changed, and a stateless scope keeps every variable as it is.
+
+Masks are made in torch's order, channels first, and turned to where Keras has its channels: a Keras model and a torch
+model with the same operations in the same order draw the same masks. Keras is imported by its users only.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import os
+import re
+import sys
+import threading
+import types
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, replace
+from functools import partial
+from importlib import import_module
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .checks import NoStochasticSites, shown
+from .inputs import Inputs
+from .operations import ALPHA, Drop, Shape
+from .sites import Call, Probe, Site, random_state_kept, site_of
+
+BACKENDS = ("torch", "tensorflow", "jax")
+OLD_HOMES = ("tf_keras.", "keras.engine.", "keras.src.engine.", "tensorflow.python.keras.")  # of Keras 2's classes
+NOT_OURS = ("_inbound_nodes", "_outbound_nodes", "_tracker", "optimizer", "_optimizer", "history")
+RECURRENT_MASKS = ("get_dropout_mask", "get_recurrent_dropout_mask")
+
+
+# ---- which models are Keras's ---------------------------------------------------------------------------------
+
+
+def is_keras(model: object) -> bool:
+    """Whether this is a Keras 3 model or layer; asks nobody who has not loaded Keras already."""
+    keras = sys.modules.get("keras")
+    return keras is not None and hasattr(keras, "Layer") and isinstance(model, keras.Layer) and not is_keras_2(model)
+
+
+def is_keras_2(model: object) -> bool:
+    """Whether this is a model of the older `tf.keras`, whose layers Keras 3 does not know."""
+    return any(f"{base.__module__}.".startswith(OLD_HOMES) for base in type(model).__mro__)
+
+
+def load_keras() -> Any:
+    """The module `keras`, or a sentence that says what to install."""
+    try:
+        return import_module("keras")
+    except ImportError as error:
+        if error.name in (None, "keras"):
+            raise ImportError("Keras models need Keras; run `pip install mcdropout[keras]`.") from error
+        raise ImportError(
+            f"Keras is set to a backend that needs {error.name}; run `pip install {error.name}`, or choose another by "
+            'the environment variable KERAS_BACKEND before Keras is loaded: "torch" is there.'
+        ) from error
+
+
+def load_model(path: str | os.PathLike[str]) -> Any:
+    """The model in a `.keras` file, as `keras.saving.load_model()` gives it: code in it is not run."""
+    if not os.path.exists(path):
+        raise ValueError(f"`model` must be a model or a file that exists; got {shown(str(path))}.")
+    return load_keras().saving.load_model(path)
+
+
+def check_keras(model: Any) -> str:
+    """The backend of this Keras model, if it can be sampled there.
+
+    Raises TypeError for Keras 2, ValueError for a backend without what is needed and for a model without weights.
+    """
+    if is_keras_2(model):
+        raise TypeError(
+            '`model` is a Keras 2 model (tf.keras): save it by `model.save("model.h5")` and load it in Keras 3 by '
+            '`keras.saving.load_model("model.h5", compile=False)`.'
+        )
+    backend = load_keras().backend.backend()
+    if backend not in BACKENDS:
+        words = ", ".join(f'"{one}"' for one in BACKENDS)
+        raise ValueError(
+            f"`model` must be on one of Keras's backends {words}; got {shown(backend)}. Set the environment variable "
+            "KERAS_BACKEND before Keras is loaded."
+        )
+    if not model.built:
+        raise ValueError("`model` has no weights yet; fit it, load its weights, or call it on some inputs first.")
+    return backend
+
+
+# ---- passes ---------------------------------------------------------------------------------------------------
+
+
+class Pass:
+    """One pass through a replica, with nothing dropped."""
+
+    def __init__(self) -> None:
+        self.counts: Counter[str] = Counter()
+
+    def meet(self, path: str, drop: Drop, x: Any) -> Any:
+        """What becomes of `x` where the layer at `path` would drop."""
+        name = f"{path}[{self.counts[path]}]"
+        self.counts[path] += 1
+        return self.at(name, drop, x)
+
+    def at(self, name: str, drop: Drop, x: Any) -> Any:
+        """What becomes of `x`; here nothing is dropped."""
+        return x
+
+    def left(self, layer: Any, x: Any, result: Any) -> None:
+        """A layer has made `result` of `x`."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where a tensor's channels are."""
+
+    last: bool = False  # the last axis, where torch has them first
+    flat: Shape | None = None  # (height, width, channel) that were made one axis
+
+    def inward(self, x: Tensor) -> Tensor:
+        """As torch would have it; flattened ones stay as they are."""
+        return x.movedim(-1, 1) if self.last else x
+
+    def outward(self, mask: Tensor) -> Tensor:
+        """Masks (draw, ...) of torch's order, for Keras."""
+        if self.last:
+            mask = mask.movedim(2, -1)
+        elif self.flat is not None:
+            *sides, channels = self.flat
+            mask = mask.unflatten(-1, (channels, *sides)).movedim(2, -1).flatten(2)
+        return mask.contiguous()
+
+    def shape(self, shape: Shape) -> Shape:
+        """A shape of Keras's as torch would have it."""
+        return (shape[0], shape[-1], *shape[1:-1]) if self.last else shape
+
+
+@dataclass(frozen=True)
+class KerasCall:
+    """One stochastic call as a probe sees it."""
+
+    drop: Drop
+    x: Any
+    layout: Layout
+
+
+class ProbePass(Pass):
+    """Notes the stochastic calls, where the channels are, and the size of the largest result; drops nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: dict[str, KerasCall] = {}
+        self.largest = 0  # bytes of the largest result at or after the first call
+        self.layouts: dict[int, tuple[Any, Layout]] = {}  # by the tensor's id, which lives as long as it is kept here
+
+    def at(self, name: str, drop: Drop, x: Any) -> Any:
+        self.found[name] = KerasCall(drop, x, self.layout_of(x))
+        self._seen(x)
+        return x
+
+    def left(self, layer: Any, x: Any, result: Any) -> None:
+        if not _is_tensor(result):
+            return
+        self._seen(result)
+        rank = len(result.shape)
+        before = self.layout_of(x) if _is_tensor(x) else Layout()
+        given = getattr(layer, "data_format", None)
+        if type(layer).__name__ == "Flatten":
+            if _is_tensor(x) and len(x.shape) > 2 and (before.last or given == "channels_first"):
+                shape = tuple(x.shape[1:])
+                layout = Layout(flat=shape if before.last else (*shape[1:], shape[0]))
+                self.layouts[id(result)] = result, layout
+        elif given is not None and rank > 2:
+            self.layouts[id(result)] = result, Layout(last=given == "channels_last")
+        elif _is_tensor(x) and tuple(x.shape[:-1]) == tuple(result.shape[:-1]) and id(x) in self.layouts:
+            same = before.flat is None or tuple(x.shape) == tuple(result.shape)
+            self.layouts[id(result)] = result, before if same else Layout()
+
+    def layout_of(self, x: Any) -> Layout:
+        """What is known of it; images that no layer has touched have their channels where Keras's settings say."""
+        known = self.layouts.get(id(x))
+        if known is not None:
+            return known[1]
+        return Layout(last=len(x.shape) > 3 and load_keras().config.image_data_format() == "channels_last")
+
+    def _seen(self, x: Any) -> None:
+        if self.found:
+            self.largest = max(self.largest, math.prod(x.shape) * np.dtype(load_keras().backend.floatx()).itemsize)
+
+
+class SamplePass(Pass):
+    """Applies the masks of one draw (or, where draws are vectorised, of many) at their sites."""
+
+    def __init__(self, sites: Mapping[str, KerasSite], masks: Mapping[str, Any], n_inputs: int) -> None:
+        super().__init__()
+        self.sites, self.masks, self.n_inputs = sites, masks, n_inputs
+        self.unknown: set[str] = set()
+
+    def at(self, name: str, drop: Drop, x: Any) -> Any:
+        if name in self.sites:
+            return dropped(x, self.masks[name], self.sites[name], self.n_inputs)
+        if drop.active:
+            self.unknown.add(name)
+        return x
+
+
+@dataclass(frozen=True)
+class KerasSite:
+    """A site, and where Keras has its channels."""
+
+    site: Site
+    layout: Layout
+
+
+def dropped(x: Any, mask: Any, at: KerasSite, n_inputs: int) -> Any:
+    """`x` under its mask, both of the backend; several entries for each input meet a mask made for one."""
+    ops, site = load_keras().ops, at.site
+    shape = tuple(x.shape)
+    wanted = tuple(size * n_inputs if axis == site.axis else size for axis, size in enumerate(site.x_shape))
+    if at.layout.shape(shape) != wanted:
+        raise ValueError(
+            f"`model` meets its dropout at {site.name} with shape {at.layout.shape(shape)} where its first inputs gave "
+            f"{wanted}; inputs of one call must all take the same way through it."
+        )
+    mask = ops.cast(mask, x.dtype)
+    if isinstance(x, Tensor):
+        x = x.contiguous()  # a convolution may have left it with channels first in memory, which all that follows keeps
+    axis = site.axis
+    if axis is not None and mask.shape[axis] not in (1, shape[axis]):
+        parts = (n_inputs, shape[axis] // n_inputs) if site.inputs_outermost else (shape[axis] // n_inputs, n_inputs)
+        x = ops.reshape(x, (*shape[:axis], *parts, *shape[axis + 1 :]))
+        mask = ops.expand_dims(mask, axis if site.inputs_outermost else axis + 1)
+    if site.kind == "alpha":
+        a = ((1 - site.rate) * (1 + site.rate * ALPHA**2)) ** -0.5  # as in `sites`
+        result = x * (a * mask) + (a * ALPHA * (1 - mask) - a * ALPHA * site.rate)
+    else:
+        result = x + mask if site.kind == "noise" else x * mask
+    return result if tuple(result.shape) == shape else ops.reshape(result, shape)
+
+
+# ---- the replica ----------------------------------------------------------------------------------------------
+
+
+class Replica:
+    """A stand-in for the user's model: twins of its layers, and the user's own variables.
+
+    device: where torch makes the masks. `take` finds the one tensor that is wanted in what the model returns.
+    """
+
+    precision = "float32"  # what a layer computes in is its own dtype policy's matter
+
+    def __init__(self, model: Any, backend: str, device: torch.device, take: Callable[[Any], Any]) -> None:
+        self.model, self.backend, self.device, self.take = model, backend, device, take
+        self.now = threading.local()
+        self.now.on = Pass()
+        self.kept_masks: list[tuple[Any, str]] = []  # recurrent cells, and the attributes where they keep them
+        self.root = Twins(self).of(model, "")
+        self.seeds = [generator.state for generator in seed_generators(model)]
+
+    def run(self, inputs: Inputs, on: Pass, values: list[tuple[Any, Any]] | None = None, training: bool = False) -> Any:
+        """What the model returns in one pass, of the backend's tensors; `values`: other values of its variables."""
+        return self.called(self.given(inputs), on, values, training)
+
+    def called(self, given: Any, on: Pass, values: list[tuple[Any, Any]] | None = None, training: bool = False) -> Any:
+        """The same, of the arguments as the model takes them."""
+        args, kwargs = given
+        scope = load_keras().StatelessScope(state_mapping=values, initialize_variables=False)
+        self._begin(on)
+        with _unwrapped(), scope, self.without_gradients():
+            return self.root(*args, training=training, **kwargs)
+
+    def changed_seeds(self, inputs: Inputs, training: bool) -> bool:
+        """Whether the model then draws random numbers where no site is."""
+        scope = load_keras().StatelessScope(initialize_variables=False)
+        self._begin(Pass())
+        args, kwargs = self.given(inputs)
+        with scope, self.without_gradients(), random_state_kept() as torch_has_moved:
+            self.root(*args, training=training, **kwargs)
+            return torch_has_moved() or any(scope.get_current_value(seed) is not None for seed in self.seeds)
+
+    def _begin(self, on: Pass) -> None:
+        self.now.on = on
+        for cell, attribute in self.kept_masks:
+            cell.__dict__[attribute] = None
+
+    def without_gradients(self) -> AbstractContextManager[Any]:
+        """Torch alone would note them."""
+        return torch.no_grad() if self.backend == "torch" else nullcontext()
+
+    def given(self, inputs: Inputs) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The inputs as the model is called with them, of the backend.
+
+        Several by position are a list, as Keras has them; by name a dictionary, or keywords that the model has.
+        """
+        args = [self.from_torch(one) for one in inputs.args]
+        kwargs = {name: self.from_torch(one) for name, one in inputs.kwargs.items()}
+        if not kwargs:
+            return (args[0] if len(args) == 1 else args,), {}
+        if set(kwargs) <= set(self.model._call_signature.parameters):
+            return (), kwargs
+        return (kwargs,), {}
+
+    def from_torch(self, x: Any) -> Any:
+        """The backend's tensor of a torch one."""
+        if not isinstance(x, Tensor):
+            return x
+        return x.to(self.device) if self.backend == "torch" else load_keras().ops.convert_to_tensor(x.numpy())
+
+    def to_torch(self, x: Any) -> Tensor:
+        """The torch tensor of one of the backend."""
+        if self.backend == "torch":
+            return x.detach()
+        return torch.from_numpy(np.array(load_keras().ops.cast(x, "float32")))
+
+    def as_site_input(self, x: Any) -> Tensor:
+        """The same, for a probe."""
+        return self.to_torch(x).float()
+
+
+def seed_generators(model: Any) -> list[Any]:
+    """All of Keras's sources of random numbers in a model."""
+    layers = [model, *model._flatten_layers(include_self=False)]
+    found = {id(one): one for layer in layers for one in getattr(layer, "_seed_generators", [])}
+    return list(found.values())
+
+
+class Twins:
+    """Copies of layers, and of what holds them; all else is shared."""
+
+    def __init__(self, replica: Replica) -> None:
+        self.replica = replica
+        self.keras = load_keras()
+        self.node = _node_class(self.keras)
+        self.made: dict[int, Any] = {}
+        self.names: set[str] = set()
+        self.raised: set[int] = set()  # ids of twins that drop in training alone
+
+    def of(self, layer: Any, path: str) -> Any:
+        """The twin of a layer; `path` names it in a model."""
+        known = self.made.get(id(layer))
+        if known is not None:
+            return known
+        keyed = keyed_class(self.keras, type(layer))
+        twin = object.__new__(keyed or type(layer))
+        self.made[id(layer)] = twin
+        twin.__dict__.update({name: self.part(value, path, name) for name, value in vars(layer).items()})
+        if keyed is not None:
+            twin.__dict__["_mcdropout"] = partial(_meet, self.replica, path)
+        if _intercept(twin, self.replica, path):
+            self.raised.add(id(twin))
+        raised = keyed is not None or any(id(one) in self.raised for one in (twin, *_cells(twin)))
+        _announce(twin, self.replica, raised)
+        return twin
+
+    def part(self, value: Any, path: str, name: str = "") -> Any:
+        """What stands for an attribute, or for a part of one."""
+        if name in NOT_OURS or value is None or isinstance(value, (str, int, float, type, types.FunctionType)):
+            return value
+        if id(value) in self.made:
+            return self.made[id(value)]
+        if isinstance(value, self.keras.Layer):
+            return self.of(value, self._unique(f"{path}/{value.name}" if path else value.name))
+        if isinstance(value, types.MethodType):
+            owner = self.part(value.__self__, path)
+            return value if owner is value.__self__ else types.MethodType(value.__func__, owner)
+        if isinstance(value, self.node):
+            twin = copy.copy(value)
+            twin.operation = self.part(value.operation, path)
+            return twin
+        if isinstance(value, Mapping):
+            parts = {key: self.part(one, path) for key, one in value.items()}
+            same = all(parts[key] is one for key, one in value.items())
+            return value if same else parts
+        if isinstance(value, (list, tuple, set)):
+            found = [self.part(one, path) for one in value]
+            if all(new is old for new, old in zip(found, value, strict=True)):
+                return value
+            kind = next(one for one in (list, tuple, set) if isinstance(value, one))
+            return type(value)(*found) if hasattr(value, "_fields") else kind(found)
+        if _is_a_holder(value):
+            return self._held(value, path)
+        return value
+
+    def _held(self, value: Any, path: str) -> Any:
+        """An object of the user's own that may hold layers."""
+        self.made[id(value)] = value  # should it hold itself
+        parts = {name: self.part(one, path, name) for name, one in vars(value).items()}
+        if all(parts[name] is one for name, one in vars(value).items()):
+            return value
+        twin = self.made[id(value)] = copy.copy(value)
+        twin.__dict__.update(parts)
+        return twin
+
+    def _unique(self, name: str) -> str:
+        number, found = 1, name
+        while found in self.names:
+            number, found = number + 1, f"{name}~{number + 1}"
+        self.names.add(found)
+        return found
+
+
+def _node_class(keras: Any) -> type:
+    return import_module(f"{_source(keras)}.ops.node").Node
+
+
+def _source(keras: Any) -> str:
+    """Where this version of Keras has its modules."""
+    return keras.layers.Dropout.__module__.split(".layers.")[0]
+
+
+def _is_a_holder(value: Any) -> bool:
+    """Whether this is an object of a class that is none of the libraries'."""
+    home = type(value).__module__.split(".")[0]
+    libraries = ("builtins", "keras", "tensorflow", "jax", "jaxlib", "torch", "numpy", "collections", "inspect")
+    return hasattr(value, "__dict__") and home not in libraries and not isinstance(value, types.ModuleType)
+
+
+# ---- interception ---------------------------------------------------------------------------------------------
+
+
+def _meet(replica: Replica, path: str, drop: Drop, x: Any) -> Any:
+    return replica.now.on.meet(path, drop, x)
+
+
+def keyed_class(keras: Any, cls: type) -> type | None:
+    """A class for the twins of `cls`, whose own dropping comes from masks; None where it drops nothing itself.
+
+    It comes between a class of the user's and Keras's own in the order in which methods are looked up, so that a
+    `call()` of the user's that asks `super()` meets it too.
+    """
+    homes = {base: made for base, made in _callers(keras).items() if issubclass(cls, base)}
+    if not homes:
+        return None
+    base = next(one for one in cls.__mro__ if one in homes)
+    keyed = type(base.__name__, (base,), {"call": homes[base], "__module__": base.__module__})
+    if cls is base:
+        return keyed
+    return type(cls.__name__, (cls, keyed), {"__module__": cls.__module__})
+
+
+def _callers(keras: Any) -> dict[type, Callable[..., Any]]:
+    """Keras's classes whose `call()` drops, and what to call instead."""
+    layers = keras.layers
+    spatial = layers.SpatialDropout1D.__mro__[1]
+    return {
+        layers.Dropout: _dropout_call,
+        spatial: _spatial_call,
+        layers.AlphaDropout: _alpha_call,
+        layers.GaussianDropout: _gaussian_call,
+        layers.GaussianNoise: _noise_call,
+    }
+
+
+def _dropout_call(self: Any, inputs: Any, training: Any = False) -> Any:
+    shape = _noise_shape(self, inputs, self.noise_shape)
+    return _met(self, inputs, Drop("dropout", float(self.rate), True, shape))
+
+
+def _spatial_call(self: Any, inputs: Any, training: Any = False) -> Any:
+    shape = tuple(int(size) for size in self._get_noise_shape(inputs))
+    operation = f"dropout{len(shape) - 2}d"
+    return _met(self, inputs, Drop(operation, float(self.rate), True, shape))
+
+
+def _alpha_call(self: Any, inputs: Any, training: Any = False) -> Any:
+    shape = _noise_shape(self, inputs, self.noise_shape)
+    return _met(self, inputs, Drop("alpha_dropout", float(self.rate), True, shape, "alpha"))
+
+
+def _gaussian_call(self: Any, inputs: Any, training: Any = False) -> Any:
+    return _met(self, inputs, Drop("gaussian_dropout", float(self.rate), True, tuple(inputs.shape), "gaussian"))
+
+
+def _noise_call(self: Any, inputs: Any, training: Any = False) -> Any:
+    return _met(self, inputs, Drop("gaussian_noise", float(self.stddev), True, tuple(inputs.shape), "noise"))
+
+
+def _met(self: Any, x: Any, drop: Drop) -> Any:
+    return self._mcdropout(drop, x) if drop.rate > 0 else x
+
+
+def _noise_shape(layer: Any, x: Any, given: Any) -> Shape:
+    """The shape of the mask; a number of inputs that is written there means one mask for each."""
+    shape = tuple(x.shape)
+    if given is None:
+        return shape
+    wanted = tuple(size if one is None else int(one) for size, one in zip(shape, given, strict=False))
+    wanted = (shape[0] if wanted[0] > 1 else wanted[0], *wanted[1:])
+    if len(given) != len(shape) or any(one not in (1, size) for size, one in zip(shape, wanted, strict=True)):
+        raise ValueError(
+            f"`model` has a dropout, {layer.name}, whose `noise_shape` {tuple(given)} does not fit what it meets, of "
+            f"shape {shape}; each entry must be 1 or none."
+        )
+    return wanted
+
+
+def _intercept(twin: Any, replica: Replica, path: str) -> bool:
+    """Let the masks in where a layer drops in the midst of its work: recurrent cells, and plain attention.
+
+    True for a cell, which asks for its masks only in training.
+    """
+    own = twin.__dict__
+    if all(hasattr(twin, name) for name in RECURRENT_MASKS):
+        for name, rate in zip(RECURRENT_MASKS, (twin.dropout, twin.recurrent_dropout), strict=True):
+            own[name] = _kept_mask(twin, replica, path, name.removeprefix("get"), float(rate))
+        return twin.dropout > 0 or twin.recurrent_dropout > 0
+    if hasattr(type(twin), "_apply_scores") and getattr(twin, "dropout", 0) > 0:
+        apply_scores = twin._apply_scores
+
+        def applied(scores: Any, value: Any, scores_mask: Any = None, training: Any = False) -> Any:
+            _, weights = apply_scores(scores, value, scores_mask=scores_mask, training=False)
+            drop = Drop("attention", float(twin.dropout), True, tuple(weights.shape))
+            weights = _meet(replica, path, drop, weights)
+            return load_keras().ops.matmul(weights, value), weights
+
+        own["_apply_scores"] = applied
+    return False
+
+
+def _cells(layer: Any) -> list[Any]:
+    """The cells of a recurrent layer."""
+    cell = getattr(layer, "cell", None)
+    return [] if cell is None else [cell, *getattr(cell, "cells", [])]
+
+
+def _kept_mask(twin: Any, replica: Replica, path: str, attribute: str, rate: float) -> Callable[[Any], Any]:
+    """A recurrent cell's mask, made once for all steps of a pass, as Keras does: Gal and Ghahramani (2016b)."""
+    replica.kept_masks.append((twin, attribute))
+    operation = "recurrent_dropout" if "recurrent" in attribute else "dropout"
+
+    def mask(step_input: Any) -> Any:
+        if rate > 0 and getattr(twin, attribute) is None:
+            ones = load_keras().ops.ones_like(step_input)
+            drop = Drop(operation, rate, True, tuple(step_input.shape))
+            count = getattr(twin, "dropout_mask_count", None)
+            place = f"{path}.{operation}"
+            made = [_meet(replica, place, drop, ones) for _ in range(count or 1)]
+            twin.__dict__[attribute] = made if count else made[0]
+        return getattr(twin, attribute)
+
+    return mask
+
+
+def _announce(twin: Any, replica: Replica, raised: bool) -> None:
+    """Let a layer say what it has made of what; with `raised` it works as in training."""
+    call = twin.call
+
+    def called(*args: Any, **kwargs: Any) -> Any:
+        if raised and twin._call_has_training_arg:
+            kwargs["training"] = True
+            args = args[: _place_of_training(twin)]
+        result = call(*args, **kwargs)
+        replica.now.on.left(twin, args[0] if args else None, result)
+        return result
+
+    twin.__dict__["call"] = called
+
+
+def _place_of_training(layer: Any) -> int:
+    return list(layer._call_signature.parameters).index("training")
+
+
+# ---- finding the sites ----------------------------------------------------------------------------------------
+
+
+@dataclass
+class KerasProbe(Probe):
+    """What the probes found out; the masks are keyed by `sites`, and `layouts` say how Keras wants them."""
+
+    layouts: dict[str, Layout]
+
+    def keras_sites(self) -> dict[str, KerasSite]:
+        """Both together."""
+        return {name: KerasSite(site, self.layouts[name]) for name, site in self.sites.items()}
+
+
+def probe_keras(replica: Replica, head: Callable[[int], Inputs], gaussian_noise: bool) -> KerasProbe:
+    """Find the sites of the model, as `sites.probe()` does for torch.
+
+    Raises NoStochasticSites where nothing would be sampled, and ValueError where what is dropped cannot be told apart
+    by inputs.
+    """
+    passes, output = [], None
+    with random_state_kept():
+        for n_inputs in (1, 2, 3):
+            on, output = _probed(replica, head(n_inputs))
+            passes.append(on)
+        own_randomness = replica.changed_seeds(head(1), training=False)
+    place = 0
+    sites, layouts = {}, {}
+    for name in dict.fromkeys(name for on in passes for name in on.found):
+        calls = [on.found.get(name) for on in passes]
+        call = next(one for one in calls if one is not None)
+        if call.drop.operation == "gaussian_noise" and not gaussian_noise:
+            continue
+        layout = call.layout if _grows_first(calls) else Layout()
+        torch_calls = [_as_torch(replica, name, one, layout) for one in calls]
+        sites[name] = site_of(name, place, torch_calls, partial(_noised, replica, head, name, layout))
+        layouts[name] = layout
+        place += 1
+    if all(site.kind == "noise" or site.rate == 1 for site in sites.values()) and not _has_noise(sites):
+        raise NoStochasticSites(
+            "`model` has no dropout with a rate above 0, so every draw would be the same; "
+            "add `keras.layers.Dropout` layers and train again."
+        )
+    training_randomness = _draws_in_training(replica, head(2))
+    return KerasProbe(
+        sites,
+        {"": passes[0].largest},
+        replica.to_torch(output),
+        3,
+        own_randomness,
+        training_randomness,
+        [],
+        {},
+        layouts,
+    )
+
+
+def _has_noise(sites: Mapping[str, Site]) -> bool:
+    return any(site.kind == "noise" for site in sites.values())
+
+
+def _probed(replica: Replica, inputs: Inputs) -> tuple[ProbePass, Any]:
+    on = ProbePass()
+    return on, replica.take(run_or_explain(replica, inputs, on))
+
+
+def run_or_explain(replica: Replica, inputs: Inputs, on: Pass) -> Any:
+    """What the model returns; its own errors become one sentence."""
+    with _explained(inputs):
+        return replica.run(inputs, on)
+
+
+@contextmanager
+def _explained(inputs: Inputs) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # each backend has errors of its own
+        if isinstance(error, MemoryError) or str(error).startswith("`model`"):
+            raise
+        text = (_said(error).strip() or "no words").splitlines()[0].rstrip(".: ")
+        shapes = ", ".join(str(("input", *shape)).replace("'", "") for shape in inputs.signature if shape)
+        raise ValueError(
+            f"`model` fails on inputs of shape {shapes}: {type(error).__name__}, {text}; give it what it takes."
+        ) from error
+
+
+@contextmanager
+def _unwrapped() -> Iterator[None]:
+    """Keras says around every error where it was; ours already say so."""
+    try:
+        yield
+    except Exception as error:
+        text = _said(error)
+        if text.startswith("`model`") and text != str(error):
+            raise ValueError(text) from error
+        raise
+
+
+def _said(error: Exception) -> str:
+    """What an error says, without what Keras says around it."""
+    marked = re.search("\x1b\\[1m(.*?)\x1b\\[0m", str(error), re.DOTALL)
+    return marked.group(1) if marked else str(error)
+
+
+def _grows_first(calls: list[KerasCall | None]) -> bool:
+    """Whether the inputs lie along the first axis: only there is it known where the channels are."""
+    sizes = [int(call.x.shape[0]) for call in calls if call is not None]
+    return sizes == [sizes[0] * n for n in (1, 2, 3)]
+
+
+def _as_torch(replica: Replica, name: str, call: KerasCall | None, layout: Layout) -> Call | None:
+    if call is None:
+        return None
+    x = layout.inward(replica.as_site_input(call.x))
+    drop = replace(call.drop, mask_shape=layout.shape(call.drop.mask_shape))
+    return Call(name, drop, x, tuple(range(x.ndim)))
+
+
+def _noised(
+    replica: Replica, head: Callable[[int], Inputs], name: str, layout: Layout
+) -> tuple[dict[str, Call], dict[str, Call]]:
+    """The calls on one and on three inputs that differ for sure, as in `sites`."""
+    found = []
+    for n_inputs in (1, 3):
+        noised = head(n_inputs).noised(torch.Generator().manual_seed(0))
+        call = _as_torch(replica, name, _probed(replica, noised)[0].found.get(name), layout)
+        found.append({} if call is None else {name: call})
+    return found[0], found[1]
+
+
+def _draws_in_training(replica: Replica, inputs: Inputs) -> bool:
+    """Whether training would draw random numbers besides those of the sites; some models cannot be called so."""
+    try:
+        return replica.changed_seeds(inputs, training=True)
+    except Exception:
+        return False
+
+
+def _is_tensor(x: Any) -> bool:
+    return load_keras().ops.is_tensor(x)

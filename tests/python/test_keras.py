@@ -1,0 +1,103 @@
+"""Keras models on each of Keras's backends, in a process for each: `keras_cases.py` has the tests."""
+
+import os
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import mcdropout as mcd
+from mcdropout.keras_sites import load_keras
+
+TESTS = Path(__file__).parent
+PYTHON = TESTS.parents[1] / "python"
+BACKENDS = {"torch": "torch", "tensorflow": "tensorflow", "jax": "jax"}
+needs_keras = pytest.mark.skipif(find_spec("keras") is None, reason="needs Keras: FOR_TESTS=yes tools/setup.sh")
+
+
+def environment(**more):
+    return {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONPATH": str(PYTHON), **more}
+
+
+def run_python(code, **more):
+    """What `code` prints, with whatever it says of its errors, in an interpreter of its own."""
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment(**more), capture_output=True, text=True, check=False
+    )
+    return done.stdout + done.stderr
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("draws")
+
+
+@pytest.fixture(scope="module", params=BACKENDS)
+def tested(request, folder):
+    """The backend, once `keras_cases.py` has run on it, and what pytest said of it."""
+    if find_spec("keras") is None or find_spec(BACKENDS[request.param]) is None:
+        pytest.skip(f"needs Keras on {request.param}: FOR_TESTS=yes tools/setup.sh")
+    own = ["-W", "ignore:__array__ implementation:DeprecationWarning"]  # of Keras's own conversion to NumPy
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "--tb=short", *own, str(TESTS / "keras_cases.py")],
+        env=environment(KERAS_BACKEND=request.param, MCDROPOUT_KERAS_DRAWS=str(folder)),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return request.param, done
+
+
+def test_on_each_backend(tested):
+    _, done = tested
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_each_backend_draws_the_same(tested, folder):
+    backend, _ = tested
+    found = {path.name.removeprefix(f"{backend} "): np.load(path) for path in folder.glob(f"{backend} *.npz")}
+    assert len(found) >= 15
+    for name, draws in found.items():
+        first = np.load(next(path for one in BACKENDS if (path := folder / f"{one} {name}").exists()))
+        for kind in ("shared", "per_input"):
+            np.testing.assert_allclose(draws[kind], first[kind], rtol=0, atol=1e-4, err_msg=f"{name} {kind}")
+
+
+def test_importing_us_loads_no_keras():
+    loads = "import sys; import mcdropout.sampling, mcdropout.plots, mcdropout.files; print('keras' in sys.modules)"
+    assert run_python(loads).strip() == "False"
+
+
+@needs_keras
+def test_a_backend_that_is_not_installed_is_named():
+    said = run_python("from mcdropout.keras_sites import load_keras; load_keras()", KERAS_BACKEND="no_such")
+    assert "no_such" in said
+
+
+def test_a_keras_that_is_not_there_is_asked_for(monkeypatch):
+    monkeypatch.setitem(sys.modules, "keras", None)
+    with pytest.raises(ImportError, match="Keras models need Keras; run `pip install mcdropout\\[keras\\]`."):
+        load_keras()
+
+
+@needs_keras
+@pytest.mark.parametrize("backend", ["tensorflow", "jax"])
+def test_a_missing_backend_is_asked_for(backend):
+    code = (
+        f"import sys; sys.modules['{backend}'] = None\n"
+        "from mcdropout.keras_sites import load_keras\n"
+        "try:\n    load_keras()\nexcept ImportError as error:\n    print(error)\n"
+    )
+    said = run_python(code, KERAS_BACKEND=backend)
+    assert f"run `pip install {backend}`, or choose another by the environment variable KERAS_BACKEND" in said
+
+
+def test_keras_2_is_refused_with_the_way_out():
+    old = type("Sequential", (), {"__module__": "tf_keras.src.engine.sequential"})
+    with pytest.raises(
+        TypeError, match="`model` is a Keras 2 model \\(tf.keras\\): save it by .* and load it in Keras 3"
+    ):
+        mcd.mc_predict(old(), np.zeros((2, 3)))
