@@ -1,5 +1,7 @@
 """Keyed random numbers: every mask is a pure function of (seed, site, draw) and, on request, of the input's id.
 
+So is the noise of the weights of a variational layer, of (seed, site, draw): a draw is a network.
+
 The generator is Philox4x32-10, counter-based: nothing is consumed, so any draw of any input can be made at any
 time, in any order, on any device, in any language. What is fixed by `tests/reference/randomness.json`:
 
@@ -15,15 +17,24 @@ time, in any order, on any device, in any language. What is fixed by `tests/refe
   to that floor is a tie: dropped if word 0 of the block (element, draw, id) under the "tail" key is below
   round(remainder * 2^32). The rate is so met to 2^-41.
 * elements are numbered in torch's order (channels first, last axis fastest) whatever the memory layout.
+* normals: E standard normal numbers take n = ceil(E / 4) blocks, counter (block, draw, 0, 0), key of `masks` "shared"
+  and part "normal". Words 0 and 1 of a block are u = (word 0 + 1/2) / 2^32 and v = word 1 / 2^32, and give
+  sqrt(-2 ln u) cos(2 pi v) and sqrt(-2 ln u) sin(2 pi v); words 2 and 3 give two more (Box and Muller, 1958). All
+  in float64. Element e is number e div n of block e mod n. The largest possible is sqrt(66 ln 2) = 6.76.
+* generators: where a distribution brings noise of its own, torch's generator is seeded with
+  (word 0 + 2^32 * word 1) mod 2^63 of the block (0, draw, 0, 0) under part "generator".
 
-Reference: Salmon, Moraes, Dror, Shaw (2011), Parallel random numbers: as easy as 1, 2, 3, doi:10.1145/2063384.2063405.
+References: Box and Muller (1958), A note on the generation of random normal deviates, doi:10.1214/aoms/1177706645.
+Salmon, Moraes, Dror, Shaw (2011), Parallel random numbers: as easy as 1, 2, 3, doi:10.1145/2063384.2063405.
 """
 
 from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -37,6 +48,7 @@ MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)  # Philox4x32's two multipliers (Salmon e
 WEYL = (0x9E3779B9, 0xBB67AE85)  # what is added to the two key words between rounds
 ROUNDS = 10
 WORD = 0xFFFFFFFF
+GENERATORS = threading.RLock()  # torch's own generators serve one draw at a time
 BLOCKS_AT_ONCE = 1 << 14  # 4 words of 8 bytes each: about 1 MiB of working numbers, which stays in a core's cache
 
 
@@ -98,6 +110,38 @@ def keep_masks(seed: int, masks: str, site: str, rate: float, n_elements: int, d
             tail = site_key(seed, masks, site, "tail")
             _settle_ties(kept[rows], data == threshold, scaled - threshold, tail, draw[rows], one[rows])
     return kept.view(len(draws), len(ids), n_elements)
+
+
+def normals(seed: int, site: str, n_elements: int, draws: Tensor) -> Tensor:
+    """Standard normal numbers, float64 (draw, element), for int64 `draws` on the device where they are wanted."""
+    n_blocks = -(-n_elements // 4)
+    key = site_key(seed, "shared", site, "normal")
+    numbers = torch.empty(len(draws), 4, n_blocks, dtype=torch.float64, device=draws.device)
+    for start in range(0, n_blocks, BLOCKS_AT_ONCE):
+        block = torch.arange(start, min(start + BLOCKS_AT_ONCE, n_blocks), device=draws.device)
+        nothing = torch.zeros_like(block)
+        for row, draw in enumerate(draws):
+            words = philox(key, (block, draw.expand_as(block), nothing, nothing))
+            for place in (0, 2):
+                radius = words[place].double().add_(0.5).mul_(2.0**-32).log_().mul_(-2).sqrt_()
+                angle = words[place + 1].double().mul_(2.0**-32 * 2 * math.pi)
+                numbers[row, place, start : start + len(block)] = radius * angle.cos()
+                numbers[row, place + 1, start : start + len(block)] = radius * angle.sin()
+    return numbers.view(len(draws), -1)[:, :n_elements]
+
+
+@contextmanager
+def seeded_generators(seed: int, site: str, draw: int, device: torch.device) -> Iterator[None]:
+    """Inside, torch's global generators start from the key of this draw; afterwards they are as they were."""
+    nothing = torch.zeros(1, dtype=torch.int64)
+    words = philox(site_key(seed, "shared", site, "generator"), (nothing, nothing + draw, nothing, nothing))
+    start = (int(words[0]) + (int(words[1]) << 32)) % 2**63
+    gpus = [device] if device.type == "cuda" else []
+    with GENERATORS, torch.random.fork_rng(gpus, device_type="cuda"):
+        torch.default_generator.manual_seed(start)
+        if gpus:
+            torch.cuda.manual_seed(start)
+        yield
 
 
 def _field_bits(rate: float) -> tuple[float, int]:

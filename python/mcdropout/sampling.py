@@ -7,7 +7,6 @@ with inputs x draws unless the draws are kept.
 from __future__ import annotations
 
 import math
-import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -29,6 +28,7 @@ from .checks import (
     check_length,
     check_number,
     check_seed,
+    free_memory,
     shown,
     whole,
 )
@@ -513,22 +513,12 @@ def _nan(shape: tuple[int, ...], dtype: type) -> np.ndarray:
 
 def check_room(shape: tuple[int, ...], arrays: int) -> None:
     """Refuse to keep float32 draws of this shape that memory has no room for."""
-    needed, free = 4 * math.prod(shape) * arrays, _free_memory()
+    needed, free = 4 * math.prod(shape) * arrays, free_memory()
     if needed > free:
         raise OutOfMemory(
             f"`keep_samples` would need {needed / 2**30:.1f} GiB for {shape[0]} draws of {shape[1]} inputs, and "
             f"{free / 2**30:.1f} GiB are free; set it to false to get the summaries alone."
         )
-
-
-def _free_memory() -> int:
-    """Bytes of memory that are free, or could be."""
-    try:
-        with open("/proc/meminfo") as lines:
-            found = {line.split(":")[0]: line.split()[1] for line in lines}
-        return int(found["MemAvailable"]) * 1024
-    except (OSError, KeyError):
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 @contextmanager

@@ -29,7 +29,7 @@ from torch.overrides import TorchFunctionMode
 
 from .checks import NoStochasticSites
 from .inputs import Inputs
-from .operations import ALPHA, HANDLERS, STOCHASTIC_DEPTH, Drop, Shape
+from .operations import ALPHA, HANDLERS, STOCHASTIC_DEPTH, Drop, Shape, Variational
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,7 @@ class Site:
     inputs_outermost: bool  # along that axis: all of input 1, all of input 2, ...; else 1 2 3 1 2 3 ...
     order: Shape  # axes from the outermost to the innermost in memory
     dtype: torch.dtype
+    layer: Variational | None = None  # whose weights are drawn, of kind "weights"
 
     @property
     def n_elements(self) -> int:
@@ -193,7 +194,7 @@ class StochasticMode(TorchFunctionMode):
 
 
 def _kept_whole(drop: Drop, x: Tensor) -> Tensor:
-    return x if drop.kind in ("scale", "alpha") else torch.ones_like(x)
+    return x if drop.kind in ("scale", "alpha", "weights") else torch.ones_like(x)
 
 
 @dataclass(frozen=True)
@@ -263,6 +264,8 @@ def dropped(x: Tensor, mask: Tensor, site: Site, n_inputs: int) -> Tensor:
 
     A mask made for one input meets an axis of n_inputs * k entries as k entries repeated for each input.
     """
+    if site.kind == "weights":
+        return mask
     shape = x.shape
     wanted = tuple(size * n_inputs if axis == site.axis else size for axis, size in enumerate(site.x_shape))
     if tuple(shape) != wanted:
@@ -336,7 +339,7 @@ def probe(model: nn.Module, replica: Replica, head: Callable[[int], Inputs], sto
             first = name.rsplit("[", 1)[0] + "[0]"  # where inputs are looped over, only this call is in every probe
             active = drop.active or any(one in hidden and hidden[one].drop.active for one in (name, first))
             wanted = stochastic_depth or drop.operation != STOCHASTIC_DEPTH
-            if active and wanted and drop.rate > 0:
+            if active and wanted and drop.samples:
                 sites[name] = _site(name, calls, lambda: _noised_calls(replica, head))
     if all(site.rate == 1 for site in sites.values()):
         raise NoStochasticSites(
@@ -446,6 +449,7 @@ def _site(name: str, calls: list[Call | None], noised: Callable[[], tuple[dict[s
         inputs_outermost=outermost,
         order=last.order,
         dtype=first.x.dtype,
+        layer=first.drop.layer,
     )
 
 

@@ -21,6 +21,8 @@ ORDER = [
     "inputs",
     "operations",
     "sites",
+    "priors",
+    "variational",
     "models",
     "objectives",
     "training",
