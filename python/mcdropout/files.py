@@ -19,7 +19,7 @@ DAMAGED = (KeyError, TypeError, ValueError, RuntimeError, AttributeError, IndexE
 
 
 def mc_save(object: MCNetwork | MCPrediction, path: str | os.PathLike[str]) -> None:
-    """Write a network of `mc_cnn()` or `mc_mlp()`, or a prediction, to one file at `path`.
+    """Write a network of `mc_cnn()`, `mc_mlp()` or their Bayesian kin, or a prediction, to one file at `path`.
 
     The file is safetensors with a JSON description: the arrays as they are, and what is needed to use them. It
     appears in one step, so that an older file of that name is lost only when the new one is whole.
@@ -59,6 +59,7 @@ def model_from_bytes(content: bytes) -> MCNetwork:
 
 
 def _model_state(model: MCNetwork) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    from .bayes_models import savable_spec
     from .models import MCNetwork
 
     if not isinstance(model, MCNetwork):
@@ -72,14 +73,14 @@ def _model_state(model: MCNetwork) -> tuple[dict[str, np.ndarray], dict[str, Any
         for name, values in model.state_dict().items()
     }
     history = None if model.history is None else model.history.to_dict(orient="list")
-    return arrays, {"spec": model.spec, "history": history}
+    return arrays, {"spec": savable_spec(model.spec), "history": history}
 
 
 def _model(arrays: dict[str, np.ndarray], facts: dict[str, Any]) -> MCNetwork:
     import pandas as pd
     import torch
 
-    from .models import build
+    from .bayes_models import build
 
     with torch.device("meta"):  # shapes alone: nothing is allocated for a network that the arrays do not fill
         shapes = {name: tuple(values.shape) for name, values in build(facts["spec"]).state_dict().items()}

@@ -40,6 +40,7 @@ from .prediction import BY_INPUT, MCPrediction
 from .randomness import input_ids
 from .sites import Replica, StochasticMode, probe, replicate, sites_table
 from .summaries import standard_error, summarise_classes, summarise_values
+from .variational import BayesConv2d
 
 MASKS = ("shared", "per_input")
 PRECISIONS = ("float32", "bfloat16", "float16")
@@ -294,7 +295,8 @@ class Network:
             where,
             dtype=dtypes[0] if dtypes else torch.float32,
             keep_whole_numbers=any(isinstance(one, nn.Embedding | nn.EmbeddingBag) for one in modules),
-            channels_last=not ours and any(isinstance(one, nn.Conv2d) for one in modules),  # ours do so themselves
+            channels_last=not ours
+            and any(isinstance(one, nn.Conv2d | BayesConv2d) for one in modules),  # ours do so themselves
         )
         return cls(model, replicate(model, where, precision), meaning, taking)
 

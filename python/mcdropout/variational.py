@@ -19,7 +19,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Iterable, Mapping
-from typing import Any, Self
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -331,7 +331,7 @@ class BayesLinear(BayesLayer):
         self.in_features, self.out_features = in_features, out_features
 
     @classmethod
-    def of(cls, twin: nn.Linear, **options: Any) -> Self:
+    def of(cls, twin: nn.Linear, **options: Any) -> BayesLinear:
         """The variational twin of a plain layer, whose weights become the posterior means."""
         weight = twin.weight
         made = cls(
@@ -400,7 +400,7 @@ class _BayesConv(BayesLayer):
         self.sides = twin._reversed_padding_repeated_twice  # as F.pad wants them
 
     @classmethod
-    def of(cls, twin: nn.Conv1d | nn.Conv2d, **options: Any) -> Self:
+    def of(cls, twin: nn.Conv1d | nn.Conv2d, **options: Any) -> _BayesConv:
         """The variational twin of a plain layer, whose weights become the posterior means."""
         made = cls(
             twin.in_channels,
@@ -473,9 +473,9 @@ def variational_layers(model: nn.Module) -> dict[str, BayesLayer]:
     return {path: one for path, one in model.named_modules() if isinstance(one, BayesLayer)}
 
 
-def kl_divergence_of(model: nn.Module) -> Tensor:
-    """KL divergence from prior to posterior of all variational layers together, in nats; a number with a gradient."""
-    return torch.stack([layer.kl() for layer in variational_layers(model).values()]).sum()
+def kl_divergence_of(layers: Iterable[BayesLayer]) -> Tensor:
+    """KL divergence from prior to posterior of all these layers together, in nats; a number with a gradient."""
+    return torch.stack([layer.kl() for layer in layers]).sum()
 
 
 def converted(
@@ -573,7 +573,9 @@ def _centre(distribution: Distribution) -> Tensor:
             continue
         if found.is_meta or bool(found.isfinite().all()):
             return found
-    raise ValueError("`posterior`'s function must give a distribution with a finite mean or mode; got one with neither.")
+    raise ValueError(
+        "`posterior`'s function must give a distribution with a finite mean or mode; got one with neither."
+    )
 
 
 def _inverse_softplus(scale: float) -> float:

@@ -24,6 +24,7 @@ ORDER = [
     "priors",
     "variational",
     "models",
+    "bayes_models",
     "objectives",
     "training",
     "summaries",
