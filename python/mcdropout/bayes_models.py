@@ -13,7 +13,7 @@ import pandas as pd
 from torch import Tensor, nn
 
 from .arrays import Label
-from .checks import check_choice, check_count, check_flag, check_seed, shown
+from .checks import check_choice, check_count, check_seed, shown
 from .models import MCNetwork, _activation, _Head, _image_shape, check_counts, mc_cnn, mc_mlp, weights_from
 from .models import build as build_plain
 from .priors import Posterior, Prior, check_posterior, check_prior

@@ -47,8 +47,8 @@ class Horseshoe(Distribution):
     doi:10.1093/biomet/asq017.
     """
 
-    arg_constraints = {"loc": constraints.real, "scale": constraints.positive}
-    support = constraints.real
+    arg_constraints = {"loc": constraints.real, "scale": constraints.positive}  # noqa: RUF012  # pyright: ignore
+    support = constraints.real  # pyright: ignore  (torch declares both as properties and sets them like this)
     has_rsample = True
 
     def __init__(self, loc: Tensor | float, scale: Tensor | float, validate_args: bool | None = None) -> None:

@@ -117,16 +117,16 @@ def normals(seed: int, site: str, n_elements: int, draws: Tensor) -> Tensor:
     n_blocks = -(-n_elements // 4)
     key = site_key(seed, "shared", site, "normal")
     numbers = torch.empty(len(draws), 4, n_blocks, dtype=torch.float64, device=draws.device)
-    for start in range(0, n_blocks, BLOCKS_AT_ONCE):
-        block = torch.arange(start, min(start + BLOCKS_AT_ONCE, n_blocks), device=draws.device)
-        nothing = torch.zeros_like(block)
-        for row, draw in enumerate(draws):
-            words = philox(key, (block, draw.expand_as(block), nothing, nothing))
+    blocks, nothing = torch.arange(n_blocks, device=draws.device)[None, :], torch.zeros_like(draws)[:1, None]
+    for rows in _pieces(len(draws), n_blocks):
+        for start in range(0, n_blocks, BLOCKS_AT_ONCE):
+            part = slice(start, start + BLOCKS_AT_ONCE)
+            words = philox(key, (blocks[:, part], draws[rows, None], nothing, nothing))
             for place in (0, 2):
                 radius = words[place].double().add_(0.5).mul_(2.0**-32).log_().mul_(-2).sqrt_()
                 angle = words[place + 1].double().mul_(2.0**-32 * 2 * math.pi)
-                numbers[row, place, start : start + len(block)] = radius * angle.cos()
-                numbers[row, place + 1, start : start + len(block)] = radius * angle.sin()
+                numbers[rows, place, part] = radius * angle.cos()
+                numbers[rows, place + 1, part] = radius * angle.sin()
     return numbers.view(len(draws), -1)[:, :n_elements]
 
 

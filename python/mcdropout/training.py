@@ -60,7 +60,7 @@ Weights = dict[str, Tensor]
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 OPTIMIZERS = ("adam", "adamw", "sgd", "rmsprop")
-SPREADS = ("log_variance", "_rho", "tril")  # names of parameters that say how wide something is
+SPREADS = ("log_variance", "weight_rho", "bias_rho", "tril")  # names of parameters that say how wide something is
 ON_DEVICE = 1 << 30  # bytes: inputs up to this go to a GPU whole, larger ones batch by batch
 
 
@@ -213,7 +213,8 @@ def mc_train_on_batch(
     variational = bool(variational_layers(model))
     if variational and kl_weight is None:
         raise ValueError(
-            "`kl_weight` must be given for a network with variational layers; one over the number of all inputs is right."
+            "`kl_weight` must be given for a network with variational layers; one over the number of all inputs is "
+            "right."
         )
     weight = 0.0 if kl_weight is None else check_number(kl_weight, "kl_weight", at_least=0)
     rows, targets = _examples(model, x, y, "x", "y")
@@ -569,8 +570,9 @@ def make_optimizer(
         if not isinstance(made, Optimizer):
             raise TypeError(f"`optimizer` must give a torch optimizer; got {shown(made)}.")
         return made
-    decayed = [weight for name, weight in model.named_parameters() if not name.endswith(SPREADS)]
-    free = [weight for name, weight in model.named_parameters() if name.endswith(SPREADS)]
+    named = [(name.rpartition(".")[2], weight) for name, weight in model.named_parameters()]
+    decayed = [weight for name, weight in named if name not in SPREADS]
+    free = [weight for name, weight in named if name in SPREADS]
     groups: list[dict[str, Any]] = [{"params": decayed}]
     if free:
         groups.append({"params": free, "weight_decay": 0.0})  # these are no weights to shrink
@@ -620,7 +622,7 @@ class _KLWeight:
         return {"weight": "a function" if callable(self.weight) else self.weight, "warm_up": self.warm_up}
 
 
-def _kl_weight(given: object) -> _KLWeight:
+def _kl_weight(given: Any) -> _KLWeight:
     if isinstance(given, Mapping):
         if "warm_up" not in given or not set(given) <= {"warm_up", "weight"}:
             raise ValueError(
@@ -629,7 +631,8 @@ def _kl_weight(given: object) -> _KLWeight:
         full = _kl_weight(given.get("weight", "1/N"))
         return _KLWeight(full.weight, check_count(given["warm_up"], "kl_weight's warm_up"))
     if callable(given):
-        return _KLWeight(given)
+        check_number(given(1), "kl_weight", at_least=0)  # before anything is learnt
+        return _KLWeight(given)  # type: ignore[arg-type]
     if isinstance(given, str):
         return _KLWeight(check_choice(given, "kl_weight", ("1/N",)))
     return _KLWeight(check_number(given, "kl_weight", at_least=0))

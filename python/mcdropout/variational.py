@@ -268,10 +268,11 @@ class BayesLayer(nn.Module):
         log_determinant = root.diagonal().log().sum()
         names = ("weight", "bias")[: 2 if self.n_biases else 1]
         priors = [self._prior(name) for name in names]
-        if all(type(one) is Normal for one in priors):
+        normal = [one for one in priors if type(one) is Normal]
+        if len(normal) == len(priors):
             flat = [
                 (one.loc.expand(shape).flatten(), one.scale.expand(shape).flatten())
-                for one, shape in zip(priors, self._shapes(), strict=True)
+                for one, shape in zip(normal, self._shapes(), strict=True)
             ]
             loc, scale = (torch.cat(parts) for parts in zip(*flat, strict=True))
             # as torch has it for two multivariate normals, without its root of a diagonal prior
@@ -389,7 +390,7 @@ class _BayesConv(BayesLayer):
             dilation,  # type: ignore[arg-type]
             groups,
             bias,
-            padding_mode,
+            padding_mode,  # type: ignore[arg-type]
             device=device,
             dtype=dtype,
         )
@@ -556,7 +557,8 @@ def _check_before(posterior: Posterior | None, n_weights: int) -> None:
 def _check_custom(made: object, shape: tuple[int, ...]) -> None:
     if not isinstance(made, Distribution) or not made.has_rsample:
         raise ValueError(
-            f"`posterior`'s function must give a torch.distributions object with rsample; got {shown(type(made).__name__)}."
+            "`posterior`'s function must give a torch.distributions object with rsample; got "
+            f"{shown(type(made).__name__)}."
         )
     got = tuple(made.batch_shape + made.event_shape)
     if got != shape:
