@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .backbones import FrozenNetwork as FrozenNetwork
+    from .backbones import mc_frozen_backbone as mc_frozen_backbone
     from .bayes_models import mc_bayes_cnn as mc_bayes_cnn
     from .bayes_models import mc_bayes_mlp as mc_bayes_mlp
     from .bayes_models import mc_bayes_resnet as mc_bayes_resnet
@@ -57,6 +59,7 @@ HOMES = {  # where each public name lives
     "BayesConv1d": "variational",
     "BayesConv2d": "variational",
     "BayesLinear": "variational",
+    "FrozenNetwork": "backbones",
     "IdenticalDraws": "checks",
     "MCNetwork": "models",
     "MCPrediction": "prediction",
@@ -68,6 +71,7 @@ HOMES = {  # where each public name lives
     "mc_bayes_resnet": "bayes_models",
     "mc_cnn": "models",
     "mc_fit": "training",
+    "mc_frozen_backbone": "backbones",
     "mc_load": "files",
     "mc_mlp": "models",
     "mc_plot_probabilities": "plots",

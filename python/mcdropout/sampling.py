@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from .arrays import Label, as_device, label_array
+from .backbones import FrozenNetwork, behind_backbone
 from .checks import (
     OutOfMemory,
     check_choice,
@@ -105,6 +106,7 @@ def mc_predict(
     """
     started = time.perf_counter()
     request = Request.checked(n_samples, batch_size, level, masks, tolerance, keep_samples, workers, seed)
+    model, x = behind_backbone(model, x, device)
     network = Network.of(model, outputs, labels, select, precision, device)
     feed = network.feed(x)
     ids = None if ids is None else check_ids(ids)
@@ -131,6 +133,7 @@ def mc_predict_point(
     Arguments are those of `mc_predict()`; labels are in the order of `model.labels`.
     """
     batch_size = check_count(batch_size, "batch_size")
+    model, x = behind_backbone(model, x, device)
     network = Network.of(model, outputs, labels, select, precision, device)
     feed = network.feed(x)
     parts = []
@@ -151,6 +154,7 @@ def mc_sites(model: nn.Module, x: Any, *, stochastic_depth: bool = True) -> pd.D
     Columns: site (module path and call number), operation, rate (of dropping), shape (of the mask of one input).
     Raises NoStochasticSites where there is nothing to sample.
     """
+    model, x = behind_backbone(model, x)
     network = Network.of(model, None if isinstance(model, MCNetwork) else "values", None, None, "float32", "cpu")
     return sites_table(probe(model, network.replica, network.feed(x).head, stochastic_depth))
 
@@ -175,9 +179,11 @@ def mc_sampler(
     `mc_predict()` with shared masks, the same seed and no draws kept. Other arguments are those of `mc_predict()`.
     """
     request = Request.checked(n_samples, 128, level, "shared", None, False, None, seed)
+    front = model if isinstance(model, FrozenNetwork) else None
+    model, given = behind_backbone(model, example, device)
     network = Network.of(model, outputs, labels, select, precision, device)
-    sampler = network.sampler(network.feed(example).head(3), request, stochastic_depth)
-    prepared = MCSampler(network, sampler, request)
+    sampler = network.sampler(network.feed(given).head(3), request, stochastic_depth)
+    prepared = MCSampler(network, sampler, request, front)
     prepared(example)  # the engine is chosen and the masks are made here, not in the first answer
     return prepared
 
@@ -203,9 +209,12 @@ class MCSampler:
     network: Network
     sampler: Sampler
     request: Request
+    front: FrozenNetwork | None = None  # what looks at the inputs first
 
     def __call__(self, x: Any) -> MCPrediction:
         """Predict these inputs."""
+        if self.front is not None:
+            x = self.front.looked_at(x, device=self.network.replica.device)
         feed = self.network.feed(x)
         return _predict(self.network, self.sampler, feed, self.request, None, False, time.perf_counter())
 

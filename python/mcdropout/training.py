@@ -28,6 +28,7 @@ from tqdm import tqdm
 
 from . import containers
 from .arrays import ArrayRows, Label, Rows, as_device, as_rows, check_finite
+from .backbones import FrozenNetwork, behind_backbone
 from .checks import (
     check_choice,
     check_count,
@@ -124,7 +125,7 @@ def mc_fit(
     Raises ValueError for arguments that cannot be used, and FloatingPointError when the loss or a weight is no
     number any more; the model then has its weights from before that epoch.
     """
-    objective = objective_of(model)
+    given, objective = model, objective_of(model)
     file = None if checkpoint is None else _Checkpoint(checkpoint)
     settings = _Settings(
         epochs=check_count(epochs, "epochs"),
@@ -144,6 +145,15 @@ def mc_fit(
     told = _functions(callbacks, "callbacks")
     if augment is not None:
         _functions(augment, "augment")
+        if isinstance(model, FrozenNetwork):
+            raise ValueError(
+                "`augment` must be left out where `model` has a frozen backbone, whose features are computed once; "
+                "change the inputs before."
+            )
+    if isinstance(model, FrozenNetwork) and isinstance(validation_data, (tuple, list)) and len(validation_data) == 2:
+        name = "validation_data's x"
+        validation_data = (behind_backbone(model, validation_data[0], found_device, name)[1], validation_data[1])
+    model, x = behind_backbone(model, x, found_device)
 
     rows, targets = _examples(model, x, y, "x", "y")
     others = _validation_examples(model, validation_data, settings)
@@ -180,7 +190,7 @@ def mc_fit(
             )
         finally:
             run.settle()
-    return model
+    return given
 
 
 def _functions(given: Any, name: str) -> list[Any]:
@@ -210,6 +220,8 @@ def mc_train_on_batch(
     and also gives nll and kl.
     """
     objective = objective_of(model)
+    if isinstance(model, FrozenNetwork):
+        model, x = model.head, model.looked_at(x)
     variational = bool(variational_layers(model))
     if variational and kl_weight is None:
         raise ValueError(

@@ -25,6 +25,7 @@ ORDER = [
     "variational",
     "models",
     "bayes_models",
+    "backbones",
     "objectives",
     "training",
     "summaries",
