@@ -40,7 +40,7 @@ mc_frozen_backbone <- function(backbone, head, ..., input_shape = NULL, layer = 
     "mc_frozen_backbone", backbone, as_head(head),
     input_shape = if_given(input_shape, function(x, ...) each(x, as_count, name = "input_shape")),
     layer = layer, pooling = pooling,
-    prepare = if (is.function(prepare) && !is_python(prepare)) as_callback(prepare, convert = FALSE) else prepare,
+    prepare = as_python_function(prepare),
     pretrained = as_flag(pretrained), cache = cache, batch_size = as_count(batch_size)
   )
   new_mc_model(network)

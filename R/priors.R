@@ -116,7 +116,7 @@ mc_posterior_multivariate_normal <- function(scale = 0.05, mean = NULL) {
 mc_posterior_custom <- function(make, scale = 0.05, mean = NULL) {
   call_core(
     "mc_posterior_custom",
-    if (is_python(make) || !is.function(make)) make else as_callback(make, convert = FALSE),
+    as_python_function(make),
     as_number(scale, above = 0), if_given(mean, as_number)
   )
 }

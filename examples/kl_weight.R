@@ -48,12 +48,12 @@ one_weight <- function(weight) {
 
 runs <- lapply(weights, one_weight)
 table <- merge(do.call(rbind, lapply(runs, `[[`, "row")), published)
-cat("\nAfter 125 epochs (accuracy: of labels sampled from the prediction; variance: mean of the posterior's):\n")
+cat("\nAfter 125 epochs (accuracy: of labels sampled from the prediction; variance: of the posterior):\n")
 print(table, digits = 4)
 
 apart <- max(abs(table$variance - table$variance_published))
 monotone <- all(diff(table$variance) > 0)
-cat("\nThe posterior is wider the more the KL divergence weighs: ", if (monotone) "yes" else "no", ".\n", sep = "")
+cat("\nIs the posterior wider the more the KL divergence weighs?", if (monotone) "Yes." else "No.", "\n")
 cat(sprintf("Largest distance of a last variance from the published one: %.4f.\n", apart))
 
 curves <- do.call(rbind, lapply(runs, `[[`, "curve"))

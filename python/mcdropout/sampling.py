@@ -72,9 +72,9 @@ def mc_predict(
     seed: int | None = None,
     progress: Progress = True,
 ) -> MCPrediction:
-    """Predict with Monte Carlo dropout: `n_samples` networks drawn by their dropout masks, and what they say.
+    """Predict with `n_samples` networks, drawn by dropout masks and by the posteriors of variational layers.
 
-    model: any torch module with dropout; it stays as it is. Our own networks take images as (input, height, width,
+    model: any torch module with dropout or variational layers; it stays as it is. Our own networks take images as (input, height, width,
       channel); other modules get tensors as they are given.
     x: an array with inputs along the first axis; a tuple (by position) or a mapping (by keyword) of several; a torch
       Dataset or DataLoader, or any iterator of batches, so that data larger than memory streams. Where batches are
@@ -82,7 +82,7 @@ def mc_predict(
     n_samples: number of draws, at least 2. batch_size: inputs handled at a time; it never changes the result.
     level: of the intervals.
     masks: "shared" (draw t is the same network for every input) or "per_input" (fresh masks for each input, keyed by
-      `ids`, its position by default).
+      `ids`, its position by default); weights of variational layers are drawn once for all inputs in both cases.
     tolerance: draw only until each input's largest Monte Carlo standard error of `mean` is below this, `n_samples`
       being the most; `prediction.n_samples` then says how many each input took, and kept draws end in NaN.
     keep_samples: keep the draws themselves, float32 (draw, input, output).
@@ -151,7 +151,8 @@ def mc_predict_point(
 def mc_sites(model: nn.Module, x: Any, *, stochastic_depth: bool = True) -> pd.DataFrame:
     """The places where `mc_predict(model, x)` will sample: one row per site.
 
-    Columns: site (module path and call number), operation, rate (of dropping), shape (of the mask of one input).
+    Columns: site (module path and call number), operation, rate (of dropping; NaN where weights are drawn), shape (of
+    the mask of one input, or how many weights).
     Raises NoStochasticSites where there is nothing to sample.
     """
     model, x = behind_backbone(model, x)
