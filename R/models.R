@@ -98,7 +98,11 @@ refresh_model <- function(model, call = rlang::caller_env()) {
   model$input_shape <- as.integer(unlist(from_python(network$input_shape)))
   history <- network$history
   model$history <- if (is_none(history)) NULL else table_from_python(history)
-  model$weights <- bytes_from_python(call_core("files.model_to_bytes", network, call = call))
+  # A prior, posterior or backbone of the user's own has no bytes: such a network lives in this session alone.
+  model$weights <- tryCatch(
+    bytes_from_python(call_core("files.model_to_bytes", network, call = call)),
+    mcdropout_error_argument = function(cnd) NULL
+  )
   invisible(model)
 }
 
@@ -107,6 +111,12 @@ refresh_model <- function(model, call = rlang::caller_env()) {
 as_network <- function(model, call = rlang::caller_env()) {
   if (inherits(model, "mc_model")) {
     if (!is_live(model$python)) {
+      if (is.null(model$weights)) {
+        abort_mc(
+          "`model` holds something of your own that no file of ours can hold, and is gone; make it again.",
+          call = call
+        )
+      }
       model$python <- call_core("files.model_from_bytes", model$weights, call = call)
     }
     return(model$python)
@@ -135,7 +145,7 @@ labels_of <- function(model) {
 format.mc_model <- function(x, ...) {
   c(
     paste0("# An mc_model for ", model_purpose(x)),
-    paste0("input: ", paste(x$input_shape, collapse = " x ")),
+    if (length(x$input_shape) > 0) paste0("input: ", paste(x$input_shape, collapse = " x ")),
     if (!is.null(x$labels)) paste0("labels: ", shorten(x$labels)),
     if (is.null(x$history)) "not trained yet" else trained_line(x$history)
   )

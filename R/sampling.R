@@ -151,9 +151,9 @@ mc_predict_point <- function(model, x, batch_size = 128, ..., outputs = NULL, la
 #' The places in a network where [mc_predict()] finds randomness.
 #'
 #' @inheritParams mc_predict
-#' @return (tibble) One row per place: `site`, its name; `operation`; `rate` of dropping; `shape` of what is
-#'   dropped from, for one input. The masks of a place are keyed by its row, so networks with the same rows
-#'   draw the same masks, of torch and of Keras.
+#' @return (tibble) One row per place: `site`, its name; `operation`; `rate` of dropping (`NaN` where weights
+#'   are drawn); `shape` of what is dropped from, for one input, or how many weights are drawn. The masks of a
+#'   place are keyed by its row, so networks with the same rows draw the same masks, of torch and of Keras.
 #' @export
 #' @examplesIf mc_python_available()
 #' mc_sites(mc_mlp(4, labels = levels(iris$Species)), iris[1:4])

@@ -31,6 +31,10 @@
 #' @param reduce_lr (count or list) Halve the learning rate after this many epochs without improvement, or
 #'   `list(patience = , factor = )`.
 #' @param class_weight (named numeric vector or string) A weight for each label in the loss, or `"balanced"`.
+#' @param kl_weight (number, string, function or list) Of the KL divergence of variational layers in the loss:
+#'   `"1/N"`, one over the number of values learnt from, makes the loss the negative evidence lower bound per
+#'   value; or a number, at least 0; a function of the epoch; or `list(warm_up = , weight = )`, to let it rise
+#'   evenly to `weight` in that many epochs.
 #' @param augment (function) Of a batch of inputs (a Python tensor) and a torch generator, to a batch of the
 #'   same shape.
 #' @param callbacks (function or list of functions) Called after each epoch with a list of what the history
@@ -42,7 +46,10 @@
 #' @param checkpoint (string) A file written after each epoch; training goes on from it if it is there.
 #' @param progress (flag) Show a progress bar? By default where R is used interactively; see
 #'   `options(mcdropout.progress = )`.
-#' @return (mc_model) `model`, trained. `model$history` is a tibble with one row per epoch.
+#' @return (mc_model) `model`, trained. `model$history` is a tibble with one row per epoch. With variational
+#'   layers it also has `nll` (the loss without its KL term), `kl` (in nats, of all layers), `kl_weight`, so
+#'   that `loss = nll + kl_weight * kl`, and for each layer `std_...`, the mean posterior standard deviation
+#'   of its weights. Validation is of the posterior means, and without the KL term.
 #' @references Kingma and Ba (2015), *Adam*, \doi{10.48550/arXiv.1412.6980}.
 #' @export
 #' @examplesIf mc_python_available()
@@ -52,8 +59,8 @@
 mc_fit <- function(model, x, y, ..., epochs = 10, batch_size = 128, learning_rate = 1e-3,
                    optimizer = "adam", weight_decay = 0, validation_split = 0, validation_data = NULL,
                    early_stopping = NULL, monitor = "val_loss", reduce_lr = NULL, class_weight = NULL,
-                   augment = NULL, callbacks = NULL, precision = "float32", device = "auto", seed = NULL,
-                   checkpoint = NULL,
+                   kl_weight = "1/N", augment = NULL, callbacks = NULL, precision = "float32",
+                   device = "auto", seed = NULL, checkpoint = NULL,
                    progress = getOption("mcdropout.progress", interactive())) {
   rlang::check_dots_empty()
   network <- as_network(model)
@@ -65,7 +72,7 @@ mc_fit <- function(model, x, y, ..., epochs = 10, batch_size = 128, learning_rat
     epochs = as_count(epochs),
     batch_size = as_count(batch_size),
     learning_rate = as_number(learning_rate, above = 0),
-    optimizer = as_optimizer(optimizer),
+    optimizer = as_python_function(optimizer),
     weight_decay = as_number(weight_decay, at_least = 0),
     validation_split = as_number(validation_split, at_least = 0, below = 1),
     validation_data = as_validation_data(validation_data, labels_of(model), call),
@@ -73,6 +80,7 @@ mc_fit <- function(model, x, y, ..., epochs = 10, batch_size = 128, learning_rat
     monitor = monitor,
     reduce_lr = if (is.list(reduce_lr)) reduce_lr else if_given(reduce_lr, as_count),
     class_weight = if (is.numeric(class_weight)) as.list(class_weight) else class_weight,
+    kl_weight = as_kl_weight(kl_weight),
     augment = if (is.null(augment)) NULL else as_callback(augment, convert = FALSE),
     callbacks = as_callbacks(callbacks),
     precision = precision,
@@ -103,7 +111,10 @@ generics::fit
 #' @param model (mc_model) As in [mc_fit()].
 #' @param optimizer (string, function or Python object) As in [mc_fit()], or a torch optimiser over the
 #'   network's parameters; by default the one of the last call, and at first Adam with learning rate 0.001.
-#' @return (list) `loss` of the batch before the step, and `accuracy` or `rmse`.
+#' @param kl_weight (number) For networks with variational layers, which need it: one over the number of all
+#'   inputs.
+#' @return (list) `loss` of the batch before the step, and `accuracy` or `rmse`; with variational layers also
+#'   `nll` and `kl`.
 #' @export
 #' @examplesIf mc_python_available()
 #' net <- mc_mlp(4, labels = levels(iris$Species))
@@ -112,13 +123,14 @@ generics::fit
 #'   metrics <- mc_train_on_batch(net, iris[batch, 1:4], iris$Species[batch])
 #' }
 #' metrics
-mc_train_on_batch <- function(model, x, y, ..., optimizer = NULL) {
+mc_train_on_batch <- function(model, x, y, ..., optimizer = NULL, kl_weight = NULL) {
   rlang::check_dots_empty()
   network <- as_network(model)
   metrics <- from_python(
     call_core(
       "mc_train_on_batch", network, as_rows(x), as_targets(y, labels_of(model)),
-      optimizer = as_optimizer(optimizer)
+      optimizer = as_python_function(optimizer),
+      kl_weight = if_given(kl_weight, as_number, at_least = 0)
     )
   )
   if (inherits(model, "mc_model")) {
@@ -127,9 +139,17 @@ mc_train_on_batch <- function(model, x, y, ..., optimizer = NULL) {
   metrics
 }
 
-# A function gets and gives Python objects; a word and an optimiser are the core's to judge.
-as_optimizer <- function(optimizer) {
-  if (is.function(optimizer) && !is_python(optimizer)) as_callback(optimizer, convert = FALSE) else optimizer
+# A function gets and gives Python objects; anything else is the core's to judge.
+as_python_function <- function(f) {
+  if (is.function(f) && !is_python(f)) as_callback(f, convert = FALSE) else f
+}
+
+# A function is asked for each epoch; a number is checked here, as NaN would come through as another.
+as_kl_weight <- function(kl_weight, call = rlang::caller_env()) {
+  if (is.function(kl_weight) && !is_python(kl_weight)) {
+    return(as_callback(kl_weight, call = call))
+  }
+  if (is.numeric(kl_weight)) as_number(kl_weight, "kl_weight", at_least = 0, call = call) else kl_weight
 }
 
 # A checkpoint knows the seed of its run.

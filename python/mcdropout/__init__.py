@@ -13,6 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .acquisition import mc_acquire as mc_acquire
+    from .backbones import FrozenNetwork as FrozenNetwork
+    from .backbones import mc_frozen_backbone as mc_frozen_backbone
+    from .bayes_models import mc_bayes_cnn as mc_bayes_cnn
+    from .bayes_models import mc_bayes_mlp as mc_bayes_mlp
+    from .bayes_models import mc_bayes_resnet as mc_bayes_resnet
+    from .bayes_models import mc_posterior_table as mc_posterior_table
+    from .bayes_models import mc_to_bayesian as mc_to_bayesian
     from .calibration import MCCalibration as MCCalibration
     from .calibration import MCConformal as MCConformal
     from .calibration import mc_apply as mc_apply
@@ -36,6 +43,17 @@ if TYPE_CHECKING:
     from .plots import mc_plot_probabilities as mc_plot_probabilities
     from .plots import mc_probabilities_table as mc_probabilities_table
     from .prediction import MCPrediction as MCPrediction
+    from .priors import mc_posterior_custom as mc_posterior_custom
+    from .priors import mc_posterior_multivariate_normal as mc_posterior_multivariate_normal
+    from .priors import mc_posterior_normal as mc_posterior_normal
+    from .priors import mc_posterior_parameters as mc_posterior_parameters
+    from .priors import mc_prior_cauchy as mc_prior_cauchy
+    from .priors import mc_prior_custom as mc_prior_custom
+    from .priors import mc_prior_horseshoe as mc_prior_horseshoe
+    from .priors import mc_prior_laplace as mc_prior_laplace
+    from .priors import mc_prior_mixture as mc_prior_mixture
+    from .priors import mc_prior_normal as mc_prior_normal
+    from .priors import mc_prior_student_t as mc_prior_student_t
     from .sampling import mc_predict as mc_predict
     from .sampling import mc_predict_point as mc_predict_point
     from .sampling import mc_sampler as mc_sampler
@@ -45,8 +63,15 @@ if TYPE_CHECKING:
     from .scores import mc_scores as mc_scores
     from .training import mc_fit as mc_fit
     from .training import mc_train_on_batch as mc_train_on_batch
+    from .variational import BayesConv1d as BayesConv1d
+    from .variational import BayesConv2d as BayesConv2d
+    from .variational import BayesLinear as BayesLinear
 
 HOMES = {  # where each public name lives
+    "BayesConv1d": "variational",
+    "BayesConv2d": "variational",
+    "BayesLinear": "variational",
+    "FrozenNetwork": "backbones",
     "IdenticalDraws": "checks",
     "MCCalibration": "calibration",
     "MCConformal": "calibration",
@@ -59,17 +84,33 @@ HOMES = {  # where each public name lives
     "UnreadableFile": "checks",
     "mc_acquire": "acquisition",
     "mc_apply": "calibration",
+    "mc_bayes_cnn": "bayes_models",
+    "mc_bayes_mlp": "bayes_models",
+    "mc_bayes_resnet": "bayes_models",
     "mc_calibrate": "calibration",
     "mc_cnn": "models",
     "mc_conformal": "calibration",
     "mc_decide": "decisions",
     "mc_fit": "training",
+    "mc_frozen_backbone": "backbones",
     "mc_load": "files",
     "mc_mlp": "models",
     "mc_ood_scores": "scores",
     "mc_plot_probabilities": "plots",
+    "mc_posterior_custom": "priors",
+    "mc_posterior_multivariate_normal": "priors",
+    "mc_posterior_normal": "priors",
+    "mc_posterior_parameters": "priors",
+    "mc_posterior_table": "bayes_models",
     "mc_predict": "sampling",
     "mc_predict_point": "sampling",
+    "mc_prior_cauchy": "priors",
+    "mc_prior_custom": "priors",
+    "mc_prior_horseshoe": "priors",
+    "mc_prior_laplace": "priors",
+    "mc_prior_mixture": "priors",
+    "mc_prior_normal": "priors",
+    "mc_prior_student_t": "priors",
     "mc_probabilities_table": "plots",
     "mc_read_idx": "datasets",
     "mc_read_images": "datasets",
@@ -78,6 +119,7 @@ HOMES = {  # where each public name lives
     "mc_save": "files",
     "mc_scores": "scores",
     "mc_sites": "sampling",
+    "mc_to_bayesian": "bayes_models",
     "mc_train_on_batch": "training",
     "mc_triage": "decisions",
 }

@@ -128,3 +128,13 @@ def check_length(got: int, name: str, wanted: int, of: str) -> None:
     """Two arguments that must be of one length."""
     if got != wanted:
         raise ValueError(f"`{name}` must be as long as `{of}` ({wanted}); got length {got}.")
+
+
+def free_memory() -> int:
+    """Bytes of memory that are free, or could be."""
+    try:
+        with open("/proc/meminfo") as lines:
+            found = {line.split(":")[0]: line.split()[1] for line in lines}
+        return int(found["MemAvailable"]) * 1024
+    except (OSError, KeyError):
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -29,7 +29,7 @@ from .folding import FoldedMode, can_be_folded, fused_calls
 from .inputs import Inputs
 from .operations import is_opened
 from .outputs import Outputs
-from .randomness import keep_masks, normals
+from .randomness import keep_masks, normals, seeded_generators
 from .sites import (
     NORMAL_KINDS,
     Probe,
@@ -45,6 +45,7 @@ from .sites import (
 CHUNK_BYTES = 8 << 20  # largest intermediate result of a chunk; tests/benchmarks/bench_chunks.py shows the sweep
 MASK_BYTES = 256 << 20  # masks of all draws are kept for the next batch up to this size, else made again
 INPUTS_PER_CHUNK = 4  # so few at least that a mask, once read, serves several inputs
+INPUTS_PER_WEIGHTS = 64  # weights of a draw are larger than what they work on, and want to serve more
 
 Masks = dict[str, Tensor]
 
@@ -120,15 +121,19 @@ class Plan:
         self.engine, self.engine_reason = "loop", ""
         # random numbers that are not keyed depend on who draws first
         self.alone = more_replicas is None or probe.own_randomness
+        self.weights = {name: site for name, site in self.sites.items() if site.kind == "weights"}
         self.fused = fused_calls(probe, self.device)
         row_bytes = probe.largest(without=self.fused)
         if masks == "per_input":
-            row_bytes = max(row_bytes, *(site.n_elements for site in self.sites.values()))
-        self.draws_per_chunk, self.inputs_per_chunk = chunk_sizes(n_samples, row_bytes)
+            row_bytes = max(row_bytes, *(site.n_elements for site in self.sites.values() if not site.layer), 0)
+        at_least = INPUTS_PER_WEIGHTS if self.weights else INPUTS_PER_CHUNK
+        self.draws_per_chunk, self.inputs_per_chunk = chunk_sizes(n_samples, row_bytes, at_least)
         self.prefix_can_be_kept = True
         self.has_spread = False
         self.unknown: set[str] = set()
         self.kept: dict[range, Masks] = {}
+        self.drawn_from = [one for site in self.weights.values() if site.layer for one in site.layer.parameters()]
+        self.versions: list[int] = []
 
     def run(
         self, inputs: Inputs, ids: np.ndarray, draws: range, workers: Workers, report: Callable[[int], None]
@@ -138,16 +143,19 @@ class Plan:
             self._choose_engine(inputs[slice(0, 3)], ids[:3])
         step = self.inputs_per_chunk * (self.draws_per_chunk if self.engine == "loop" else 1)
         parts = [slice(start, start + step) for start in range(0, len(inputs), step)]
-        if self.masks == "shared":
-            self._keep_masks(draws)
-        done = []
-        work = partial(self._some_inputs, inputs, ids, draws)
-        with _no_talk_of_batching_rules() if self.engine == "vmap" else nullcontext():
-            for out in map(work, parts) if self.alone else workers.side_by_side(work, parts):
-                self.has_spread = self.has_spread or bool((out[1:] != out[:1]).any())
-                report(out.shape[1])
-                done.append(out)
-        return torch.cat(done, dim=1)
+        rounds = []
+        for some in self._rounds(draws):
+            done = []
+            work = partial(self._some_inputs, inputs, ids, some)
+            with _no_talk_of_batching_rules() if self.engine == "vmap" else nullcontext():
+                for out in map(work, parts) if self.alone else workers.side_by_side(work, parts):
+                    if some.stop == draws.stop:
+                        report(out.shape[1])
+                    done.append(out)
+            rounds.append(torch.cat(done, dim=1))
+        out = torch.cat(rounds) if len(rounds) > 1 else rounds[0]
+        self.has_spread = self.has_spread or bool((out[1:] != out[:1]).any())
+        return out
 
     @contextmanager
     def _borrowed(self) -> Iterator[Replica]:
@@ -248,7 +256,7 @@ class Plan:
 
     def _choose_engine(self, inputs: Inputs, ids: np.ndarray) -> None:
         """The first that gives the loop's numbers on two draws of a few inputs."""
-        masks = self._made(range(2), self._as_ids(ids))
+        masks = self._made(range(2), self.sites, self._as_ids(ids))
         with self._borrowed() as replica:
             looped = self._looped(replica, inputs, masks)
         failures = []
@@ -278,29 +286,57 @@ class Plan:
             ((result - looped).float().abs() <= tolerance * scale).logical_or(looped.isnan()).all()
         )
 
-    # ---- masks
+    # ---- masks and weights
 
-    def _masks(self, draws: range, ids: np.ndarray) -> Masks:
-        """The masks of some draws, for some inputs."""
-        if self.masks == "per_input":
-            return self._made(draws, self._as_ids(ids))
-        return self.kept.get(draws) or self._made(draws, None)
+    def _rounds(self, draws: range) -> Iterator[range]:
+        """The draws, some after others for all inputs, with what each needs made before the workers ask for it.
 
-    def _keep_masks(self, draws: range) -> None:
-        """Make the shared masks before the workers ask for them, and keep them for the next batch, while small."""
+        Shared masks and weights are kept for the next batch, up to a size. Masks beyond it are made when they are
+        wanted; weights, which cost as much as the network itself, are kept for one round after the other.
+        """
+        versions = [tensor._version for tensor in self.drawn_from]
+        if versions != self.versions:  # an optimizer has been at work
+            self.kept.clear()
+            self.versions = versions
+        whole = True
         for part in self._draw_parts(draws):
             if part not in self.kept:
-                made = self._made(part, None)
+                made = self._made(part, self._kept_sites())
                 held = sum(mask.nbytes for masks in (*self.kept.values(), made) for mask in masks.values())
                 if held > MASK_BYTES:
-                    return
+                    whole = False
+                    break
                 self.kept[part] = made
+        if whole or not self.weights:
+            yield draws
+            return
+        for part in self._draw_parts(draws):
+            known = self.kept.get(part)
+            self.kept[part] = known or self._made(part, self._kept_sites())
+            yield part
+            if known is None:
+                self.kept.pop(part, None)  # gone where memory ran out
 
-    def _made(self, draws: range, ids: Tensor | None) -> Masks:
+    def _kept_sites(self) -> dict[str, Site]:
+        """The sites that are the same for all inputs."""
+        return self.sites if self.masks == "shared" else self.weights
+
+    def _masks(self, draws: range, ids: np.ndarray) -> Masks:
+        """The masks and weights of some draws, for some inputs."""
+        made = self.kept.get(draws, {})
+        missing = {name: site for name, site in self.sites.items() if name not in made}
+        return {**made, **self._made(draws, missing, self._as_ids(ids))}
+
+    def _made(self, draws: range, sites: dict[str, Site], ids: Tensor | None = None) -> Masks:
         which = torch.arange(draws.start, draws.stop, device=self.device)
         # masks of which each is used once are made numbers of where they meet their input, in the cache
         raw = self.fused if ids is not None and self.engine == "folded" else ()
-        return {name: site_masks(self.seed, site, which, ids, name in raw) for name, site in self.sites.items()}
+        return {
+            name: drawn_weights(self.seed, site, which)
+            if site.layer
+            else site_masks(self.seed, site, which, ids, name in raw)
+            for name, site in sites.items()
+        }
 
     def _as_ids(self, ids: np.ndarray) -> Tensor | None:
         return torch.from_numpy(ids).to(self.device) if self.masks == "per_input" else None
@@ -424,14 +460,14 @@ def _result(future: Future[Tensor]) -> Tensor:
 # ---- sizes and masks ------------------------------------------------------------------------------------------
 
 
-def chunk_sizes(n_samples: int, bytes_per_row: int) -> tuple[int, int]:
+def chunk_sizes(n_samples: int, bytes_per_row: int, inputs_at_least: int = INPUTS_PER_CHUNK) -> tuple[int, int]:
     """(draws, inputs) of a chunk, whose largest intermediate result should stay in cache.
 
     Depends on the network alone, never on the machine's load or the caller's batch size, so that two runs agree to
     the bit.
     """
     rows = max(1, CHUNK_BYTES // max(1, bytes_per_row))
-    most = max(1, rows // INPUTS_PER_CHUNK)
+    most = max(1, rows // inputs_at_least)
     pieces = 1 if n_samples <= 1.5 * most else -(-n_samples // most)  # rather fewer inputs than a small last piece
     draws = -(-n_samples // pieces)
     return draws, max(1, rows // draws)
@@ -465,6 +501,32 @@ def site_masks(seed: int, site: Site, draws: Tensor, ids: Tensor | None, raw: bo
     back = sorted(range(made.ndim), key=lambda one: order[one])
     made = made.permute(order).contiguous()  # in memory as the input it meets
     return (made if raw else mask_numbers(made, site)).permute(back)
+
+
+class _KeyedNoise:
+    """The noise of some draws of one site."""
+
+    def __init__(self, seed: int, site: Site, draws: Tensor) -> None:
+        self.seed, self.site, self.draws = seed, site, draws
+
+    def normals(self, n: int) -> Tensor:
+        return normals(self.seed, "shared", self.site.key, n, self.draws, torch.zeros_like(self.draws[:1]))[:, 0].to(
+            self.site.dtype
+        )
+
+    def each(self, sample: Callable[[], Tensor]) -> Tensor:
+        drawn = []
+        for draw in self.draws.tolist():
+            with seeded_generators(self.seed, self.site.key, draw, self.draws.device):
+                drawn.append(sample())
+        return torch.stack(drawn)
+
+
+def drawn_weights(seed: int, site: Site, draws: Tensor) -> Tensor:
+    """The weights of a variational layer, (draw, weight)."""
+    assert site.layer is not None
+    with torch.no_grad():
+        return site.layer.draw(_KeyedNoise(seed, site, draws)).contiguous()
 
 
 def _is_out_of_memory(error: Exception) -> bool:

@@ -14,25 +14,28 @@ from .decisions import MCPolicy
 from .prediction import MCPrediction
 
 if TYPE_CHECKING:
+    from .backbones import FrozenNetwork
     from .models import MCNetwork
-
 
 DAMAGED = (KeyError, TypeError, ValueError, RuntimeError, AttributeError, IndexError, OverflowError)  # parts do not fit
 
 
 TEXTS = {"policy": MCPolicy, "calibration": MCCalibration, "conformal": MCConformal}  # what is kept as JSON
 
-Saveable: TypeAlias = "MCNetwork | MCPrediction | MCPolicy | MCCalibration | MCConformal"
+Saveable: TypeAlias = "MCNetwork | FrozenNetwork | MCPrediction | MCPolicy | MCCalibration | MCConformal"
 
 
 def mc_save(object: Saveable, path: str | os.PathLike[str]) -> None:
-    """Write to one file at `path` a network of `mc_cnn()` or `mc_mlp()`, a prediction, or what was learnt on one.
+    """Write a network of ours, a prediction, or what was learnt on one to one file at `path`.
 
     Of a network and a prediction the file is safetensors with a JSON description: the arrays as they are, and what is
     needed to use them. What `mc_triage()`, `mc_calibrate()` and `mc_conformal()` return becomes JSON. The file
     appears in one step, so that an older one of that name is lost only when the new one is whole.
 
-    Raises TypeError for anything else: a network of one's own is saved by torch.
+    Of a network with a frozen backbone the head is written, and the name of the backbone.
+
+    Raises TypeError for anything else: a network of one's own is saved by torch. Raises ValueError for priors,
+    posteriors and backbones of one's own.
     """
     if isinstance(object, MCPrediction):
         arrays, facts = object.to_state()
@@ -53,18 +56,20 @@ def mc_load(path: str | os.PathLike[str]) -> Saveable:
         if kind in TEXTS:
             return TEXTS[kind].from_state(facts)
         return MCPrediction.from_state(arrays, facts) if kind == "prediction" else _model(arrays, facts)
+    except UnreadableFile:
+        raise
     except DAMAGED as error:
         raise UnreadableFile(
             f"`path` must be a file as mc_save() writes it; got {shown(str(path))}, whose parts do not fit."
         ) from error
 
 
-def model_to_bytes(model: MCNetwork) -> bytes:
+def model_to_bytes(model: MCNetwork | FrozenNetwork) -> bytes:
     """What `mc_save()` would write, for those who keep a network elsewhere than in a file."""
     return containers.to_bytes("model", *_model_state(model))
 
 
-def model_from_bytes(content: bytes) -> MCNetwork:
+def model_from_bytes(content: bytes) -> MCNetwork | FrozenNetwork:
     """The network that `model_to_bytes()` was given."""
     _, arrays, facts = containers.from_bytes(bytes(content), ("model",))
     return _model(arrays, facts)
@@ -82,9 +87,14 @@ def from_text(text: str) -> MCPolicy | MCCalibration | MCConformal:
     return TEXTS[kind].from_state(facts)
 
 
-def _model_state(model: MCNetwork) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+def _model_state(model: MCNetwork | FrozenNetwork) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    from .backbones import FrozenNetwork
+    from .bayes_models import savable_spec
     from .models import MCNetwork
 
+    if isinstance(model, FrozenNetwork):
+        arrays, facts = _model_state(model.head)  # type: ignore[arg-type]  # what is none of ours is refused there
+        return arrays, {**facts, "backbone": model.savable_facts()}
     if not isinstance(model, MCNetwork):
         raise TypeError(
             "`object` must be a network of mc_cnn() or mc_mlp(), a prediction, or what was learnt on one; "
@@ -96,14 +106,15 @@ def _model_state(model: MCNetwork) -> tuple[dict[str, np.ndarray], dict[str, Any
         for name, values in model.state_dict().items()
     }
     history = None if model.history is None else model.history.to_dict(orient="list")
-    return arrays, {"spec": model.spec, "history": history}
+    return arrays, {"spec": savable_spec(model.spec), "history": history}
 
 
-def _model(arrays: dict[str, np.ndarray], facts: dict[str, Any]) -> MCNetwork:
+def _model(arrays: dict[str, np.ndarray], facts: dict[str, Any]) -> MCNetwork | FrozenNetwork:
     import pandas as pd
     import torch
 
-    from .models import build
+    from .backbones import behind_the_same
+    from .bayes_models import build
 
     with torch.device("meta"):  # shapes alone: nothing is allocated for a network that the arrays do not fill
         shapes = {name: tuple(values.shape) for name, values in build(facts["spec"]).state_dict().items()}
@@ -113,4 +124,4 @@ def _model(arrays: dict[str, np.ndarray], facts: dict[str, Any]) -> MCNetwork:
     model.load_state_dict({name: torch.from_numpy(values.copy()) for name, values in arrays.items()})
     history = facts["history"]
     model.history = None if history is None else pd.DataFrame(history)
-    return model
+    return behind_the_same(facts["backbone"], model) if "backbone" in facts else model

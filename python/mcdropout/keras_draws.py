@@ -26,7 +26,7 @@ from .draws import Masks, Plan, Sampler, site_masks
 from .inputs import Feed, Inputs, Taking, feed_of
 from .keras_sites import KerasProbe, Pass, Replica, SamplePass, check_keras, load_keras, probe_keras, run_or_explain
 from .outputs import Outputs, Select
-from .sites import sites_table
+from .sites import Site, sites_table
 
 # Words in the names of losses; with cross-entropies, `from_logits` says the rest.
 OF_CLASSES = ("crossentropy",)
@@ -125,10 +125,11 @@ class KerasPlan(Plan):
 
     # ---- masks
 
-    def _made(self, draws: range, ids: Tensor | None) -> Any:
+    def _made(self, draws: range, sites: dict[str, Site], ids: Tensor | None = None) -> Any:
         which = torch.arange(draws.start, draws.stop, device=self.device)
         made = {}
-        for name, at in self.at.items():
+        for name in sites:
+            at = self.at[name]
             mask = at.layout.outward(site_masks(self.seed, at.site, which, ids))
             made[name] = mask if self.replica.backend == "torch" else mask.numpy()
         return made

@@ -154,7 +154,7 @@ def mc_mlp(
 
 
 class MCNetwork(nn.Module):
-    """A network of `mc_cnn()` or `mc_mlp()`: torch layers, plus what is needed to use them alone.
+    """A network of `mc_cnn()`, `mc_mlp()` or their Bayesian kin: torch layers, plus what is needed to use them alone.
 
     spec: the arguments it was made with, as JSON can hold them. labels: a tuple, None for values.
     task: "classification", "binary" or "regression". outputs: what `forward` returns, "logits", "values" or
@@ -178,7 +178,7 @@ class MCNetwork(nn.Module):
         self.task: str = spec["task"]
         self.noise: str = spec["noise"]
         self.n_outputs: int = spec["n_outputs"]
-        self.is_image = spec["kind"] == "cnn"
+        self.is_image = "input_shape" in spec
         self.input_shape: tuple[int, ...] = tuple(spec["input_shape"]) if self.is_image else (spec["n_features"],)
         self.register_buffer("scales_set", torch.tensor(False))  # once set, training goes on in these units
         if not self.is_image:

@@ -1,4 +1,4 @@
-"""The stochastic operations of torch: what each drops, and where in its working the randomness enters.
+"""The stochastic operations: what each drops, and where in its working the randomness enters.
 
 `HANDLERS` says for a torch function how it is met. A handler takes the mode that met the call, does what the function
 does, and hands every tensor that is to lose some of its parts to `mode.meet(drop, x)`.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import re
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Protocol
@@ -18,8 +18,43 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch._C._functorch import is_batchedtensor  # torch has no public way to ask this
+from torch.overrides import handle_torch_function, has_torch_function_unary
 
 Shape = tuple[int, ...]
+
+
+class Noise(Protocol):
+    """The keyed noise of some draws of one site."""
+
+    def normals(self, n: int) -> Tensor:
+        """Standard normal numbers, (draw, n)."""
+        ...
+
+    def each(self, sample: Callable[[], Tensor]) -> Tensor:
+        """What `sample` gives in each draw, (draw, ...), with torch's own generators seeded by the draw."""
+        ...
+
+
+class Variational(Protocol):
+    """What a layer with a distribution over its weights offers."""
+
+    n_weights: int
+
+    def draw(self, noise: Noise) -> Tensor:
+        """Its weights, (draw, weight)."""
+        ...
+
+    def split(self, weights: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The weights, (weight,), as the tensors it works with."""
+        ...
+
+    def parameters(self) -> Iterator[Tensor]:
+        """What is learnt of it."""
+        ...
+
+    def means(self) -> tuple[Tensor, Tensor | None]:
+        """These tensors where nothing samples."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -31,12 +66,19 @@ class Drop:
     active: bool  # whether torch would have sampled here
     mask_shape: Shape
     kind: str = "scale"  # what the parts become, see `KINDS`
+    layer: Variational | None = None  # of kind "weights": whose they are
+
+    @property
+    def samples(self) -> bool:
+        """Whether draws can differ by it."""
+        return self.kind == "weights" or self.rate > 0
 
 
 # scale: 0, and the others grow by 1/(1 - rate). alpha: SELU's floor, mean and variance kept. keep: the tensor itself
 # becomes the 0 or 1 of each decision. uniform: it becomes numbers in [0, 1) that are below `rate` where dropped.
 # gaussian: each grows by a normal factor of mean 1. noise: a normal number is added, whose deviation is `rate`.
-KINDS = ("scale", "alpha", "keep", "uniform", "gaussian", "noise")
+# weights: nothing is dropped; the weights of a variational layer, (weight,), are drawn whole.
+KINDS = ("scale", "alpha", "keep", "uniform", "gaussian", "noise", "weights")
 STOCHASTIC_DEPTH = "stochastic_depth"
 
 ALPHA = -1.7580993408473766  # SELU's value at minus infinity, where alpha dropout sends a dropped unit
@@ -238,9 +280,37 @@ def _drops_paths(mode: Mode) -> bool:
     return DROP_PATH.search(type(mode.module()).__name__) is not None
 
 
+# ---- variational layers ---------------------------------------------------------------------------------------
+
+
+def weight_draw(anchor: Tensor, layer: Variational) -> tuple[Tensor, Tensor | None]:
+    """The weights of `layer` in the draw under way, their means where nothing samples; `anchor` is any tensor of it."""
+    if has_torch_function_unary(anchor):
+        return handle_torch_function(weight_draw, (anchor,), anchor, layer)
+    return layer.means()
+
+
+def is_sampled(anchor: Tensor) -> bool:
+    """Whether a prediction is under way, which draws whole weights however the layer learns."""
+    if has_torch_function_unary(anchor):
+        return handle_torch_function(is_sampled, (anchor,), anchor)
+    return False
+
+
+def _weight_draw(mode: Mode, func: Any, anchor: Tensor, layer: Variational) -> tuple[Tensor, Tensor | None]:
+    drawn = mode.meet(Drop("weight_draw", math.nan, True, (layer.n_weights,), "weights", layer), anchor)
+    return layer.means() if drawn is anchor else layer.split(drawn)
+
+
+def _is_sampled(mode: Mode, func: Any, anchor: Tensor) -> bool:
+    return True
+
+
 RELUS = frozenset((F.relu, torch.relu, Tensor.relu))
 
 HANDLERS: dict[Any, Handler] = {
+    weight_draw: _weight_draw,
+    is_sampled: _is_sampled,
     **dict.fromkeys((F.dropout, torch.dropout, *CHANNELS, *ALPHAS, *ALPHA_CHANNELS, *IN_PLACE), _dropout),
     F.scaled_dot_product_attention: _attention,
     F.multi_head_attention_forward: _opened,

@@ -1,11 +1,13 @@
 """Keyed random numbers: every mask is a pure function of (seed, site, draw) and, on request, of the input's id.
 
+So is the noise of the weights of a variational layer, of (seed, site, draw): a draw is a network.
+
 The generator is Philox4x32-10, counter-based: nothing is consumed, so any draw of any input can be made at any
 time, in any order, on any device, in any language. What is fixed by `tests/reference/randomness.json`:
 
 * key: the first 8 bytes of BLAKE2b (digest of 8 bytes) of the UTF-8 text
   ``"mcdropout 1|<seed>|<masks>|<site>|<part>"``, little-endian; the low 4 bytes are key word 0. `masks` is
-  "shared" or "per_input", `part` is "field", "tail" or "normal". `site` is the site's place, "0", "1", ...
+  "shared" or "per_input", `part` is "field", "tail", "normal" or "generator". `site` is the site's place, "0", "1", ...
 * counter: (block, draw, low 32 bits of the id, high 32 bits of the id); the id is 0 when masks are shared.
 * bytes: a mask of E elements with B-bit fields takes ceil(E * B / 8) bytes, so ceil(bytes / 16) blocks. Word 0 of
   all blocks comes first, then word 1, 2, 3; a word's low byte first. Bytes beyond the need are not used.
@@ -14,18 +16,25 @@ time, in any order, on any device, in any language. What is fixed by `tests/refe
 * decision: an element is dropped if its field is below floor(rate * 2^B). If rate * 2^B is not whole, a field equal
   to that floor is a tie: dropped if word 0 of the block (element, draw, id) under the "tail" key is below
   round(remainder * 2^32). The rate is so met to 2^-41.
-* normal numbers: element e takes words 0 and 1 of the block (e, draw, id) under the "normal" key, and is
-  sqrt(-2 log((w0 + 1) / 2^32)) cos(2 pi w1 / 2^32), in double precision (Box and Muller, 1958).
 * elements are numbered in torch's order (channels first, last axis fastest) whatever the memory layout.
+* normals: E standard normal numbers take n = ceil(E / 4) blocks under the part "normal". Words 0 and 1 of a block are
+  u = (word 0 + 1/2) / 2^32 and v = word 1 / 2^32, and give sqrt(-2 ln u) cos(2 pi v) and sqrt(-2 ln u) sin(2 pi v);
+  words 2 and 3 give two more (Box and Muller, 1958). All in float64. Element e is number e div n of block e mod n. The
+  largest possible is sqrt(66 ln 2) = 6.76.
+* generators: where a distribution brings noise of its own, torch's generator is seeded with
+  (word 0 + 2^32 * word 1) mod 2^63 of the block (0, draw, 0, 0) under part "generator".
 
-Reference: Salmon, Moraes, Dror, Shaw (2011), Parallel random numbers: as easy as 1, 2, 3, doi:10.1145/2063384.2063405.
+References: Box and Muller (1958), A note on the generation of random normal deviates, doi:10.1214/aoms/1177706645.
+Salmon, Moraes, Dror, Shaw (2011), Parallel random numbers: as easy as 1, 2, 3, doi:10.1145/2063384.2063405.
 """
 
 from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -39,6 +48,7 @@ Key = tuple[int, int]
 MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)  # Philox4x32's two multipliers (Salmon et al., 2011)
 WEYL = (0x9E3779B9, 0xBB67AE85)  # what is added to the two key words between rounds
 WORD = 0xFFFFFFFF
+GENERATORS = threading.RLock()  # torch's own generators serve one draw at a time
 BLOCKS_AT_ONCE = 1 << 14  # 4 words of 8 bytes each: about 1 MiB of working numbers, which stays in a core's cache
 
 
@@ -124,16 +134,36 @@ def keep_masks(
 
 
 def normals(seed: int, masks: str, site: str, n_elements: int, draws: Tensor, ids: Tensor) -> Tensor:
-    """Standard normal numbers: float32 (draw, id, element), the arguments as in `keep_masks()`."""
+    """Standard normal numbers: float64 (draw, id, element), the arguments as in `keep_masks()`."""
+    n_blocks = -(-n_elements // 4)
     key = site_key(seed, masks, site, "normal")
-    element = torch.arange(n_elements, device=draws.device)[None, :]
-    found = torch.empty(len(draws) * len(ids), n_elements, dtype=torch.float32, device=draws.device)
-    draw, one = draws.repeat_interleave(len(ids)), ids.repeat(len(draws))
-    for rows in _pieces(len(found), n_elements):
-        word0, word1, *_ = philox(key, (element, draw[rows, None], *_halves(one[rows, None])))
-        radius = ((word0.double() + 1) / 2**32).log_().mul_(-2).sqrt_()
-        found[rows] = radius.mul_((word1.double() * (2 * math.pi / 2**32)).cos_()).float()
-    return found.view(len(draws), len(ids), n_elements)
+    draw, one = draws.repeat_interleave(len(ids)), ids.repeat(len(draws))  # one row for each (draw, id)
+    numbers = torch.empty(len(draw), 4, n_blocks, dtype=torch.float64, device=draws.device)
+    blocks = torch.arange(n_blocks, device=draws.device)[None, :]
+    for rows in _pieces(len(draw), n_blocks):
+        for start in range(0, n_blocks, BLOCKS_AT_ONCE):
+            part = slice(start, start + BLOCKS_AT_ONCE)
+            words = philox(key, (blocks[:, part], draw[rows, None], *_halves(one[rows, None])))
+            for place in (0, 2):
+                radius = words[place].double().add_(0.5).mul_(2.0**-32).log_().mul_(-2).sqrt_()
+                angle = words[place + 1].double().mul_(2.0**-32 * 2 * math.pi)
+                numbers[rows, place, part] = radius * angle.cos()
+                numbers[rows, place + 1, part] = radius * angle.sin()
+    return numbers.view(len(draw), -1)[:, :n_elements].reshape(len(draws), len(ids), n_elements)
+
+
+@contextmanager
+def seeded_generators(seed: int, site: str, draw: int, device: torch.device) -> Iterator[None]:
+    """Inside, torch's global generators start from the key of this draw; afterwards they are as they were."""
+    nothing = torch.zeros(1, dtype=torch.int64)
+    words = philox(site_key(seed, "shared", site, "generator"), (nothing, nothing + draw, nothing, nothing))
+    start = (int(words[0]) + (int(words[1]) << 32)) % 2**63
+    gpus = [device] if device.type == "cuda" else []
+    with GENERATORS, torch.random.fork_rng(gpus, device_type="cuda"):
+        torch.default_generator.manual_seed(start)
+        if gpus:
+            torch.cuda.manual_seed(start)
+        yield
 
 
 def _field_bits(rate: float) -> tuple[float, int]:

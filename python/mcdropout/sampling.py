@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from .arrays import Label, as_device, label_array
+from .backbones import FrozenNetwork, behind_backbone
 from .checks import (
     OutOfMemory,
     check_choice,
@@ -29,6 +30,7 @@ from .checks import (
     check_length,
     check_number,
     check_seed,
+    free_memory,
     shown,
     whole,
 )
@@ -42,6 +44,7 @@ from .prediction import BY_INPUT, MCPrediction
 from .randomness import input_ids
 from .sites import Replica, StochasticMode, probe, replicate, sites_table
 from .summaries import standard_error, summarise_classes, summarise_values
+from .variational import BayesConv2d
 
 MASKS = ("shared", "per_input")
 PRECISIONS = ("float32", "bfloat16", "float16")
@@ -73,18 +76,18 @@ def mc_predict(
     seed: int | None = None,
     progress: Progress = True,
 ) -> MCPrediction:
-    """Predict with Monte Carlo dropout: `n_samples` networks drawn by their dropout masks, and what they say.
+    """Predict with `n_samples` networks, drawn by dropout masks and by the posteriors of variational layers.
 
-    model: any torch module with dropout, or Keras 3 model on its backend torch, TensorFlow or JAX (or the path of its
-      `.keras` file); it stays as it is. Our own networks and Keras take images as (input, height, width, channel);
-      other modules get tensors as they are given.
+    model: any torch module with dropout or variational layers, or Keras 3 model on its backend torch, TensorFlow or JAX
+      (or the path of its `.keras` file); it stays as it is. Our own networks and Keras take images as (input, height,
+      width, channel); other modules get tensors as they are given.
     x: an array with inputs along the first axis; a tuple (by position) or a mapping (by keyword) of several; a torch
       Dataset or DataLoader, or any iterator of batches, so that data larger than memory streams. Where batches are
       pairs, the first of each is taken. Whole numbers stay whole by keyword and for models with an embedding.
     n_samples: number of draws, at least 2. batch_size: inputs handled at a time; it never changes the result.
     level: of the intervals.
     masks: "shared" (draw t is the same network for every input) or "per_input" (fresh masks for each input, keyed by
-      `ids`, its position by default).
+      `ids`, its position by default); weights of variational layers are drawn once for all inputs in both cases.
     tolerance: draw only until each input's largest Monte Carlo standard error of `mean` is below this, `n_samples`
       being the most; `prediction.n_samples` then says how many each input took, and kept draws end in NaN.
       Inputs whose first draws happen to agree stop early, so answers lean to the sure side: on real images, with a
@@ -113,6 +116,7 @@ def mc_predict(
     """
     started = time.perf_counter()
     request = Request.checked(n_samples, batch_size, level, masks, tolerance, keep_samples, workers, seed)
+    model, x = behind_backbone(model, x, device)
     besides = Besides.checked(stochastic_depth, gaussian_noise)
     network = network_of(model, outputs, labels, select, precision, device)
     feed = network.feed(x)
@@ -140,6 +144,7 @@ def mc_predict_point(
     Arguments are those of `mc_predict()`; labels are in the order of `model.labels`.
     """
     batch_size = check_count(batch_size, "batch_size")
+    model, x = behind_backbone(model, x, device)
     network = network_of(model, outputs, labels, select, precision, device)
     feed = network.feed(x)
     parts = []
@@ -156,10 +161,12 @@ def mc_predict_point(
 def mc_sites(model: Any, x: Any, *, stochastic_depth: bool = True, gaussian_noise: bool = False) -> pd.DataFrame:
     """The places where `mc_predict(model, x)` will sample: one row per site.
 
-    Columns: site (module path and call number), operation, rate (of dropping), shape (of the mask of one input). The
-    masks of a site are keyed by its row, so models with the same rows draw the same masks, from torch and from Keras.
+    Columns: site (module path and call number), operation, rate (of dropping; NaN where weights are drawn), shape (of
+    the mask of one input, or how many weights). The masks of a site are keyed by its row, so models with the same rows
+    draw the same masks, from torch and from Keras.
     Raises NoStochasticSites where there is nothing to sample.
     """
+    model, x = behind_backbone(model, x)
     besides = Besides.checked(stochastic_depth, gaussian_noise)
     where = "cpu" if isinstance(model, nn.Module) and not is_keras(model) else "auto"
     network = network_of(model, None if isinstance(model, MCNetwork) else "values", None, None, "float32", where)
@@ -188,9 +195,11 @@ def mc_sampler(
     """
     request = Request.checked(n_samples, 128, level, "shared", None, False, None, seed)
     besides = Besides.checked(stochastic_depth, gaussian_noise)
+    front = model if isinstance(model, FrozenNetwork) else None
+    model, given = behind_backbone(model, example, device)
     network = network_of(model, outputs, labels, select, precision, device)
-    sampler = network.sampler(network.feed(example).head(3), request, besides)
-    prepared = MCSampler(network, sampler, request)
+    sampler = network.sampler(network.feed(given).head(3), request, besides)
+    prepared = MCSampler(network, sampler, request, front)
     prepared(example)  # the engine is chosen and the masks are made here, not in the first answer
     return prepared
 
@@ -216,9 +225,12 @@ class MCSampler:
     network: Network | KerasNetwork
     sampler: Sampler
     request: Request
+    front: FrozenNetwork | None = None  # what looks at the inputs first
 
     def __call__(self, x: Any) -> MCPrediction:
         """Predict these inputs."""
+        if self.front is not None:
+            x = self.front.looked_at(x, device=self.network.replica.device)
         feed = self.network.feed(x)
         return _predict(self.network, self.sampler, feed, self.request, None, False, time.perf_counter())
 
@@ -336,7 +348,8 @@ class Network:
             where,
             dtype=dtypes[0] if dtypes else torch.float32,
             keep_whole_numbers=any(isinstance(one, nn.Embedding | nn.EmbeddingBag) for one in modules),
-            channels_last=not ours and any(isinstance(one, nn.Conv2d) for one in modules),  # ours do so themselves
+            channels_last=not ours
+            and any(isinstance(one, nn.Conv2d | BayesConv2d) for one in modules),  # ours do so themselves
         )
         return cls(model, replicate(model, where, precision), meaning, taking)
 
@@ -579,22 +592,12 @@ class Store:
 
 def check_room(shape: tuple[int, ...], arrays: int) -> None:
     """Refuse to keep float32 draws of this shape that memory has no room for."""
-    needed, free = 4 * math.prod(shape) * arrays, _free_memory()
+    needed, free = 4 * math.prod(shape) * arrays, free_memory()
     if needed > free:
         raise OutOfMemory(
             f"`keep_samples` would need {needed / 2**30:.1f} GiB for {shape[0]} draws of {shape[1]} inputs, and "
             f"{free / 2**30:.1f} GiB are free; set it to false to get the summaries alone."
         )
-
-
-def _free_memory() -> int:
-    """Bytes of memory that are free, or could be."""
-    try:
-        with open("/proc/meminfo") as lines:
-            found = {line.split(":")[0]: line.split()[1] for line in lines}
-        return int(found["MemAvailable"]) * 1024
-    except (OSError, KeyError):
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 @contextmanager

@@ -30,7 +30,7 @@ from torch.overrides import TorchFunctionMode
 
 from .checks import NoStochasticSites
 from .inputs import Inputs
-from .operations import ALPHA, HANDLERS, RELUS, STOCHASTIC_DEPTH, Drop, Shape, drops
+from .operations import ALPHA, HANDLERS, RELUS, STOCHASTIC_DEPTH, Drop, Shape, Variational, drops
 from .precision import cast_arguments
 
 
@@ -49,6 +49,8 @@ class Site:
     order: Shape  # axes from the outermost to the innermost in memory
     dtype: torch.dtype
     place: int = 0  # which of the sites it is, in the order in which a pass meets them
+
+    layer: Variational | None = None  # whose weights are drawn, of kind "weights"
 
     @property
     def key(self) -> str:
@@ -226,7 +228,7 @@ class StochasticMode(TorchFunctionMode):
 
 
 def _kept_whole(drop: Drop, x: Tensor) -> Tensor:
-    return x if drop.kind in ("scale", "alpha") else torch.ones_like(x)
+    return x if drop.kind in ("scale", "alpha", "weights") else torch.ones_like(x)
 
 
 @dataclass(frozen=True)
@@ -292,6 +294,8 @@ class ProbeMode(StochasticMode):
         order = tuple(sorted(range(x.ndim), key=lambda axis: -x.stride(axis)))
         self.found[name] = Call(name, drop, x, order)
         self._note_use(x, name)
+        if drop.kind == "weights":
+            return x
         result = _kept_whole(drop, x.view_as(x))
         self._note_result(name, result)
         return result
@@ -347,6 +351,8 @@ def dropped(x: Tensor, mask: Tensor, site: Site, n_inputs: int) -> Tensor:
 
     A mask made for one input meets an axis of n_inputs * k entries as k entries repeated for each input.
     """
+    if site.kind == "weights":
+        return mask
     shape = x.shape
     if site.axis is not None and mask.shape[site.axis] not in (1, shape[site.axis]):
         if site.inputs_outermost:
@@ -426,7 +432,7 @@ def probe(model: nn.Module, replica: Replica, head: Callable[[int], Inputs], sto
             first = name.rsplit("[", 1)[0] + "[0]"  # where inputs are looped over, only this call is in every probe
             active = drop.active or any(one in hidden and hidden[one].drop.active for one in (name, first))
             wanted = stochastic_depth or drop.operation != STOCHASTIC_DEPTH
-            if active and drop.rate > 0:
+            if active and drop.samples:
                 if wanted:
                     sites[name] = site_of(name, place, calls, lambda: _noised_calls(replica, head))
                 place += 1
@@ -546,6 +552,7 @@ def site_of(
         order=last.order,
         dtype=first.x.dtype,
         place=place,
+        layer=first.drop.layer,
     )
 
 

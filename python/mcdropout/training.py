@@ -16,7 +16,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -28,6 +28,7 @@ from tqdm import tqdm
 
 from . import containers
 from .arrays import ArrayRows, Label, Rows, as_device, as_rows, check_finite
+from .backbones import FrozenNetwork, behind_backbone
 from .checks import (
     check_choice,
     check_count,
@@ -48,16 +49,19 @@ from .objectives import (
     preparation,
     raw_outputs,
 )
+from .variational import kl_divergence_of, variational_layers
 
 Model = TypeVar("Model", bound=nn.Module)
 MakeOptimizer = Callable[[Any], Optimizer]
 Augment = Callable[[Tensor, torch.Generator], Tensor]
 Callback = Callable[[dict[str, Any]], object]
 Progress = bool | Callable[[int, int, str], object]
+KLWeight = str | float | Mapping[str, Any] | Callable[[int], float]
 Weights = dict[str, Tensor]
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 OPTIMIZERS = ("adam", "adamw", "sgd", "rmsprop")
+SPREADS = ("log_variance", "weight_rho", "bias_rho", "tril")  # names of parameters that say how wide something is
 ON_DEVICE = 1 << 30  # bytes: inputs up to this go to a GPU whole, larger ones batch by batch
 
 
@@ -77,6 +81,7 @@ def mc_fit(
     monitor: str = "val_loss",
     reduce_lr: int | Mapping[str, float] | None = None,
     class_weight: str | Mapping[Label, float] | Sequence[float] | None = None,
+    kl_weight: KLWeight = "1/N",
     augment: Augment | None = None,
     callbacks: Callback | Sequence[Callback] | None = None,
     precision: str = "float32",
@@ -87,7 +92,8 @@ def mc_fit(
 ) -> Model:
     """Train `model` in place on inputs `x` and their labels or values `y`; gives it back, ready to predict.
 
-    model: of `mc_cnn()` or `mc_mlp()`, or any torch module with attributes `task`, `labels`, `outputs` like theirs.
+    model: of `mc_cnn()`, `mc_mlp()` or their kin, or any torch module with attributes `task`, `labels`, `outputs`
+      like theirs.
     x: (input, ...), an array, tensor, data frame or image files. y: labels, or values (input, output).
     optimizer: "adam", "adamw", "sgd" (momentum 0.9), "rmsprop", or a function from parameters to an optimizer,
       which then has its own learning rate and weight decay.
@@ -97,6 +103,10 @@ def mc_fit(
     reduce_lr: epochs without a better `monitor` after which the learning rate is halved, or a mapping with
       `patience` and `factor`.
     class_weight: "balanced", or weights in the training loss, by label or in the order of the labels.
+    kl_weight: of the KL divergence of variational layers, which is added to the loss: "1/N", one over the number of
+      values learnt from, makes the loss the negative evidence lower bound per value; or a number, at least 0; a
+      function of the epoch (1, 2, ...) to a number; or for a warm-up a mapping with `warm_up`, a number of epochs in
+      which it rises evenly to `weight` ("1/N" by default).
     augment: called with a batch of inputs and a torch.Generator; gives the batch to learn from.
     callbacks: called after each epoch with its row of the history; one that gives True or "stop" ends training.
     precision: "float32", or for mixed precision "bfloat16" or "float16".
@@ -106,13 +116,16 @@ def mc_fit(
 
     `model.history` has a row per epoch: epoch, loss, accuracy or rmse, both with "val_", learning_rate, seconds.
     The loss is cross-entropy in nats; for values it is the negative log-likelihood (without noise, the squared
-    error) in standard deviations of the training values, while rmse is in the caller's units. An interrupt
-    (Ctrl-C) stops with a warning and keeps what was learnt.
+    error) in standard deviations of the training values, while rmse is in the caller's units. With variational
+    layers the row also has nll, the loss without its KL term, kl, the divergence in nats of all layers, and
+    kl_weight, so that loss = nll + kl_weight * kl; and for each layer std_<its path>, the mean posterior standard
+    deviation of its weights after the epoch. Validation is of the posterior means, and without the KL term. An
+    interrupt (Ctrl-C) stops with a warning and keeps what was learnt.
 
     Raises ValueError for arguments that cannot be used, and FloatingPointError when the loss or a weight is no
     number any more; the model then has its weights from before that epoch.
     """
-    objective = objective_of(model)
+    given, objective = model, objective_of(model)
     file = None if checkpoint is None else _Checkpoint(checkpoint)
     settings = _Settings(
         epochs=check_count(epochs, "epochs"),
@@ -124,6 +137,7 @@ def mc_fit(
         early_stopping=None if early_stopping is None else check_count(early_stopping, "early_stopping"),
         monitor=monitor,
         reduce_lr=_reduction(reduce_lr),
+        kl_weight=_kl_weight(kl_weight),
         precision=check_choice(precision, "precision", list(PRECISIONS)),
         seed=check_seed(file.seed if file is not None and seed is None else seed),
     )
@@ -131,6 +145,15 @@ def mc_fit(
     told = _functions(callbacks, "callbacks")
     if augment is not None:
         _functions(augment, "augment")
+        if isinstance(model, FrozenNetwork):
+            raise ValueError(
+                "`augment` must be left out where `model` has a frozen backbone, whose features are computed once; "
+                "change the inputs before."
+            )
+    if isinstance(model, FrozenNetwork) and isinstance(validation_data, (tuple, list)) and len(validation_data) == 2:
+        name = "validation_data's x"
+        validation_data = (behind_backbone(model, validation_data[0], found_device, name)[1], validation_data[1])
+    model, x = behind_backbone(model, x, found_device)
 
     rows, targets = _examples(model, x, y, "x", "y")
     others = _validation_examples(model, validation_data, settings)
@@ -167,7 +190,7 @@ def mc_fit(
             )
         finally:
             run.settle()
-    return model
+    return given
 
 
 def _functions(given: Any, name: str) -> list[Any]:
@@ -181,15 +204,31 @@ def _functions(given: Any, name: str) -> list[Any]:
 
 
 def mc_train_on_batch(
-    model: nn.Module, x: object, y: object, *, optimizer: str | MakeOptimizer | Optimizer | None = None
+    model: nn.Module,
+    x: object,
+    y: object,
+    *,
+    optimizer: str | MakeOptimizer | Optimizer | None = None,
+    kl_weight: float | None = None,
 ) -> dict[str, float]:
     """One step on one mini-batch, for loops of one's own: gives its loss, and its accuracy or rmse.
 
     The optimizer (Adam with rate 0.001 by default; else as in `mc_fit()`, or a torch optimizer) stays with the
     model from call to call, until another is given. Dropout comes from the network's seed and the number of
     steps so far. A network for tables or values that has learnt nothing yet takes its units from this batch.
+    A network with variational layers needs a `kl_weight`, one over the number of inputs of all batches of an epoch,
+    and also gives nll and kl.
     """
     objective = objective_of(model)
+    if isinstance(model, FrozenNetwork):
+        model, x = model.head, model.looked_at(x)
+    variational = bool(variational_layers(model))
+    if variational and kl_weight is None:
+        raise ValueError(
+            "`kl_weight` must be given for a network with variational layers; one over the number of all inputs is "
+            "right."
+        )
+    weight = 0.0 if kl_weight is None else check_number(kl_weight, "kl_weight", at_least=0)
     rows, targets = _examples(model, x, y, "x", "y")
     everything = np.arange(rows.shape[0])
     if isinstance(model, MCNetwork):
@@ -202,10 +241,12 @@ def mc_train_on_batch(
     with _at_work(model, device), _own_generators(device):
         _seed_generators(seed, stepper.steps, device)
         model.train()
-        loss, out = stepper.learner.step(batch.prepared(batch.batch(batch.index)[0]), goals)
+        stepper.learner.kl_weight = weight
+        learnt = stepper.learner.step(batch.prepared(batch.batch(batch.index)[0]), goals)
     stepper.steps += 1
-    quality = float(objective.quality(out, goals))
-    return {"loss": float(loss), objective.metric: objective.shown_quality(quality)}
+    quality = float(objective.quality(learnt.out, goals))
+    parts = {} if learnt.kl is None else {"nll": float(learnt.nll), "kl": float(learnt.kl)}
+    return {"loss": float(learnt.loss), objective.metric: objective.shown_quality(quality), **parts}
 
 
 # The loop --------------------------------------------------------------------------------------------------
@@ -224,6 +265,7 @@ class _Settings:
     early_stopping: int | None
     monitor: str
     reduce_lr: tuple[int, float] | None
+    kl_weight: _KLWeight
     precision: str
     seed: int
 
@@ -251,6 +293,7 @@ class _Settings:
         facts = {name: value for name, value in vars(self).items() if name != "epochs"}
         facts["optimizer"] = "a function" if callable(self.optimizer) else self.optimizer
         facts["reduce_lr"] = None if self.reduce_lr is None else list(self.reduce_lr)
+        facts["kl_weight"] = self.kl_weight.facts()
         return facts
 
 
@@ -288,6 +331,11 @@ class _Part:
     def __len__(self) -> int:
         return len(self.index)
 
+    @property
+    def n_values(self) -> int:
+        """How many values the loss is a mean over, in an epoch."""
+        return len(self) * (self.targets.shape[1] if self.targets.ndim > 1 else 1)
+
     def batch(self, index: Tensor) -> tuple[Tensor, Tensor]:
         """Those inputs (whole rows of the array at once, never one by one) and their targets."""
         if isinstance(self.inputs, Tensor):
@@ -321,12 +369,17 @@ class _Learner:
         self.precision = PRECISIONS[precision]
         self.scaler = torch.amp.GradScaler(device.type) if precision == "float16" else None
         self.device = device
+        self.layers = variational_layers(model)
+        self.kl_weight = 0.0
 
-    def step(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """Learn from one batch; its loss and outputs, still on the device: reading them would wait for it."""
+    def step(self, x: Tensor, y: Tensor) -> _Learnt:
+        """Learn from one batch; what comes of it is still on the device: reading it would wait for it."""
         self.optimizer.zero_grad()
         out = self._outputs(x)
-        loss = self.objective.loss(out, y, self.class_weights)
+        loss = nll = self.objective.loss(out, y, self.class_weights)
+        kl = kl_divergence_of(self.layers.values()) if self.layers else None
+        if kl is not None:
+            loss = nll + self.kl_weight * kl
         if self.scaler is None:
             loss.backward()
             self.optimizer.step()
@@ -334,7 +387,7 @@ class _Learner:
             self.scaler.scale(loss).backward()
             self.scaler.step(self.optimizer)
             self.scaler.update()
-        return loss.detach(), out.detach()
+        return _Learnt(loss.detach(), out.detach(), nll.detach(), None if kl is None else kl.detach())
 
     def judge(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """Loss, every label weighing the same, and outputs of one batch."""
@@ -347,6 +400,15 @@ class _Learner:
             return self.outputs(x)
         with torch.autocast(self.device.type, self.precision):
             return self.outputs(x).float()
+
+
+class _Learnt(NamedTuple):
+    """What one batch gave."""
+
+    loss: Tensor
+    out: Tensor
+    nll: Tensor  # the loss without its KL term
+    kl: Tensor | None
 
 
 class _Tally:
@@ -426,11 +488,16 @@ class _Run:
         self.model.train()
         text = self._text(epoch)
         tally = _Tally(self.learner.objective)
+        parts: list[tuple[Tensor, Tensor]] = []
+        self.learner.kl_weight = self.settings.kl_weight.at(epoch, self.train.n_values)
         for chosen in self.train.index[order].split(self.settings.batch_size):
             x, y = self.train.batch(chosen)
             if augment is not None:
                 x = augment(x, generator)
-            tally.add(*self.learner.step(self.train.prepared(x), y), y)
+            learnt = self.learner.step(self.train.prepared(x), y)
+            tally.add(learnt.loss, learnt.out, y)
+            if learnt.kl is not None:
+                parts.append((learnt.nll, learnt.kl))
             report(1, text)
         row |= tally.means("")
 
@@ -442,6 +509,14 @@ class _Run:
             )
         if self.held_out is not None:
             row |= self._judged(self.held_out).means("val_")
+        if parts:
+            nlls, kls = zip(*parts, strict=True)
+            row |= {
+                "nll": _weighted_mean(list(nlls), tally.loss_sizes),
+                "kl": _weighted_mean(list(kls), tally.loss_sizes),
+                "kl_weight": self.learner.kl_weight,
+                **self._spreads(),
+            }
         row |= {"learning_rate": rate, "seconds": time.perf_counter() - started}
         self._note(row)
         return row
@@ -452,8 +527,15 @@ class _Run:
             self.model.load_state_dict(self.best)
         names = ["epoch", "loss", self.learner.objective.metric]
         names += [f"val_{name}" for name in names[1:]] if self.held_out is not None else []
+        if self.learner.layers:
+            names += ["nll", "kl", "kl_weight", *(_spread_name(path) for path in self.learner.layers)]
         model: Any = self.model
         model.history = pd.DataFrame(self.rows, columns=[*names, "learning_rate", "seconds"])
+
+    def _spreads(self) -> dict[str, float]:
+        """The mean posterior standard deviation of each variational layer."""
+        with torch.no_grad():
+            return {_spread_name(path): float(one.deviations().mean()) for path, one in self.learner.layers.items()}
 
     def _judged(self, part: _Part) -> _Tally:
         self.model.eval()
@@ -482,7 +564,7 @@ class _Run:
         text = f"Epoch {epoch} of {self.settings.epochs}"
         if not self.rows:
             return text
-        shown_names = [name for name in self.rows[-1] if name not in ("epoch", "learning_rate", "seconds")]
+        shown_names = [name for name in self.rows[-1] if name.removeprefix("val_") in ("loss", "accuracy", "rmse")]
         return ", ".join([text, *(f"{name} {self.rows[-1][name]:.3f}" for name in shown_names)])
 
 
@@ -500,11 +582,12 @@ def make_optimizer(
         if not isinstance(made, Optimizer):
             raise TypeError(f"`optimizer` must give a torch optimizer; got {shown(made)}.")
         return made
-    decayed = [weight for name, weight in model.named_parameters() if name != "log_variance"]
-    free = [weight for name, weight in model.named_parameters() if name == "log_variance"]
+    named = [(name.rpartition(".")[2], weight) for name, weight in model.named_parameters()]
+    decayed = [weight for name, weight in named if name not in SPREADS]
+    free = [weight for name, weight in named if name in SPREADS]
     groups: list[dict[str, Any]] = [{"params": decayed}]
     if free:
-        groups.append({"params": free, "weight_decay": 0.0})  # noise is no weight to shrink
+        groups.append({"params": free, "weight_decay": 0.0})  # these are no weights to shrink
     common: dict[str, Any] = {"lr": learning_rate, "weight_decay": weight_decay}
     if optimizer == "rmsprop":
         return RMSprop(groups, **common)
@@ -530,6 +613,45 @@ def _reduction(reduce_lr: int | Mapping[str, float] | None) -> tuple[int, float]
         )
     factor = check_number(given.get("factor", 0.5), "reduce_lr's factor", above=0, below=1)
     return check_count(given["patience"], "reduce_lr"), factor
+
+
+@dataclass(frozen=True)
+class _KLWeight:
+    """The weight of the KL divergence, epoch by epoch."""
+
+    weight: str | float | Callable[[int], float]
+    warm_up: int = 0
+
+    def at(self, epoch: int, n_values: int) -> float:
+        """Its value in this epoch."""
+        if callable(self.weight):
+            return check_number(self.weight(epoch), "kl_weight", at_least=0)
+        full = 1 / n_values if isinstance(self.weight, str) else self.weight
+        return full * min(1.0, epoch / self.warm_up) if self.warm_up else full
+
+    def facts(self) -> dict[str, Any]:
+        """As JSON can hold it."""
+        return {"weight": "a function" if callable(self.weight) else self.weight, "warm_up": self.warm_up}
+
+
+def _kl_weight(given: Any) -> _KLWeight:
+    if isinstance(given, Mapping):
+        if "warm_up" not in given or not set(given) <= {"warm_up", "weight"}:
+            raise ValueError(
+                f"`kl_weight` must have `warm_up` and perhaps `weight` where it is a mapping; got {shown(dict(given))}."
+            )
+        full = _kl_weight(given.get("weight", "1/N"))
+        return _KLWeight(full.weight, check_count(given["warm_up"], "kl_weight's warm_up"))
+    if callable(given):
+        check_number(given(1), "kl_weight", at_least=0)  # before anything is learnt
+        return _KLWeight(given)  # type: ignore[arg-type]
+    if isinstance(given, str):
+        return _KLWeight(check_choice(given, "kl_weight", ("1/N",)))
+    return _KLWeight(check_number(given, "kl_weight", at_least=0))
+
+
+def _spread_name(path: str) -> str:
+    return f"std_{path.removeprefix('layers.')}"
 
 
 def _plateau(optimizer: Optimizer, settings: _Settings) -> ReduceLROnPlateau | None:

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from mcdropout.randomness import WORD, input_ids, keep_masks, philox
+from mcdropout.randomness import WORD, input_ids, keep_masks, normals, philox, seeded_generators
 
 REFERENCE = Path(__file__).parents[1] / "reference"
 VECTORS = json.loads((REFERENCE / "randomness.json").read_text())
@@ -133,6 +133,65 @@ def test_masks_of_one_place_are_binomial_over_draws():
     edges = [-1, 173, 176, 178, 180, 182, 184, 187, 200]
     expected = np.diff(stats.binom.cdf(edges, 200, 0.9)) * len(kept)
     assert stats.chisquare(np.histogram(kept, np.array(edges) + 0.5)[0], expected).pvalue > 1e-6
+
+
+def drawn(seed=1, site="a[0]", n_elements=1000, draws=(0,)):
+    return normals(seed, "shared", site, n_elements, torch.tensor(draws, dtype=torch.int64), torch.tensor([0]))[:, 0]
+
+
+@pytest.mark.parametrize("case", VECTORS["normals"], ids=lambda case: f"{case['site']} {case['draw']}")
+def test_normals_meet_the_written_vectors(case):
+    got = drawn(case["seed"], case["site"], case["n_elements"], [case["draw"]])[0]
+    # float64 by another library's logarithm, sine and cosine: some units in the last place of numbers up to 7
+    np.testing.assert_allclose(got.numpy(), case["normals"], rtol=0, atol=1e-14)
+
+
+@pytest.mark.parametrize("case", VECTORS["normals"], ids=lambda case: f"{case['site']} {case['draw']}")
+def test_generators_meet_the_written_seeds_and_leave_no_trace(case):
+    before = torch.get_rng_state()
+    with seeded_generators(case["seed"], case["site"], case["draw"], torch.device("cpu")):
+        inside = torch.rand(5)
+    own = torch.Generator().manual_seed(case["generator_seed"])
+    assert torch.equal(inside, torch.rand(5, generator=own))
+    assert torch.equal(before, torch.get_rng_state())
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    seed=st.integers(0, 2**53 - 1),
+    n_elements=st.integers(1, 60),
+    draw=st.integers(0, 2**31),
+)
+def test_normals_equal_the_plain_implementation(seed, n_elements, draw):
+    got = drawn(seed, "x.y[3]", n_elements, [draw])[0]
+    np.testing.assert_allclose(got.numpy(), naive.normals(seed, "x.y[3]", n_elements, draw), rtol=0, atol=1e-14)
+
+
+def test_normals_of_a_draw_do_not_depend_on_which_others_are_made_with_it():
+    together = drawn(n_elements=4 * (1 << 14) + 9, draws=[3, 1, 8])  # several pieces of work
+    assert torch.equal(together[2], drawn(n_elements=4 * (1 << 14) + 9, draws=[8])[0])
+
+
+def test_a_million_normals_are_normal():
+    got = drawn(n_elements=100_000, draws=range(10)).flatten().numpy()
+    assert stats.kstest(got, "norm").pvalue > 1e-6
+    # The fourth moment has standard error sqrt(96 / n); 5 of them.
+    assert abs((got**4).mean() - 3) < 5 * np.sqrt(96 / len(got))
+
+
+def test_normals_show_no_correlation():
+    base = drawn(n_elements=100_000, draws=range(10))
+    quarter = 25_000  # where the partner from the same block lies
+    pairs = {
+        "next draw": (base[:-1], base[1:]),
+        "next element": (base[:, :-1], base[:, 1:]),
+        "same block": (base[:, :-quarter], base[:, quarter:]),
+        "squares in the same block": (base[:, :-quarter].square(), base[:, quarter:].square()),
+        "other site": (base, drawn(site="a[1]", n_elements=100_000, draws=range(10))),
+        "other seed": (base, drawn(seed=2, n_elements=100_000, draws=range(10))),
+    }
+    scores = {name: correlation(*pair) for name, pair in pairs.items()}
+    assert max(abs(score) for score in scores.values()) < 4.9, scores  # as for the masks
 
 
 def test_ids_are_positions_numbers_or_hashed_text():

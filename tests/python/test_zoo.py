@@ -22,15 +22,7 @@ def import_or_skip(name):
     return pytest.importorskip(name)
 
 
-@pytest.fixture(scope="session", autouse=True)
-def torchvision():
-    """Its wheel wants two operators that a CPU build of torch lacks; declared, they are never called."""
-    library = torch.library.Library("torchvision", "FRAGMENT")
-    for name in ("nms", "qnms"):
-        if not hasattr(torch.ops.torchvision, name):
-            library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-    yield import_or_skip("torchvision")
-    del library
+pytestmark = pytest.mark.usefixtures("torchvision")  # timm and transformers import it too
 
 
 IMAGES = {

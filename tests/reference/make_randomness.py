@@ -1,4 +1,4 @@
-"""Writes randomness.json: masks by Python's own whole numbers, straight from the words of `mcdropout.randomness`.
+"""Writes randomness.json: masks and normal numbers by Python's own numbers, from the words of `mcdropout.randomness`.
 
 Run: python tests/reference/make_randomness.py
 Nothing of the package is imported, so what it does and what is said of it are held against each other.
@@ -7,6 +7,7 @@ The first three blocks are the published answers of Random123 1.14 (its file kat
 
 import hashlib
 import json
+import math
 from pathlib import Path
 
 PUBLISHED = [
@@ -63,6 +64,26 @@ def kept(seed: int, masks: str, site: str, rate: float, n_elements: int, draw: i
     return result
 
 
+def normals(seed: int, site: str, n_elements: int, draw: int) -> list[float]:
+    """Standard normal numbers, one by one, as the specification words it."""
+    n_blocks = -(-n_elements // 4)
+    key = key_of(seed, "shared", site, "normal")
+    result = []
+    for element in range(n_elements):
+        number, block = divmod(element, n_blocks)
+        words = philox(key, [block, draw, 0, 0])
+        first = 2 * (number // 2)
+        radius = math.sqrt(-2 * math.log((words[first] + 0.5) / 2**32))
+        angle = 2 * math.pi * words[first + 1] / 2**32
+        result.append(radius * (math.sin(angle) if number % 2 else math.cos(angle)))
+    return result
+
+
+def generator_seed(seed: int, site: str, draw: int) -> int:
+    words = philox(key_of(seed, "shared", site, "generator"), [0, draw, 0, 0])
+    return (words[0] + 2**32 * words[1]) % 2**63
+
+
 CASES = [  # seed, masks, site, rate, elements, draw, id
     (1, "shared", "layers.conv1_dropout[0]", 0.25, 37, 0, 0),
     (1, "shared", "layers.conv1_dropout[0]", 0.25, 37, 49, 0),
@@ -72,8 +93,23 @@ CASES = [  # seed, masks, site, rate, elements, draw, id
     (3, "shared", "Blöcke.0[0]", 0.0625, 33, 2, 0),
 ]
 
+NORMAL_CASES = [  # seed, site, elements, draw
+    (1, "layers.conv1[0]", 9, 0),
+    (1, "layers.conv1[0]", 9, 49),
+    (2**53 - 1, "[0]", 1, 7),
+    (3, "Blöcke.0[0]", 30, 2),
+]
+
 if __name__ == "__main__":
     names = ("seed", "masks", "site", "rate", "n_elements", "draw", "id")
     cases = [dict(zip(names, case, strict=True)) | {"kept": "".join(map(str, kept(*case)))} for case in CASES]
+    normal_cases = [
+        dict(zip(("seed", "site", "n_elements", "draw"), case, strict=True))
+        | {"normals": normals(*case), "generator_seed": generator_seed(case[0], case[1], case[3])}
+        for case in NORMAL_CASES
+    ]
     path = Path(__file__).with_name("randomness.json")
-    path.write_text(json.dumps({"philox4x32_10": PUBLISHED, "masks": cases}, indent=1, ensure_ascii=False) + "\n")
+    path.write_text(
+        json.dumps({"philox4x32_10": PUBLISHED, "masks": cases, "normals": normal_cases}, indent=1, ensure_ascii=False)
+        + "\n"
+    )

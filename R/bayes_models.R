@@ -1,0 +1,131 @@
+# Networks whose weights are distributions.
+
+#' Bayesian networks: a distribution over every weight
+#'
+#' The networks of [mc_cnn()] and [mc_mlp()] with variational layers in the place of dropout, and a residual
+#' one. [mc_fit()] learns the posterior of the weights, [mc_predict()] draws whole networks from it.
+#'
+#' `mc_bayes_mlp()` without `hidden` layers is a Bayesian linear or logistic regression. Each entry of
+#' `filters` of `mc_bayes_resnet()` is a block: two padded convolutions with batch norm, beside them a 1 x 1
+#' convolution where the number of channels changes, their sum, the activation (`"silu"` is also called swish)
+#' and a 2 x 2 maximum pool; then come the largest value of each channel and a dense layer.
+#'
+#' @inheritParams mc_cnn
+#' @inheritParams mc_mlp
+#' @param prior (prior) Of [mc_prior_normal()] and its kin; standard normal by default.
+#' @param posterior (posterior) Of [mc_posterior_normal()] and its kin; each weight normal for itself by
+#'   default.
+#' @param estimator (string) How weight noise enters while learning: `"reparameterization"` (one draw for each
+#'   batch), `"local_reparameterization"` (on what layers give out) or `"flipout"` (signs change from input to
+#'   input). The latter two are for [mc_posterior_normal()], whose default is `"flipout"`.
+#' @param kl_samples (count) Draws for a KL divergence that has no closed form.
+#' @inherit mc_cnn return
+#' @references
+#' Blundell, Cornebise, Kavukcuoglu and Wierstra (2015), *Weight uncertainty in neural networks*,
+#' \doi{10.48550/arXiv.1505.05424}.
+#'
+#' Kingma, Salimans and Welling (2015), *Variational dropout and the local reparameterization trick*,
+#' \doi{10.48550/arXiv.1506.02557}.
+#'
+#' Wen, Vicol, Ba, Tran and Grosse (2018), *Flipout*, \doi{10.48550/arXiv.1803.04386}.
+#' @export
+#' @examplesIf mc_python_available()
+#' net <- mc_bayes_mlp(4, labels = levels(iris$Species), hidden = 8)
+#' net <- mc_fit(net, iris[1:4], iris$Species, epochs = 3, seed = 1)
+#' net$history[c("loss", "nll", "kl", "kl_weight")]
+#' mc_posterior_table(net)
+mc_bayes_cnn <- function(input_shape, labels = NULL, ..., n_outputs = NULL, task = "classification",
+                         filters = c(32, 64), kernel_size = 3, hidden = 128, activation = "relu",
+                         noise = "homoscedastic", prior = NULL, posterior = NULL, estimator = NULL,
+                         kl_samples = 1, seed = 0) {
+  rlang::check_dots_empty()
+  network <- call_core(
+    "mc_bayes_cnn", each(input_shape, as_count), as_label_set(labels),
+    n_outputs = if_given(n_outputs, as_count), task = as_choice(task, tasks),
+    filters = each(filters, as_count), kernel_size = as_count(kernel_size), hidden = each(hidden, as_count),
+    activation = as_choice(activation, activations), noise = as_choice(noise, noises),
+    prior = prior, posterior = posterior, estimator = if_given(estimator, as_choice, choices = estimators),
+    kl_samples = as_count(kl_samples), seed = as_seed(seed)
+  )
+  new_mc_model(network)
+}
+
+#' @rdname mc_bayes_cnn
+#' @export
+mc_bayes_mlp <- function(n_features, labels = NULL, ..., n_outputs = NULL, task = "classification",
+                         hidden = 50, activation = "relu", noise = "homoscedastic", prior = NULL,
+                         posterior = NULL, estimator = NULL, kl_samples = 1, seed = 0) {
+  rlang::check_dots_empty()
+  network <- call_core(
+    "mc_bayes_mlp", as_count(n_features), as_label_set(labels),
+    n_outputs = if_given(n_outputs, as_count), task = as_choice(task, tasks), hidden = each(hidden, as_count),
+    activation = as_choice(activation, activations), noise = as_choice(noise, noises),
+    prior = prior, posterior = posterior, estimator = if_given(estimator, as_choice, choices = estimators),
+    kl_samples = as_count(kl_samples), seed = as_seed(seed)
+  )
+  new_mc_model(network)
+}
+
+#' @rdname mc_bayes_cnn
+#' @export
+mc_bayes_resnet <- function(input_shape, labels = NULL, ..., n_outputs = NULL, task = "classification",
+                            filters = c(64, 128), kernel_size = 3, activation = "silu",
+                            noise = "homoscedastic", prior = NULL, posterior = NULL, estimator = NULL,
+                            kl_samples = 1, seed = 0) {
+  rlang::check_dots_empty()
+  network <- call_core(
+    "mc_bayes_resnet", each(input_shape, as_count), as_label_set(labels),
+    n_outputs = if_given(n_outputs, as_count), task = as_choice(task, tasks),
+    filters = each(filters, as_count), kernel_size = as_count(kernel_size),
+    activation = as_choice(activation, activations), noise = as_choice(noise, noises),
+    prior = prior, posterior = posterior, estimator = if_given(estimator, as_choice, choices = estimators),
+    kl_samples = as_count(kl_samples), seed = as_seed(seed)
+  )
+  new_mc_model(network)
+}
+
+estimators <- c("reparameterization", "local_reparameterization", "flipout")
+
+#' Make a trained plain network Bayesian
+#'
+#' A copy of `model` with variational layers: its weights are the posterior means. Train on with [mc_fit()],
+#' or sample at once with [mc_predict()].
+#'
+#' @inheritParams mc_bayes_cnn
+#' @param model (mc_model or torch module) The plain network; it stays as it is.
+#' @param ... Not used; what follows is given by name.
+#' @param layers (character vector) Which linear layers and convolutions to change, such as `"output"`; all of
+#'   them by default. Each keeps its options.
+#' @param prior_from_weights (flag) Are the trained weights also the location of the prior?
+#' @return (mc_model, or torch module) The Bayesian network.
+#' @references Krishnan, Subedar and Tickoo (2020), *Specifying weight priors in Bayesian deep neural networks
+#'   with empirical Bayes*, \doi{10.48550/arXiv.1906.05323}.
+#' @export
+#' @examplesIf mc_python_available()
+#' net <- mc_mlp(4, labels = levels(iris$Species))
+#' net <- mc_fit(net, iris[1:4], iris$Species, epochs = 5, seed = 1)
+#' mc_to_bayesian(net, layers = "output", prior_from_weights = TRUE)
+mc_to_bayesian <- function(model, ..., layers = NULL, posterior = NULL, prior = NULL,
+                           prior_from_weights = FALSE, estimator = NULL, kl_samples = 1) {
+  rlang::check_dots_empty()
+  made <- call_core(
+    "mc_to_bayesian", as_network(model),
+    layers = if (is.character(layers)) as.list(layers) else layers,
+    posterior = posterior, prior = prior, prior_from_weights = as_flag(prior_from_weights),
+    estimator = if_given(estimator, as_choice, choices = estimators), kl_samples = as_count(kl_samples)
+  )
+  if (inherits(model, "mc_model")) new_mc_model(made) else made
+}
+
+#' How the weights of a Bayesian network are distributed
+#'
+#' @param model (mc_model or torch module) A network with variational layers.
+#' @return (tibble) One row per layer: `layer` (its path), `n_weights`, `n_parameters`, `std` and `variance`
+#'   (means over the weights of their posterior standard deviation and variance), `kl` (divergence from prior
+#'   to posterior, in nats, summed over the weights).
+#' @export
+#' @examplesIf mc_python_available()
+#' mc_posterior_table(mc_bayes_mlp(4, labels = levels(iris$Species)))
+mc_posterior_table <- function(model) {
+  table_from_python(call_core("mc_posterior_table", as_network(model)))
+}

@@ -1,0 +1,140 @@
+# Priors and posteriors of the weights of Bayesian networks: small objects that live in Python.
+
+#' What is believed of the weights before data are seen
+#'
+#' Priors for [mc_bayes_cnn()] and its kin. A prior shrinks the weights towards `loc`: a normal one as an L2
+#' penalty does, a Laplace one as an L1 penalty; Student-t, Cauchy and horseshoe priors leave large weights
+#' alone, the horseshoe also pushes small ones to `loc`. A mixture has several normals about one `loc`.
+#'
+#' @param loc (number or numeric array) Location: one number for all weights, or an array of their shape.
+#' @param scale (number or numeric array) Scale, above 0; of a normal prior the standard deviation.
+#' @param df (number or numeric array) Degrees of freedom, above 0.
+#' @param scales (numeric vector) Standard deviations of the normals, above 0.
+#' @param weights (numeric vector) Their shares, above 0; they are divided by their sum.
+#' @param distribution (Python object) Of `torch.distributions`, of one number or of the weights' shape. A
+#'   network with such a prior cannot be saved.
+#' @return (Python object) A prior, to be handed on.
+#' @references
+#' Blundell, Cornebise, Kavukcuoglu and Wierstra (2015), *Weight uncertainty in neural networks*,
+#' \doi{10.48550/arXiv.1505.05424}.
+#'
+#' Carvalho, Polson and Scott (2010), *The horseshoe estimator for sparse signals*,
+#' \doi{10.1093/biomet/asq017}.
+#' @name mc_prior
+#' @examplesIf mc_python_available()
+#' mc_prior_normal(0, 0.5)
+#' mc_bayes_mlp(4, labels = levels(iris$Species), prior = mc_prior_mixture(c(1, 0.1)))
+NULL
+
+#' @rdname mc_prior
+#' @export
+mc_prior_normal <- function(loc = 0, scale = 1) {
+  call_core("mc_prior_normal", as_loc(loc), as_scale(scale))
+}
+
+#' @rdname mc_prior
+#' @export
+mc_prior_laplace <- function(loc = 0, scale = 1) {
+  call_core("mc_prior_laplace", as_loc(loc), as_scale(scale))
+}
+
+#' @rdname mc_prior
+#' @export
+mc_prior_student_t <- function(loc = 0, scale = 1, df = 3) {
+  call_core("mc_prior_student_t", as_loc(loc), as_scale(scale), as_scale(df))
+}
+
+#' @rdname mc_prior
+#' @export
+mc_prior_cauchy <- function(loc = 0, scale = 1) {
+  call_core("mc_prior_cauchy", as_loc(loc), as_scale(scale))
+}
+
+#' @rdname mc_prior
+#' @export
+mc_prior_horseshoe <- function(loc = 0, scale = 1) {
+  call_core("mc_prior_horseshoe", as_loc(loc), as_scale(scale))
+}
+
+#' @rdname mc_prior
+#' @export
+mc_prior_mixture <- function(scales = c(1, 0.1), weights = c(0.5, 0.5), loc = 0) {
+  call_core(
+    "mc_prior_mixture", each(scales, as_number, above = 0), each(weights, as_number, above = 0), as_loc(loc)
+  )
+}
+
+#' @rdname mc_prior
+#' @export
+mc_prior_custom <- function(distribution) {
+  call_core("mc_prior_custom", distribution)
+}
+
+#' Among which distributions the posterior of the weights is searched
+#'
+#' Posteriors for [mc_bayes_cnn()] and its kin: each weight normal for itself (mean-field), all weights of a
+#' layer normal together with a full covariance, or a distribution of your own.
+#'
+#' A full covariance of n weights has n means and n (n + 1) / 2 further parameters:
+#' `mc_posterior_parameters()` counts them, and what would not fit into memory is refused.
+#'
+#' @param scale (number) Standard deviation (of your own: scale) that learning starts from, above 0.
+#' @param mean (number) Where all means start; by default as the weights of a plain network do.
+#' @param make (function) Of two Python tensors, location and scale, both of the shape of the weights and both
+#'   learnt, to a `torch.distributions` object with `rsample` and a finite mean or mode. A network with such a
+#'   posterior cannot be saved.
+#' @param posterior (Python object) A posterior.
+#' @param n_weights (count) Weights of a layer, biases included.
+#' @return (Python object) A posterior, to be handed on. `mc_posterior_parameters()`: (number) how many
+#'   parameters the layer would have.
+#' @references Blundell, Cornebise, Kavukcuoglu and Wierstra (2015), *Weight uncertainty in neural networks*,
+#'   \doi{10.48550/arXiv.1505.05424}.
+#' @name mc_posterior
+#' @examplesIf mc_python_available()
+#' mc_posterior_parameters(mc_posterior_multivariate_normal(), 4)
+#' distributions <- reticulate::import("torch.distributions")
+#' mc_bayes_mlp(4,
+#'   labels = levels(iris$Species),
+#'   posterior = mc_posterior_custom(function(loc, scale) distributions$Laplace(loc, scale))
+#' )
+NULL
+
+#' @rdname mc_posterior
+#' @export
+mc_posterior_normal <- function(scale = 0.05, mean = NULL) {
+  call_core("mc_posterior_normal", as_number(scale, above = 0), if_given(mean, as_number))
+}
+
+#' @rdname mc_posterior
+#' @export
+mc_posterior_multivariate_normal <- function(scale = 0.05, mean = NULL) {
+  call_core("mc_posterior_multivariate_normal", as_number(scale, above = 0), if_given(mean, as_number))
+}
+
+#' @rdname mc_posterior
+#' @export
+mc_posterior_custom <- function(make, scale = 0.05, mean = NULL) {
+  call_core(
+    "mc_posterior_custom",
+    as_python_function(make),
+    as_number(scale, above = 0), if_given(mean, as_number)
+  )
+}
+
+#' @rdname mc_posterior
+#' @export
+mc_posterior_parameters <- function(posterior, n_weights) {
+  whole_from_python(call_core("mc_posterior_parameters", posterior, as_count(n_weights)))
+}
+
+# One number, or one for each weight: an array keeps its shape, and the core looks at it.
+as_loc <- function(x, name = rlang::caller_arg(x), call = rlang::caller_env()) {
+  if (is.numeric(x) && (length(x) > 1 || !is.null(dim(x)))) as.array(x) else as_number(x, name, call = call)
+}
+
+as_scale <- function(x, name = rlang::caller_arg(x), call = rlang::caller_env()) {
+  if (is.numeric(x) && (length(x) > 1 || !is.null(dim(x)))) {
+    return(as.array(x))
+  }
+  as_number(x, name, above = 0, call = call)
+}

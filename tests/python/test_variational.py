@@ -1,0 +1,696 @@
+"""Variational layers: what they draw, how they learn, and that their KL divergence is the sum it should be."""
+
+from __future__ import annotations
+
+import copy
+import math
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import integrate, special, stats
+from torch import nn
+from torch.distributions import Gumbel, Independent, Laplace, MultivariateNormal, Normal, Poisson, kl_divergence
+
+import mcdropout as mcd
+from mcdropout.priors import Horseshoe
+from mcdropout.randomness import normals
+from mcdropout.variational import (
+    ESTIMATORS,
+    BayesConv1d,
+    BayesConv2d,
+    BayesLinear,
+    kl_divergence_of,
+    variational_layers,
+)
+
+N = mcd.mc_posterior_normal
+FULL = mcd.mc_posterior_multivariate_normal
+
+
+def laplace(scale=0.3):
+    return mcd.mc_posterior_custom(Laplace, scale=scale)
+
+
+def shrunk(layer):
+    """The layer with standard deviations that are 0 in float32: softplus(-200) underflows."""
+    with torch.no_grad():
+        for name, parameter in layer.named_parameters():
+            if name.endswith("rho"):
+                parameter.fill_(-200)
+    return layer
+
+
+@torch.no_grad()
+def nats(*layers):
+    return float(kl_divergence_of(layers))
+
+
+# ---- beside the plain twins -----------------------------------------------------------------------------------
+
+CONVOLUTIONS = st.fixed_dictionaries(
+    {
+        "kernel_size": st.integers(1, 3),
+        "stride": st.integers(1, 2),
+        "padding": st.integers(0, 2) | st.just("valid"),
+        "dilation": st.integers(1, 2),
+        "groups": st.sampled_from([1, 2]),
+        "bias": st.booleans(),
+        "padding_mode": st.sampled_from(["zeros", "reflect", "replicate", "circular"]),
+    }
+)
+
+
+@settings(max_examples=40, deadline=None)
+@given(options=CONVOLUTIONS, n_spatial=st.sampled_from([1, 2]), estimator=st.sampled_from(ESTIMATORS))
+def test_a_convolution_with_scale_0_is_its_plain_twin_with_all_its_options(options, n_spatial, estimator):
+    plain, bayes = ((nn.Conv1d, BayesConv1d), (nn.Conv2d, BayesConv2d))[n_spatial - 1]
+    twin = plain(4, 6, **options)
+    layer = shrunk(bayes.of(twin, estimator=estimator))
+    x = torch.randn(3, 4, *(9, 7)[:n_spatial])
+    wanted = twin(x)
+    assert torch.equal(layer.eval()(x), wanted)
+    learning = layer.train()(x)
+    if estimator == "local_reparameterization":  # a variance of 1e-30 stands for 0, so that its root has a slope
+        torch.testing.assert_close(learning, wanted, rtol=0, atol=1e-13)
+    else:
+        assert torch.equal(learning, wanted)
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    sizes=st.tuples(st.integers(1, 5), st.integers(1, 5)),
+    batch=st.sampled_from([(), (3,), (2, 4)]),
+    bias=st.booleans(),
+    estimator=st.sampled_from(ESTIMATORS),
+)
+def test_a_linear_layer_with_scale_0_is_its_plain_twin(sizes, batch, bias, estimator):
+    twin = nn.Linear(*sizes, bias=bias)
+    layer = shrunk(BayesLinear.of(twin, estimator=estimator))
+    x = torch.randn(*batch, sizes[0])
+    assert torch.equal(layer.eval()(x), twin(x))
+    torch.testing.assert_close(layer.train()(x), twin(x), rtol=0, atol=1e-13)
+
+
+def test_a_convolution_takes_one_input_without_an_axis_of_inputs():
+    layer = BayesConv2d(2, 3, 3)
+    for estimator in ESTIMATORS:
+        layer.estimator = estimator
+        assert layer.train()(torch.randn(2, 5, 5)).shape == (3, 3, 3)
+
+
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+@pytest.mark.parametrize("kind", ["linear", "convolution"])
+def test_every_estimator_gives_outputs_of_the_weights_mean_and_variance(kind, estimator):
+    torch.manual_seed(1)
+    layer = BayesLinear(3, 2, posterior=N(0.4)) if kind == "linear" else BayesConv1d(3, 2, 2, posterior=N(0.4))
+    layer.estimator = estimator
+    x = torch.randn(1, 3) if kind == "linear" else torch.randn(1, 3, 4)
+    mean = layer.eval()(x)
+    variance = layer.plain(x.square(), torch.full_like(layer.weight, 0.16), torch.full((2,), 0.16))
+    with torch.no_grad():
+        draws = torch.stack([layer.train()(x) for _ in range(4000)])
+    errors = (draws.mean(0) - mean) / (variance / 4000).sqrt()
+    assert errors.abs().max() < 4.5  # at most 8 numbers: 6e-5
+    assert ((draws.var(0) / variance - 1) / math.sqrt(2 / 4000)).abs().max() < 4.5
+
+
+def test_inputs_share_the_noise_or_not_as_the_estimators_say():
+    x = torch.ones(400, 3)
+    spreads = {}
+    for estimator in ESTIMATORS:
+        layer = BayesLinear(3, 1, posterior=N(0.5), estimator=estimator)
+        spreads[estimator] = len(layer.train()(x).unique())
+    assert spreads["reparameterization"] == 1
+    assert spreads["local_reparameterization"] > 300
+    assert spreads["flipout"] > 300  # the bias has noise of its own for each input
+
+
+# ---- gradients ------------------------------------------------------------------------------------------------
+
+
+def exact_loss(parameters, x, y, noise=0.5):
+    """Expected Gaussian negative log-likelihood of y, summed, of a linear layer under a mean-field posterior."""
+    mean, rho, bias, bias_rho = parameters
+    prediction = x @ mean.T + bias
+    variance = x.square() @ F.softplus(rho).square().T + F.softplus(bias_rho).square()
+    return ((y - prediction).square() + variance).sum() / (2 * noise)
+
+
+def finite_differences(parameters, x, y, step=1e-5):
+    parameters = [one.detach().double() for one in parameters]
+    found = []
+    for which, one in enumerate(parameters):
+        slopes = torch.zeros_like(one)
+        for place in range(one.numel()):
+            sides = []
+            for sign in (1, -1):
+                moved = [other.clone() for other in parameters]
+                moved[which].view(-1)[place] += sign * step
+                sides.append(exact_loss(moved, x.double(), y.double()))
+            slopes.view(-1)[place] = (sides[0] - sides[1]) / (2 * step)
+        found.append(slopes)
+    return torch.cat([one.flatten() for one in found])
+
+
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+@pytest.mark.parametrize("kind", ["linear", "convolution"])
+def test_gradients_are_unbiased(kind, estimator):
+    """Against finite differences of the exact expected likelihood, which quadratic losses have."""
+    torch.manual_seed(2)
+    if kind == "linear":
+        layer, x = BayesLinear(3, 2, posterior=N(0.4), estimator=estimator), torch.randn(5, 3)
+        rows, y = x, torch.randn(5, 2)
+    else:
+        layer, x = BayesConv1d(2, 2, 2, posterior=N(0.4), estimator=estimator), torch.randn(3, 2, 4)
+        rows = x.unfold(2, 2, 1).permute(0, 2, 1, 3).reshape(9, 4)  # (input and position, channel and place)
+        y = torch.randn(9, 2)
+    parameters = [layer.weight_mean, layer.weight_rho, layer.bias_mean, layer.bias_rho]
+    wanted = finite_differences([one.flatten(1) if one.ndim > 1 else one for one in parameters], rows, y)
+    target = y if kind == "linear" else y.view(3, 3, 2).transpose(1, 2)
+    layer.train()
+    gradients = []
+    for _ in range(3000):
+        loss = (layer(x) - target).square().sum()  # over twice the noise variance of 0.5
+        gradients.append(torch.cat([one.flatten() for one in torch.autograd.grad(loss, parameters)]))
+    found = torch.stack(gradients).double()
+    scores = (found.mean(0) - wanted) / (found.std(0) / math.sqrt(len(found)))
+    assert scores.abs().max() < 4.5  # up to 24 numbers: 2e-4
+
+
+@pytest.mark.parametrize("posterior", [FULL(0.4), laplace(0.3)], ids=["full", "custom"])
+def test_gradients_of_other_posteriors_are_unbiased(posterior):
+    torch.manual_seed(3)
+    layer, x, y = BayesLinear(2, 1, posterior=posterior), torch.randn(6, 2), torch.randn(6, 1)
+    parameters = list(layer.parameters())
+
+    def exact(values):
+        twin = copy.deepcopy(layer).double()
+        with torch.no_grad():
+            for one, value in zip(twin.parameters(), values, strict=True):
+                one.copy_(value)
+        weight, bias = twin.means()
+        covariance = twin.covariance()
+        rows = torch.cat([x, torch.ones(6, 1)], dim=1).double()
+        spread = (rows @ covariance * rows).sum()
+        return float(((y - (x.double() @ weight.T + bias)).square().sum() + spread).detach())
+
+    start = [one.detach().double() for one in parameters]
+    wanted = []
+    for which, one in enumerate(start):
+        for place in range(one.numel()):
+            sides = []
+            for step in (1e-5, -1e-5):
+                moved = [other.clone() for other in start]
+                moved[which].view(-1)[place] += step
+                sides.append(exact(moved))
+            wanted.append((sides[0] - sides[1]) / 2e-5)
+    layer.train()
+    gradients = []
+    for _ in range(3000):
+        loss = (layer(x) - y).square().sum()
+        gradients.append(torch.cat([one.flatten() for one in torch.autograd.grad(loss, parameters)]))
+    found = torch.stack(gradients).double()
+    scores = (found.mean(0) - torch.tensor(wanted)) / (found.std(0) / math.sqrt(len(found)))
+    assert scores.abs().max() < 4.5
+
+
+# ---- the KL divergence ----------------------------------------------------------------------------------------
+
+PRIORS = {
+    "normal": (mcd.mc_prior_normal(0.2, 0.7), stats.norm(0.2, 0.7).logpdf),
+    "laplace": (mcd.mc_prior_laplace(0.2, 0.7), stats.laplace(0.2, 0.7).logpdf),
+    "student_t": (mcd.mc_prior_student_t(0.2, 0.7, 4.0), stats.t(4, 0.2, 0.7).logpdf),
+    "cauchy": (mcd.mc_prior_cauchy(0.2, 0.7), stats.cauchy(0.2, 0.7).logpdf),
+    "mixture": (
+        mcd.mc_prior_mixture((1.0, 0.1), (3, 1), 0.2),
+        lambda w: np.log(0.75 * stats.norm(0.2, 1).pdf(w) + 0.25 * stats.norm(0.2, 0.1).pdf(w)),
+    ),
+    "horseshoe": (
+        mcd.mc_prior_horseshoe(0.2, 0.7),
+        lambda w: (
+            ((w - 0.2) / 0.7) ** 2 / 2
+            + np.log(special.exp1(((w - 0.2) / 0.7) ** 2 / 2))
+            - 0.5 * np.log(2 * np.pi**3)
+            - np.log(0.7)
+        ),
+    ),
+    "custom": (mcd.mc_prior_custom(Gumbel(0.2, 0.7)), stats.gumbel_r(0.2, 0.7).logpdf),
+}
+
+
+def integrated_kl(loc, scale, log_prior):
+    """KL divergence of a normal posterior, by quadrature around the prior's location, where it may have a pole."""
+    posterior = stats.norm(loc, scale)
+
+    def integrand(w):
+        return posterior.pdf(w) * (posterior.logpdf(w) - log_prior(w))
+
+    sides = [(loc - 9 * scale, 0.2), (0.2, loc + 9 * scale)]
+    return sum(integrate.quad(integrand, *side, limit=400)[0] for side in sides)
+
+
+@pytest.mark.parametrize("name", PRIORS)
+def test_the_kl_divergence_is_that_of_quadrature(name):
+    torch.manual_seed(4)
+    prior, log_prior = PRIORS[name]
+    layer = BayesLinear(1, 1, bias=False, posterior=N(0.5, mean=0.3), prior=prior, kl_samples=100_000)
+    wanted = integrated_kl(0.3, 0.5, log_prior)
+    drawn = 0.3 + 0.5 * np.random.default_rng(0).normal(size=100_000)
+    error = (stats.norm(0.3, 0.5).logpdf(drawn) - log_prior(drawn)).std() / math.sqrt(100_000)
+    closed = name in ("normal", "laplace")  # as torch.distributions has them
+    assert abs(nats(layer) - wanted) < (1e-6 if closed else 4.5 * error)
+
+
+@pytest.mark.parametrize("name", PRIORS)
+@pytest.mark.parametrize("posterior", [N(0.3), FULL(0.3), laplace()], ids=["normal", "full", "custom"])
+def test_the_kl_divergence_is_that_of_100000_samples(name, posterior):
+    torch.manual_seed(5)
+    prior, log_prior = PRIORS[name]
+    layer = BayesLinear(2, 1, posterior=posterior, prior=prior, kl_samples=50_000)
+    with torch.no_grad():
+        if posterior.family == "multivariate_normal":
+            layer.tril += 0.1 * torch.randn_like(layer.tril)
+            whole = layer.full_posterior()
+        else:
+            make = posterior.make or Normal
+            mean = torch.cat([layer.weight_mean.flatten(), layer.bias_mean])
+            whole = Independent(make(mean, layer.deviations() if posterior.make is None else torch.full((3,), 0.3)), 1)
+        drawn = whole.sample((100_000,))
+        terms = whole.log_prob(drawn).double().numpy() - log_prior(drawn.double().numpy()).sum(axis=1)
+        error = terms.std() * math.sqrt(1 / 100_000 + 1 / 50_000)
+        assert abs(nats(layer) - terms.mean()) < 4.5 * error + 1e-5
+
+
+def test_the_full_kl_divergence_is_torch_s_own():
+    torch.manual_seed(6)
+    loc, scale = torch.randn(2, 3), torch.rand(2, 3) + 0.5
+    layer = BayesLinear(
+        3, 2, posterior=FULL(0.3), prior=mcd.mc_prior_normal(loc, scale), bias_prior=mcd.mc_prior_normal(0.5, 2)
+    )
+    with torch.no_grad():
+        layer.tril += 0.3 * torch.randn_like(layer.tril)
+    centre = torch.cat([loc.flatten(), torch.full((2,), 0.5)])
+    prior = MultivariateNormal(centre, scale_tril=torch.cat([scale.flatten(), torch.full((2,), 2.0)]).diag())
+    torch.testing.assert_close(layer.kl(), kl_divergence(layer.full_posterior(), prior), rtol=1e-5, atol=1e-5)
+
+
+def test_the_kl_divergence_is_a_sum_over_weights_and_layers():
+    # two nats more for each weight: moving the prior by 2 standard deviations adds 2^2 / 2
+    near = BayesLinear(20, 30, posterior=N(0.1, mean=0.0), prior=mcd.mc_prior_normal(0, 1))
+    far = BayesLinear(20, 30, posterior=N(0.1, mean=0.0), prior=mcd.mc_prior_normal(2, 1))
+    assert nats(far) - nats(near) == pytest.approx(2 * 630, rel=1e-5)
+    assert nats(near, far) == pytest.approx(nats(near) + nats(far), rel=1e-6)
+
+
+@given(z=st.floats(1e-6, 30).map(lambda one: one * 1.0), scale=st.floats(0.1, 10))
+@settings(max_examples=60, deadline=None)
+def test_the_horseshoe_density_and_its_slope(z, scale):
+    value = torch.tensor(z * scale, dtype=torch.float64, requires_grad=True)
+    log_density = Horseshoe(torch.zeros(()).double(), torch.tensor(scale, dtype=torch.float64)).log_prob(value)
+    u = z**2 / 2
+    scaled = special.exp1(u) * np.exp(u) if u < 500 else None
+    if scaled is not None and scaled > 0:
+        wanted = np.log(scaled) - 0.5 * np.log(2 * np.pi**3) - np.log(scale)
+        assert log_density.item() == pytest.approx(wanted, rel=1e-9, abs=1e-9)
+        log_density.backward()
+        slope = (1 - 1 / (u * scaled)) * z / scale
+        # 1 - 1 / (u g) loses digits where the two nearly cancel, and SciPy's product too
+        assert float(value.grad) == pytest.approx(slope, rel=1e-6, abs=1e-6 / scale)
+
+
+@pytest.mark.parametrize("z", [0.05, 0.5, 2.0, 6.0])
+def test_the_horseshoe_is_the_mixture_it_is_said_to_be(z):
+    def at(s):  # a normal of deviation s, weighted by the half-Cauchy density of s
+        return math.exp(-0.5 * (z / s) ** 2) / (s * math.sqrt(2 * math.pi)) * 2 / (math.pi * (1 + s**2)) if s else 0.0
+
+    mixed, _ = integrate.quad(at, 0, np.inf, limit=400)
+    assert Horseshoe(0.0, 1.0).log_prob(torch.tensor(z)).item() == pytest.approx(math.log(mixed), abs=1e-5)
+
+
+def test_horseshoe_draws_are_of_its_density():
+    torch.manual_seed(7)
+    drawn = Horseshoe(0.0, 1.0).rsample((20_000,)).numpy()
+    share, _ = integrate.quad(lambda z: 2 * Horseshoe(0.0, 1.0).log_prob(torch.tensor(z)).exp().item(), 0, 1)
+    assert abs((np.abs(drawn) < 1).mean() - share) < 4.5 * math.sqrt(share * (1 - share) / 20_000)
+
+
+# ---- the posterior of a linear regression ---------------------------------------------------------------------
+
+
+class Regression(nn.Module):
+    """A module of one's own, learnt by squared error: a known noise variance of one half."""
+
+    task, labels, outputs = "regression", None, "values"
+
+    def __init__(self, layer):
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x):
+        return self.layer(x)
+
+
+def regression_data():
+    generator = np.random.default_rng(0)
+    x = generator.normal(size=(40, 2)) @ np.array([[1.0, 0.8], [0.0, 0.6]])  # correlated, so that the posterior is
+    y = x @ np.array([[0.7], [-0.4]]) + 0.3 + math.sqrt(0.5) * generator.normal(size=(40, 1))
+    return x.astype(np.float32), y.astype(np.float32)
+
+
+def test_the_full_posterior_of_a_linear_regression_is_recovered():
+    x, y = regression_data()
+    rows = np.column_stack([x, np.ones(len(x))]).astype(float)
+    precision = rows.T @ rows / 0.5 + np.eye(3)  # prior standard normal
+    covariance = np.linalg.inv(precision)
+    mean = covariance @ rows.T @ y[:, 0] / 0.5
+
+    torch.manual_seed(8)
+    net = Regression(BayesLinear(2, 1, posterior=FULL(0.3)))
+    means, covariances = [], []
+    for rate, epochs in ((0.03, 400), (0.01, 400), (0.002, 1200)):
+        mcd.mc_fit(net, x, y, epochs=epochs, batch_size=40, learning_rate=rate, seed=1, progress=False,
+                   callbacks=lambda row: means.append(net.layer.mean.detach().numpy().copy())
+                   or covariances.append(net.layer.covariance().detach().numpy()) or False)  # fmt: skip
+    # means of the last 1000 steps, in posterior standard deviations; the gradient's noise leaves a few hundredths
+    deviations = np.sqrt(np.diag(covariance))
+    assert np.abs((np.mean(means[-1000:], axis=0) - mean) / deviations).max() < 0.05
+    relative = np.mean(covariances[-1000:], axis=0) / np.outer(deviations, deviations)
+    assert np.abs(relative - covariance / np.outer(deviations, deviations)).max() < 0.08
+    with torch.no_grad():
+        net.layer.mean.copy_(torch.from_numpy(np.mean(means[-1000:], axis=0)))
+    # and the draws of a prediction have that mean and covariance
+    prediction = mcd.mc_predict(net, x, 4000, outputs="values", seed=1, progress=False)
+    variance = (rows @ covariance * rows).sum(axis=1)
+    assert np.abs((prediction.mean[:, 0] - rows @ mean) / np.sqrt(variance)).max() < 0.05 + 4.5 / math.sqrt(4000)
+    assert np.abs(prediction.variance[:, 0] / variance - 1).max() < 0.1 + 4.5 * math.sqrt(2 / 4000)
+
+
+# ---- sampling -------------------------------------------------------------------------------------------------
+
+
+def network(posterior=None):
+    """Convolutions and a dense layer, beside dropout and batch norm."""
+    torch.manual_seed(9)
+    return nn.Sequential(
+        BayesConv2d(1, 4, 3, posterior=N(0.3)),
+        nn.ReLU(),
+        nn.BatchNorm2d(4),
+        nn.Dropout(0.2),
+        nn.Conv2d(4, 3, 3),
+        nn.Flatten(),
+        BayesLinear(3 * 16, 3, posterior=posterior or N(0.2)),
+    )
+
+
+def images(n=23):
+    return np.random.default_rng(1).normal(size=(n, 1, 8, 8)).astype(np.float32)
+
+
+def sampled(net, x=None, n_samples=12, **options):
+    given = {"outputs": "logits", "seed": 3, "progress": False} | options
+    return mcd.mc_predict(net, images() if x is None else x, n_samples, **given)
+
+
+ROUNDING = {"rtol": 0, "atol": 2e-6}  # of sums of 50 float32 products, through a softmax
+
+
+@pytest.mark.parametrize("posterior", [None, FULL(0.1), laplace()], ids=["normal", "full", "custom"])
+@pytest.mark.parametrize("masks", ["shared", "per_input"])
+def test_a_draw_does_not_depend_on_batches_order_or_subset(posterior, masks):
+    net = network(posterior)
+    whole = sampled(net, masks=masks, ids=range(23))
+    pieces = sampled(net, batch_size=5, masks=masks, ids=range(23))
+    order = np.random.default_rng(0).permutation(23)[:9]
+    some = sampled(net, images()[order], masks=masks, ids=order)
+    np.testing.assert_allclose(pieces.samples, whole.samples, **ROUNDING)
+    np.testing.assert_allclose(some.samples, whole.samples[:, order], **ROUNDING)
+    assert whole.engine == "vmap"
+
+
+def test_a_draw_does_not_depend_on_how_many_are_drawn():
+    few, many = sampled(network(), n_samples=4), sampled(network(), n_samples=30)
+    np.testing.assert_allclose(many.samples[:4], few.samples, **ROUNDING)
+
+
+@pytest.mark.parametrize("posterior", [None, FULL(0.1)], ids=["normal", "full"])
+def test_draws_are_whole_networks_with_keyed_weights(posterior):
+    """Against a loop that builds each network from the written normals, dropout left out."""
+    net = network(posterior)
+    net[3].p = 0.0
+    prediction = sampled(net)
+    for draw in (0, 7):
+        weights = {}
+        for path, layer in variational_layers(net).items():
+            place = "0" if path == "0" else "1"
+            noise = normals(3, "shared", place, layer.n_weights, torch.tensor([draw]), torch.tensor([0]))[0, 0].float()
+            mean = layer.mean if layer.full else torch.cat([layer.weight_mean.flatten(), layer.bias_mean])
+            weights[path] = mean + (layer.scale_tril() @ noise if layer.full else layer.deviations() * noise)
+        with torch.no_grad():
+            x = torch.from_numpy(images())
+            x = net[0].plain(x, *net[0].split(weights["0"]))
+            x = net.eval()[5](net[4](net[2](net[1](x))))
+            x = net[6].plain(x, *net[6].split(weights["6"])).softmax(-1)
+        np.testing.assert_allclose(prediction.samples[draw], x.numpy(), **ROUNDING)
+
+
+def test_the_loop_gives_the_numbers_of_vmap(monkeypatch):
+    wanted = sampled(network())
+    monkeypatch.setattr("mcdropout.draws.Plan._vectorised", lambda *_: (_ for _ in ()).throw(RuntimeError("no")))
+    found = sampled(network())
+    assert found.engine == "loop"
+    np.testing.assert_allclose(found.samples, wanted.samples, **ROUNDING)
+
+
+@pytest.mark.parametrize("masks", ["shared", "per_input"])
+def test_weights_that_cannot_all_be_kept_are_drawn_in_rounds(monkeypatch, masks):
+    wanted = sampled(network(), masks=masks)
+    monkeypatch.setattr("mcdropout.draws.MASK_BYTES", 3000)
+    monkeypatch.setattr("mcdropout.draws.chunk_sizes", lambda *_: (5, 3))
+    told = []
+    found = sampled(network(), masks=masks, progress=lambda done, total, text: told.append(done))
+    np.testing.assert_allclose(found.samples, wanted.samples, **ROUNDING)
+    assert told[-1] == 23
+
+
+def test_many_draws_have_the_mean_and_variance_of_the_weights():
+    torch.manual_seed(0)
+    layer = BayesLinear(3, 2, posterior=FULL(0.3))
+    with torch.no_grad():
+        layer.tril += 0.2 * torch.randn_like(layer.tril)
+    x = np.random.default_rng(0).normal(size=(4, 3)).astype(np.float32)
+    found = mcd.mc_predict(layer, x, 20_000, outputs="values", seed=1, progress=False)
+    covariance = layer.covariance().detach().numpy()
+    places = [[0, 1, 2, 6], [3, 4, 5, 7]]  # weights and bias of each output
+    rows = np.column_stack([x, np.ones(4)])
+    variance = np.stack([(rows @ covariance[np.ix_(own, own)] * rows).sum(axis=1) for own in places], axis=1)
+    with torch.no_grad():
+        mean = layer.eval()(torch.from_numpy(x)).numpy()
+    assert np.abs((found.mean - mean) / np.sqrt(variance / 20_000)).max() < 4.5
+    assert np.abs((found.variance / variance - 1) / math.sqrt(2 / 20_000)).max() < 4.5
+
+
+def test_a_custom_posterior_is_drawn_from_a_generator_of_its_own():
+    layer = BayesLinear(2, 1, posterior=laplace(0.5))
+    x = np.eye(2, dtype=np.float32)
+    state = torch.get_rng_state()
+    found = mcd.mc_predict(layer, x, 4000, outputs="values", seed=1, progress=False)
+    assert torch.equal(torch.get_rng_state(), state)
+    with torch.no_grad():
+        deviations = found.samples[:, :, 0] - layer.eval()(torch.from_numpy(x)).numpy()[:, 0]
+    # weight + bias, both Laplace: variance 2 * 2 * 0.5^2 = 1, fourth moment 3 + 3 / 2 (excess 3 each, halved)
+    assert abs(deviations.var(axis=0) - 1).max() < 4.5 * math.sqrt(3.5 / 4000)
+    assert (deviations**4).mean() == pytest.approx(4.5, abs=0.8)  # its own error is about 0.2
+
+
+def test_a_prepared_sampler_sees_weights_that_learn():
+    layer = BayesLinear(2, 1, posterior=N(0.3))
+    x = np.ones((3, 2), np.float32)
+    ask = mcd.mc_sampler(layer, x, 20, outputs="values", seed=1)
+    with torch.no_grad():
+        layer.weight_mean.add_(1)
+    wanted = mcd.mc_predict(layer, x, 20, outputs="values", seed=1, progress=False)
+    np.testing.assert_array_equal(ask(x).mean, wanted.mean)
+
+
+def test_the_point_prediction_is_of_the_means_and_nothing_of_the_user_changes():
+    net = network().train()
+    before = copy.deepcopy(net.state_dict())
+    state = torch.get_rng_state()
+    sampled(net)
+    point = mcd.mc_predict_point(net, images(), outputs="logits")
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(module.training for module in net.modules())
+    assert all(torch.equal(one, before[name]) for name, one in net.state_dict().items())
+    with torch.no_grad():
+        np.testing.assert_allclose(point, net.eval()(torch.from_numpy(images())).softmax(-1).numpy(), **ROUNDING)
+
+
+def test_sites_name_each_layer_and_say_how_many_weights_it_draws():
+    sites = mcd.mc_sites(network(), images())
+    assert sites["site"].tolist() == ["0[0]", "3[0]", "6[0]"]
+    assert sites["operation"].tolist() == ["weight_draw", "dropout", "weight_draw"]
+    assert sites["shape"].tolist() == ["40", "4 x 6 x 6", "147"]
+    assert sites["rate"].isna().tolist() == [True, False, True]
+
+
+def test_a_layer_without_spread_is_told():
+    with pytest.raises(mcd.IdenticalDraws):
+        mcd.mc_predict(shrunk(BayesLinear(2, 1)), np.ones((3, 2)), 5, outputs="values", progress=False)
+
+
+def test_double_precision_is_kept():
+    layer = BayesLinear(3, 2, dtype=torch.float64, posterior=N(0.2))
+    found = mcd.mc_predict(layer, np.ones((2, 3)), 5, outputs="values", seed=1, progress=False)
+    assert layer.kl().dtype == torch.float64
+    assert found.variance.min() > 0
+
+
+# ---- conversion -----------------------------------------------------------------------------------------------
+
+
+def test_conversion_keeps_options_and_weights_and_leaves_the_model_alone():
+    torch.manual_seed(0)
+    plain = nn.Sequential(
+        nn.Conv2d(4, 6, 3, stride=2, padding=1, padding_mode="circular", groups=2, bias=False),
+        nn.ReLU(),
+        nn.Conv2d(6, 6, 3, dilation=2, padding="same"),
+        nn.Flatten(),
+        nn.Linear(6 * 25, 3),
+    ).eval()
+    x = torch.randn(2, 4, 9, 9)
+    wanted = plain(x)
+    made = mcd.mc_to_bayesian(plain)
+    assert [type(one).__name__ for one in made] == ["BayesConv2d", "ReLU", "BayesConv2d", "Flatten", "BayesLinear"]
+    assert torch.equal(made(x), wanted)
+    assert torch.equal(plain(x), wanted)
+    assert not made.training
+    mcd.mc_predict(made, x, 5, outputs="values", progress=False)
+
+
+def test_conversion_of_named_layers_with_the_weights_as_prior_too():
+    plain = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2))
+    made = mcd.mc_to_bayesian(
+        plain, layers="2", prior_from_weights=True, posterior=N(0.7), prior=mcd.mc_prior_normal(5, 0.7)
+    )
+    assert type(made[0]) is nn.Linear
+    # posterior and prior are the same, so nothing lies between them
+    assert nats(made[2]) == pytest.approx(0, abs=1e-5)
+    away = mcd.mc_to_bayesian(plain, layers=["2"], prior=mcd.mc_prior_normal(5, 0.7), posterior=N(0.7))
+    assert nats(away[2]) > 100
+
+
+def test_conversion_of_a_transformer_leaves_it_working():
+    plain = nn.TransformerEncoderLayer(8, 2, 16, dropout=0.1, batch_first=True).eval()
+    made = mcd.mc_to_bayesian(plain)
+    x = torch.randn(3, 5, 8)
+    assert type(made.linear1) is BayesLinear
+    with torch.no_grad():
+        torch.testing.assert_close(made(x), plain(x), rtol=0, atol=1e-6)
+    prediction = mcd.mc_predict(made, x, 5, outputs="values", seed=1, progress=False)
+    assert prediction.variance.min() > 0
+
+
+def test_conversion_of_a_layer_alone():
+    plain = nn.Linear(2, 3)
+    made = mcd.mc_to_bayesian(plain)
+    assert type(made) is BayesLinear
+    assert torch.equal(made.weight, plain.weight)
+
+
+# ---- what cannot be -------------------------------------------------------------------------------------------
+
+
+def test_a_full_covariance_is_counted_and_refused_where_it_would_not_fit(monkeypatch):
+    assert mcd.mc_posterior_parameters(FULL(), 4) == 14  # 3 inputs, one output: 4 means, 10 of the lower triangle
+    assert mcd.mc_posterior_parameters(FULL(), 6) == 27  # 2 inputs, 2 outputs
+    assert mcd.mc_posterior_parameters(N(), 6) == 12
+    assert sum(one.numel() for one in BayesLinear(3, 1, posterior=FULL()).parameters()) == 14
+    monkeypatch.setattr("mcdropout.priors.free_memory", lambda: 2**30)
+    wanted = r"would give 20,100 weights 202,035,150 parameters; training them needs 3.8 GiB, and 1.0 GiB are free"
+    for make in (
+        lambda: BayesLinear(200, 100, posterior=FULL()),
+        lambda: BayesConv2d(2, 100, (10, 10), posterior=FULL()),
+    ):
+        with pytest.raises(ValueError, match=wanted):
+            make()
+
+
+CUSTOM = mcd.mc_prior_custom(Normal(0.0, 1.0))
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: mcd.mc_prior_normal(0, 0), "`scale` must be a number above 0; got 0."),
+        (lambda: mcd.mc_prior_laplace(0, -1), "`scale` must be a number above 0; got -1."),
+        (lambda: mcd.mc_prior_student_t(0, 1, 0), "`df` must be a number above 0; got 0."),
+        (lambda: mcd.mc_prior_cauchy(math.nan), "`loc` must be a number; got nan."),
+        (lambda: mcd.mc_prior_horseshoe(0, [1.0, -2.0]), "`scale` must be above 0 for every weight; got -2.0."),
+        (lambda: mcd.mc_prior_mixture((1, 0)), "`scales` must be a number above 0; got 0."),
+        (lambda: mcd.mc_prior_mixture((1, 2), (1, 2, 3)), "`weights` must be as long as `scales` (2); got length 3."),
+        (lambda: mcd.mc_prior_custom("normal"), '`distribution` must be a torch.distributions object; got "str".'),
+        (lambda: mcd.mc_posterior_normal(0), "`scale` must be a number above 0; got 0."),
+        (lambda: mcd.mc_posterior_custom(3), "`make` must be a function of location and scale; got 3."),
+        (
+            lambda: BayesLinear(2, 3, prior=mcd.mc_prior_normal(np.zeros(4))),
+            "`prior` must be of one number for all weights, or of their shape (3, 2); got shape (4,).",
+        ),
+        (
+            lambda: BayesLinear(2, 3, prior=mcd.mc_prior_custom(Normal(torch.zeros(3), 1.0))),
+            "`prior` must be of one number for all weights, or of their shape (3, 2); got shape (3,).",
+        ),
+        (lambda: BayesLinear(2, 3, prior=3), "`prior` must be made by mc_prior_normal() or its kin; got 3."),
+        (
+            lambda: BayesLinear(2, 3, posterior=3),
+            "`posterior` must be made by mc_posterior_normal() or its kin; got 3.",
+        ),
+        (
+            lambda: BayesLinear(2, 3, posterior=mcd.mc_posterior_custom(lambda _, scale: Poisson(scale))),
+            '`posterior`\'s function must give a torch.distributions object with rsample; got "Poisson".',
+        ),
+        (
+            lambda: BayesLinear(2, 3, posterior=mcd.mc_posterior_custom(lambda loc, scale: Normal(0.0, 1.0))),
+            "`posterior`'s function must give weights of shape (3, 2); got ().",
+        ),
+        (
+            lambda: BayesLinear(2, 3, posterior=FULL(), estimator="flipout"),
+            '`estimator` must be "reparameterization" where `posterior` is not mean-field normal; got "flipout".',
+        ),
+        (
+            lambda: BayesLinear(2, 3, estimator="vi"),
+            '`estimator` must be one of "reparameterization", "local_reparameterization", "flipout"; got "vi".',
+        ),
+        (lambda: BayesLinear(2, 3, kl_samples=0), "`kl_samples` must be a whole number of at least 1; got 0."),
+        (
+            lambda: mcd.mc_to_bayesian(nn.ReLU()),
+            "`model` must have a linear layer or a convolution to change; it has none.",
+        ),
+        (
+            lambda: mcd.mc_to_bayesian(nn.Linear(2, 2), layers="a"),
+            '`layers` must name linear layers or convolutions of `model`; got "a".',
+        ),
+        (
+            lambda: mcd.mc_to_bayesian(nn.Linear(2, 2), prior=CUSTOM, prior_from_weights=True),
+            "`prior` must have a location to be moved; got a distribution of your own.",
+        ),
+        (
+            lambda: mcd.mc_posterior_table(nn.Linear(2, 2)),
+            "`model` must have variational layers; it has none. See mc_to_bayesian().",
+        ),
+    ],
+)
+def test_what_cannot_be_is_told_in_one_sentence(make, message):
+    with pytest.raises(ValueError) as error:  # noqa: PT011  (the whole sentence is compared)
+        make()
+    assert str(error.value) == message
+
+
+def test_tied_weights_are_not_converted():
+    tied = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
+    tied[1].weight = tied[0].weight
+    with pytest.raises(ValueError, match=r"must not share their weights; 0\.weight and 1\.weight do"):
+        mcd.mc_to_bayesian(tied)
