@@ -371,10 +371,7 @@ class Twins:
         if id(value) in self.made:
             return self.made[id(value)]
         if isinstance(value, self.keras.Layer):
-            twin = self.of(value, self._unique(f"{path}/{value.name}" if path else value.name))
-            if name == "_dropout_layer":  # as Keras calls it in its attention layers
-                vars(twin)["_mcdropout_of_attention"] = True
-            return twin
+            return self.of(value, self._unique(f"{path}/{value.name}" if path else value.name))
         if isinstance(value, types.MethodType):
             owner = self.part(value.__self__, path)
             return value if owner is value.__self__ else types.MethodType(value.__func__, owner)
@@ -515,7 +512,9 @@ def _intercept(twin: Any, replica: Replica, path: str) -> bool:
 
     True for a cell, which asks for its masks only in training.
     """
-    own = twin.__dict__
+    own, layers = twin.__dict__, load_keras().layers
+    if isinstance(twin, (layers.MultiHeadAttention, layers.GroupQueryAttention)) and hasattr(twin, "_dropout_layer"):
+        vars(twin._dropout_layer)["_mcdropout_of_attention"] = True
     if all(hasattr(twin, name) for name in RECURRENT_MASKS):
         for name, rate in zip(RECURRENT_MASKS, (twin.dropout, twin.recurrent_dropout), strict=True):
             own[name] = _kept_mask(twin, replica, path, name.removeprefix("get"), float(rate))
