@@ -33,6 +33,9 @@ OF_CLASSES = ("crossentropy",)
 OF_VALUES = ("mean_squared", "mean_absolute", "huber", "log_cosh")
 
 
+DRAW = "draw"  # beside the masks, for what a model draws itself: no site is called so
+
+
 class KerasPlan(Plan):
     """How inputs of one shape are drawn."""
 
@@ -48,7 +51,11 @@ class KerasPlan(Plan):
     @contextmanager
     def _borrowed(self) -> Iterator[Any]:
         """A replica for one chunk: cells keep their masks in attributes, so workers share none."""
-        replica: Any = self.idle.pop() if self.idle else self.more_replicas and self.more_replicas()
+        try:
+            replica: Any = self.idle.pop()
+        except IndexError:
+            assert self.more_replicas is not None
+            replica = self.more_replicas()
         try:
             yield replica
         finally:
@@ -88,8 +95,13 @@ class KerasPlan(Plan):
         draws = []
         for draw in range(len(next(iter(masks.values())))):
             own = {name: mask[draw] for name, mask in masks.items()}
-            draws.append(replica.to_torch(self._of(replica, given, own, len(inputs))))
+            values = [(state, np.array([self.seed % 2**31, own[DRAW]])) for state in replica.seeds if DRAW in own]
+            draws.append(replica.to_torch(self._of(replica, given, own, len(inputs), values)))
         return torch.stack(draws)
+
+    def _in_halves(self, inputs: Inputs, ids: np.ndarray, draws: range, error: Exception) -> Tensor:
+        self.n_compiled = 0
+        return super()._in_halves(inputs, ids, draws, error)
 
     def _of(self, replica: Replica, given: Any, masks: Any, n_inputs: int, values: Any = None) -> Any:
         """The wanted tensor of one pass under the masks of one draw (vectorised: of many)."""
@@ -132,7 +144,7 @@ class KerasPlan(Plan):
             at = self.at[name]
             mask = at.layout.outward(site_masks(self.seed, at.site, which, ids))
             made[name] = mask if self.replica.backend == "torch" else mask.numpy()
-        return made
+        return {**made, DRAW: which} if self.probe.own_randomness else made
 
 
 class ChannelsStayLast(TorchFunctionMode):

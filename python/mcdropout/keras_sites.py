@@ -38,6 +38,7 @@ from .sites import Call, Probe, Site, random_state_kept, site_of
 BACKENDS = ("torch", "tensorflow", "jax")
 OLD_HOMES = ("tf_keras.", "keras.engine.", "keras.src.engine.", "tensorflow.python.keras.")  # of Keras 2's classes
 NOT_OURS = ("_inbound_nodes", "_outbound_nodes", "_tracker", "optimizer", "_optimizer", "history")
+ATTENTION = "attention"  # of weights (input, head, query, key): these are no image
 RECURRENT_MASKS = ("get_dropout_mask", "get_recurrent_dropout_mask")
 
 
@@ -164,11 +165,12 @@ class ProbePass(Pass):
         self.layouts: dict[int, tuple[Any, Layout]] = {}  # by the tensor's id, which lives as long as it is kept here
 
     def at(self, name: str, drop: Drop, x: Any) -> Any:
-        self.found[name] = KerasCall(drop, x, self.layout_of(x))
+        self.found[name] = KerasCall(drop, x, Layout() if drop.operation == ATTENTION else self.layout_of(x))
         self._seen(x)
         return x
 
     def left(self, layer: Any, x: Any, result: Any) -> None:
+        x = x[0] if isinstance(x, (list, tuple)) and x else x
         if not _is_tensor(result):
             return
         self._seen(result)
@@ -463,7 +465,8 @@ def _callers(keras: Any) -> dict[type, Callable[..., Any]]:
 
 def _dropout_call(self: Any, inputs: Any, training: Any = False) -> Any:
     shape = _noise_shape(self, inputs, self.noise_shape)
-    return _met(self, inputs, Drop("dropout", float(self.rate), True, shape))
+    operation = ATTENTION if "_mcdropout_of_attention" in vars(self) else "dropout"
+    return _met(self, inputs, Drop(operation, float(self.rate), True, shape))
 
 
 def _spatial_call(self: Any, inputs: Any, training: Any = False) -> Any:
@@ -509,7 +512,9 @@ def _intercept(twin: Any, replica: Replica, path: str) -> bool:
 
     True for a cell, which asks for its masks only in training.
     """
-    own = twin.__dict__
+    own, layers = twin.__dict__, load_keras().layers
+    if isinstance(twin, (layers.MultiHeadAttention, layers.GroupQueryAttention)) and hasattr(twin, "_dropout_layer"):
+        vars(twin._dropout_layer)["_mcdropout_of_attention"] = True
     if all(hasattr(twin, name) for name in RECURRENT_MASKS):
         for name, rate in zip(RECURRENT_MASKS, (twin.dropout, twin.recurrent_dropout), strict=True):
             own[name] = _kept_mask(twin, replica, path, name.removeprefix("get"), float(rate))
@@ -519,7 +524,7 @@ def _intercept(twin: Any, replica: Replica, path: str) -> bool:
 
         def applied(scores: Any, value: Any, scores_mask: Any = None, training: Any = False) -> Any:
             _, weights = apply_scores(scores, value, scores_mask=scores_mask, training=False)
-            drop = Drop("attention", float(twin.dropout), True, tuple(weights.shape))
+            drop = Drop(ATTENTION, float(twin.dropout), True, tuple(weights.shape))
             weights = _meet(replica, path, drop, weights)
             return load_keras().ops.matmul(weights, value), weights
 

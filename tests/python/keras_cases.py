@@ -339,6 +339,23 @@ def test_so_does_a_network_of_our_own():
     np.testing.assert_allclose(predict(model, x).samples, predict(net, x).samples, rtol=0, atol=1e-4)
 
 
+def test_attention_weights_are_dropped_as_torchs():
+    x = keras.Input((5, 8))
+    model = with_weights(keras.Model(x, layers.MultiHeadAttention(2, 4, dropout=0.3)(x, x)))
+    query, query_bias, key, key_bias, value, value_bias, out, out_bias = map(torch.tensor, model.get_weights())
+
+    class Twin(nn.Module):
+        def forward(self, x):
+            parts = ((query, query_bias), (key, key_bias), (value, value_bias))
+            q, k, v = (torch.einsum("btd,dhk->bhtk", x, kernel) + bias[:, None] for kernel, bias in parts)
+            found = nn.functional.scaled_dot_product_attention(q, k, v, dropout_p=0.3)
+            return torch.einsum("bhtk,hkd->btd", found, out) + out_bias
+
+    rows = np.random.default_rng(0).normal(size=(N, 5, 8)).astype(np.float32)
+    theirs = predict(Twin(), rows, outputs="values").samples
+    np.testing.assert_allclose(predict(model, rows, outputs="values").samples, theirs, rtol=0, atol=1e-4)
+
+
 def test_signals_have_their_channels_last_too():
     model, x, _ = made("signals")
     parts = [nn.Conv1d(2, 4, 3), nn.Linear(24, 3)]
@@ -492,6 +509,24 @@ def test_numbers_of_the_models_own_are_told_of():
     x = np.random.default_rng(0).normal(size=(N, 4)).astype(np.float32)
     with pytest.warns(UserWarning, match="draws random numbers of its own when training, besides dropout"):
         predict(model, x)
+
+
+def test_numbers_that_are_always_drawn_differ_between_draws():
+    class Jitter(layers.Layer):
+        def __init__(self):
+            super().__init__()
+            self.seed_generator = keras.random.SeedGenerator(1)
+
+        def call(self, x):
+            return x + keras.random.normal((1, 4), seed=self.seed_generator)
+
+    model = with_weights(keras.Sequential([keras.Input((4,)), Jitter(), layers.Dense(2), layers.Dropout(0.01)]))
+    x = np.zeros((N, 4), np.float32)
+    with pytest.warns(UserWarning, match="draws random numbers of its own besides dropout"):
+        prediction = predict(model, x, outputs="values")
+    assert prediction.engine == "loop"
+    assert len(np.unique(prediction.samples[:, 0, 0])) == DRAWS
+    assert np.array_equal(model.layers[0].seed_generator.state.value.cpu() if BACKEND == "torch" else [1, 0], [1, 0])
 
 
 # ---- errors ---------------------------------------------------------------------------------------------------

@@ -101,3 +101,23 @@ def test_keras_2_is_refused_with_the_way_out():
         TypeError, match="`model` is a Keras 2 model \\(tf.keras\\): save it by .* and load it in Keras 3"
     ):
         mcd.mc_predict(old(), np.zeros((2, 3)))
+
+
+@needs_keras
+@pytest.mark.slow  # trains for three epochs
+def test_the_r_keras_example_from_end_to_end(tmp_path):
+    script = TESTS.parents[1] / "examples" / "keras_mnist.py"
+    if not script.exists():
+        pytest.skip("the examples are not in the source distribution")
+    done = subprocess.run(
+        [sys.executable, str(script)],
+        env=environment(KERAS_BACKEND="torch"),
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    found = {line.split(":")[0]: line.split(":")[1] for line in done.stdout.splitlines() if ": " in line}
+    assert float(found["Test accuracy"]) >= 0.7
+    assert "(1000, 10) (1000, 10) (30, 1000, 10)" in done.stdout
