@@ -74,8 +74,8 @@ def mc_predict(
 ) -> MCPrediction:
     """Predict with `n_samples` networks, drawn by dropout masks and by the posteriors of variational layers.
 
-    model: any torch module with dropout or variational layers; it stays as it is. Our own networks take images as (input, height, width,
-      channel); other modules get tensors as they are given.
+    model: any torch module with dropout or variational layers; it stays as it is. Our own networks take images as
+      (input, height, width, channel); other modules get tensors as they are given.
     x: an array with inputs along the first axis; a tuple (by position) or a mapping (by keyword) of several; a torch
       Dataset or DataLoader, or any iterator of batches, so that data larger than memory streams. Where batches are
       pairs, the first of each is taken. Whole numbers stay whole by keyword and for models with an embedding.
