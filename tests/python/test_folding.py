@@ -219,10 +219,3 @@ def test_encoders_in_reduced_precision(precision):
     layer = nn.TransformerEncoderLayer(8, 2, 16, dropout=0.1, batch_first=True)
     result = predict(nn.TransformerEncoder(layer, 2).eval(), numbers(N, 6, 8), precision=precision)
     assert (result.std > 0).all()
-
-
-@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
-def test_encoders_in_reduced_precision(precision):
-    layer = nn.TransformerEncoderLayer(8, 2, 16, dropout=0.1, batch_first=True)
-    result = predict(nn.TransformerEncoder(layer, 2).eval(), numbers(N, 6, 8), precision=precision)
-    assert (result.std > 0).all()
