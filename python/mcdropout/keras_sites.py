@@ -63,8 +63,9 @@ def load_keras() -> Any:
     except ImportError as error:
         if error.name in (None, "keras"):
             raise ImportError("Keras models need Keras; run `pip install mcdropout[keras]`.") from error
+        package = error.name.split(".")[0]
         raise ImportError(
-            f"Keras is set to a backend that needs {error.name}; run `pip install {error.name}`, or choose another by "
+            f"Keras is set to a backend that needs {package}; run `pip install {package}`, or choose another by "
             'the environment variable KERAS_BACKEND before Keras is loaded: "torch" is there.'
         ) from error
 

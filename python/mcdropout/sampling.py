@@ -153,7 +153,7 @@ def mc_predict_point(
             result = network.point(inputs)
             if not parts:
                 network.outputs.check(result, len(inputs))
-            parts.append(network.outputs.draws(result[None])[0][0].cpu().numpy())
+            parts.append(network.outputs.draws(network.outputs.tensor(result)[None])[0][0].cpu().numpy())
             report(len(inputs))
     return np.concatenate(parts)
 
@@ -361,10 +361,10 @@ class Network:
             self.model.check_input_shape(shape)
         return feed
 
-    def point(self, inputs: Inputs) -> Tensor:
+    def point(self, inputs: Inputs) -> Any:
         """What the model returns with nothing dropped."""
         with self.replica.predicting(), StochasticMode(self.replica):
-            return self.outputs.tensor(self.replica.run(inputs))
+            return self.replica.run(inputs)
 
     def sites(self, head: Callable[[int], Inputs], besides: Besides) -> pd.DataFrame:
         """A row for each site."""
