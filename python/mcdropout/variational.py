@@ -24,12 +24,14 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch._C._functorch import is_batchedtensor  # torch has no public way to ask this
 from torch.distributions import Distribution, MultivariateNormal, Normal, kl_divergence
 
 from .checks import check_choice, check_count, check_flag, shown
 from .operations import Noise, is_sampled, weight_draw
 from .priors import Posterior, Prior, check_posterior, check_prior
 
+FEW_PRODUCTS = 64  # up to so many terms of a sum torch's convolution on a CPU is slower than a matrix product
 ESTIMATORS = ("reparameterization", "local_reparameterization", "flipout")
 
 
@@ -354,6 +356,62 @@ class BayesLinear(BayesLayer):
         return f"{self.in_features}, {self.out_features}, bias={self.n_biases > 0}, {super().extra_repr()}"
 
 
+class _ConvolutionOfDraws(torch.autograd.Function):
+    """`F.conv2d` of many draws at once, under vmap: one draw after the other, with the channels last in memory.
+
+    torch's own rule makes one grouped convolution of them, and leaves its result in an order in which what comes next
+    is slow.
+    """
+
+    generate_vmap_rule = False
+
+    @staticmethod
+    def forward(x: Tensor, weight: Tensor, bias: Tensor | None, *options: Any) -> Tensor:  # type: ignore[override]
+        return F.conv2d(x, weight, bias, *options)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None: ...
+
+    @staticmethod
+    def vmap(info: Any, in_dims: Any, x: Tensor, weight: Tensor, bias: Tensor | None, *options: Any) -> Any:  # type: ignore[override]
+        if in_dims[0] is None and in_dims[1] == 0 and weight[0, 0].numel() <= FEW_PRODUCTS and options[3] == 1:
+            whole = _shared_input(x, weight, bias, in_dims[2], *options[:3])
+            if whole is not None:
+                return whole, 0
+
+        def of(value: Tensor | None, dim: int | None, draw: int) -> Tensor | None:
+            return value if value is None or dim is None else value.select(dim, draw)
+
+        whole: Tensor | None = None
+        for draw in range(info.batch_size):
+            own, weights = of(x, in_dims[0], draw), of(weight, in_dims[1], draw)
+            assert own is not None
+            assert weights is not None
+            out = F.conv2d(own, weights, of(bias, in_dims[2], draw), *options)
+            if whole is None:
+                last = (info.batch_size, *out.shape[:-3], *out.shape[-2:], out.shape[-3])
+                whole = out.new_empty(last).movedim(-1, -3)
+            whole[draw] = out
+        return whole, 0
+
+
+def _shared_input(
+    x: Tensor, weight: Tensor, bias: Tensor | None, bias_dim: int | None, stride: Any, padding: Any, dilation: Any
+) -> Tensor | None:
+    """The convolutions of all draws of one input as matrix products, (draw, input, channel, ...); None if they are not.
+
+    Products of few terms: their terms are laid out once for all draws, and results written where they are wanted.
+    """
+    if x.ndim != 4 or isinstance(padding, str) or (bias is not None and bias_dim != 0):
+        return None
+    terms = F.unfold(x, weight.shape[-2:], dilation, padding, stride).transpose(1, 2)  # (input, place, term)
+    rows = terms.reshape(1, -1, terms.shape[-1]).expand(len(weight), -1, -1)
+    columns = weight.flatten(2).transpose(1, 2)
+    out = torch.bmm(rows, columns) if bias is None else torch.baddbmm(bias[:, None, :], rows, columns)
+    sizes = F.conv2d(x[:1].to("meta"), weight[0].to("meta"), None, stride, padding, dilation).shape[-2:]
+    return out.view(len(weight), len(x), *sizes, -1).movedim(-1, -3)
+
+
 class _BayesConv(BayesLayer):
     twin_class: type[nn.Conv1d | nn.Conv2d]
     n_spatial: int
@@ -426,6 +484,8 @@ class _BayesConv(BayesLayer):
         if self.padding_mode != "zeros":
             x, padding = F.pad(x, self.sides, mode=self.padding_mode), 0
         convolve: Any = F.conv2d if self.n_spatial == 2 else F.conv1d
+        if self.n_spatial == 2 and is_batchedtensor(weight):
+            convolve = _ConvolutionOfDraws.apply
         return convolve(x, weight, bias, self.stride, padding, self.dilation, self.groups)
 
     def _flipped(self, x: Tensor) -> Tensor:

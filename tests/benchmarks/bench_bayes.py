@@ -3,7 +3,7 @@
 A training step of mc_bayes_cnn() beside one of mc_cnn() (should be at most 2.5 times); 50 draws beside the loop that
 users of bayesian-torch write on the same network (should be at least 3 times as fast); an epoch of training a head on
 kept features beside one through the backbone (should be at least 20 times as fast). Each pair runs in turn in one
-process; printed are ratios of medians.
+process, with one thread; printed are ratios of medians of processor time, which other processes disturb least.
 
 bayesian-torch has no place in this project's environment. Put it beside it, and say where:
 pip install --no-deps --target FOLDER bayesian-torch; PYTHONPATH=FOLDER python tests/benchmarks/bench_bayes.py
@@ -41,10 +41,10 @@ def medians(first: Callable[[], object], second: Callable[[], object], repeats: 
     seconds: list[list[float]] = [[], []]
     for repeat in range(repeats + 1):
         for which, run in enumerate((first, second)):
-            started = time.perf_counter()
+            started = time.process_time()
             run()
             if repeat > 0:
-                seconds[which].append(time.perf_counter() - started)
+                seconds[which].append(time.process_time() - started)
     return statistics.median(seconds[0]), statistics.median(seconds[1])
 
 

@@ -457,6 +457,24 @@ def test_draws_are_whole_networks_with_keyed_weights(posterior):
         np.testing.assert_allclose(prediction.samples[draw], x.numpy(), **ROUNDING)
 
 
+@settings(max_examples=25, deadline=None)
+@given(options=CONVOLUTIONS, n_spatial=st.sampled_from([1, 2]))
+def test_convolutions_of_many_draws_are_those_of_each(options, n_spatial):
+    kind = (BayesConv1d, BayesConv2d)[n_spatial - 1]
+    first, second = kind(2, 6, **options), kind(6, 4, 2, groups=2)  # the first meets inputs that all draws share
+    x = torch.randn(3, 2, *(9, 8)[:n_spatial])
+    weights = [torch.randn(5, one.n_weights) for one in (first, second)]
+
+    def both(one, other):
+        return second.plain(first.plain(x, *first.split(one)), *second.split(other))
+
+    with torch.inference_mode():
+        found = torch.func.vmap(both)(*weights)
+        wanted = torch.stack([both(*pair) for pair in zip(*weights, strict=True)])
+    # float32 rounding of sums of up to 24 products of up to 18 products each
+    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
+
+
 def test_the_loop_gives_the_numbers_of_vmap(monkeypatch):
     wanted = sampled(network())
     monkeypatch.setattr("mcdropout.draws.Plan._vectorised", lambda *_: (_ for _ in ()).throw(RuntimeError("no")))
