@@ -46,7 +46,7 @@ if data.suffix == ".npz":
 else:
     shape = (224, 224, 1)
     train, test = (mcd.mc_read_images(data / part, size=shape[:2]) for part in ("train", "test"))
-    labels, x, x_test, y, y_test = train.labels, train, test, train.y, test.y
+    labels, x, x_test, y, y_test = train.labels, train, test, np.asarray(train.y), np.asarray(test.y)
 
 if given.most:
     some, some_test = (np.linspace(0, len(one) - 1, min(given.most, len(one))).astype(int) for one in (y, y_test))
@@ -89,10 +89,11 @@ for seed in range(1, given.seeds + 1):
     pred = mcd.mc_predict(net, x_test, n_samples=given.draws, seed=seed)
     accuracies.append((pred.predicted == y_test).mean())
     predictions.append(pred)
-    best = net.history["val_accuracy"].max()
-    print(f"Seed {seed}: {len(net.history)} epochs, validation {best:.3f}, test {accuracies[-1]:.3f}", flush=True)
+    history = pd.DataFrame(net.history)
+    best = history["val_accuracy"].max()
+    print(f"Seed {seed}: {len(history)} epochs, validation {best:.3f}, test {accuracies[-1]:.3f}", flush=True)
     if seed == 1:
-        print(net.history[["loss", "nll", "kl", "accuracy", "val_loss", "val_accuracy"]].round(4).to_string())
+        print(history[["loss", "nll", "kl", "accuracy", "val_loss", "val_accuracy"]].round(4).to_string())
 
 pred = predictions[0]
 mean = np.mean(accuracies)

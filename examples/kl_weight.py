@@ -39,7 +39,7 @@ for number, weight in enumerate(WEIGHTS):
     # A label that is sampled from the prediction is right with the probability of the true one.
     pred = mcd.mc_predict(net, x, n_samples=500, seed=1, progress=False)
     right = pred.mean[np.arange(len(y)), y].mean()
-    row = {"loss": net.history["loss"].iloc[-1], "accuracy": right, "variance": variances[-1]}
+    row = {"loss": pd.DataFrame(net.history)["loss"].iloc[-1], "accuracy": right, "variance": variances[-1]}
     published = {f"{name}, published": values[number] for name, values in PUBLISHED.items()}
     rows.append({"kl_weight": weight, **row, **published})
 
