@@ -9,9 +9,10 @@ from __future__ import annotations
 import math
 import os
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -38,7 +39,7 @@ from .models import MCNetwork
 from .outputs import Outputs, Select
 from .prediction import BY_INPUT, MCPrediction
 from .randomness import input_ids
-from .sites import Replica, StochasticMode, probe, replicate, sites_table
+from .sites import Replica, StochasticMode, advice_on, probe, replicate, sites_table
 from .summaries import standard_error, summarise_classes, summarise_values
 
 MASKS = ("shared", "per_input")
@@ -110,7 +111,7 @@ def mc_predict(
     if ids is not None and feed.n_inputs is not None:
         check_length(len(ids), "ids", feed.n_inputs, "x")
     sampler = network.sampler(feed.head(3), request, stochastic_depth)
-    return _predict(network, sampler, feed, request, ids, progress, started)
+    return draw_all(network, sampler, feed, request, ids, progress, started)
 
 
 def mc_predict_point(
@@ -148,10 +149,15 @@ def mc_sites(model: nn.Module, x: Any, *, stochastic_depth: bool = True) -> pd.D
     """The places where `mc_predict(model, x)` will sample: one row per site.
 
     Columns: site (module path and call number), operation, rate (of dropping), shape (of the mask of one input).
-    Raises NoStochasticSites where there is nothing to sample.
+    Warns where the spread is likely to say little: dropout before the last layer alone, and rates under 0.1 or over 0.7
+    in anything but a network of ours for values. Raises NoStochasticSites where there is nothing to sample.
     """
     network = Network.of(model, None if isinstance(model, MCNetwork) else "values", None, None, "float32", "cpu")
-    return sites_table(probe(model, network.replica, network.feed(x).head, stochastic_depth))
+    found = probe(model, network.replica, network.feed(x).head, stochastic_depth)
+    ours = isinstance(model, MCNetwork)
+    for advice in advice_on(found, not ours or network.outputs.task == "classification"):
+        warnings.warn(advice, stacklevel=2)
+    return sites_table(found)
 
 
 def mc_sampler(
@@ -206,7 +212,7 @@ class MCSampler:
     def __call__(self, x: Any) -> MCPrediction:
         """Predict these inputs."""
         feed = self.network.feed(x)
-        return _predict(self.network, self.sampler, feed, self.request, None, False, time.perf_counter())
+        return draw_all(self.network, self.sampler, feed, self.request, None, False, time.perf_counter())
 
 
 @dataclass(frozen=True)
@@ -306,8 +312,8 @@ class Network:
             self.model.check_input_shape(shape)
         return feed
 
-    def sampler(self, example: Inputs, request: Request, stochastic_depth: bool) -> Sampler:
-        """Find the sites, check the outputs, and make ready to draw."""
+    def sampler(self, example: Inputs, request: Request, stochastic_depth: bool, rate: float | None = None) -> Sampler:
+        """Find the sites, check the outputs, and make ready to draw; `rate` in place of the rates of all sites."""
         check_flag(stochastic_depth, "stochastic_depth")
         # hooks of the user may share what they note, so nothing runs beside them
         hooked = any(module._forward_hooks or module._forward_pre_hooks for module in self.model.modules())
@@ -315,6 +321,8 @@ class Network:
         def make_plan(inputs: Inputs) -> Plan:
             replica = self._replica()
             found = probe(self.model, replica, inputs.cycled, stochastic_depth)
+            if rate is not None:
+                found.sites = {name: replace(site, rate=rate) for name, site in found.sites.items()}
             self.outputs.check(found.output, found.n_inputs)
             more = None if hooked else self._replica
             return Plan(found, replica, more, self.outputs, request.n_samples, request.seed, request.masks)
@@ -328,7 +336,7 @@ class Network:
 # ---- batches --------------------------------------------------------------------------------------------------
 
 
-def _predict(
+def draw_all(
     network: Network,
     sampler: Sampler,
     feed: Feed,
@@ -337,6 +345,7 @@ def _predict(
     progress: Progress,
     started: float,
 ) -> MCPrediction:
+    """The prediction of a network whose sampler is ready: batches, rounds of draws, summaries."""
     out = network.outputs.tensor(sampler.first.probe.output)
     values, noise = network.outputs.draws(out[None])
     if request.keep_samples and feed.n_inputs is not None:

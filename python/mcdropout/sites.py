@@ -23,6 +23,7 @@ from typing import Any
 
 import pandas as pd
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.overrides import TorchFunctionMode
@@ -161,6 +162,9 @@ def _announce(module: nn.Module, path: str, calls: CallNames) -> None:
 # ---- interception ---------------------------------------------------------------------------------------------
 
 
+LAYERS = {F.linear, F.conv1d, F.conv2d, F.conv3d}
+
+
 class StochasticMode(TorchFunctionMode):
     """Hands what every stochastic call would drop to `meet`; everything else runs as it is.
 
@@ -216,6 +220,8 @@ class ProbeMode(StochasticMode):
         super().__init__(calls)
         self.originals = originals or set()
         self.found: dict[str, Call] = {}
+        self.layers = [0, 0]  # linear layers and convolutions before the first call that drops, and after it
+        self.dropped = False
         self.largest = 0  # bytes of the largest result at or after the first call
 
     def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
@@ -224,6 +230,8 @@ class ProbeMode(StochasticMode):
                 "`model` reaches its weights past its modules (through a function that holds on to the model or to one "
                 "of them), so it cannot be sampled without changing it; make that function a method of a module."
             )
+        if func in LAYERS:
+            self.layers[self.dropped] += 1
         result = super().__torch_function__(func, types, args, kwargs)
         if self.found and type(result) is Tensor:
             self.largest = max(self.largest, result.numel() * result.element_size())
@@ -233,6 +241,7 @@ class ProbeMode(StochasticMode):
         name = self.calls.next()
         order = tuple(sorted(range(x.ndim), key=lambda axis: -x.stride(axis)))
         self.found[name] = Call(name, drop, x, order)
+        self.dropped = self.dropped or drop.rate > 0
         return _kept_whole(drop, x)
 
 
@@ -303,6 +312,7 @@ class Probe:
     own_randomness: bool  # the model itself draws from torch's global generator
     training_randomness: bool  # it would when training, outside dropout; that is left out
     raised: list[str]  # modules whose training flag is up while sampling
+    layers: tuple[int, int]  # linear layers and convolutions before the first site, and after it
 
 
 def probe(model: nn.Module, replica: Replica, head: Callable[[int], Inputs], stochastic_depth: bool = True) -> Probe:
@@ -343,7 +353,8 @@ def probe(model: nn.Module, replica: Replica, head: Callable[[int], Inputs], sto
             "`model` has no dropout with a rate above 0, so every draw would be the same; "
             "add `torch.nn.Dropout` layers and train again."
         )
-    return Probe(sites, modes[0].largest, output, 3, own_randomness, training_randomness, raised)
+    before, after = modes[0].layers
+    return Probe(sites, modes[0].largest, output, 3, own_randomness, training_randomness, raised, (before, after))
 
 
 def _calls(replica: Replica, inputs: Inputs, originals: set[int] | None = None) -> tuple[ProbeMode, Any]:
@@ -514,3 +525,32 @@ def _shape_text(site: Site) -> str:
     """The mask of one input, without the axis that counts the inputs."""
     kept = [size for axis, size in enumerate(site.shape) if axis != site.axis or size > 1]
     return " x ".join(str(size) for size in kept) or "1"
+
+
+LOWEST, HIGHEST = 0.1, 0.7  # rates of a classifier outside of which its spread says little
+
+
+def advice_on(found: Probe, classifier: bool) -> list[str]:
+    """What is likely to make the spread of the draws say little, one sentence each."""
+    advice = []
+    before, after = found.layers
+    if before > 1 and after <= 1:
+        advice.append(
+            "`model` has dropout before its last layer alone, so the draws differ in that layer only and doubt about "
+            "all before it goes unseen; add dropout after the other layers and train again."
+        )
+    sites = [site for site in found.sites.values() if site.operation != STOCHASTIC_DEPTH and classifier]
+    for bad, words in (
+        (
+            [site for site in sites if site.rate < LOWEST],
+            f"under {LOWEST}, where the draws of a classifier hardly differ",
+        ),
+        ([site for site in sites if site.rate > HIGHEST], f"over {HIGHEST}, where little of a classifier is left"),
+    ):
+        if bad:
+            names = ", ".join(f"{site.name} ({site.rate:g})" for site in bad[:3])
+            more = f" and {len(bad) - 3} more" if len(bad) > 3 else ""
+            advice.append(
+                f"`model` has dropout rates {words}: {names}{more}; `mc_compare_rates()` tells which predicts best."
+            )
+    return advice

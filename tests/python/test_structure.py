@@ -31,9 +31,11 @@ ORDER = [
     "calibration",
     "decisions",
     "acquisition",
+    "monitoring",
     "outputs",
     "draws",
     "sampling",
+    "convergence",
     "plots",
     "files",
 ]
@@ -50,6 +52,7 @@ WITHOUT_TORCH = [
     "calibration",
     "decisions",
     "acquisition",
+    "monitoring",
 ]
 
 
