@@ -38,6 +38,8 @@ if TYPE_CHECKING:
     from .models import mc_mlp as mc_mlp
     from .monitoring import MCMonitor as MCMonitor
     from .monitoring import mc_monitor as mc_monitor
+    from .plots import mc_plot_convergence as mc_plot_convergence
+    from .plots import mc_plot_drift as mc_plot_drift
     from .plots import mc_plot_probabilities as mc_plot_probabilities
     from .plots import mc_probabilities_table as mc_probabilities_table
     from .prediction import MCPrediction as MCPrediction
@@ -77,6 +79,8 @@ HOMES = {  # where each public name lives
     "mc_mlp": "models",
     "mc_monitor": "monitoring",
     "mc_ood_scores": "scores",
+    "mc_plot_convergence": "plots",
+    "mc_plot_drift": "plots",
     "mc_plot_probabilities": "plots",
     "mc_predict": "sampling",
     "mc_predict_point": "sampling",
