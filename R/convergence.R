@@ -91,7 +91,7 @@ print.mc_convergence <- function(x, ...) {
 #'   mc_fit(net, iris[train, 1:4], iris$Species[train], epochs = 20, batch_size = 32, seed = 1)
 #' }
 #' mc_compare_rates(fitted_with, iris[-train, 1:4], iris$Species[-train], rates = c(0.1, 0.3), seed = 1)
-mc_compare_rates <- function(model, x, y, rates = seq(0.1, 0.7, by = 0.1), n_samples = 50, batch_size = 128, ...,
+mc_compare_rates <- function(model, x, y, rates = 1:7 / 10, n_samples = 50, batch_size = 128, ...,
                              outputs = NULL, labels = NULL, select = NULL, precision = "float32",
                              device = "auto", seed = NULL,
                              progress = getOption("mcdropout.progress", interactive())) {
@@ -101,7 +101,7 @@ mc_compare_rates <- function(model, x, y, rates = seq(0.1, 0.7, by = 0.1), n_sam
   table <- call_core(
     "mc_compare_rates", if (refit) as_callback(fitted) else as_network(model), as_model_inputs(x),
     as_targets(y, labels %||% labels_of(model)),
-    rates = each(round(rates, 12), as_number, above = 0, below = 1), # seq() is off in the last digit
+    rates = each(rates, as_number, above = 0, below = 1),
     n_samples = as_count(n_samples, at_least = 2),
     batch_size = as_count(batch_size),
     outputs = if_given(outputs, as_choice, choices = output_kinds),

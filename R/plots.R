@@ -411,8 +411,8 @@ mc_plot_drift <- function(monitor, ..., path = NULL) {
 
 #' How draws settle
 #'
-#' Above each measure, its mean over the inputs; below its Monte Carlo error for one input, on logarithmic
-#' scales, with the tolerance. Its numbers are `convergence$table`.
+#' Above each measure, its mean over the inputs; below its Monte Carlo error for one input, with the
+#' tolerance. The number of draws is on a logarithmic scale. Its numbers are `convergence$table`.
 #'
 #' @inheritParams mc_plot_drift
 #' @param convergence (mc_convergence) What [mc_convergence()] returned.
@@ -431,19 +431,19 @@ mc_plot_convergence <- function(convergence, ..., path = NULL) {
   measures <- unique(own$measure)
   units <- vapply(measures, unit_of, character(1), classes = "mutual_information" %in% measures)
   titles <- paste0(gsub("_", " ", measures), "\n(", units, ")")
-  kinds <- c("mean over the inputs", "Monte Carlo error (log10)")
+  kinds <- c("mean over the inputs", "Monte Carlo error")
   table <- data.frame(
     n_samples = rep(own$n_samples, 2),
     measure = factor(rep(titles[match(own$measure, measures)], 2), titles),
     kind = factor(rep(kinds, each = nrow(own)), kinds),
-    value = c(own$value, log10(own$mcse))
+    value = c(own$value, own$mcse)
   )
   panels <- outer(titles, kinds, function(title, kind) paste0(title, "\n", kind))
   table$panel <- factor(paste0(table$measure, "\n", table$kind), as.vector(panels))
   plot <- ggplot2::ggplot(table, ggplot2::aes(x = .data$n_samples, y = .data$value))
   caption <- NULL
   if (!is.null(convergence$tolerance)) {
-    dashed <- data.frame(panel = factor(panels[, 2], levels(table$panel)), line = log10(convergence$tolerance))
+    dashed <- data.frame(panel = factor(panels[, 2], levels(table$panel)), line = convergence$tolerance)
     plot <- plot + ggplot2::geom_hline(
       ggplot2::aes(yintercept = .data$line), dashed, linetype = "dashed", colour = "grey55"
     )

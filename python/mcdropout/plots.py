@@ -425,7 +425,7 @@ def mc_plot_convergence(convergence: MCConvergence, *, path: str | os.PathLike[s
     """How each measure settles as draws are added; its table is `convergence.table`.
 
     Above: each measure, its mean over the inputs. Below: its Monte Carlo error for one input (root mean square over the
-    inputs) on logarithmic scales, with the tolerance. path: also writes the picture there.
+    inputs), with the tolerance. The number of draws is on a logarithmic scale. path: also writes the picture there.
     """
     from .convergence import MCConvergence
 
@@ -449,10 +449,9 @@ def mc_plot_convergence(convergence: MCConvergence, *, path: str | os.PathLike[s
             axes.set_xticks(counts, [str(count) for count in counts])
             axes.minorticks_off()
             _plain_axes(axes)
-        if bool((own["mcse"] > 0).all()):
-            panels[1, place].set_yscale("log")
         if convergence.tolerance is not None:
             panels[1, place].axhline(convergence.tolerance, color=PALE, linestyle="--", linewidth=1.2, zorder=2)
+        panels[1, place].set_ylim(bottom=0)
         panels[0, place].set_title(f"{measure.replace('_', ' ')}\n({_unit(measure, table)})", size=BIG, color=INK)
     panels[0, 0].set_ylabel("mean over the inputs", size=BIG, color=INK)
     panels[1, 0].set_ylabel("Monte Carlo error", size=BIG, color=INK)
