@@ -404,6 +404,7 @@ mc_plot_drift <- function(monitor, ..., path = NULL) {
     ggplot2::geom_line(colour = "steelblue4") +
     ggplot2::geom_point(colour = "steelblue4", size = 1.4) +
     ggplot2::facet_wrap(ggplot2::vars(.data$panel), ncol = 1, scales = "free_y") +
+    ggplot2::expand_limits(x = 0) +
     ggplot2::labs(x = "inputs seen", y = NULL, title = title) +
     settling_theme()
   saved_plot(plot, path, 7.2, 6)
@@ -442,6 +443,8 @@ mc_plot_convergence <- function(convergence, ..., path = NULL) {
   table$panel <- factor(paste0(table$measure, "\n", table$kind), as.vector(panels))
   plot <- ggplot2::ggplot(table, ggplot2::aes(x = .data$n_samples, y = .data$value))
   caption <- NULL
+  zero <- data.frame(panel = factor(panels[, 2], levels(table$panel)), n_samples = own$n_samples[[1]], value = 0)
+  plot <- plot + ggplot2::geom_blank(data = zero)
   if (!is.null(convergence$tolerance)) {
     dashed <- data.frame(panel = factor(panels[, 2], levels(table$panel)), line = convergence$tolerance)
     plot <- plot + ggplot2::geom_hline(
