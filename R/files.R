@@ -3,10 +3,12 @@
 #' Write and read a model, a prediction, or what was learnt on one
 #'
 #' One file; R and Python open each other's. Models and predictions are in the safetensors format with the
-#' description as JSON; what [mc_triage()], [mc_calibrate()] and [mc_conformal()] return is JSON throughout.
+#' description as JSON; what [mc_triage()], [mc_calibrate()], [mc_conformal()] and
+#' [mc_monitor()] return is JSON throughout.
 #' [saveRDS()] works for all of them as well, for R alone.
 #'
-#' @param object (mc_model, mc_prediction, mc_policy, mc_calibration or mc_conformal) What to write.
+#' @param object (mc_model, mc_prediction, mc_policy, mc_calibration, mc_conformal or mc_monitor) What to
+#'   write.
 #' @param path (string) The file. A model's name usually ends in `.safetensors`, a policy's in `.json`.
 #' @return `mc_save()`: `path`, invisibly. `mc_load()`: what was written.
 #' @export
@@ -30,6 +32,7 @@ mc_load <- function(path) {
     MCPolicy = policy_from_python(object),
     MCCalibration = calibration_from_python(object),
     MCConformal = conformal_from_python(object),
+    MCMonitor = monitor_from_python(object),
     new_mc_model(object)
   )
 }

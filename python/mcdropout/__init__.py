@@ -29,6 +29,9 @@ if TYPE_CHECKING:
     from .checks import NoStochasticSites as NoStochasticSites
     from .checks import OutOfMemory as OutOfMemory
     from .checks import UnreadableFile as UnreadableFile
+    from .convergence import MCConvergence as MCConvergence
+    from .convergence import mc_compare_rates as mc_compare_rates
+    from .convergence import mc_convergence as mc_convergence
     from .datasets import mc_read_idx as mc_read_idx
     from .datasets import mc_read_images as mc_read_images
     from .datasets import mc_sample_data as mc_sample_data
@@ -40,6 +43,10 @@ if TYPE_CHECKING:
     from .models import MCNetwork as MCNetwork
     from .models import mc_cnn as mc_cnn
     from .models import mc_mlp as mc_mlp
+    from .monitoring import MCMonitor as MCMonitor
+    from .monitoring import mc_monitor as mc_monitor
+    from .plots import mc_plot_convergence as mc_plot_convergence
+    from .plots import mc_plot_drift as mc_plot_drift
     from .plots import mc_plot_probabilities as mc_plot_probabilities
     from .plots import mc_probabilities_table as mc_probabilities_table
     from .prediction import MCPrediction as MCPrediction
@@ -75,6 +82,8 @@ HOMES = {  # where each public name lives
     "IdenticalDraws": "checks",
     "MCCalibration": "calibration",
     "MCConformal": "calibration",
+    "MCConvergence": "convergence",
+    "MCMonitor": "monitoring",
     "MCNetwork": "models",
     "MCPolicy": "decisions",
     "MCPrediction": "prediction",
@@ -89,13 +98,18 @@ HOMES = {  # where each public name lives
     "mc_bayes_resnet": "bayes_models",
     "mc_calibrate": "calibration",
     "mc_cnn": "models",
+    "mc_compare_rates": "convergence",
     "mc_conformal": "calibration",
+    "mc_convergence": "convergence",
     "mc_decide": "decisions",
     "mc_fit": "training",
     "mc_frozen_backbone": "backbones",
     "mc_load": "files",
     "mc_mlp": "models",
+    "mc_monitor": "monitoring",
     "mc_ood_scores": "scores",
+    "mc_plot_convergence": "plots",
+    "mc_plot_drift": "plots",
     "mc_plot_probabilities": "plots",
     "mc_posterior_custom": "priors",
     "mc_posterior_multivariate_normal": "priors",

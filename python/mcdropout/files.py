@@ -11,6 +11,7 @@ from . import containers
 from .calibration import MCCalibration, MCConformal
 from .checks import UnreadableFile, shown
 from .decisions import MCPolicy
+from .monitoring import MCMonitor
 from .prediction import MCPrediction
 
 if TYPE_CHECKING:
@@ -20,17 +21,24 @@ if TYPE_CHECKING:
 DAMAGED = (KeyError, TypeError, ValueError, RuntimeError, AttributeError, IndexError, OverflowError)  # parts do not fit
 
 
-TEXTS = {"policy": MCPolicy, "calibration": MCCalibration, "conformal": MCConformal}  # what is kept as JSON
+TEXTS = {  # what is kept as JSON
+    "policy": MCPolicy,
+    "calibration": MCCalibration,
+    "conformal": MCConformal,
+    "monitor": MCMonitor,
+}
 
-Saveable: TypeAlias = "MCNetwork | FrozenNetwork | MCPrediction | MCPolicy | MCCalibration | MCConformal"
+Learnt: TypeAlias = MCPolicy | MCCalibration | MCConformal | MCMonitor
+
+Saveable: TypeAlias = "MCNetwork | FrozenNetwork | MCPrediction | Learnt"
 
 
 def mc_save(object: Saveable, path: str | os.PathLike[str]) -> None:
     """Write a network of ours, a prediction, or what was learnt on one to one file at `path`.
 
     Of a network and a prediction the file is safetensors with a JSON description: the arrays as they are, and what is
-    needed to use them. What `mc_triage()`, `mc_calibrate()` and `mc_conformal()` return becomes JSON. The file
-    appears in one step, so that an older one of that name is lost only when the new one is whole.
+    needed to use them. What `mc_triage()`, `mc_calibrate()`, `mc_conformal()` and `mc_monitor()` return becomes JSON.
+    The file appears in one step, so that an older one of that name is lost only when the new one is whole.
 
     Of a network with a frozen backbone the head is written, and the name of the backbone.
 
@@ -40,7 +48,7 @@ def mc_save(object: Saveable, path: str | os.PathLike[str]) -> None:
     if isinstance(object, MCPrediction):
         arrays, facts = object.to_state()
         containers.write(path, "prediction", arrays, facts)
-    elif isinstance(object, (MCPolicy, MCCalibration, MCConformal)):
+    elif isinstance(object, (MCPolicy, MCCalibration, MCConformal, MCMonitor)):
         containers.write_text(path, text_of(object))
     else:
         containers.write(path, "model", *_model_state(object))
@@ -75,13 +83,13 @@ def model_from_bytes(content: bytes) -> MCNetwork | FrozenNetwork:
     return _model(arrays, facts)
 
 
-def text_of(learnt: MCPolicy | MCCalibration | MCConformal) -> str:
+def text_of(learnt: Learnt) -> str:
     """What `mc_save()` would write of what was learnt on a prediction."""
     kind = next(kind for kind, cls in TEXTS.items() if isinstance(learnt, cls))
     return containers.to_text(kind, learnt.to_state())
 
 
-def from_text(text: str) -> MCPolicy | MCCalibration | MCConformal:
+def from_text(text: str) -> Learnt:
     """What `text_of()` was given."""
     kind, _, facts = containers.from_bytes(text.encode(), tuple(TEXTS))
     return TEXTS[kind].from_state(facts)

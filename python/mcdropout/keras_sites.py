@@ -629,6 +629,7 @@ def probe_keras(replica: Replica, head: Callable[[int], Inputs], gaussian_noise:
         training_randomness,
         [],
         {},
+        (0, 0),
         layouts,
     )
 

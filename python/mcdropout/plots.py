@@ -18,11 +18,14 @@ import pandas as pd
 
 from .arrays import Label, as_labels, as_rows
 from .checks import check_length, shown, whole
+from .monitoring import MCMonitor
 from .prediction import MCPrediction
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+    from .convergence import MCConvergence
 
 Positions = Sequence[int] | np.ndarray
 
@@ -355,3 +358,123 @@ def _check_path(path: str | os.PathLike[str], figure: Figure) -> None:
         raise ValueError(f'`path` must end in one of .{", .".join(endings)}; got "{os.fspath(path)}".')
     if not Path(path).parent.is_dir():
         raise ValueError(f'`path` must be in a folder that exists; got "{os.fspath(path)}".')
+
+
+# Drift, and how draws settle ------------------------------------------------------------------------------
+
+UNITS = {  # of measures of doubt; of the others, those of the values
+    "predictive_entropy": "nats",
+    "expected_entropy": "nats",
+    "mutual_information": "nats",
+    "variation_ratio": "share of draws",
+    "least_confidence": "probability",
+    "smallest_margin": "probability",
+}
+PALE = "#8C8C8C"
+
+
+def mc_plot_drift(monitor: MCMonitor, *, path: str | os.PathLike[str] | None = None) -> Figure:
+    """What a drift monitor saw, batch by batch; its table is `monitor.batches`.
+
+    From top to bottom, over the inputs seen: the evidence of the sequential test on a logarithmic scale, with the line
+    that makes an alarm; the mean of the measure, with that of the reference; the population stability index, with what
+    it reaches by chance. Where there was an alarm, a solid line marks it and a dotted one where the change began.
+    path: also writes the picture there. Raises ValueError for a monitor that has seen nothing.
+    """
+    if not isinstance(monitor, MCMonitor):
+        raise TypeError(f"`monitor` must be what `mc_monitor()` returns; got {shown(type(monitor).__name__)}.")
+    if len(monitor.batches) == 0:
+        raise ValueError("`monitor` must have seen at least one batch; got none.")
+    _check_matplotlib()
+    from matplotlib.figure import Figure
+
+    table = monitor.batches
+    figure = Figure(figsize=(7.2, 6.0), facecolor="white", layout="constrained")
+    if path is not None:
+        _check_path(path, figure)
+    panels = figure.subplots(3, 1, sharex=True)
+    unit = UNITS.get(monitor.measure, "units of the values" if monitor.labels is None else "probability")
+    rows = (
+        ("log10_evidence", "evidence of drift\n(log10)", [monitor.alarm_at], "alarm"),
+        ("mean", f"mean {monitor.measure.replace('_', ' ')}\n({unit})", [monitor.reference.mean()], "reference"),
+        ("psi", "population\nstability index", table["psi_limit"], "by chance up to"),
+    )
+    seen = table["seen"].to_numpy()
+    for axes, (column, label, line, word) in zip(panels, rows, strict=True):
+        axes.plot(seen, table[column], "o-", color=PREDICTED, markersize=4, linewidth=1.4, zorder=3)
+        across = ([0, seen[-1]], np.repeat(line, 2)) if len(line) == 1 else (seen, line)
+        axes.plot(*across, "--", color=PALE, linewidth=1.2, zorder=2, label=word)
+        axes.set_ylabel(label, size=BIG, color=INK)
+        axes.legend(loc="upper left", fontsize=SMALL, frameon=False)
+        for number, style in ((monitor.alarm_input, "-"), (monitor.since_input, ":")):
+            if number is not None:
+                axes.axvline(number, color=INK, linestyle=style, linewidth=1, zorder=1)
+        _plain_axes(axes)
+    panels[-1].set_xlabel("inputs seen", size=BIG, color=INK)
+    panels[-1].set_xlim(0, seen[-1] * 1.02)
+    title = f"No drift in {seen[-1]} inputs"
+    if monitor.drift:
+        title = f"Drift since about input {monitor.since_input} (dotted); alarm at input {monitor.alarm_input} (solid)"
+    panels[0].set_title(title, size=BIG, weight="bold", color=INK, loc="left")
+    if path is not None:
+        figure.savefig(path, dpi=FILE_DPI)
+    return figure
+
+
+def mc_plot_convergence(convergence: MCConvergence, *, path: str | os.PathLike[str] | None = None) -> Figure:
+    """How each measure settles as draws are added; its table is `convergence.table`.
+
+    Above: each measure, its mean over the inputs. Below: its Monte Carlo error for one input (root mean square over the
+    inputs), with the tolerance. The number of draws is on a logarithmic scale. path: also writes the picture there.
+    """
+    from .convergence import MCConvergence
+
+    if not isinstance(convergence, MCConvergence):
+        kind = type(convergence).__name__
+        raise TypeError(f"`convergence` must be what `mc_convergence()` returns; got {shown(kind)}.")
+    _check_matplotlib()
+    from matplotlib.figure import Figure
+
+    table, counts = convergence.table, list(convergence.n_samples)
+    measures = list(dict.fromkeys(table["measure"]))
+    figure = Figure(figsize=(1.0 + 2.3 * len(measures), 4.6), facecolor="white", layout="constrained")
+    if path is not None:
+        _check_path(path, figure)
+    panels = figure.subplots(2, len(measures), sharex=True, squeeze=False)
+    for place, measure in enumerate(measures):
+        own = table[table["measure"] == measure]
+        for axes, column in zip(panels[:, place], ("value", "mcse"), strict=True):
+            axes.plot(counts, own[column], "o-", color=PREDICTED, markersize=4, linewidth=1.4, zorder=3)
+            axes.set_xscale("log")
+            axes.set_xticks(counts, [str(count) for count in counts])
+            axes.minorticks_off()
+            _plain_axes(axes)
+        if convergence.tolerance is not None:
+            panels[1, place].axhline(convergence.tolerance, color=PALE, linestyle="--", linewidth=1.2, zorder=2)
+        panels[1, place].set_ylim(bottom=0)
+        panels[0, place].set_title(f"{measure.replace('_', ' ')}\n({_unit(measure, table)})", size=BIG, color=INK)
+    panels[0, 0].set_ylabel("mean over the inputs", size=BIG, color=INK)
+    panels[1, 0].set_ylabel("Monte Carlo error", size=BIG, color=INK)
+    words = "number of draws"
+    if convergence.tolerance is not None:
+        words += (
+            f"     (dashed: tolerance {convergence.tolerance:g}; recommended for the mean: "
+            f"{convergence.recommended} draws)"
+        )
+    figure.supxlabel(words, size=BIG, color=INK)
+    if path is not None:
+        figure.savefig(path, dpi=FILE_DPI)
+    return figure
+
+
+def _unit(measure: str, table: pd.DataFrame) -> str:
+    classes = bool((table["measure"] == "mutual_information").any())
+    return UNITS.get(measure, "probability" if classes else "units of the values")
+
+
+def _plain_axes(axes: Axes) -> None:
+    axes.tick_params(labelsize=SMALL, length=2, color=INK, labelcolor=INK)
+    axes.grid(True, color="#E0E0E0", linewidth=0.6)
+    axes.set_axisbelow(True)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)

@@ -9,9 +9,10 @@ from __future__ import annotations
 import math
 import os
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -42,7 +43,7 @@ from .models import MCNetwork
 from .outputs import Outputs, Select
 from .prediction import BY_INPUT, MCPrediction
 from .randomness import input_ids
-from .sites import Replica, StochasticMode, probe, replicate, sites_table
+from .sites import Replica, StochasticMode, advice_on, probe, replicate, sites_table
 from .summaries import standard_error, summarise_classes, summarise_values
 from .variational import BayesConv2d
 
@@ -124,7 +125,7 @@ def mc_predict(
     if ids is not None and feed.n_inputs is not None:
         check_length(len(ids), "ids", feed.n_inputs, "x")
     sampler = network.sampler(feed.head(3), request, besides)
-    return _predict(network, sampler, feed, request, ids, progress, started)
+    return draw_all(network, sampler, feed, request, ids, progress, started)
 
 
 def mc_predict_point(
@@ -164,7 +165,8 @@ def mc_sites(model: Any, x: Any, *, stochastic_depth: bool = True, gaussian_nois
     Columns: site (module path and call number), operation, rate (of dropping; NaN where weights are drawn), shape (of
     the mask of one input, or how many weights). The masks of a site are keyed by its row, so models with the same rows
     draw the same masks, from torch and from Keras.
-    Raises NoStochasticSites where there is nothing to sample.
+    Warns where the spread is likely to say little: dropout before the last layer alone, and rates under 0.1 or over 0.7
+    in anything but a network of ours for values. Raises NoStochasticSites where there is nothing to sample.
     """
     model, x = behind_backbone(model, x)
     besides = Besides.checked(stochastic_depth, gaussian_noise)
@@ -232,7 +234,7 @@ class MCSampler:
         if self.front is not None:
             x = self.front.looked_at(x, device=self.network.replica.device)
         feed = self.network.feed(x)
-        return _predict(self.network, self.sampler, feed, self.request, None, False, time.perf_counter())
+        return draw_all(self.network, self.sampler, feed, self.request, None, False, time.perf_counter())
 
 
 @dataclass(frozen=True)
@@ -368,16 +370,22 @@ class Network:
 
     def sites(self, head: Callable[[int], Inputs], besides: Besides) -> pd.DataFrame:
         """A row for each site."""
-        return sites_table(probe(self.model, self.replica, head, besides.stochastic_depth))
+        found = probe(self.model, self.replica, head, besides.stochastic_depth)
+        ours = isinstance(self.model, MCNetwork)
+        for advice in advice_on(found, not ours or self.outputs.task == "classification"):
+            warnings.warn(advice, stacklevel=3)
+        return sites_table(found)
 
-    def sampler(self, example: Inputs, request: Request, besides: Besides) -> Sampler:
-        """Find the sites, check the outputs, and make ready to draw."""
+    def sampler(self, example: Inputs, request: Request, besides: Besides, rate: float | None = None) -> Sampler:
+        """Find the sites, check the outputs, and make ready to draw; `rate` in place of the rates of all sites."""
         # hooks of the user may share what they note, so nothing runs beside them
         hooked = any(module._forward_hooks or module._forward_pre_hooks for module in self.model.modules())
 
         def make_plan(inputs: Inputs) -> Plan:
             replica = self._replica()
             found = probe(self.model, replica, inputs.cycled, besides.stochastic_depth)
+            if rate is not None:
+                found.sites = {name: replace(site, rate=rate) for name, site in found.sites.items()}
             self.outputs.check(found.output, found.n_inputs)
             more = None if hooked else self._replica
             return Plan(found, replica, more, self.outputs, request.n_samples, request.seed, request.masks)
@@ -391,7 +399,7 @@ class Network:
 # ---- batches --------------------------------------------------------------------------------------------------
 
 
-def _predict(
+def draw_all(
     network: Network | KerasNetwork,
     sampler: Sampler,
     feed: Feed,
@@ -400,6 +408,7 @@ def _predict(
     progress: Progress,
     started: float,
 ) -> MCPrediction:
+    """The prediction of a network whose sampler is ready: batches, rounds of draws, summaries."""
     out = network.outputs.tensor(sampler.first.probe.output)
     values, noise = network.outputs.draws(out[None])
     if request.keep_samples and feed.n_inputs is not None:

@@ -24,6 +24,7 @@ from typing import Any
 
 import pandas as pd
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.overrides import TorchFunctionMode
@@ -186,6 +187,9 @@ def _announce(module: nn.Module, path: str, calls: CallNames) -> None:
 # ---- interception ---------------------------------------------------------------------------------------------
 
 
+LAYERS = {F.linear, F.conv1d, F.conv2d, F.conv3d}
+
+
 class StochasticMode(TorchFunctionMode):
     """Hands what every stochastic call would drop to `meet`; everything else runs as it is.
 
@@ -262,6 +266,8 @@ class ProbeMode(StochasticMode):
         self.results: dict[int, tuple[str, Tensor]] = {}  # of dropouts and relus, by their identity
         self.uses: dict[str, list[Any]] = {}  # what takes the result of each: a function, or a dropout's name
         self.bytes: dict[str, int] = {}  # of each such result; under "" the largest of the others after the first site
+        self.layers = [0, 0]  # linear layers and convolutions before the first call that drops, and after it
+        self.dropped = False
 
     def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         if self.originals and any(id(one) in self.originals for one in args):
@@ -272,6 +278,8 @@ class ProbeMode(StochasticMode):
         if self.results and not drops(func):
             for one in tensors_in((args, kwargs or {})):
                 self._note_use(one, func)
+        if func in LAYERS:
+            self.layers[self.dropped] += 1
         result = super().__torch_function__(func, types, args, kwargs)
         if func in RELUS:
             name = self.next_relu()
@@ -293,6 +301,7 @@ class ProbeMode(StochasticMode):
         name = self.calls.next()
         order = tuple(sorted(range(x.ndim), key=lambda axis: -x.stride(axis)))
         self.found[name] = Call(name, drop, x, order)
+        self.dropped = self.dropped or drop.samples
         self._note_use(x, name)
         if drop.kind == "weights":
             return x
@@ -389,6 +398,7 @@ class Probe:
     training_randomness: bool  # it would when training, outside dropout; that is left out
     raised: list[str]  # modules whose training flag is up while sampling
     sole_uses: dict[str, Any]  # of dropouts and relus whose result one call takes: its function, or its name
+    layers: tuple[int, int]  # linear layers and convolutions before the first site, and after it
 
     def largest(self, without: frozenset[str]) -> int:
         """Bytes of the largest intermediate result from the first site on, the results of some calls left out."""
@@ -443,7 +453,10 @@ def probe(model: nn.Module, replica: Replica, head: Callable[[int], Inputs], sto
         )
     sole_uses = {name: uses[0] for name, uses in modes[0].uses.items() if len(uses) == 1}
     sole_uses = {name: use for name, use in sole_uses.items() if all(mode.uses.get(name) == [use] for mode in modes)}
-    return Probe(sites, modes[0].bytes, output, 3, own_randomness, training_randomness, raised, sole_uses)
+    before, after = modes[0].layers
+    return Probe(
+        sites, modes[0].bytes, output, 3, own_randomness, training_randomness, raised, sole_uses, (before, after)
+    )
 
 
 def _calls(replica: Replica, inputs: Inputs, originals: set[int] | None = None) -> tuple[ProbeMode, Any]:
@@ -621,3 +634,32 @@ def _shape_text(site: Site) -> str:
     """The mask of one input, without the axis that counts the inputs."""
     kept = [size for axis, size in enumerate(site.shape) if axis != site.axis or size > 1]
     return " x ".join(str(size) for size in kept) or "1"
+
+
+LOWEST, HIGHEST = 0.1, 0.7  # rates of a classifier outside of which its spread says little
+
+
+def advice_on(found: Probe, classifier: bool) -> list[str]:
+    """What is likely to make the spread of the draws say little, one sentence each."""
+    advice = []
+    before, after = found.layers
+    if before > 1 and after <= 1:
+        advice.append(
+            "`model` has dropout before its last layer alone, so the draws differ in that layer only and doubt about "
+            "all before it goes unseen; add dropout after the other layers and train again."
+        )
+    sites = [site for site in found.sites.values() if site.operation != STOCHASTIC_DEPTH and classifier]
+    for bad, words in (
+        (
+            [site for site in sites if site.rate < LOWEST],
+            f"under {LOWEST}, where the draws of a classifier hardly differ",
+        ),
+        ([site for site in sites if site.rate > HIGHEST], f"over {HIGHEST}, where little of a classifier is left"),
+    ):
+        if bad:
+            names = ", ".join(f"{site.name} ({site.rate:g})" for site in bad[:3])
+            more = f" and {len(bad) - 3} more" if len(bad) > 3 else ""
+            advice.append(
+                f"`model` has dropout rates {words}: {names}{more}; `mc_compare_rates()` tells which predicts best."
+            )
+    return advice

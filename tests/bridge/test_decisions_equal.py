@@ -231,3 +231,29 @@ def test_what_to_label_next_is_the_same(robjects, r, tmp_path):
     for by in ("mutual_information", "batchbald"):
         ours = mcd.mc_acquire(prediction, 6, by=by)["input"].to_numpy() + 1
         np.testing.assert_array_equal(ours, r(f'mc_acquire(pred, 6, by = "{by}")$input'))
+
+
+def test_a_monitor_is_the_same_from_both_and_goes_on_in_the_other(robjects, r, tmp_path):
+    robjects.r(f"""
+        mc_save(pred, "{tmp_path / "pred.safetensors"}")
+        monitor <- mc_monitor(pred[1:60], measure = "mutual_information", false_alarm_rate = 0.2)
+        monitor <- update(monitor, pred[61:100], name = "first")
+        mc_save(monitor, "{tmp_path / "r.json"}")
+    """)
+    prediction = mcd.mc_load(tmp_path / "pred.safetensors")
+    assert isinstance(prediction, mcd.MCPrediction)
+    ours = mcd.mc_monitor(prediction[:60], measure="mutual_information", false_alarm_rate=0.2)
+    mcd.mc_save(ours.update(prediction[60:100], name="first"), tmp_path / "python.json")
+    assert (tmp_path / "python.json").read_text() == (tmp_path / "r.json").read_text()
+    theirs = mcd.mc_load(tmp_path / "r.json")
+    assert isinstance(theirs, mcd.MCMonitor)
+    mcd.mc_save(theirs.update(prediction[100:]), tmp_path / "python.json")
+    said = list(
+        robjects.r(f"""
+        monitor <- update(mc_load("{tmp_path / "r.json"}"), pred[101:200])
+        mc_save(monitor, "{tmp_path / "r.json"}")
+        format(monitor)
+    """)
+    )
+    assert (tmp_path / "python.json").read_text() == (tmp_path / "r.json").read_text()
+    assert "\n".join(said) == repr(theirs)

@@ -38,12 +38,14 @@ ORDER = [
     "calibration",
     "decisions",
     "acquisition",
+    "monitoring",
     "outputs",
     "pooling",
     "folding",
     "draws",
     "keras_draws",
     "sampling",
+    "convergence",
     "plots",
     "files",
 ]
@@ -60,6 +62,7 @@ WITHOUT_TORCH = [
     "calibration",
     "decisions",
     "acquisition",
+    "monitoring",
 ]
 
 

@@ -1,0 +1,116 @@
+# How many draws are enough, and which dropout rate predicts best.
+
+#' How many draws are enough
+#'
+#' How the uncertainty settles as draws are added, and how many draws are enough, from one set of draws: the
+#' summaries of each number are those of the first so many, as [mc_predict()] with the same seed would give.
+#' [mc_plot_convergence()] draws it.
+#'
+#' From few draws the mutual information, which is then too small on average, takes longest to settle.
+#'
+#' @inheritParams mc_predict
+#' @param x (numeric array, data frame or mc_images) Inputs; some hundred say enough.
+#' @param n_samples (integer vector) Numbers of draws, rising.
+#' @param tolerance (number) The wished Monte Carlo standard error: for classes in units of probability and, for
+#'   entropies, in nats, 0.01 by default; for values in their own unit, without which no number is recommended.
+#' @return A list of class `mc_convergence`: `recommended`, the number of draws with which the mean of 95 % of
+#'   the inputs is within `tolerance`; `needed` (tibble, one row per measure: that number, and the one for all
+#'   inputs); `table` (tibble, one row per number of draws and measure: `value`, its mean over the inputs;
+#'   `mcse`, the root mean square over the inputs of each one's Monte Carlo standard error; `difference`, that
+#'   of what the remaining draws changed; `settled`, the share of the inputs whose error is at most
+#'   `tolerance`); `n_samples`, `n_inputs`, `tolerance`. Measures: `mean` (of classes the probability of the
+#'   predicted label; its error is that of the worst label), `std` over the draws, and for classes the three
+#'   entropies.
+#' @export
+#' @examplesIf mc_python_available()
+#' net <- mc_mlp(4, labels = levels(iris$Species))
+#' net <- mc_fit(net, iris[1:4], iris$Species, epochs = 20, batch_size = 32, seed = 1)
+#' settled <- mc_convergence(net, iris[1:4], seed = 1)
+#' settled
+#' settled$table
+mc_convergence <- function(model, x, n_samples = c(10, 20, 50, 100, 200), batch_size = 128, ...,
+                           tolerance = NULL, masks = "shared", outputs = NULL, labels = NULL, select = NULL,
+                           stochastic_depth = TRUE, precision = "float32", device = "auto", seed = NULL,
+                           progress = getOption("mcdropout.progress", interactive())) {
+  rlang::check_dots_empty()
+  found <- call_core(
+    "mc_convergence", as_network(model), as_model_inputs(x),
+    n_samples = each(n_samples, as_count, at_least = 2),
+    batch_size = as_count(batch_size),
+    tolerance = if_given(tolerance, as_number, above = 0),
+    masks = as_choice(masks, mask_kinds),
+    outputs = if_given(outputs, as_choice, choices = output_kinds),
+    labels = as_label_set(labels),
+    select = as_select(select),
+    stochastic_depth = as_flag(stochastic_depth),
+    precision = precision,
+    device = device,
+    seed = as_seed(seed),
+    progress = as_progress(progress)
+  )
+  fields <- fields_from_python(found)
+  fields$n_samples <- unlist(fields$n_samples)
+  fields$recommended <- from_python(found$recommended)
+  structure(c(fields, words = from_python(found$words())), class = "mc_convergence")
+}
+
+#' @export
+format.mc_convergence <- function(x, ...) {
+  strsplit(x$words, "\n", fixed = TRUE)[[1]]
+}
+
+#' @export
+print.mc_convergence <- function(x, ...) {
+  cat(format(x, ...), sep = "\n")
+  invisible(x)
+}
+
+#' Which dropout rate predicts best
+#'
+#' Predicts inputs that were not trained on with several dropout rates, and compares them by log loss.
+#'
+#' @inheritParams mc_predict
+#' @param model (mc_model, Python object or function) A network, which is sampled again with each rate at all
+#'   its sites, whatever they were trained with; or a function that takes a rate and returns a network fitted
+#'   with it, which says more and takes longer.
+#' @param y (factor or vector, or numeric matrix) The true label of each input, or the values observed.
+#' @param rates (numeric vector) Rates of dropping, between 0 and 1.
+#' @return A tibble with one row per rate: `rate`; `loss`, the mean over the inputs (for classes the log loss of
+#'   the mean over the draws, in nats; for values minus the log density of the mixture of the draws, per output,
+#'   or the squared error where the network tells no noise); `difference` from the lowest loss and
+#'   `difference_se`, its standard error over the inputs, paired, so that a difference of less than two of them
+#'   says little; `accuracy` (classes); `spread` (mean mutual information, in nats, or mean standard deviation
+#'   over the draws); `best`.
+#' @references Gal, Hron and Kendall (2017), \doi{10.48550/arXiv.1705.07832}: the rate must fit the data for the
+#'   spread to mean much.
+#' @export
+#' @examplesIf mc_python_available()
+#' train <- seq(1, 150, by = 2)
+#' fitted_with <- function(rate) {
+#'   net <- mc_mlp(4, labels = levels(iris$Species), dropout = rate)
+#'   mc_fit(net, iris[train, 1:4], iris$Species[train], epochs = 20, batch_size = 32, seed = 1)
+#' }
+#' mc_compare_rates(fitted_with, iris[-train, 1:4], iris$Species[-train], rates = c(0.1, 0.3), seed = 1)
+mc_compare_rates <- function(model, x, y, rates = 1:7 / 10, n_samples = 50, batch_size = 128, ...,
+                             outputs = NULL, labels = NULL, select = NULL, precision = "float32",
+                             device = "auto", seed = NULL,
+                             progress = getOption("mcdropout.progress", interactive())) {
+  rlang::check_dots_empty()
+  refit <- is.function(model) && !is_python(model)
+  fitted <- function(rate) as_network(model(rate))
+  table <- call_core(
+    "mc_compare_rates", if (refit) as_callback(fitted) else as_network(model), as_model_inputs(x),
+    as_targets(y, labels %||% labels_of(model)),
+    rates = each(rates, as_number, above = 0, below = 1),
+    n_samples = as_count(n_samples, at_least = 2),
+    batch_size = as_count(batch_size),
+    outputs = if_given(outputs, as_choice, choices = output_kinds),
+    labels = as_label_set(labels),
+    select = as_select(select),
+    precision = precision,
+    device = device,
+    seed = as_seed(seed),
+    progress = as_progress(progress)
+  )
+  table_from_python(table)
+}

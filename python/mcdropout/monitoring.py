@@ -1,0 +1,375 @@
+"""Drift: whether the inputs of today are still like those of before, by how doubtful the network is. Needs no torch.
+
+A monitor is made from a reference, is shown batch after batch, and says when they differ, and since when.
+"""
+
+from __future__ import annotations
+
+import bisect
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from .arrays import Label
+from .checks import check_choice, check_count, check_number, check_seed, shown
+from .measures import check_labels, check_prediction, measured, measures_of
+from .prediction import Array, MCPrediction
+
+FEWEST = 20  # with fewer in the reference, no rank among them is rarer than one in twenty
+POWERS = (0.25, 0.5, 0.75)  # bets from bold to careful
+N_BETS = 4 * len(POWERS)
+HALF_STARTED = 100  # inputs after which half of the capital is at stake
+LEAST = 2.0**-53  # keeps a bet on a rank of exactly 0 finite; it lowers what is won, so the promise stays
+COLUMNS = ("batch", "name", "n", "seen", "mean", "ks", "ks_p_value", "psi", "psi_limit", "log10_evidence", "drift")
+
+
+@dataclass(repr=False)
+class MCMonitor:
+    """What `mc_monitor()` returns: show it batch after batch by `update()`.
+
+    `batches` has one row per batch: `name`, if it was given one; `n` inputs, `seen` in all so far, `mean` of the
+    measure; `ks` and `ks_p_value`, the Kolmogorov-Smirnov test of this batch against the reference; `psi`, the
+    population stability index, and `psi_limit`, which a batch of this size exceeds by chance once in twenty times;
+    `log10_evidence`, that of the sequential test over the whole run, and `drift`, whether there had been an alarm by
+    then. `drift`: whether there was one; `alarm_input`, `alarm_batch`: at which input and batch, counted from 1;
+    `since_input`, `since_batch`: where the change most probably began; `alarm_at`: the evidence that makes an alarm.
+    """
+
+    task: str
+    measure: str
+    labels: tuple[Label, ...] | None
+    false_alarm_rate: float
+    n_bins: int
+    seed: int
+    reference: Array  # in rising order
+    seen: Array  # of all batches, in rising order
+    batches: pd.DataFrame
+    log_capital: Array  # (bet,), of what is at stake
+    log_best: Array  # (bet,), of the one start that did best
+    best_start: Array  # (bet,), that start, an input counted from 1
+    alarm_input: int | None = None
+    since_input: int | None = None
+    edges: Array = field(init=False)
+
+    def __post_init__(self) -> None:
+        shares = np.arange(1, self.n_bins) / self.n_bins
+        self.edges = np.unique(np.quantile(self.reference, shares, method="inverted_cdf"))
+
+    @property
+    def drift(self) -> bool:
+        """Whether there was an alarm."""
+        return self.alarm_input is not None
+
+    @property
+    def alarm_at(self) -> float:
+        """The evidence, as log10, that makes an alarm: one over the false alarm rate."""
+        return -math.log10(self.false_alarm_rate)
+
+    @property
+    def alarm_batch(self) -> int | None:
+        """The batch of the alarm, counted from 1."""
+        return self._batch_of(self.alarm_input)
+
+    @property
+    def since_batch(self) -> int | None:
+        """The batch in which the change most probably began, counted from 1."""
+        return self._batch_of(self.since_input)
+
+    def _batch_of(self, number: int | None) -> int | None:
+        if number is None:
+            return None
+        return int(np.searchsorted(self.batches["seen"], number)) + 1
+
+    def update(self, prediction: MCPrediction, *, name: str | None = None) -> MCMonitor:
+        """Take the next batch, of any size, into account; changes this monitor, and returns it.
+
+        name: what the batch is called, such as its date. The sequential test is the same however the inputs are cut
+        into batches. Raises ValueError, and changes nothing, for a prediction of other labels or without the measure.
+        """
+        values = _doubts(prediction, self.measure, self.task, self.labels, "prediction")
+        if name is not None and not isinstance(name, str):
+            raise ValueError(f"`name` must be a string; got {shown(name)}.")
+        n_before = len(self.seen)
+        everything = np.sort(np.concatenate([self.reference, self.seen]))
+        p, q = smoothed_ranks(values, everything, _uniforms(self.seed, n_before, len(values)))
+        bets = _Bets.placed(p, q, n_before, self.log_capital, self.log_best, self.best_start)
+        evidence = bets.log_evidence / math.log(10)
+        row = self._row(values, n_before + len(values))
+        alarms = np.flatnonzero(evidence >= self.alarm_at)
+        if self.alarm_input is None and len(alarms):
+            first = int(alarms[0])
+            self.alarm_input = n_before + first + 1
+            self.since_input = int(bets.starts[bets.log_best[:, first].argmax(), first])
+        row |= {"name": name, "log10_evidence": float(evidence[-1]), "drift": self.drift}
+        self.batches = _table([*self.batches.to_dict(orient="records"), row])
+        self.seen = np.sort(np.concatenate([self.seen, values]))
+        self.log_capital, self.log_best = bets.log_capital[:, -1], bets.next_best
+        self.best_start = bets.next_start
+        return self
+
+    def _row(self, values: Array, seen: int) -> dict[str, Any]:
+        """What is known of one batch by itself."""
+        test = stats.ks_2samp(self.reference, values, method="asymp")
+        return {
+            "batch": len(self.batches) + 1,
+            "n": len(values),
+            "seen": seen,
+            "mean": float(values.mean()),
+            "ks": float(test.statistic),  # pyright: ignore[reportAttributeAccessIssue]  (SciPy's types lack it)
+            "ks_p_value": float(test.pvalue),  # pyright: ignore[reportAttributeAccessIssue]
+            "psi": stability_index(self.reference, values, self.edges),
+            "psi_limit": _psi_limit(len(self.edges) + 1, len(self.reference), len(values)),
+        }
+
+    def words(self) -> str:
+        """What it watches, what it saw, and what an alarm means, as text."""
+        return "\n".join(_words(self))
+
+    def __repr__(self) -> str:
+        return self.words()
+
+    def to_state(self) -> dict[str, Any]:
+        """What a file keeps, as JSON holds it."""
+        state = {name: getattr(self, name) for name in self.__dataclass_fields__ if name != "edges"}
+        state["batches"] = self.batches.to_dict(orient="list")
+        state["labels"] = None if self.labels is None else list(self.labels)
+        return {name: value.tolist() if isinstance(value, np.ndarray) else value for name, value in state.items()}
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Any]) -> MCMonitor:
+        """What `to_state()` took apart."""
+        kinds = dict.fromkeys((*SORTED, "log_capital", "log_best"), np.float64) | {"best_start": np.int64}
+        arrays = {name: np.array(state[name], dtype=kind) for name, kind in kinds.items()}
+        columns = state["batches"]
+        batches = _table([dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)])
+        labels = None if state["labels"] is None else tuple(state["labels"])
+        monitor = cls(**{**state, **arrays, "batches": batches, "labels": labels})
+        monitor._check_parts()
+        return monitor
+
+    def _check_parts(self) -> None:
+        """Refuse parts that cannot be those of one monitor."""
+        sizes = {len(values) for values in (self.log_capital, self.log_best, self.best_start)}
+        sound = all(np.isfinite(values).all() for values in (self.reference, self.seen, self.log_capital))
+        rising = all((np.diff(getattr(self, name)) >= 0).all() for name in SORTED)
+        if sizes != {N_BETS} or not sound or not rising or len(self.seen) != self.batches["n"].sum():
+            raise ValueError("A monitor must hold what it has seen, in rising order, and what was bet on it.")
+
+
+SORTED = ("reference", "seen")
+
+
+def mc_monitor(
+    reference: MCPrediction,
+    *,
+    measure: str = "predictive_entropy",
+    false_alarm_rate: float = 0.01,
+    n_bins: int = 10,
+    seed: int | None = 0,
+) -> MCMonitor:
+    """Watch whether new inputs are still like those of a reference, by how doubtful the network is about them.
+
+    reference: a prediction of inputs as they should be, that the network was not trained on; at least 20, better some
+      hundreds. measure: any of those that `mc_scores()` knows.
+    false_alarm_rate: the chance that the sequential test ever raises an alarm while nothing changes, over the whole
+      run, however long it is and however often it is looked at.
+    n_bins: of the population stability index, each with as many of the reference. seed: decides among equals.
+
+    `monitor.update(prediction)` takes the next batch. The sequential test is a conformal test martingale: of each new
+    input, the rank of its doubt among all before it, reference included, is uniform and independent of the earlier
+    ranks for as long as nothing changes, whatever the network and the measure. Against that it bets, boldly or
+    carefully, that doubt is higher, lower, further out or further in than before, starting at every input with a part
+    of its capital. The capital reaches 1 / `false_alarm_rate` with a chance of at most `false_alarm_rate` (Ville).
+    It holds all doubts that it has seen. Kolmogorov-Smirnov and the stability index of each batch are there to look
+    at: their p-values and limits are of one batch alone, and many batches exceed them sooner or later.
+
+    A change that leaves the distribution of doubt as it is cannot be seen in it; another measure may see it.
+
+    Raises ValueError for a reference of fewer than 20 inputs, and for a measure that it lacks.
+    References: Vovk, Gammerman and Shafer (2022), Algorithmic learning in a random world, chapter 8, and Vovk et al.
+    (2021), arXiv:2102.10439 (conformal test martingales); Ville (1939), Etude critique de la notion de collectif;
+    Yurdakul and Naranjo (2020), Journal of Risk Model Validation 14 (population stability index by chance).
+    """
+    prediction = check_prediction(reference, "reference")
+    check_choice(measure, "measure", measures_of(prediction))
+    rate = check_number(false_alarm_rate, "false_alarm_rate", above=0, below=1)
+    bins = check_count(n_bins, "n_bins", at_least=2)
+    seed = check_seed(seed)
+    values = _doubts(prediction, measure, prediction.task, prediction.labels, "reference")
+    if len(values) < max(FEWEST, bins):
+        raise ValueError(f"`reference` must have at least {max(FEWEST, bins)} inputs; got {len(values)}.")
+    first = np.full(N_BETS, _log_weights(np.array([1]))[0])
+    return MCMonitor(
+        task=prediction.task,
+        measure=measure,
+        labels=prediction.labels,
+        false_alarm_rate=rate,
+        n_bins=bins,
+        seed=seed,
+        reference=np.sort(values),
+        seen=np.empty(0),
+        batches=_table([]),
+        log_capital=first,
+        log_best=first,
+        best_start=np.ones(N_BETS, dtype=np.int64),
+    )
+
+
+# Ranks and bets -------------------------------------------------------------------------------------------
+
+
+def smoothed_ranks(values: Array, before: Array, ties: Array) -> tuple[Array, Array]:
+    """The conformal p-value of each value among all before it and itself, and one minus it, both (value,).
+
+    (number larger + tie * number equal) / number: near 0 for the largest. before: in rising order. ties: uniform
+    numbers in (0, 1) that put a value among its equals.
+    """
+    larger = len(before) - np.searchsorted(before, values, side="right")
+    smaller = np.searchsorted(before, values, side="left")
+    batch: list[float] = []
+    for place, value in enumerate(values.tolist()):
+        low, high = bisect.bisect_left(batch, value), bisect.bisect_right(batch, value)
+        larger[place] += place - high
+        smaller[place] += low
+        batch.insert(high, value)
+    number = len(before) + 1 + np.arange(len(values))
+    equal = number - larger - smaller
+    return (larger + ties * equal) / number, (smaller + (1 - ties) * equal) / number
+
+
+def _uniforms(seed: int, first: int, n: int) -> Array:
+    """Uniform numbers in (0, 1), those of the inputs from `first` on: the same however the inputs are cut."""
+    generator = np.random.PCG64(seed)
+    generator.advance(first)
+    return np.clip(np.random.Generator(generator).random(n), LEAST, 1 - LEAST)
+
+
+def _log_gains(p: Array, q: Array) -> Array:
+    """Log of what each bet multiplies its stake by, (bet, value).
+
+    a u^(a - 1) integrates to 1 over uniform u and rewards small ones: u is the rank from above, from below, from the
+    nearer end, from the middle.
+    """
+    end = 2 * np.minimum(p, q)
+    small = np.log(np.maximum([p, q, end, 1 - end], LEAST))  # (4, value)
+    powers = np.array(POWERS)[:, None, None]
+    return (np.log(powers) + (powers - 1) * small).reshape(N_BETS, len(p))
+
+
+def _log_weights(numbers: Array) -> Array:
+    """Log of the capital that each bet starts with at that input, counted from 1; over all inputs they sum to 1."""
+    started = np.log(HALF_STARTED) - np.log(HALF_STARTED + numbers - 1) - np.log(HALF_STARTED + numbers)
+    return started - np.log(N_BETS)
+
+
+@dataclass(frozen=True)
+class _Bets:
+    """How the capital went over the values of a batch."""
+
+    log_capital: Array  # (bet, value), at stake after that value, with what starts at the next one
+    log_best: Array  # (bet, value), of the best start up to that value
+    starts: Array  # (bet, value), that start
+    log_evidence: Array  # (value,), of all the capital
+    next_best: Array  # (bet,), with the start at the next value among the candidates
+    next_start: Array
+
+    @classmethod
+    def placed(cls, p: Array, q: Array, n_before: int, capital: Array, best: Array, start: Array) -> _Bets:
+        # the capital started at value k is its weight times the gains from k on: by sums of logs from the front
+        gains = np.cumsum(_log_gains(p, q), axis=1)
+        numbers = n_before + 1 + np.arange(len(p))
+        later = _log_weights(numbers + 1) - gains  # what starts after each value, as seen from before the first
+        log_capital = gains + np.logaddexp.accumulate(np.column_stack([capital, later]), axis=1)[:, 1:]
+        candidates = np.column_stack([best, later])
+        highest = np.maximum.accumulate(candidates, axis=1)
+        places = np.where(candidates >= highest, np.arange(len(p) + 1), 0)
+        places = np.maximum.accumulate(places, axis=1)
+        starts = np.where(places > 0, n_before + 1 + places, start[:, None])
+        asleep = np.log(HALF_STARTED) - np.log(HALF_STARTED + numbers + 1)
+        return cls(
+            log_capital=log_capital,
+            log_best=gains + highest[:, :-1],  # a start after this value knows nothing of it
+            starts=starts[:, :-1],
+            log_evidence=np.logaddexp(np.logaddexp.reduce(log_capital, axis=0), asleep),
+            next_best=gains[:, -1] + highest[:, -1],
+            next_start=starts[:, -1],
+        )
+
+
+# Of one batch ---------------------------------------------------------------------------------------------
+
+
+def stability_index(reference: Array, values: Array, edges: Array) -> float:
+    """Population stability index: sum over bins of (share now - share before) log(share now / share before).
+
+    A bin holds what is above its lower and up to its upper edge. Half an input is added to every bin, so that an empty
+    one leaves the index finite.
+    """
+    before, now = (
+        np.bincount(np.searchsorted(edges, some, side="left"), minlength=len(edges) + 1) + 0.5
+        for some in (reference, values)
+    )
+    before, now = before / before.sum(), now / now.sum()
+    return float(((now - before) * np.log(now / before)).sum())
+
+
+def _psi_limit(n_bins: int, n_reference: int, n: int) -> float:
+    """What the index of n inputs exceeds once in twenty times by chance, to first order."""
+    return float(stats.chi2.ppf(0.95, max(n_bins - 1, 1)) * (1 / n_reference + 1 / n))
+
+
+# What comes in, and what is said --------------------------------------------------------------------------
+
+
+def _doubts(prediction: object, measure: str, task: str, labels: tuple[Label, ...] | None, name: str) -> Array:
+    found = check_prediction(prediction, name)
+    if found.task != task:
+        kinds = {"classification": "classes", "regression": "values"}
+        raise ValueError(f"`{name}` must be of {kinds[task]} as the reference; got one of {kinds[found.task]}.")
+    if labels is not None:
+        check_labels(found, labels, "the reference", name)
+    return measured(found, measure)
+
+
+def _table(rows: list[dict[str, Any]]) -> pd.DataFrame:
+    kinds = {"batch": np.int64, "name": object, "n": np.int64, "seen": np.int64, "drift": np.bool_}
+    return pd.DataFrame({one: pd.Series([row[one] for row in rows], dtype=kinds.get(one, float)) for one in COLUMNS})
+
+
+def _words(monitor: MCMonitor) -> list[str]:
+    lines = [
+        f"# A drift monitor of {monitor.measure}, against {len(monitor.reference)} reference inputs",
+        f"Seen: {len(monitor.seen)} inputs in {len(monitor.batches)} batches.",
+    ]
+    if len(monitor.batches):
+        last: Any = next(monitor.batches.iloc[[-1]].itertuples())
+        lines.append(
+            f"Last batch: {last.n} inputs, mean {last.mean:.4g} (reference {monitor.reference.mean():.4g}); "
+            f"Kolmogorov-Smirnov {last.ks:.3f} (p {last.ks_p_value:.2g}), population stability index {last.psi:.3f} "
+            f"(by chance up to {last.psi_limit:.3f})."
+        )
+    rate = f"{100 * monitor.false_alarm_rate:.3g} %"
+    if not monitor.drift:
+        evidence = monitor.batches["log10_evidence"].max() if len(monitor.batches) else 0.0
+        return [
+            *lines,
+            f"No drift: the evidence reached 10^{evidence:.2f} at the end of a batch at most, and 10^"
+            f"{monitor.alarm_at:.2f} makes an alarm. While nothing changes, the chance of ever having one is at most "
+            f"{rate}.",
+        ]
+    return [
+        *lines,
+        f"DRIFT: alarm at input {monitor.alarm_input}, in {_batch_words(monitor, monitor.alarm_batch)}; since about "
+        f"input {monitor.since_input}, in {_batch_words(monitor, monitor.since_batch)}.",
+        f"Had nothing changed, the chance of an alarm in the whole run would have been at most {rate}.",
+    ]
+
+
+def _batch_words(monitor: MCMonitor, batch: int | None) -> str:
+    name = None if batch is None else monitor.batches["name"][batch - 1]
+    return f"batch {batch}" if name is None else f"batch {batch} ({name})"

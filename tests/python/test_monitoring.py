@@ -1,0 +1,356 @@
+"""The drift monitor: ranks and bets by naive loops, false alarms and delay by simulation and on real images."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import integrate, ndimage, stats
+
+import mcdropout as mcd
+from mcdropout import UnreadableFile, mc_load, mc_monitor, mc_save
+from mcdropout.measures import CLASS_MEASURES, VALUE_MEASURES, measured
+from mcdropout.monitoring import HALF_STARTED, POWERS, smoothed_ranks, stability_index
+
+
+@pytest.fixture(scope="module")
+def doubts(classes_of):
+    """`doubts(values)`: a prediction with that predictive entropy."""
+    template = classes_of(np.array([[[0.6, 0.4]], [[0.7, 0.3]]]), ["no", "yes"])
+    return lambda values: replace(
+        template[np.zeros(len(values), dtype=int)], predictive_entropy=np.asarray(values, dtype=float)
+    )
+
+
+def normal(rng, n, shift=0.0, scale=1.0):
+    return 5 + shift + scale * rng.normal(size=n)
+
+
+# Ranks and bets, by naive loops ---------------------------------------------------------------------------
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.integers(0, 4), max_size=8),
+    st.lists(st.integers(0, 4), min_size=1, max_size=12),
+)
+def test_ranks_are_those_of_a_loop(before, values):
+    ties = np.random.default_rng(len(values)).random(len(values))
+    p, q = smoothed_ranks(np.array(values, float), np.sort(np.array(before, float)), ties)
+    for place, value in enumerate(values):
+        known = [*before, *values[: place + 1]]
+        larger, equal = sum(one > value for one in known), sum(one == value for one in known)
+        assert p[place] == pytest.approx((larger + ties[place] * equal) / len(known), abs=1e-12)  # rounding
+        assert q[place] == pytest.approx(1 - p[place], abs=1e-12)
+
+
+def naive_evidence(p):
+    """Every start and every bet by itself, its stake multiplied input by input."""
+    bets = []
+    for which in range(4):
+        for a in POWERS:
+            u = [p, 1 - p, 2 * np.minimum(p, 1 - p), np.abs(1 - 2 * p)][which]
+            bets.append(a * u ** (a - 1))
+    total = []
+    for n in range(1, len(p) + 1):
+        capital = HALF_STARTED / (HALF_STARTED + n)  # not yet started
+        for start in range(1, n + 1):
+            weight = HALF_STARTED / ((HALF_STARTED + start - 1) * (HALF_STARTED + start))
+            capital += sum(weight / len(bets) * np.prod(gain[start - 1 : n]) for gain in bets)
+        total.append(capital)
+    return np.log10(total)
+
+
+def ranks_of(reference, values, seed):
+    ties = np.random.Generator(np.random.PCG64(seed)).random(len(values))
+    return smoothed_ranks(np.asarray(values), np.sort(reference), ties)[0]
+
+
+@pytest.mark.parametrize("cuts", [[60], [1, 59], [20, 20, 20], [1] * 60])
+def test_the_evidence_is_that_of_every_start_and_bet_however_the_inputs_are_cut(doubts, cuts):
+    rng = np.random.default_rng(1)
+    reference, values = normal(rng, 50), np.round(normal(rng, 60, shift=0.5), 1)
+    monitor = mc_monitor(doubts(reference), seed=4)
+    for part in np.split(values, np.cumsum(cuts)[:-1]):
+        monitor.update(doubts(part))
+    wanted = naive_evidence(ranks_of(reference, values, 4))
+    np.testing.assert_allclose(monitor.batches["log10_evidence"], wanted[np.cumsum(cuts) - 1], atol=1e-9)  # rounding
+
+
+def test_the_start_that_did_best_is_that_of_a_loop(doubts):
+    rng = np.random.default_rng(2)
+    reference = normal(rng, 300)
+    values = np.concatenate([normal(rng, 80), normal(rng, 40, shift=1.5)])
+    monitor = mc_monitor(doubts(reference), seed=4, false_alarm_rate=0.001)
+    for part in np.split(values, 6):
+        monitor.update(doubts(part))
+    p = ranks_of(reference, values, 4)
+    assert monitor.alarm_input == np.flatnonzero(naive_evidence(p) >= 3)[0] + 1
+    ends = [p, 1 - p, 2 * np.minimum(p, 1 - p), np.abs(1 - 2 * p)]
+    scores = {
+        start: max(
+            np.sum(np.log(a) + (a - 1) * np.log(u[start - 1 : monitor.alarm_input])) for u in ends for a in POWERS
+        )
+        - np.log((HALF_STARTED + start - 1) * (HALF_STARTED + start))
+        for start in range(1, monitor.alarm_input + 1)
+    }
+    assert monitor.since_input == max(scores, key=lambda start: scores[start])
+    assert abs(monitor.since_input - 81) <= 10
+    assert (monitor.since_batch, monitor.alarm_batch) == (
+        (monitor.since_input - 1) // 20 + 1,
+        (monitor.alarm_input - 1) // 20 + 1,
+    )
+
+
+@pytest.mark.parametrize("a", POWERS)
+def test_a_bet_is_fair(a):
+    assert integrate.quad(lambda u: a * u ** (a - 1), 0, 1)[0] == pytest.approx(1, abs=1e-6)  # quad's own error
+
+
+# One batch by itself --------------------------------------------------------------------------------------
+
+
+def test_a_batch_by_itself_is_compared_as_scipy_and_a_loop_do(doubts):
+    rng = np.random.default_rng(3)
+    reference, batch = np.round(normal(rng, 200), 1), np.round(normal(rng, 70, shift=0.3), 1)
+    row = mc_monitor(doubts(reference), n_bins=5).update(doubts(batch)).batches.iloc[0]
+    test = stats.ks_2samp(reference, batch, method="asymp")
+    assert (row["ks"], row["ks_p_value"]) == (test.statistic, test.pvalue)
+    edges = [-math.inf, *(np.sort(reference)[[39, 79, 119, 159]]), math.inf]
+    index = 0.0
+    for low, high in itertools.pairwise(edges):
+        before = (((reference > low) & (reference <= high)).sum() + 0.5) / (200 + 2.5)
+        now = (((batch > low) & (batch <= high)).sum() + 0.5) / (70 + 2.5)
+        index += (now - before) * math.log(now / before)
+    assert row["psi"] == pytest.approx(index, abs=1e-12)  # rounding
+    assert (row["n"], row["seen"], row["mean"]) == (70, 70, batch.mean())
+
+
+def test_the_limit_of_the_stability_index_is_passed_once_in_twenty_times(doubts):
+    rng = np.random.default_rng(4)
+    monitor = mc_monitor(doubts(normal(rng, 1000)))
+    above, repetitions = 0, 1000
+    limit = monitor.update(doubts(normal(rng, 500))).batches["psi_limit"][0]
+    for _ in range(repetitions):
+        reference = np.sort(normal(rng, 1000))
+        edges = np.quantile(reference, np.arange(1, 10) / 10, method="inverted_cdf")
+        above += stability_index(reference, normal(rng, 500), edges) > limit
+    # 4 standard errors of 1,000 repetitions, and 0.01 that the first order leaves open
+    assert abs(above / repetitions - 0.05) < 0.01 + 4 * math.sqrt(0.05 * 0.95 / repetitions)
+
+
+def test_a_constant_measure_is_no_drift(doubts):
+    monitor = mc_monitor(doubts(np.ones(30)))
+    for _ in range(5):
+        monitor.update(doubts(np.ones(100)))
+    assert not monitor.drift
+    assert (monitor.batches["psi"] < monitor.batches["psi_limit"]).all()
+    monitor.update(doubts(np.full(100, 1.5)))
+    assert monitor.drift
+    assert abs(monitor.since_input - 501) <= 10
+
+
+# The promise, and the delay -------------------------------------------------------------------------------
+
+
+def simulated(doubts, seed, n_reference, n_before, n_after, shift, rate, scale=1.0, digits=6):
+    rng = np.random.default_rng(seed)
+    monitor = mc_monitor(doubts(np.round(normal(rng, n_reference), digits)), false_alarm_rate=rate, seed=seed)
+    values = np.concatenate([normal(rng, n_before), normal(rng, n_after, shift, scale)])
+    return monitor.update(doubts(np.round(values, digits)))
+
+
+def allowed(repetitions, rate):
+    """One in 1,000 simulations of a promise that is only just kept would have more."""
+    return stats.binom.ppf(0.999, repetitions, rate)
+
+
+@pytest.mark.parametrize(("n_reference", "digits"), [(30, 6), (300, 0)])  # also with ties: seven values in all
+def test_false_alarms_over_a_whole_run_are_as_rare_as_promised(doubts, n_reference, digits):
+    repetitions, rate = 400, 0.1
+    alarms = sum(simulated(doubts, seed, n_reference, 1000, 0, 0, rate, digits=digits).drift for seed in range(400))
+    assert alarms <= allowed(repetitions, rate)
+    assert alarms > 0  # it is no promise never to raise one
+
+
+@pytest.mark.slow
+def test_false_alarms_of_long_runs_are_as_rare_as_promised(doubts):
+    repetitions, rate = 1000, 0.05
+    alarms = sum(simulated(doubts, seed, 200, 10_000, 0, 0, rate).drift for seed in range(repetitions))
+    print(f"{alarms} of {repetitions} runs of 10,000 inputs had a false alarm; promised: {rate:.0%}")
+    assert alarms <= allowed(repetitions, rate)
+
+
+# shift in standard deviations, scale; the longest median delay, in inputs, from what was measured, with room
+DELAYS = [(0.5, 1.0, 150), (1.0, 1.0, 60), (2.0, 1.0, 20), (-1.0, 1.0, 60), (0.0, 2.0, 100), (0.0, 0.4, 100)]
+
+
+@pytest.mark.parametrize(("shift", "scale", "longest"), DELAYS)
+def test_a_change_is_found_soon_and_its_start_is_told(doubts, shift, scale, longest):
+    runs = [simulated(doubts, seed, 500, 1000, 600, shift, 0.01, scale) for seed in range(20)]
+    assert all(run.drift for run in runs)
+    right = [run for run in runs if run.alarm_input > 1000]
+    assert len(right) >= 19
+    delay = np.median([run.alarm_input - 1000 for run in right])
+    off = np.median([abs(run.since_input - 1001) for run in right])
+    print(f"shift {shift}, scale {scale}: median delay {delay:.0f} inputs, start off by {off:.0f}")
+    assert delay <= longest
+    assert off <= max(20, delay / 2)
+
+
+@pytest.fixture(scope="module")
+def images():
+    """A network of Fashion-MNIST's first five kinds, its reference, and images of today: as before, and changed."""
+    data = mcd.mc_sample_data()
+    known = list(data.labels)[:5]
+
+    def of(x, y):
+        return np.isin(np.asarray(y).astype(str), known), x, np.asarray(y).astype(str)
+
+    inside, x_train, y_train = of(data.x_train, data.y_train)
+    net = mcd.mc_mlp(784, labels=known, hidden=(64,), dropout=0.3, seed=1)
+    flat = x_train.reshape(len(x_train), -1)
+    mcd.mc_fit(net, flat[inside], y_train[inside], epochs=8, batch_size=64, seed=1, progress=False)
+    inside, x_test, _ = of(data.x_test, data.y_test)
+    x_in, x_out = x_test[inside].reshape(-1, 28, 28), x_test[~inside].reshape(-1, 28, 28)
+    x_in = x_in[np.random.default_rng(0).permutation(len(x_in))]
+    half = len(x_in) // 2
+    today = x_in[half:]
+    batches = {
+        "as before": today,
+        "rotated": ndimage.rotate(today, 40, axes=(1, 2), reshape=False, order=1),
+        "blurred": ndimage.gaussian_filter(today, (0, 2.5, 2.5)),
+        "other classes": x_out,
+    }
+
+    def predict(x):
+        return mcd.mc_predict(net, x.reshape(len(x), -1), n_samples=30, seed=2, progress=False)
+
+    return predict(x_in[:half]), {name: predict(x) for name, x in batches.items()}
+
+
+SEEN = {  # strong blur hardly changes how this network's probabilities spread, but its draws disagree more
+    "predictive_entropy": ["rotated", "other classes"],
+    "mutual_information": ["rotated", "blurred", "other classes"],
+}
+
+
+@pytest.mark.parametrize("measure", SEEN)
+def test_real_images_that_change_are_noticed(images, measure):
+    reference, today = images
+    half = len(today["as before"]) // 2
+    same = mc_monitor(reference, measure=measure).update(today["as before"])
+    assert not same.drift
+    for name in SEEN[measure]:
+        monitor = mc_monitor(reference, measure=measure)
+        monitor.update(today["as before"][:half], name="yesterday")
+        monitor.update(today[name][half:], name=name)
+        delay = None if monitor.alarm_input is None else monitor.alarm_input - half
+        print(f"{measure}, {name}: {len(reference)} reference, alarm after {delay}, since {monitor.since_input}")
+        assert delay is not None
+        assert 0 < delay <= 100
+        assert abs(monitor.since_input - half - 1) <= 50
+
+
+# Any measure, files, words --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("measure", CLASS_MEASURES)
+def test_any_measure_of_classes(example_classes, measure):
+    prediction, _ = example_classes(200, n_labels=3)
+    monitor = mc_monitor(prediction[:80], measure=measure).update(prediction[80:])
+    np.testing.assert_array_equal(monitor.reference, np.sort(measured(prediction[:80], measure)))
+    assert monitor.batches["mean"][0] == pytest.approx(measured(prediction[80:], measure).mean(), rel=1e-12)
+
+
+@pytest.mark.parametrize("measure", VALUE_MEASURES)
+def test_any_measure_of_values(example_values, measure):
+    prediction, _ = example_values(100)
+    monitor = mc_monitor(prediction[:60], measure=measure).update(prediction[60:])
+    assert not monitor.drift
+    assert monitor.labels is None
+
+
+def test_a_monitor_goes_on_from_its_file_as_if_nothing_had_been(doubts, tmp_path):
+    rng = np.random.default_rng(5)
+    parts = [normal(rng, 40), normal(rng, 7), normal(rng, 50, shift=2), normal(rng, 30)]
+    monitor = mc_monitor(doubts(normal(rng, 100)))
+    for day, part in enumerate(parts):
+        mc_save(monitor, tmp_path / "monitor.json")
+        again = mc_load(tmp_path / "monitor.json")
+        assert isinstance(again, mcd.MCMonitor)
+        assert again.to_state() == monitor.to_state()
+        assert again.batches.dtypes.tolist() == monitor.batches.dtypes.tolist()
+        monitor.update(doubts(part), name=f"day {day}")
+        again.update(doubts(part), name=f"day {day}")
+        assert again.to_state() == monitor.to_state()
+    assert monitor.drift
+
+
+def test_it_says_what_it_saw(doubts):
+    rng = np.random.default_rng(6)
+    monitor = mc_monitor(doubts(normal(rng, 100)), false_alarm_rate=0.05)
+    assert repr(monitor).splitlines()[:2] == [
+        "# A drift monitor of predictive_entropy, against 100 reference inputs",
+        "Seen: 0 inputs in 0 batches.",
+    ]
+    monitor.update(doubts(normal(rng, 50)))
+    assert "No drift" in repr(monitor)
+    assert "at most 5 %" in repr(monitor)
+    returned = monitor.update(doubts(normal(rng, 50, shift=3)), name="Tuesday")
+    assert returned is monitor
+    said = f"DRIFT: alarm at input {monitor.alarm_input}, in batch 2 (Tuesday); since about input {monitor.since_input}"
+    assert said in repr(monitor)
+    assert monitor.batches["drift"].tolist() == [False, True]
+
+
+def test_a_damaged_file_is_refused(doubts, tmp_path):
+    rng = np.random.default_rng(7)
+    path = tmp_path / "monitor.json"
+    mc_save(mc_monitor(doubts(normal(rng, 100))).update(doubts(normal(rng, 5))), path)
+    state = json.loads(path.read_text())
+    for name, value in {
+        "seen": [1.0], "reference": [3.0, 2.0], "log_capital": [0.0], "batches": {}, "best_start": "x",
+    }.items():  # fmt: skip
+        path.write_text(json.dumps({**state, name: value}))
+        with pytest.raises(UnreadableFile, match="whose parts do not fit"):
+            mc_load(path)
+
+
+def test_bad_input_is_refused_and_loses_nothing(doubts, classes_of, example_values):
+    rng = np.random.default_rng(8)
+    good = doubts(normal(rng, 50))
+    values, _ = example_values(50)
+    for call, said in [
+        (lambda: mc_monitor(good[:19]), r"`reference` must have at least 20 inputs; got 19\."),
+        (lambda: mc_monitor(good, n_bins=60), r"`reference` must have at least 60 inputs; got 50\."),
+        (lambda: mc_monitor(good, n_bins=1), r"`n_bins` must be a whole number of at least 2; got 1\."),
+        (lambda: mc_monitor(good, measure="entropy"), r'`measure` must be one of .*; got "entropy"\.'),
+        (lambda: mc_monitor(good, false_alarm_rate=5), r"`false_alarm_rate` must be .*; got 5\."),
+        (lambda: mc_monitor(values, measure="mutual_information"), r"`measure` must be one of \"std\""),
+    ]:
+        with pytest.raises(ValueError, match=said):
+            call()
+    with pytest.raises(TypeError, match=r"`reference` must be what `mc_predict\(\)` returns; got \"int\"\."):
+        mc_monitor(5)
+    monitor = mc_monitor(good).update(good)
+    before = monitor.to_state()
+    bad = replace(good, predictive_entropy=np.where(np.arange(50) == 6, np.nan, 1.0))
+    others = classes_of(np.full((2, 3, 2), 0.5), ["no", "maybe"])
+    for given_, said in [
+        (values, r"`prediction` must be of classes as the reference; got one of values\."),
+        (others, r"`prediction` must have the labels of the reference"),
+        (bad, r"`prediction` must hold finite numbers only; got NaN or infinity in input number 7\."),
+        (good[:0], r"`prediction` must have at least one input; got none\."),
+    ]:
+        with pytest.raises(ValueError, match=said):
+            monitor.update(given_)
+    with pytest.raises(ValueError, match=r"`name` must be a string; got 3\."):
+        monitor.update(good, name=3)
+    assert monitor.to_state() == before
