@@ -18,6 +18,16 @@ if TYPE_CHECKING:
     from .calibration import mc_apply as mc_apply
     from .calibration import mc_calibrate as mc_calibrate
     from .calibration import mc_conformal as mc_conformal
+    from .charts import mc_balance_table as mc_balance_table
+    from .charts import mc_band_table as mc_band_table
+    from .charts import mc_plot_balance as mc_plot_balance
+    from .charts import mc_plot_band as mc_plot_band
+    from .charts import mc_plot_history as mc_plot_history
+    from .charts import mc_plot_images as mc_plot_images
+    from .charts import mc_plot_reliability as mc_plot_reliability
+    from .charts import mc_plot_risk_coverage as mc_plot_risk_coverage
+    from .charts import mc_plot_uncertainty as mc_plot_uncertainty
+    from .charts import mc_uncertainty_table as mc_uncertainty_table
     from .checks import IdenticalDraws as IdenticalDraws
     from .checks import NoStochasticSites as NoStochasticSites
     from .checks import OutOfMemory as OutOfMemory
@@ -36,6 +46,7 @@ if TYPE_CHECKING:
     from .plots import mc_plot_probabilities as mc_plot_probabilities
     from .plots import mc_probabilities_table as mc_probabilities_table
     from .prediction import MCPrediction as MCPrediction
+    from .report import mc_report as mc_report
     from .sampling import mc_predict as mc_predict
     from .sampling import mc_predict_point as mc_predict_point
     from .sampling import mc_sampler as mc_sampler
@@ -59,6 +70,8 @@ HOMES = {  # where each public name lives
     "UnreadableFile": "checks",
     "mc_acquire": "acquisition",
     "mc_apply": "calibration",
+    "mc_balance_table": "charts",
+    "mc_band_table": "charts",
     "mc_calibrate": "calibration",
     "mc_cnn": "models",
     "mc_conformal": "calibration",
@@ -67,12 +80,20 @@ HOMES = {  # where each public name lives
     "mc_load": "files",
     "mc_mlp": "models",
     "mc_ood_scores": "scores",
+    "mc_plot_balance": "charts",
+    "mc_plot_band": "charts",
+    "mc_plot_history": "charts",
+    "mc_plot_images": "charts",
     "mc_plot_probabilities": "plots",
+    "mc_plot_reliability": "charts",
+    "mc_plot_risk_coverage": "charts",
+    "mc_plot_uncertainty": "charts",
     "mc_predict": "sampling",
     "mc_predict_point": "sampling",
     "mc_probabilities_table": "plots",
     "mc_read_idx": "datasets",
     "mc_read_images": "datasets",
+    "mc_report": "report",
     "mc_sample_data": "datasets",
     "mc_sampler": "sampling",
     "mc_save": "files",
@@ -80,6 +101,7 @@ HOMES = {  # where each public name lives
     "mc_sites": "sampling",
     "mc_train_on_batch": "training",
     "mc_triage": "decisions",
+    "mc_uncertainty_table": "charts",
 }
 
 __all__ = list(HOMES)  # pyright: ignore[reportUnsupportedDunderAll]  (one list, not two)

@@ -35,6 +35,8 @@ ORDER = [
     "draws",
     "sampling",
     "plots",
+    "charts",
+    "report",
     "files",
 ]
 
@@ -45,6 +47,8 @@ WITHOUT_TORCH = [
     "datasets",
     "prediction",
     "plots",
+    "charts",
+    "report",
     "measures",
     "scores",
     "calibration",
