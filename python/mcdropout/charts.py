@@ -334,7 +334,7 @@ def mc_plot_images(
         axes.set_axis_off()
     for axes, number, picture in zip(panels, chosen, pictures, strict=False):
         draw_picture(axes, picture)
-        title = str(number) if words is None else f"{number}: {shortened(words[number], SIDE - 0.35)}"
+        title = str(number) if words is None else f"{number}: {shortened(words[number], SIDE - 0.2)}"
         axes.set_title(title, size=SMALL, color=INK, pad=2, loc="left", parse_math=False)
     return _finished(figure, path)
 
