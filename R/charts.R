@@ -66,6 +66,7 @@ mc_plot_risk_coverage <- function(scores, ..., measures = NULL, path = NULL) {
   }
   drawn <- scores$risk_coverage[scores$risk_coverage$measure %in% measures, ]
   drawn$measure <- factor(gsub("_", " ", drawn$measure), gsub("_", " ", measures))
+  top <- max(drawn$risk[drawn$coverage >= settled])
   risk <- if (scores$task == "classification") "error rate" else "mean squared error"
   plot <- ggplot2::ggplot(
     drawn, ggplot2::aes(x = .data$coverage, y = .data$risk, linetype = .data$measure, colour = .data$measure)
@@ -73,7 +74,7 @@ mc_plot_risk_coverage <- function(scores, ..., measures = NULL, path = NULL) {
     ggplot2::geom_line() +
     ggplot2::scale_colour_manual(values = c(dark, rep("black", length(measures) - 1)), name = NULL) +
     ggplot2::scale_linetype_discrete(name = NULL) +
-    ggplot2::coord_cartesian(xlim = 0:1, ylim = c(0, NA)) +
+    ggplot2::coord_cartesian(xlim = 0:1, ylim = c(0, if (top > 0) 1.05 * top else 1)) +
     ggplot2::labs(x = "coverage (share of the inputs, least doubtful first)", y = paste(risk, "among them")) +
     chart_theme()
   finished(plot, path, 4.6, 3.6)
@@ -346,6 +347,7 @@ mc_plot_history <- function(model, ..., path = NULL) {
 # how it is drawn ----
 
 dark <- "steelblue4"
+settled <- 0.05 # coverage from which on the axis has room for the risk: of the first few it may be anything
 
 measure_units <- c(
   predictive_entropy = "predictive entropy (nats)", expected_entropy = "expected entropy (nats)",

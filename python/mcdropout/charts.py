@@ -55,6 +55,7 @@ STYLES = ("-", "--", ":", "-.", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 4)), (0, (8, 3)
 PANEL = (4.2, 3.2)  # width and height in inches
 SIDE = 1.1  # of an image of the grid, in inches
 N_GRID = 40  # images: rows of eight
+SETTLED = 0.05  # coverage from which on the axis has room for the risk: of the first few inputs it may be anything
 MOST_LABELS = 60  # that can be read below each other
 UNITS = {
     "predictive_entropy": "predictive entropy (nats)",
@@ -84,7 +85,7 @@ def mc_plot_reliability(scores: MCScores, *, binning: str = "equal_width", path:
     table = _scores(scores).reliability
     if table is None:
         raise ValueError("`scores` must be of classes to have a reliability diagram; got those of values.")
-    bins = table[table["binning"] == check_choice(binning, "binning", ("equal_width", "equal_mass"))]
+    bins = table.loc[table["binning"] == check_choice(binning, "binning", ("equal_width", "equal_mass"))]
     figure, (axes, below) = _panels(2, 1, heights=(3, 1), size=(PANEL[0], PANEL[1] + 0.9))
     axes.plot([0, 1], [0, 1], "--", color=OTHER, linewidth=1, zorder=1)
     axes.vlines(bins["confidence"], bins["lower"], bins["upper"], color=INK, linewidth=1, zorder=2)
@@ -131,8 +132,8 @@ def mc_plot_risk_coverage(
             one["coverage"], one["risk"], color=color, linestyle=style, linewidth=1.4, label=name.replace("_", " ")
         )
     risk = "error rate among them" if scores.task == "classification" else "mean squared error among them"
-    _labelled(axes, "coverage (share of the inputs, least doubtful first)", risk, (0, 1))
-    axes.set_ylim(bottom=0)
+    top = table.loc[table["measure"].isin(given) & (table["coverage"] >= SETTLED), "risk"].max()
+    _labelled(axes, "coverage (share of the inputs, least doubtful first)", risk, (0, 1), (0, 1.05 * top or 1))
     _legend(axes)
     return _finished(figure, path)
 

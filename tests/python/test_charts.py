@@ -52,6 +52,16 @@ def test_risk_coverage_shows_the_curves(scores):
     assert [text.get_text() for text in axes.get_legend().get_texts()] == ["std", "least confidence"]
 
 
+def test_one_doubtless_error_does_not_flatten_the_curve(classes_of):
+    sure = np.linspace(0.99, 0.6, 400)
+    prediction = classes_of(np.stack([np.stack([sure, 1 - sure], axis=1)] * 3), ["a", "b"])
+    y = np.where(np.arange(400) % 10 == 0, "b", "a")  # the surest of all is wrong: a risk of 1 at the start
+    (axes,) = mcd.mc_plot_risk_coverage(mcd.mc_scores(prediction, y)).axes
+    assert axes.get_ylim()[1] < 0.2
+    (flat,) = mcd.mc_plot_risk_coverage(mcd.mc_scores(prediction, ["a"] * 399 + ["a"])).axes
+    assert flat.get_ylim() == (0, 1)
+
+
 def test_risk_coverage_of_values(example_values):
     scores = mcd.mc_scores(*example_values(40))
     (axes,) = mcd.mc_plot_risk_coverage(scores).axes
