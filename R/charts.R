@@ -69,13 +69,18 @@ mc_plot_risk_coverage <- function(scores, ..., measures = NULL, path = NULL) {
   top <- max(drawn$risk[drawn$coverage >= settled])
   risk <- if (scores$task == "classification") "error rate" else "mean squared error"
   plot <- ggplot2::ggplot(
-    drawn, ggplot2::aes(x = .data$coverage, y = .data$risk, linetype = .data$measure, colour = .data$measure)
+    drawn,
+    ggplot2::aes(
+      x = .data$coverage, y = .data$risk, linetype = .data$measure, colour = .data$measure
+    )
   ) +
     ggplot2::geom_line() +
     ggplot2::scale_colour_manual(values = c(dark, rep("black", length(measures) - 1)), name = NULL) +
     ggplot2::scale_linetype_discrete(name = NULL) +
     ggplot2::coord_cartesian(xlim = 0:1, ylim = c(0, if (top > 0) 1.05 * top else 1)) +
-    ggplot2::labs(x = "coverage (share of the inputs, least doubtful first)", y = paste(risk, "among them")) +
+    ggplot2::labs(
+      x = "coverage (share of the inputs, least doubtful first)", y = paste(risk, "among them")
+    ) +
     chart_theme()
   finished(plot, path, 4.6, 3.6)
 }
@@ -142,8 +147,8 @@ mc_uncertainty_table <- function(prediction, y = NULL, prediction_out = NULL, ..
 #' Predicted values with their bands, and the data
 #'
 #' Values along one input. The line is the mean; the dark band the interval of the mean over the draws at
-#' `prediction$level`, which widens where the network has seen nothing; the pale band that of a new observation,
-#' where the model tells its noise.
+#' `prediction$level`, which widens where the network has seen nothing; the pale band that of a new
+#' observation, where the model tells its noise.
 #'
 #' @inheritParams mc_plot_reliability
 #' @param prediction (mc_prediction) Of values.
