@@ -87,8 +87,8 @@ mc_plot_risk_coverage <- function(scores, ..., measures = NULL, path = NULL) {
 
 #' Histograms of the doubt
 #'
-#' Of right and wrong predictions (`y`), or of inputs from inside and outside (`prediction_out`). Each group is
-#' drawn as shares of its own inputs, so that a small one can be compared with a large one; the less they
+#' Of right and wrong predictions (`y`), or of inputs from inside and outside (`prediction_out`). Each group
+#' is drawn as shares of its own inputs, so that a small one can be compared with a large one; the less they
 #' overlap, the better the doubt tells them apart.
 #'
 #' @inheritParams mc_plot_reliability
@@ -97,8 +97,8 @@ mc_plot_risk_coverage <- function(scores, ..., measures = NULL, path = NULL) {
 #' @param measure (string) As in [mc_scores()]; by default the predictive entropy, for values the standard
 #'   deviation with the noise where the model tells it.
 #' @param n_bins (count) Bins, of equal width.
-#' @return `mc_plot_uncertainty()`: (ggplot). `mc_uncertainty_table()`: (tibble) its numbers, one row per group
-#'   and bin: `measure`, `group` (`"right"` and `"wrong"`, `"in"` and `"out"`, or `"all"`), `from`, `to`, `n`,
+#' @return `mc_plot_uncertainty()`: (ggplot). `mc_uncertainty_table()`: (tibble) its numbers, one row per
+#'   group and bin: `measure`, `group` (`"right"` and `"wrong"`, `"in"` and `"out"`, or `"all"`), `from`, `to`, `n`,
 #'   `share` (of the group). A bin holds what is above `from` and up to `to`, the first one also its `from`.
 #' @export
 #' @examplesIf mc_python_available() && requireNamespace("ggplot2", quietly = TRUE)

@@ -21,9 +21,9 @@ test_that("the report names inputs as R counts them", {
 test_that("the report has images, scores, the policy and the monitor's words", {
   skip_if_no_jinja2()
   policy <- mc_triage(example_prediction(), truth(), budget = 0.4)
-  monitor <- structure(list(), class = "mc_monitor")
+  monitor <- structure(list(), class = c("example_monitor", "mc_monitor"))
   words <- function(x, ...) c("# Drift", "since batch <3>")
-  local_mocked_s3_method("format", "mc_monitor", words)
+  registerS3method("format", "example_monitor", words, asNamespace("base"))
   images <- array(seq(0, 1, length.out = 80), c(5, 4, 4))
   page <- report_text(images, truth(), policy, monitor = monitor, title = "<b>Ours")
   expect_match(page, "image\": \"png;base64,", fixed = TRUE)
