@@ -98,8 +98,8 @@ mc_plot_risk_coverage <- function(scores, ..., measures = NULL, path = NULL) {
 #'   deviation with the noise where the model tells it.
 #' @param n_bins (count) Bins, of equal width.
 #' @return `mc_plot_uncertainty()`: (ggplot). `mc_uncertainty_table()`: (tibble) its numbers, one row per
-#'   group and bin: `measure`, `group` (`"right"` and `"wrong"`, `"in"` and `"out"`, or `"all"`), `from`, `to`,
-#'   `n`,
+#'   group and bin: `measure`, `group` (`"right"` and `"wrong"`, `"in"` and `"out"`, or `"all"`), `from`,
+#'   `to`, `n`,
 #'   `share` (of the group). A bin holds what is above `from` and up to `to`, the first one also its `from`.
 #' @export
 #' @examplesIf mc_python_available() && requireNamespace("ggplot2", quietly = TRUE)
