@@ -24,7 +24,7 @@ mc_plot_probabilities <- function(prediction, images = NULL, ..., inputs = NULL,
   rlang::check_dots_empty()
   check_ggplot2()
   check_classes(prediction)
-  inputs <- as_inputs(inputs, prediction)
+  inputs <- if (is.null(inputs)) least_sure(prediction) else as_inputs(inputs, nrow(prediction))
   truth <- if_given(truth, as_truth, prediction = prediction)
   pictures <- if (!is.null(images)) as_pictures(images, inputs, nrow(prediction))
   table <- mc_probabilities_table(prediction, inputs)
@@ -57,7 +57,7 @@ mc_plot_probabilities <- function(prediction, images = NULL, ..., inputs = NULL,
 #' mc_probabilities_table(mc_predict(net, iris[1:4], seed = 1), inputs = 1:2)
 mc_probabilities_table <- function(prediction, inputs = NULL) {
   check_classes(prediction)
-  chosen <- as_inputs(inputs, prediction)
+  chosen <- if (is.null(inputs)) least_sure(prediction) else as_inputs(inputs, nrow(prediction))
   labels <- as.character(prediction$labels)
   in_rows <- function(value) as.vector(t(value[chosen, , drop = FALSE]))
   columns <- list(
@@ -285,17 +285,19 @@ check_classes <- function(prediction, call = rlang::caller_env()) {
   }
 }
 
-# Positions among the inputs, the least sure by default.
-as_inputs <- function(inputs, prediction, call = rlang::caller_env()) {
-  if (is.null(inputs)) {
-    return(utils::head(order(-prediction$predictive_entropy), 12))
-  }
+# Positions of the inputs of the highest entropy, that first.
+least_sure <- function(prediction) {
+  utils::head(order(-prediction$predictive_entropy), 12)
+}
+
+# Positions among `n` inputs.
+as_inputs <- function(inputs, n, call = rlang::caller_env()) {
   if (length(inputs) == 0) {
     abort_must("inputs", "name at least one input", got = "none", call = call)
   }
-  wrong <- if (is.numeric(inputs)) inputs[!inputs %in% seq_len(nrow(prediction))] else inputs
+  wrong <- if (is.numeric(inputs)) inputs[!inputs %in% seq_len(n)] else inputs
   if (length(wrong) > 0) {
-    abort_must("inputs", paste("be positions from 1 to", nrow(prediction)), wrong[[1]], call = call)
+    abort_must("inputs", paste("be positions from 1 to", n), wrong[[1]], call = call)
   }
   as.integer(inputs)
 }
@@ -333,7 +335,9 @@ as_pixels <- function(images, inputs, n, call) {
     shapes <- "have shape (input, height, width) or (input, height, width, channel) with 1, 3 or 4 channels"
     abort_must("images", shapes, got = got, call = call)
   }
-  check_length(sizes[[1]], "images", n, "prediction", call)
+  if (!is.null(n)) {
+    check_length(sizes[[1]], "images", n, "prediction", call)
+  }
   if (inherits(images, "mc_images")) {
     files <- as_image_files(images[inputs], call)
     return(from_python(with_core(files$take(as.array(seq_along(inputs) - 1L)), call)))

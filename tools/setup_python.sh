@@ -22,7 +22,7 @@ add_venv_module() {
 
 # rpy2 serves only the tests across the bridge, and needs R.
 python_extras() {
-  if have R; then echo "plot,images,test,bridge"; else echo "plot,images,test"; fi
+  if have R; then echo "plot,images,report,test,bridge"; else echo "plot,images,report,test"; fi
 }
 
 make_venv() {

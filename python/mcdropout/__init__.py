@@ -25,6 +25,16 @@ if TYPE_CHECKING:
     from .calibration import mc_apply as mc_apply
     from .calibration import mc_calibrate as mc_calibrate
     from .calibration import mc_conformal as mc_conformal
+    from .charts import mc_balance_table as mc_balance_table
+    from .charts import mc_band_table as mc_band_table
+    from .charts import mc_plot_balance as mc_plot_balance
+    from .charts import mc_plot_band as mc_plot_band
+    from .charts import mc_plot_history as mc_plot_history
+    from .charts import mc_plot_images as mc_plot_images
+    from .charts import mc_plot_reliability as mc_plot_reliability
+    from .charts import mc_plot_risk_coverage as mc_plot_risk_coverage
+    from .charts import mc_plot_uncertainty as mc_plot_uncertainty
+    from .charts import mc_uncertainty_table as mc_uncertainty_table
     from .checks import IdenticalDraws as IdenticalDraws
     from .checks import NoStochasticSites as NoStochasticSites
     from .checks import OutOfMemory as OutOfMemory
@@ -61,6 +71,7 @@ if TYPE_CHECKING:
     from .priors import mc_prior_mixture as mc_prior_mixture
     from .priors import mc_prior_normal as mc_prior_normal
     from .priors import mc_prior_student_t as mc_prior_student_t
+    from .report import mc_report as mc_report
     from .sampling import mc_predict as mc_predict
     from .sampling import mc_predict_point as mc_predict_point
     from .sampling import mc_sampler as mc_sampler
@@ -93,6 +104,8 @@ HOMES = {  # where each public name lives
     "UnreadableFile": "checks",
     "mc_acquire": "acquisition",
     "mc_apply": "calibration",
+    "mc_balance_table": "charts",
+    "mc_band_table": "charts",
     "mc_bayes_cnn": "bayes_models",
     "mc_bayes_mlp": "bayes_models",
     "mc_bayes_resnet": "bayes_models",
@@ -108,9 +121,16 @@ HOMES = {  # where each public name lives
     "mc_mlp": "models",
     "mc_monitor": "monitoring",
     "mc_ood_scores": "scores",
+    "mc_plot_balance": "charts",
+    "mc_plot_band": "charts",
     "mc_plot_convergence": "plots",
     "mc_plot_drift": "plots",
+    "mc_plot_history": "charts",
+    "mc_plot_images": "charts",
     "mc_plot_probabilities": "plots",
+    "mc_plot_reliability": "charts",
+    "mc_plot_risk_coverage": "charts",
+    "mc_plot_uncertainty": "charts",
     "mc_posterior_custom": "priors",
     "mc_posterior_multivariate_normal": "priors",
     "mc_posterior_normal": "priors",
@@ -128,6 +148,7 @@ HOMES = {  # where each public name lives
     "mc_probabilities_table": "plots",
     "mc_read_idx": "datasets",
     "mc_read_images": "datasets",
+    "mc_report": "report",
     "mc_sample_data": "datasets",
     "mc_sampler": "sampling",
     "mc_save": "files",
@@ -136,6 +157,7 @@ HOMES = {  # where each public name lives
     "mc_to_bayesian": "bayes_models",
     "mc_train_on_batch": "training",
     "mc_triage": "decisions",
+    "mc_uncertainty_table": "charts",
 }
 
 __all__ = list(HOMES)  # pyright: ignore[reportUnsupportedDunderAll]  (one list, not two)

@@ -49,6 +49,12 @@ def measures_of(prediction: MCPrediction) -> tuple[str, ...]:
     return ("std",) if prediction.total_variance is None else tuple(VALUE_MEASURES)
 
 
+def usual_measure(prediction: MCPrediction) -> str:
+    """Where nobody chose one: the predictive entropy, or for values the deviation with the noise if it is known."""
+    known = measures_of(prediction)
+    return known[0] if prediction.task == "classification" else known[-1]
+
+
 def measured(prediction: MCPrediction, measure: str, name: str = "measure") -> Array:
     """How doubtful each input is by that measure, (input,), larger for more doubt.
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 import pandas as pd
 
-from .arrays import Label, as_labels, as_rows
+from .arrays import ArrayRows, Label, Rows, as_labels, as_rows, check_finite
 from .checks import check_length, shown, whole
 from .monitoring import MCMonitor
 from .prediction import MCPrediction
@@ -63,7 +63,8 @@ def mc_probabilities_table(prediction: MCPrediction, inputs: Positions | None = 
     chosen, labels in that of the model. inputs: positions; by default the 12 of the highest predictive entropy, that
     first.
     """
-    chosen = _as_positions(inputs, _checked(prediction))
+    prediction = _checked(prediction)
+    chosen = _least_sure(prediction) if inputs is None else as_positions(inputs, len(prediction))
     labels = _labels(prediction)
     columns: dict[str, Any] = {"input": np.repeat(chosen, len(labels))}
     if prediction.ids is not None:
@@ -103,11 +104,11 @@ def mc_plot_probabilities(
     chosen = table["input"].to_numpy()[::n_labels]
     true = None if truth is None else _true_codes(truth, prediction)[chosen]
     pictures = None if images is None else _as_pictures(images, chosen, len(prediction))
-    _check_matplotlib()
+    check_matplotlib()
     panels = [_Panel.of(prediction, one, None if true is None else int(true[i])) for i, one in enumerate(numbers)]
     page = _Page(panels, pictures is not None, _caption(prediction, true is not None))
     if path is not None:
-        _check_path(path, page.figure)
+        check_picture_path(path, page.figure)
     for place, panel in enumerate(panels):
         page.draw(place, panel, None if pictures is None else pictures[place])
     if path is not None:
@@ -136,14 +137,14 @@ class _Panel:
         predicted, second = (codes[str(_only(which))] for which in (one.predicted, one.second))
         rows = numbers.reset_index(drop=True)
         rows = rows.assign(predicted=rows.index == predicted, true=rows.index == true)
-        name = f"input {number}" if one.ids is None else f"id {_shortened(_only(one.ids), ID_WIDTH)}"
+        name = f"input {number}" if one.ids is None else f"id {shortened(_only(one.ids), ID_WIDTH)}"
         if true is not None:
-            name += f", in truth {_shortened(rows.loc[true, 'label'])}"
+            name += f", in truth {shortened(rows.loc[true, 'label'])}"
         bars = rows if len(rows) <= MOST_BARS else rows.sort_values("mean", ascending=False, kind="stable")
         return cls(
             headline=_headline(rows.loc[predicted], rows.loc[second]),
             lines=(name, _uncertainty(one)),
-            bars=bars[:MOST_BARS].assign(label=[_shortened(label) for label in bars["label"][:MOST_BARS]]),
+            bars=bars[:MOST_BARS].assign(label=[shortened(label) for label in bars["label"][:MOST_BARS]]),
             n_left_out=len(bars[MOST_BARS:]),
             left_out=float(bars["mean"][MOST_BARS:].sum()),
         )
@@ -156,8 +157,8 @@ class _Panel:
 
 
 def _headline(first: pd.Series, second: pd.Series) -> str:
-    words = f"{_shortened(first['label'])} ({first['mean']:.2f})"
-    return f"{words}, perhaps {_shortened(second['label'])}" if second["mean"] >= WORTH_NAMING else words
+    words = f"{shortened(first['label'])} ({first['mean']:.2f})"
+    return f"{words}, perhaps {shortened(second['label'])}" if second["mean"] >= WORTH_NAMING else words
 
 
 def _uncertainty(one: MCPrediction) -> str:
@@ -176,7 +177,7 @@ def _caption(prediction: MCPrediction, with_truth: bool) -> str:
     return f"{words} Bold, with a diamond: in truth." if with_truth else words
 
 
-def _shortened(label: object, room: float = LABEL_WIDTH) -> str:
+def shortened(label: object, room: float = LABEL_WIDTH) -> str:
     """The label in one line, its middle cut out where it is wider than `room`: what tells labels apart may end them."""
     text = " ".join(str(label).split())
     kept, shorter = len(text), text
@@ -244,7 +245,7 @@ class _Page:
         for number, line in enumerate(panel.lines, start=1):
             self.text(left, top + number * LINE, line)
         if picture is not None:
-            _draw_picture(self.axes(left, top + TITLE, PICTURE, PICTURE), picture)
+            draw_picture(self.axes(left, top + TITLE, PICTURE, PICTURE), picture)
         before = self.picture_width + self.label_width + GAP
         n_bars = len(panel.axis_labels)
         axes = self.axes(left + before, top + TITLE, PANEL_WIDTH - before, n_bars * self.bar)
@@ -253,7 +254,8 @@ class _Page:
             axes.set_xlabel("probability", size=SMALL, color=INK, labelpad=1)
 
 
-def _draw_picture(axes: Axes, picture: np.ndarray) -> None:
+def draw_picture(axes: Axes, picture: np.ndarray) -> None:
+    """An image in [0, 1], its pixels square, in the upper left of its room."""
     axes.imshow(picture, cmap="gray", vmin=0, vmax=1, interpolation="antialiased", origin="upper", aspect="equal")
     axes.set_anchor("NW")
     axes.set_axis_off()
@@ -309,17 +311,20 @@ def _labels(prediction: MCPrediction) -> tuple[Label, ...]:
     return cast("tuple[Label, ...]", prediction.labels)
 
 
-def _as_positions(inputs: Positions | None, prediction: MCPrediction) -> np.ndarray:
-    """Positions of the chosen inputs; of equal entropies, the first input comes first."""
-    if inputs is None:
-        return np.argsort(-cast(np.ndarray, prediction.predictive_entropy), kind="stable")[:N_INPUTS]
+def _least_sure(prediction: MCPrediction) -> np.ndarray:
+    """Positions of the inputs of the highest entropy; of equal ones, the first input comes first."""
+    return np.argsort(-cast(np.ndarray, prediction.predictive_entropy), kind="stable")[:N_INPUTS]
+
+
+def as_positions(inputs: Positions, n_inputs: int) -> np.ndarray:
+    """Positions of the chosen ones of `n_inputs` inputs."""
     given = np.atleast_1d(np.asarray(inputs, dtype=object)).ravel()
     if len(given) == 0:
         raise ValueError("`inputs` must name at least one input; got none.")
     for one in given:
         number = whole(one)
-        if number is None or not 0 <= number < len(prediction):
-            raise ValueError(f"`inputs` must be positions from 0 to {len(prediction) - 1}; got {shown(one)}.")
+        if number is None or not 0 <= number < n_inputs:
+            raise ValueError(f"`inputs` must be positions from 0 to {n_inputs - 1}; got {shown(one)}.")
     return given.astype(np.int64)
 
 
@@ -331,28 +336,56 @@ def _true_codes(truth: object, prediction: MCPrediction) -> np.ndarray:
 
 def _as_pictures(images: object, chosen: np.ndarray, n_inputs: int) -> np.ndarray:
     """The chosen images, (input, height, width) or (input, height, width, channel), in [0, 1]."""
+    rows = as_image_rows(images, n_inputs)
+    pixels = rows.take(chosen)
+    return Scale(float(pixels.min()), float(pixels.max())).applied(pixels)
+
+
+def as_image_rows(images: object, n_inputs: int | None = None) -> Rows:
+    """Images that can be taken a batch at a time, one for each of the inputs of a prediction, if there is one."""
     rows = as_rows(images, "images")
-    check_length(rows.shape[0], "images", n_inputs, "prediction")
+    if n_inputs is not None:
+        check_length(rows.shape[0], "images", n_inputs, "prediction")
     if len(rows.shape) not in (3, 4) or (len(rows.shape) == 4 and rows.shape[3] not in (1, 3, 4)):
         raise ValueError(
             "`images` must have shape (input, height, width) or (input, height, width, channel) with 1, 3 or 4 "
             f"channels; got {tuple(rows.shape)}."
         )
-    pixels = rows.take(chosen)
-    low, high = float(pixels.min()), float(pixels.max())
-    if low < 0 or high > 1:
-        pixels = (pixels - low) / max(high - low, np.finfo(np.float32).tiny)
-    return pixels[..., 0] if pixels.shape[-1] == 1 and pixels.ndim == 4 else pixels
+    check_finite(rows, "images")
+    return rows
 
 
-def _check_matplotlib() -> None:
+@dataclass(frozen=True)
+class Scale:
+    """From the least and the greatest of some pixels to [0, 1], if they are not within it already."""
+
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, rows: Rows) -> Scale:
+        """That of all images; what is read from files is in [0, 1]."""
+        if not isinstance(rows, ArrayRows):
+            return cls(0, 1)
+        return cls(float(rows.values.min()), float(rows.values.max()))
+
+    def applied(self, pixels: np.ndarray) -> np.ndarray:
+        """Pixels in [0, 1], grey ones without an axis of channels."""
+        if self.low < 0 or self.high > 1:
+            pixels = (pixels - self.low) / max(self.high - self.low, np.finfo(np.float32).tiny)
+        return pixels[..., 0] if pixels.shape[-1] == 1 and pixels.ndim == 4 else pixels
+
+
+def check_matplotlib() -> None:
+    """It is an extra, and asked for only where something is drawn."""
     try:
         import matplotlib  # noqa: F401  (only whether it is there)
     except ImportError as error:
         raise ImportError("Pictures need matplotlib; run `pip install mcdropout[plot]`.") from error
 
 
-def _check_path(path: str | os.PathLike[str], figure: Figure) -> None:
+def check_picture_path(path: str | os.PathLike[str], figure: Figure) -> None:
+    """Of a kind that matplotlib writes, and in a folder that exists."""
     endings = sorted(figure.canvas.get_supported_filetypes())
     if Path(path).suffix[1:].lower() not in endings:
         raise ValueError(f'`path` must end in one of .{", .".join(endings)}; got "{os.fspath(path)}".')

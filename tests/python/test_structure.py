@@ -47,6 +47,8 @@ ORDER = [
     "sampling",
     "convergence",
     "plots",
+    "charts",
+    "report",
     "files",
 ]
 
@@ -57,6 +59,8 @@ WITHOUT_TORCH = [
     "datasets",
     "prediction",
     "plots",
+    "charts",
+    "report",
     "measures",
     "scores",
     "calibration",

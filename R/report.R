@@ -1,0 +1,64 @@
+# A report of a prediction as one HTML page.
+
+#' A report of a prediction, as one page for the browser
+#'
+#' Writes one HTML file that needs no network and no other file: a summary; with `y` the scores; the policy in
+#' words, and the tier of each input; the state of a monitor; and the review queue, every input with its
+#' image, its most probable labels as bars with the interval of the draws, the most doubtful first, with
+#' filters by tier, label and name. Made for the screen, the phone and paper: it prints what is
+#' shown. What labels and files are called is shown as it is, and never run.
+#'
+#' @param prediction (mc_prediction) What to report.
+#' @param images (numeric array or mc_images) The images that were predicted, all of them; put in as
+#'   thumbnails.
+#' @param y (factor or vector, or numeric matrix) The true label of each input, or the values observed.
+#' @param policy (mc_policy) Of [mc_triage()].
+#' @param ... Not used; what follows is given by name.
+#' @param path (string) Where to write it; ends in `.html`.
+#' @param monitor A monitor for drift, whose words are shown.
+#' @param measure (string) Of the doubt that sorts the queue; by default the policy's first, else the
+#'   predictive entropy, for values the standard deviation with the noise where the model tells it.
+#' @param title (string) Of the page.
+#' @return (string) The path, invisibly.
+#' @export
+#' @examplesIf mc_python_available() && reticulate::py_module_available("jinja2")
+#' net <- mc_mlp(4, labels = levels(iris$Species))
+#' net <- mc_fit(net, iris[1:4], iris$Species, epochs = 20, batch_size = 32, seed = 1)
+#' pred <- mc_predict(net, iris[1:4], n_samples = 100, seed = 1)
+#' path <- tempfile(fileext = ".html")
+#' mc_report(pred, y = iris$Species, path = path)
+#' if (interactive()) browseURL(path)
+mc_report <- function(prediction, images = NULL, y = NULL, policy = NULL, ..., path, monitor = NULL,
+                      measure = NULL, title = "How sure the predictions are") {
+  rlang::check_dots_empty()
+  if (missing(path)) {
+    abort_mc("`path` must be given; got nothing.")
+  }
+  if (!is.null(policy) && !inherits(policy, "mc_policy")) {
+    abort_must("policy", "be what `mc_triage()` returns", got = shown(class(policy)[[1]]))
+  }
+  path <- as_path(path)
+  if (!rlang::is_string(title)) {
+    abort_must("title", "be text", title)
+  }
+  call_core(
+    "report.write_report", as_prediction(prediction), if_given(images, as_rows),
+    if (!is.null(y)) as_targets(y, prediction$labels),
+    if (!is.null(policy)) learnt_to_python(policy),
+    path = path, monitor = as_monitor_words(monitor), measure = measure, title = title,
+    first = 1L
+  )
+  invisible(path)
+}
+
+# What a monitor prints.
+as_monitor_words <- function(monitor, call = rlang::caller_env()) {
+  if (is.null(monitor)) {
+    return(NULL)
+  }
+  if (!inherits(monitor, "mc_monitor")) {
+    got <- shown(class(monitor)[[1]])
+    abort_must("monitor", "be what `mc_monitor()` returns", got = got, call = call)
+  }
+  paste(format(monitor), collapse = "\n")
+}

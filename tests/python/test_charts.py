@@ -1,0 +1,233 @@
+"""Pictures are read back: what a reader would see on the figure, against the numbers of the scores and the data."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib import pyplot
+
+import mcdropout as mcd
+
+
+@pytest.fixture(scope="module")
+def case(example_classes):
+    return example_classes(500, labels=["Shirt", "Coat", "Bag", "Boot"])
+
+
+@pytest.fixture(scope="module")
+def scores(case):
+    return mcd.mc_scores(*case, n_bins=8)
+
+
+def line(axes, number):
+    return axes.lines[number].get_xydata()
+
+
+# Scores ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("binning", ["equal_width", "equal_mass"])
+def test_reliability_shows_the_accuracy_of_each_bin(scores, binning):
+    figure = mcd.mc_plot_reliability(scores, binning=binning)
+    bins = scores.reliability[scores.reliability["binning"] == binning]
+    above, below = figure.axes
+    np.testing.assert_array_equal(line(above, 0), [[0, 0], [1, 1]])
+    np.testing.assert_array_equal(line(above, 1), bins[["confidence", "accuracy"]])
+    (whiskers,) = above.collections
+    ends = np.array(whiskers.get_segments())[:, :, 1]
+    np.testing.assert_array_equal(ends, bins[["lower", "upper"]])
+    assert [bar.get_height() for bar in below.patches] == bins["n"].tolist()
+    assert below.get_xlabel() == "confidence (mean probability)"
+
+
+def test_risk_coverage_shows_the_curves(scores):
+    (axes,) = mcd.mc_plot_risk_coverage(scores, measures=["std", "least_confidence"]).axes
+    for number, name in enumerate(["std", "least_confidence"]):
+        one = scores.risk_coverage[scores.risk_coverage["measure"] == name]
+        np.testing.assert_array_equal(line(axes, number), one[["coverage", "risk"]])
+    assert len({one.get_linestyle() for one in axes.lines}) == 2  # told apart without colour
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["std", "least confidence"]
+
+
+def test_one_doubtless_error_does_not_flatten_the_curve(classes_of):
+    sure = np.linspace(0.99, 0.6, 400)
+    prediction = classes_of(np.stack([np.stack([sure, 1 - sure], axis=1)] * 3), ["a", "b"])
+    y = np.where(np.arange(400) % 10 == 0, "b", "a")  # the surest of all is wrong: a risk of 1 at the start
+    (axes,) = mcd.mc_plot_risk_coverage(mcd.mc_scores(prediction, y)).axes
+    assert axes.get_ylim()[1] < 0.2
+    (flat,) = mcd.mc_plot_risk_coverage(mcd.mc_scores(prediction, ["a"] * 399 + ["a"])).axes
+    assert flat.get_ylim() == (0, 1)
+
+
+def test_risk_coverage_of_values(example_values):
+    scores = mcd.mc_scores(*example_values(40))
+    (axes,) = mcd.mc_plot_risk_coverage(scores).axes
+    assert len(axes.lines) == 2
+    assert "squared error" in axes.get_ylabel()
+
+
+# Doubt ----------------------------------------------------------------------------------------------------
+
+
+def test_uncertainty_table_counts_right_and_wrong(case):
+    prediction, y = case
+    table = mcd.mc_uncertainty_table(prediction, y, measure="mutual_information", n_bins=7)
+    wrong = prediction.predicted != y
+    for name, chosen in (("right", ~wrong), ("wrong", wrong)):
+        one = table[table["group"] == name]
+        values = prediction.mutual_information[chosen]
+        assert one["n"].sum() == len(values)
+        by_hand = [((values > a) & (values <= b)).sum() for a, b in zip(one["from"], one["to"], strict=True)]
+        by_hand[0] += (values == one["from"].iloc[0]).sum()
+        assert one["n"].tolist() == by_hand
+        np.testing.assert_allclose(one["share"].sum(), 1)
+
+
+def test_uncertainty_table_of_in_and_out_has_the_same_bins(case):
+    prediction = case[0]
+    table = mcd.mc_uncertainty_table(prediction[:400], prediction_out=prediction[400:])
+    assert table.groupby("group", sort=False)["n"].sum().to_dict() == {"in": 400, "out": 100}
+    one, other = (table[table["group"] == name].reset_index(drop=True) for name in ("in", "out"))
+    pd.testing.assert_frame_equal(one[["from", "to"]], other[["from", "to"]])
+
+
+def test_uncertainty_of_one_group_and_of_values(case, example_values):
+    assert set(mcd.mc_uncertainty_table(case[0])["group"]) == {"all"}
+    table = mcd.mc_uncertainty_table(example_values(30)[0])
+    assert set(table["measure"]) == {"total_std"}
+    assert table["n"].sum() == 30
+
+
+def test_uncertainty_draws_the_shares(case):
+    (axes,) = mcd.mc_plot_uncertainty(*case).axes
+    table = mcd.mc_uncertainty_table(*case)
+    for patch, name in zip(axes.patches, ("right", "wrong"), strict=True):
+        np.testing.assert_array_equal(patch.get_data().values, table.loc[table["group"] == name, "share"])
+    assert axes.get_xlabel() == "predictive entropy (nats)"
+
+
+def test_all_doubt_at_zero_still_has_bins(classes_of):
+    sure = classes_of(np.tile(np.array([1.0, 0.0]), (3, 5, 1)))
+    assert mcd.mc_uncertainty_table(sure)["n"].sum() == 5
+
+
+# Values ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("noise", [True, False])
+def test_band_follows_x(example_values, noise):
+    prediction, y = example_values(20, noise=noise)
+    x = np.random.default_rng(3).permutation(20) / 2
+    table = mcd.mc_band_table(prediction, x, y)
+    assert ("pred_lower" in table) == noise
+    for number, one in table.groupby("output"):
+        assert one["x"].is_monotonic_increasing
+        np.testing.assert_array_equal(one["x"], x[one["input"]])
+        for name in ("mean", "lower", "upper"):
+            np.testing.assert_array_equal(one[name], getattr(prediction, name)[one["input"], number - 1])
+        np.testing.assert_array_equal(one["y"], y[one["input"], number - 1])
+    figure = mcd.mc_plot_band(prediction, x, y, x_label="speed (km/h)", y_label="way (m)")
+    assert len(figure.axes) == 2
+    first = table[table["output"] == 1]
+    np.testing.assert_array_equal(line(figure.axes[0], 0), first[["x", "mean"]])
+    np.testing.assert_array_equal(line(figure.axes[0], 1), first[["x", "y"]])
+    assert len(figure.axes[0].collections) == (2 if noise else 1)
+    assert figure.axes[1].get_ylabel() == "way (m), output 2"
+
+
+# Data and training ----------------------------------------------------------------------------------------
+
+
+def test_balance_counts_every_label():
+    table = mcd.mc_balance_table(["b", "a", "b", "b"], labels=["a", "b", "c"])
+    assert table.values.tolist() == [["a", 1, 0.25], ["b", 3, 0.75], ["c", 0, 0.0]]
+    (axes,) = mcd.mc_plot_balance(["b", "a", "b", "b"], labels=["a", "b", "c"]).axes
+    assert [bar.get_width() for bar in axes.patches] == [1, 3, 0]
+    assert [text.get_text() for text in axes.get_yticklabels()] == ["a", "b", "c"]
+    assert " 3 (75.0 %)" in [text.get_text() for text in axes.texts]
+
+
+def test_balance_of_many_labels_draws_the_most_frequent():
+    y = np.repeat(np.arange(70), np.arange(1, 71))
+    (axes,) = mcd.mc_plot_balance(y).axes
+    assert len(axes.patches) == 60
+    assert min(bar.get_width() for bar in axes.patches) == 11
+
+
+def test_grid_shows_the_chosen_images():
+    images = np.random.default_rng(4).uniform(size=(12, 5, 7))
+    figure = mcd.mc_plot_images(images, titles=[f"t{i}" for i in range(12)], inputs=[11, 3])
+    assert [axes.get_title(loc="left") for axes in figure.axes] == ["11: t11", "3: t3"]
+    for axes, number in zip(figure.axes, (11, 3), strict=True):
+        np.testing.assert_allclose(axes.images[0].get_array(), images[number], rtol=1e-6)  # float32
+    assert len(mcd.mc_plot_images(np.zeros((50, 4, 4, 3))).axes) == 40
+
+
+def test_history_shows_training_and_validation():
+    history = pd.DataFrame({"epoch": [1, 2], "loss": [2.0, 1.0], "accuracy": [0.5, 0.7], "val_loss": [2.1, 1.5]})
+    loss, accuracy = mcd.mc_plot_history(history).axes
+    np.testing.assert_array_equal(line(loss, 0), [[1, 2.0], [2, 1.0]])
+    np.testing.assert_array_equal(line(loss, 1), [[1, 2.1], [2, 1.5]])
+    assert len(accuracy.lines) == 1
+    assert accuracy.get_ylabel() == "accuracy (share right)"
+
+
+# All of them ----------------------------------------------------------------------------------------------
+
+
+def test_every_picture_is_written_and_pyplot_left_alone(case, scores, example_values, tmp_path):
+    prediction, y = case
+    values, observed = example_values(20)
+    before = dict(pyplot.rcParams)
+    for number, draw in enumerate(
+        [
+            lambda path: mcd.mc_plot_reliability(scores, path=path),
+            lambda path: mcd.mc_plot_risk_coverage(scores, path=path),
+            lambda path: mcd.mc_plot_uncertainty(prediction, y, path=path),
+            lambda path: mcd.mc_plot_band(values, np.arange(20), observed, path=path),
+            lambda path: mcd.mc_plot_balance(y, path=path),
+            lambda path: mcd.mc_plot_images(np.zeros((3, 4, 4)), path=path),
+            lambda path: mcd.mc_plot_history(pd.DataFrame({"epoch": [1], "loss": [1.0]}), path=path),
+        ]
+    ):
+        path = tmp_path / f"{number}.png"
+        draw(path)
+        assert path.read_bytes().startswith(b"\x89PNG")
+        with pytest.raises(ValueError, match=re.escape("`path` must end in one of ")):
+            draw(tmp_path / "picture.doc")
+    assert pyplot.get_fignums() == []
+    assert dict(pyplot.rcParams) == before
+
+
+def test_what_cannot_be_drawn_is_said_in_one_sentence(case, scores, example_values):
+    values, observed = example_values(20)
+    for error, message, draw in (
+        (TypeError, '`scores` must be what `mc_scores()` returns; got "int".', lambda: mcd.mc_plot_reliability(3)),
+        (ValueError, "`scores` must be of classes to have a reliability diagram; got those of values.",
+         lambda: mcd.mc_plot_reliability(mcd.mc_scores(values, observed))),
+        (ValueError, '`measures` must be one of "predictive_entropy"',
+         lambda: mcd.mc_plot_risk_coverage(scores, measures="doubt")),
+        (ValueError, "`measures` must name at least one measure; got none.",
+         lambda: mcd.mc_plot_risk_coverage(scores, measures=[])),
+        (ValueError, "`y` and `prediction_out` must not be given both",
+         lambda: mcd.mc_uncertainty_table(*case, case[0])),
+        (ValueError, "`y` must not be given with values", lambda: mcd.mc_uncertainty_table(values, observed)),
+        (ValueError, "`prediction` must be of values to be drawn as a band; got one of classes.",
+         lambda: mcd.mc_band_table(case[0], np.arange(500))),
+        (ValueError, "`x` must be as long as `prediction` (20); got length 3.",
+         lambda: mcd.mc_band_table(values, [1, 2, 3])),
+        (ValueError, "`x` must be one finite number per input; got NaN or infinity.",
+         lambda: mcd.mc_band_table(values, [np.nan] * 20)),
+        (ValueError, "`x` must be one number per input; got \"list\".", lambda: mcd.mc_band_table(values, ["a"] * 20)),
+        (ValueError, "`titles` must be as long as `images` (3); got length 1.",
+         lambda: mcd.mc_plot_images(np.zeros((3, 4, 4)), ["a"])),
+        (ValueError, "`inputs` must be positions from 0 to 2; got 3.",
+         lambda: mcd.mc_plot_images(np.zeros((3, 4, 4)), inputs=[3])),
+        (ValueError, "`model` must be trained by `mc_fit()`; got \"int\" without a history.",
+         lambda: mcd.mc_plot_history(3)),
+    ):  # fmt: skip
+        with pytest.raises(error, match=re.escape(message)):
+            draw()

@@ -1,0 +1,103 @@
+truth <- function() c("emu", "cat", "cat", "emu", "cat")
+some_scores <- function() mc_scores(example_prediction(), truth(), n_bins = 3)
+layer_of <- function(plot, number) ggplot2::layer_data(plot, number)
+
+test_that("the reliability diagram shows the accuracy of each bin", {
+  skip_if_no_core()
+  skip_if_not_installed("ggplot2")
+  scores <- some_scores()
+  plot <- mc_plot_reliability(scores)
+  bins <- scores$reliability[scores$reliability$binning == "equal_width", ]
+  expect_equal(plot$data, bins)
+  expect_equal(layer_of(plot, 4)$y, bins$accuracy)
+  expect_equal(layer_of(plot, 2)$ymin, bins$lower)
+  expect_setequal(mc_plot_reliability(scores, binning = "equal_mass")$data$binning, "equal_mass")
+})
+
+test_that("risk-coverage curves are those of the scores", {
+  skip_if_no_core()
+  skip_if_not_installed("ggplot2")
+  scores <- some_scores()
+  plot <- mc_plot_risk_coverage(scores, measures = "std")
+  expect_equal(plot$data$risk, scores$risk_coverage$risk[scores$risk_coverage$measure == "std"])
+  expect_length(unique(mc_plot_risk_coverage(scores)$data$measure), 2)
+})
+
+test_that("histograms count every input once", {
+  skip_if_no_core()
+  skip_if_not_installed("ggplot2")
+  pred <- example_prediction()
+  table <- mc_uncertainty_table(pred, truth(), n_bins = 4)
+  wrong <- sum(as.character(pred$predicted) != truth())
+  expect_equal(as.vector(tapply(table$n, table$group, sum)[c("right", "wrong")]), c(5 - wrong, wrong))
+  plot <- mc_plot_uncertainty(pred, truth(), n_bins = 4)
+  expect_equal(layer_of(plot, 1)$ymax, table$share)
+  expect_setequal(mc_uncertainty_table(pred[1:2], prediction_out = pred[3:5])$group, c("in", "out"))
+})
+
+test_that("bands follow x, inputs counted from 1", {
+  skip_if_no_core()
+  skip_if_not_installed("ggplot2")
+  values <- example_values()
+  table <- mc_band_table(values, 5:1, values$mean + 1)
+  expect_identical(table$input, rep(5:1, 2))
+  expect_equal(table$mean, as.vector(values$mean[5:1, ]))
+  expect_equal(table$y, table$mean + 1)
+  plot <- mc_plot_band(values, 5:1, values$mean + 1, x_label = "speed (km/h)")
+  expect_s3_class(plot, "ggplot")
+  expect_identical(plot$labels$x, "speed (km/h)")
+})
+
+test_that("the balance counts every level, with or without inputs", {
+  skip_if_no_core()
+  skip_if_not_installed("ggplot2")
+  table <- mc_balance_table(factor(c("b", "a", "b"), c("a", "b", "c")))
+  expect_identical(table$label, c("a", "b", "c"))
+  expect_equal(table$n, c(1, 2, 0))
+  expect_equal(table$share, c(1, 2, 0) / 3)
+  expect_equal(layer_of(mc_plot_balance(c("b", "a", "b")), 1)$x, c(1, 2))
+})
+
+test_that("the grid has the images that were chosen", {
+  skip_if_not_installed("ggplot2")
+  images <- array(seq(0, 1, length.out = 3 * 4 * 5), c(3, 4, 5))
+  plot <- mc_plot_images(images, c("x", "y", "z"), inputs = c(3, 1))
+  expect_identical(plot$data$input, c(3L, 1L))
+  expect_identical(plot$layers[[2]]$geom_params$raster, grDevices::as.raster(images[3, , ]))
+  expect_s3_class(ggplot2::ggplotGrob(plot), "gtable")
+})
+
+test_that("the history has training and validation", {
+  skip_if_not_installed("ggplot2")
+  history <- data.frame(epoch = 1:2, loss = 2:1, val_loss = c(2.5, 1.5), accuracy = c(0.5, 0.7))
+  data <- mc_plot_history(history)$data
+  expect_identical(data$value, c(2, 1, 2.5, 1.5, 0.5, 0.7))
+  expect_identical(data$inputs, rep(c("training", "validation", "training"), each = 2))
+})
+
+test_that("pictures are written where a path is given", {
+  skip_if_not_installed("ggplot2")
+  path <- withr::local_tempfile(fileext = ".png")
+  expect_invisible(mc_plot_history(data.frame(epoch = 1:2, loss = 2:1), path = path))
+  expect_gt(file.size(path), 1000)
+})
+
+test_that("what cannot be drawn is refused", {
+  skip_if_no_core()
+  skip_if_not_installed("ggplot2")
+  scores <- some_scores()
+  pred <- example_prediction()
+  expect_snapshot(error = TRUE, {
+    mc_plot_reliability(3)
+    mc_plot_reliability(mc_scores(example_values(), example_values()$mean))
+    mc_plot_reliability(scores, binning = "none")
+    mc_plot_risk_coverage(scores, measures = "doubt")
+    mc_plot_risk_coverage(scores, measures = character())
+    mc_plot_uncertainty(pred, truth(), pred)
+    mc_plot_band(pred, 1:5)
+    mc_plot_band(example_values(), 1:3)
+    mc_plot_images(array(0, c(3, 4, 4)), "a")
+    mc_plot_images(array(0, c(3, 4, 4)), inputs = 4)
+    mc_plot_history(3)
+  })
+})

@@ -1,0 +1,57 @@
+truth <- function() c("emu", "cat", "cat", "emu", "cat")
+
+skip_if_no_jinja2 <- function() {
+  skip_if_no_core()
+  skip_if_not(reticulate::py_module_available("jinja2"), "jinja2 is not installed")
+}
+
+report_text <- function(...) {
+  path <- withr::local_tempfile(fileext = ".html")
+  mc_report(example_prediction(), ..., path = path)
+  paste(readLines(path, encoding = "UTF-8"), collapse = "\n")
+}
+
+test_that("the report names inputs as R counts them", {
+  skip_if_no_jinja2()
+  page <- report_text()
+  expect_match(page, "\"name\": \"input 5\"", fixed = TRUE)
+  expect_no_match(page, "\"name\": \"input 0\"", fixed = TRUE)
+})
+
+test_that("the report has images, scores, the policy and the monitor's words", {
+  skip_if_no_jinja2()
+  policy <- mc_triage(example_prediction(), truth(), budget = 0.4)
+  monitor <- structure(list(), class = c("example_monitor", "mc_monitor"))
+  words <- function(x, ...) c("# Drift", "since batch <3>")
+  registerS3method("format", "example_monitor", words, asNamespace("base"))
+  images <- array(seq(0, 1, length.out = 80), c(5, 4, 4))
+  page <- report_text(images, truth(), policy, monitor = monitor, title = "<b>Ours")
+  expect_match(page, "image\": \"png;base64,", fixed = TRUE)
+  expect_match(page, "A triage policy", fixed = TRUE)
+  expect_match(page, "log loss, in nats", fixed = TRUE)
+  expect_match(page, "since batch &lt;3&gt;", fixed = TRUE)
+  expect_match(page, "&lt;b&gt;Ours", fixed = TRUE)
+})
+
+test_that("the path comes back invisibly", {
+  skip_if_no_jinja2()
+  path <- withr::local_tempfile(fileext = ".html")
+  expect_invisible(mc_report(example_values(), path = path))
+  expect_identical(mc_report(example_values(), path = path), path)
+})
+
+test_that("what cannot be reported is refused", {
+  skip_if_no_jinja2()
+  pred <- example_prediction()
+  expect_snapshot(error = TRUE, {
+    mc_report(pred)
+    mc_report(pred, path = "report.pdf")
+    mc_report(pred, path = "nowhere/report.html")
+    mc_report(lm, path = "report.html")
+    mc_report(pred, policy = 3, path = "report.html")
+    mc_report(pred, monitor = 3, path = "report.html")
+    mc_report(pred, array(0, c(3, 4, 4)), path = "report.html")
+    mc_report(pred, y = truth()[-1], path = "report.html")
+    mc_report(pred, title = 3, path = "report.html")
+  })
+})
