@@ -418,13 +418,13 @@ def mc_plot_drift(monitor: MCMonitor, *, path: str | os.PathLike[str] | None = N
         raise TypeError(f"`monitor` must be what `mc_monitor()` returns; got {shown(type(monitor).__name__)}.")
     if len(monitor.batches) == 0:
         raise ValueError("`monitor` must have seen at least one batch; got none.")
-    _check_matplotlib()
+    check_matplotlib()
     from matplotlib.figure import Figure
 
     table = monitor.batches
     figure = Figure(figsize=(7.2, 6.0), facecolor="white", layout="constrained")
     if path is not None:
-        _check_path(path, figure)
+        check_picture_path(path, figure)
     panels = figure.subplots(3, 1, sharex=True)
     unit = UNITS.get(monitor.measure, "units of the values" if monitor.labels is None else "probability")
     rows = (
@@ -465,14 +465,14 @@ def mc_plot_convergence(convergence: MCConvergence, *, path: str | os.PathLike[s
     if not isinstance(convergence, MCConvergence):
         kind = type(convergence).__name__
         raise TypeError(f"`convergence` must be what `mc_convergence()` returns; got {shown(kind)}.")
-    _check_matplotlib()
+    check_matplotlib()
     from matplotlib.figure import Figure
 
     table, counts = convergence.table, list(convergence.n_samples)
     measures = list(dict.fromkeys(table["measure"]))
     figure = Figure(figsize=(1.0 + 2.3 * len(measures), 4.6), facecolor="white", layout="constrained")
     if path is not None:
-        _check_path(path, figure)
+        check_picture_path(path, figure)
     panels = figure.subplots(2, len(measures), sharex=True, squeeze=False)
     for place, measure in enumerate(measures):
         own = table[table["measure"] == measure]
