@@ -11,16 +11,17 @@
 #' @inheritParams mc_predict
 #' @param x (numeric array, data frame or mc_images) Inputs; some hundred say enough.
 #' @param n_samples (integer vector) Numbers of draws, rising.
-#' @param tolerance (number) The wished Monte Carlo standard error: for classes in units of probability and, for
-#'   entropies, in nats, 0.01 by default; for values in their own unit, without which no number is recommended.
-#' @return A list of class `mc_convergence`: `recommended`, the number of draws with which the mean of 95 % of
-#'   the inputs is within `tolerance`; `needed` (tibble, one row per measure: that number, and the one for all
-#'   inputs); `table` (tibble, one row per number of draws and measure: `value`, its mean over the inputs;
-#'   `mcse`, the root mean square over the inputs of each one's Monte Carlo standard error; `difference`, that
-#'   of what the remaining draws changed; `settled`, the share of the inputs whose error is at most
-#'   `tolerance`); `n_samples`, `n_inputs`, `tolerance`. Measures: `mean` (of classes the probability of the
-#'   predicted label; its error is that of the worst label), `std` over the draws, and for classes the three
-#'   entropies.
+#' @param tolerance (number) The wished Monte Carlo standard error: for classes in units of probability and,
+#'   for entropies, in nats, 0.01 by default; for values in their own unit, without which no number is
+#'   recommended.
+#' @return A list of class `mc_convergence`: `recommended`, the number of draws with which the mean of 95 %
+#'   of the inputs is within `tolerance`; `needed` (tibble, one row per measure: that number, and the one
+#'   for all inputs); `table` (tibble, one row per number of draws and measure: `value`, its mean over the
+#'   inputs; `mcse`, the root mean square over the inputs of each one's Monte Carlo standard error;
+#'   `difference`, that of what the remaining draws changed; `settled`, the share of the inputs whose error
+#'   is at most `tolerance`); `n_samples`, `n_inputs`, `tolerance`. Measures: `mean` (of classes the
+#'   probability of the predicted label; its error is that of the worst label), `std` over the draws, and
+#'   for classes the three entropies.
 #' @export
 #' @examplesIf mc_python_available()
 #' net <- mc_mlp(4, labels = levels(iris$Species))
@@ -70,19 +71,19 @@ print.mc_convergence <- function(x, ...) {
 #' Predicts inputs that were not trained on with several dropout rates, and compares them by log loss.
 #'
 #' @inheritParams mc_predict
-#' @param model (mc_model, Python object or function) A network, which is sampled again with each rate at all
-#'   its sites, whatever they were trained with; or a function that takes a rate and returns a network fitted
-#'   with it, which says more and takes longer.
+#' @param model (mc_model, Python object or function) A network, which is sampled again with each rate at
+#'   all its sites, whatever they were trained with; or a function that takes a rate and returns a network
+#'   fitted with it, which says more and takes longer.
 #' @param y (factor or vector, or numeric matrix) The true label of each input, or the values observed.
 #' @param rates (numeric vector) Rates of dropping, between 0 and 1.
-#' @return A tibble with one row per rate: `rate`; `loss`, the mean over the inputs (for classes the log loss of
-#'   the mean over the draws, in nats; for values minus the log density of the mixture of the draws, per output,
-#'   or the squared error where the network tells no noise); `difference` from the lowest loss and
-#'   `difference_se`, its standard error over the inputs, paired, so that a difference of less than two of them
-#'   says little; `accuracy` (classes); `spread` (mean mutual information, in nats, or mean standard deviation
-#'   over the draws); `best`.
-#' @references Gal, Hron and Kendall (2017), \doi{10.48550/arXiv.1705.07832}: the rate must fit the data for the
-#'   spread to mean much.
+#' @return A tibble with one row per rate: `rate`; `loss`, the mean over the inputs (for classes the log
+#'   loss of the mean over the draws, in nats; for values minus the log density of the mixture of the draws,
+#'   per output, or the squared error where the network tells no noise); `difference` from the lowest loss
+#'   and `difference_se`, its standard error over the inputs, paired, so that a difference of less than two
+#'   of them says little; `accuracy` (classes); `spread` (mean mutual information, in nats, or mean standard
+#'   deviation over the draws); `best`.
+#' @references Gal, Hron and Kendall (2017), \doi{10.48550/arXiv.1705.07832}: the rate must fit the data for
+#'   the spread to mean much.
 #' @export
 #' @examplesIf mc_python_available()
 #' train <- seq(1, 150, by = 2)

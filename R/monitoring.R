@@ -2,13 +2,13 @@
 
 #' Watch for drift
 #'
-#' A monitor is made from a reference, is shown batch after batch by `update()`, and says when new inputs are
-#' no longer like the reference, and since when, by how doubtful the network is about them.
+#' A monitor is made from a reference, is shown batch after batch by `update()`, and says when new inputs
+#' are no longer like the reference, and since when, by how doubtful the network is about them.
 #'
 #' The sequential test is a conformal test martingale. Of each new input, the rank of its doubt among all
 #' before it, reference included, is uniform and independent of the earlier ranks for as long as nothing
-#' changes, whatever the network and the measure. Against that the test bets, boldly or carefully, that doubt
-#' is higher, lower, further out or further in than before, starting at every input with a part of its
+#' changes, whatever the network and the measure. Against that the test bets, boldly or carefully, that
+#' doubt is higher, lower, further out or further in than before, starting at every input with a part of its
 #' capital. By Ville's inequality the capital ever reaches 1 / `false_alarm_rate` with a chance of at most
 #' `false_alarm_rate`. The result is the same however the inputs are cut into batches. The monitor holds all
 #' doubts that it has seen.
@@ -17,8 +17,8 @@
 #' and limits are of one batch alone, and many batches exceed them sooner or later. A change that leaves the
 #' distribution of doubt as it is cannot be seen in it; another measure may see it.
 #'
-#' @param reference (mc_prediction) Of inputs as they should be, that the network was not trained on; at least
-#'   20, better some hundreds.
+#' @param reference (mc_prediction) Of inputs as they should be, that the network was not trained on; at
+#'   least 20, better some hundreds.
 #' @param ... Not used; what follows is given by name.
 #' @param measure (string) Of doubt; see [mc_scores()].
 #' @param false_alarm_rate (number) The chance that the sequential test ever raises an alarm while nothing
@@ -26,17 +26,17 @@
 #' @param n_bins (count) Of the population stability index, each with as many of the reference.
 #' @param seed (whole number) Decides among equals.
 #' @return A list of class `mc_monitor`: `drift` (whether there was an alarm); with one `alarm_input`,
-#'   `alarm_batch` (where it was raised), `since_input`, `since_batch` (where the change most probably began);
-#'   `alarm_at` (the evidence, as log10, that makes an alarm); the settings; and `batches`, a tibble with a row
-#'   per batch: `batch`, `name`, `n` inputs, `seen` in all so far, `mean` of the measure, `ks` and
-#'   `ks_p_value` (Kolmogorov-Smirnov test of this batch against the reference), `psi` (population stability
-#'   index) and `psi_limit` (which a batch of this size exceeds by chance once in twenty times),
+#'   `alarm_batch` (where it was raised), `since_input`, `since_batch` (where the change most probably
+#'   began); `alarm_at` (the evidence, as log10, that makes an alarm); the settings; and `batches`, a tibble
+#'   with a row per batch: `batch`, `name`, `n` inputs, `seen` in all so far, `mean` of the measure, `ks`
+#'   and `ks_p_value` (Kolmogorov-Smirnov test of this batch against the reference), `psi` (population
+#'   stability index) and `psi_limit` (which a batch of this size exceeds by chance once in twenty times),
 #'   `log10_evidence` of the sequential test over the whole run, `drift` (whether there had been an alarm by
 #'   then). `update()` returns the monitor after the batch. [mc_save()] writes it as JSON.
-#' @references Vovk, Gammerman and Shafer (2022), *Algorithmic learning in a random world*, chapter 8, and Vovk
-#'   et al. (2021), \doi{10.48550/arXiv.2102.10439}, for conformal test martingales. Ville (1939), *Etude
-#'   critique de la notion de collectif*. Yurdakul and Naranjo (2020), *Journal of Risk Model Validation* 14, for
-#'   the population stability index by chance.
+#' @references Vovk, Gammerman and Shafer (2022), *Algorithmic learning in a random world*, chapter 8, and
+#'   Vovk et al. (2021), \doi{10.48550/arXiv.2102.10439}, for conformal test martingales. Ville (1939),
+#'   *Etude critique de la notion de collectif*. Yurdakul and Naranjo (2020), *Journal of Risk Model
+#'   Validation* 14, for the population stability index by chance.
 #' @export
 #' @examplesIf mc_python_available()
 #' net <- mc_mlp(4, labels = levels(iris$Species))

@@ -396,7 +396,8 @@ mc_plot_drift <- function(monitor, ..., path = NULL) {
   )
   title <- if (monitor$drift) {
     paste0(
-      "Drift since about input ", monitor$since_input, " (dotted); alarm at input ", monitor$alarm_input, " (solid)"
+      "Drift since about input ", monitor$since_input, " (dotted); alarm at input ", monitor$alarm_input,
+      " (solid)"
     )
   } else {
     paste("No drift in", max(batches$seen), "inputs")
@@ -447,7 +448,9 @@ mc_plot_convergence <- function(convergence, ..., path = NULL) {
   table$panel <- factor(paste0(table$measure, "\n", table$kind), as.vector(panels))
   plot <- ggplot2::ggplot(table, ggplot2::aes(x = .data$n_samples, y = .data$value))
   caption <- NULL
-  zero <- data.frame(panel = factor(panels[, 2], levels(table$panel)), n_samples = own$n_samples[[1]], value = 0)
+  zero <- data.frame(
+    panel = factor(panels[, 2], levels(table$panel)), n_samples = own$n_samples[[1]], value = 0
+  )
   plot <- plot + ggplot2::geom_blank(data = zero)
   if (!is.null(convergence$tolerance)) {
     dashed <- data.frame(panel = factor(panels[, 2], levels(table$panel)), line = convergence$tolerance)

@@ -140,7 +140,7 @@ def test_other_files_are_refused(tmp_path):
     mc_fit(mc_mlp(3, ["à", "b"]), X, y, epochs=1, progress=False, checkpoint=tmp_path / "run")
     with pytest.raises(
         UnreadableFile,
-        match="must hold a model, prediction, policy, calibration, conformal or monitor; got .*, which holds a chec",
+        match="must hold a model, prediction, policy, calibration, conformal or monitor; .*, which holds a checkpoint",
     ):
         mc_load(tmp_path / "run")
 
