@@ -12,6 +12,7 @@ import os
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -500,7 +501,7 @@ def _torchvision(
     name: str, shape: tuple[int, ...], layer: str | None, prepare: Prepare | None, pretrained: bool
 ) -> _Source:
     try:
-        from torchvision import models
+        models = import_module("torchvision.models")
     except ImportError as error:
         raise ImportError(
             'Backbones after "torchvision:" need torchvision; install it with: pip install torchvision.'
@@ -517,7 +518,7 @@ def _torchvision(
 
 def _timm(name: str, shape: tuple[int, ...], layer: str | None, prepare: Prepare | None, pretrained: bool) -> _Source:
     try:
-        import timm
+        timm = import_module("timm")
     except ImportError as error:
         raise ImportError('Backbones after "timm:" need timm; install it with: pip install timm.') from error
     try:
