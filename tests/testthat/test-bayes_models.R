@@ -17,7 +17,9 @@ test_that("every prior and posterior learns", {
   skip_if_no_core()
   priors <- list(
     mc_prior_normal(), mc_prior_laplace(), mc_prior_student_t(), mc_prior_cauchy(), mc_prior_horseshoe(),
-    mc_prior_mixture(), mc_prior_custom(reticulate::import("torch.distributions", convert = FALSE)$Gumbel(0, 1))
+    mc_prior_mixture(), mc_prior_custom(
+      reticulate::import("torch.distributions", convert = FALSE)$Gumbel(0, 1)
+    )
   )
   for (prior in priors) {
     expect_true(all(is.finite(trained(bayes_net(prior = prior))$history$kl)))

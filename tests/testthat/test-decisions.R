@@ -22,7 +22,9 @@ test_that("a policy says what it promises", {
     policy$promises
     mc_triage(pred, truth_of(pred), max_error = c(0.05, 0.2), tiers = 3)
     mc_triage(pred, truth_of(pred), budget = c(0.2, 0.1), tiers = 3, measure = c("std", "least_confidence"))
-    mc_triage(pred, truth_of(pred), costs = list(error = 20, "second check" = c(0.5, 0.9), refer = 2), tiers = 3)
+    mc_triage(pred, truth_of(pred),
+      costs = list(error = 20, "second check" = c(0.5, 0.9), refer = 2), tiers = 3
+    )
     mc_triage(
       pred, truth_of(pred), uncertainty_threshold = 0.15, measure = "std", costs = list(error = 20, refer = 2)
     )
@@ -49,7 +51,8 @@ test_that("decisions have a row per input, with the reason", {
   expect_identical(levels(table$tier), c("go", "look", "stop"))
   expect_identical(table$predicted, pred$predicted)
   doubt <- pred$predictive_entropy
-  wanted <- ifelse(doubt <= policy$thresholds[1, ], "go", ifelse(doubt <= policy$thresholds[2, ], "look", "stop"))
+  referred <- ifelse(doubt <= policy$thresholds[2, ], "look", "stop")
+  wanted <- ifelse(doubt <= policy$thresholds[1, ], "go", referred)
   expect_identical(as.character(table$tier), wanted)
   expect_lte(mean(table$tier == "stop"), 0.1)
   expect_match(table$reason[table$tier == "stop"], "^predictive_entropy [0-9.]+ is above [0-9.]+$")
