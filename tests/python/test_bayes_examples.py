@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -21,6 +22,7 @@ def run(script, folder, *options):
     return subprocess.run(
         [sys.executable, "-W", "error", EXAMPLES / script, *options],
         cwd=folder,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},  # these networks are too small to share
         capture_output=True,
         text=True,
         check=False,
