@@ -1,5 +1,6 @@
 # Let a network decide what it is sure of, and send the rest to a person: learn where the line is on images
-# kept from training, and see whether what was promised holds on others. triage.py does the same.
+# kept from training, see whether what was promised holds on others, and hear when the world changes.
+# triage.py does the same.
 library(mcdropout)
 
 # Real images of clothes. Every third one is kept from training: a policy must be learnt on images that the
@@ -43,6 +44,17 @@ cat(sprintf(
 ))
 cat(sprintf("Among those referred to a person: %.1f%%.\n", 100 * mean(wrong[!accepted])))
 
+# The world changes: after the test images come some that lie on their side, as from a camera that was turned.
+monitor <- mc_monitor(calibration, measure = "mutual_information", false_alarm_rate = 0.01)
+for (first in seq(1, length(wrong), by = 250)) {
+  monitor <- update(monitor, test[first:(first + 249)], name = "upright")
+}
+turned <- aperm(data$x_test[1:250, , , , drop = FALSE], c(1, 3, 2, 4))
+turned <- mc_predict(net, turned, n_samples = 50, seed = 1, progress = TRUE)
+monitor <- update(monitor, turned, name = "turned")
+cat("\n")
+print(monitor)
+
 # The files: the policy, for either language to open; pictures; a report with every image, the most doubtful
 # first.
 dir.create("output", showWarnings = FALSE)
@@ -50,5 +62,6 @@ mc_save(policy, "output/triage_policy_r.json")
 mc_plot_reliability(scores, path = "output/triage_reliability_r.png")
 mc_plot_risk_coverage(scores, path = "output/triage_risk_coverage_r.png")
 mc_plot_uncertainty(test, data$y_test, path = "output/triage_uncertainty_r.png")
-mc_report(test, data$x_test, data$y_test, policy, path = "output/triage_report_r.html")
-cat("\nWritten to output/: triage_report_r.html (open it in a browser), the policy, three pictures\n")
+mc_plot_drift(monitor, path = "output/triage_drift_r.png")
+mc_report(test, data$x_test, data$y_test, policy, monitor = monitor, path = "output/triage_report_r.html")
+cat("\nWritten to output/: triage_report_r.html (open it in a browser), the policy, four pictures\n")

@@ -1,5 +1,5 @@
 # Let a network decide what it is sure of, and send the rest to a person: learn where the line is on images kept from
-# training, and see whether what was promised holds on others. triage.R does the same.
+# training, see whether what was promised holds on others, and hear when the world changes. triage.R does the same.
 from pathlib import Path
 
 import numpy as np
@@ -40,11 +40,21 @@ print(
 )
 print(f"Among those referred to a person: {wrong[~accepted].mean():.1%}.")
 
+# The world changes: after the test images come some that lie on their side, as from a camera that was turned.
+monitor = mcd.mc_monitor(calibration, measure="mutual_information", false_alarm_rate=0.01)
+for first in range(0, len(test), 250):
+    monitor.update(test[first : first + 250], name="upright")
+turned = mcd.mc_predict(net, data.x_test[:250].transpose(0, 2, 1, 3), n_samples=50, seed=1, progress=True)
+monitor.update(turned, name="turned")
+print()
+print(monitor)
+
 # The files: the policy, for either language to open; pictures; a report with every image, the most doubtful first.
 Path("output").mkdir(exist_ok=True)
 mcd.mc_save(policy, "output/triage_policy_python.json")
 mcd.mc_plot_reliability(scores, path="output/triage_reliability_python.png")
 mcd.mc_plot_risk_coverage(scores, path="output/triage_risk_coverage_python.png")
 mcd.mc_plot_uncertainty(test, data.y_test, path="output/triage_uncertainty_python.png")
-mcd.mc_report(test, data.x_test, data.y_test, policy, path="output/triage_report_python.html")
-print("\nWritten to output/: triage_report_python.html (open it in a browser), the policy, three pictures")
+mcd.mc_plot_drift(monitor, path="output/triage_drift_python.png")
+mcd.mc_report(test, data.x_test, data.y_test, policy, monitor=monitor, path="output/triage_report_python.html")
+print("\nWritten to output/: triage_report_python.html (open it in a browser), the policy, four pictures")
