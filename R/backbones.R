@@ -27,7 +27,8 @@
 #' @examplesIf mc_python_available()
 #' nn <- reticulate::import("torch.nn")
 #' backbone <- nn$Conv2d(1L, 5L, 3L)
-#' net <- mc_frozen_backbone(backbone, function(shape) mc_bayes_resnet(shape, c("a", "b"), filters = 4),
+#' head <- function(shape) mc_bayes_resnet(shape, c("a", "b"), filters = 4)
+#' net <- mc_frozen_backbone(backbone, head,
 #'   input_shape = c(1, 8, 8)
 #' )
 #' x <- array(sin(1:(20 * 64)), c(20, 1, 8, 8))

@@ -164,7 +164,9 @@ mc_uncertainty_table <- function(prediction, y = NULL, prediction_out = NULL, ..
 #' net <- mc_mlp(1, n_outputs = 1, task = "regression")
 #' net <- mc_fit(net, cars["speed"], cars$dist, epochs = 50, batch_size = 10, seed = 1)
 #' pred <- mc_predict(net, cars["speed"], n_samples = 100, seed = 1)
-#' mc_plot_band(pred, cars$speed, cars$dist, x_label = "speed (mph)", y_label = "stopping distance (ft)")
+#' mc_plot_band(pred, cars$speed, cars$dist,
+#'   x_label = "speed (mph)", y_label = "stopping distance (ft)"
+#' )
 mc_plot_band <- function(prediction, x, y = NULL, ..., x_label = "x", y_label = "value", path = NULL) {
   rlang::check_dots_empty()
   check_ggplot2()
@@ -306,7 +308,9 @@ square_picture <- function(picture, panel) {
 #' @export
 #' @examplesIf mc_python_available() && requireNamespace("ggplot2", quietly = TRUE)
 #' net <- mc_mlp(4, labels = levels(iris$Species))
-#' net <- mc_fit(net, iris[1:4], iris$Species, epochs = 20, batch_size = 32, validation_split = 0.2, seed = 1)
+#' net <- mc_fit(net, iris[1:4], iris$Species,
+#'   epochs = 20, batch_size = 32, validation_split = 0.2, seed = 1
+#' )
 #' mc_plot_history(net)
 mc_plot_history <- function(model, ..., path = NULL) {
   rlang::check_dots_empty()

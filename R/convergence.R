@@ -91,7 +91,9 @@ print.mc_convergence <- function(x, ...) {
 #'   net <- mc_mlp(4, labels = levels(iris$Species), dropout = rate)
 #'   mc_fit(net, iris[train, 1:4], iris$Species[train], epochs = 20, batch_size = 32, seed = 1)
 #' }
-#' mc_compare_rates(fitted_with, iris[-train, 1:4], iris$Species[-train], rates = c(0.1, 0.3), seed = 1)
+#' mc_compare_rates(fitted_with, iris[-train, 1:4], iris$Species[-train],
+#'   rates = c(0.1, 0.3), seed = 1
+#' )
 mc_compare_rates <- function(model, x, y, rates = 1:7 / 10, n_samples = 50, batch_size = 128, ...,
                              outputs = NULL, labels = NULL, select = NULL, precision = "float32",
                              device = "auto", seed = NULL,

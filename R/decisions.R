@@ -115,7 +115,9 @@ mc_decide <- function(policy, prediction) {
 #' @examplesIf mc_python_available()
 #' net <- mc_mlp(4, labels = levels(iris$Species))
 #' labelled <- c(1:5, 51:55, 101:105)
-#' net <- mc_fit(net, iris[labelled, 1:4], iris$Species[labelled], epochs = 30, batch_size = 5, seed = 1)
+#' net <- mc_fit(net, iris[labelled, 1:4], iris$Species[labelled],
+#'   epochs = 30, batch_size = 5, seed = 1
+#' )
 #' pool <- mc_predict(net, iris[-labelled, 1:4], n_samples = 50, seed = 1)
 #' mc_acquire(pool, 5)
 #' mc_acquire(pool, 5, by = "batchbald")
