@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -116,22 +116,22 @@ class FrozenNetwork(nn.Module):
     @property
     def task(self) -> str:
         """Of the head."""
-        return self.head.task  # type: ignore[return-value]
+        return cast("Any", self.head).task
 
     @property
     def labels(self) -> tuple[Label, ...] | None:
         """Of the head."""
-        return self.head.labels  # type: ignore[return-value]
+        return cast("Any", self.head).labels
 
     @property
     def outputs(self) -> str:
         """Of the head."""
-        return self.head.outputs  # type: ignore[return-value]
+        return cast("Any", self.head).outputs
 
     @property
     def history(self) -> pd.DataFrame | None:
         """A row per epoch of the last `mc_fit()`."""
-        return getattr(self.head, "history", None)  # type: ignore[return-value]
+        return getattr(cast("Any", self.head), "history", None)
 
     @property
     def input_shape(self) -> tuple[int, ...]:
@@ -528,7 +528,7 @@ def _timm(name: str, shape: tuple[int, ...], layer: str | None, prepare: Prepare
         raise _not_to_be_had(f"timm:{name}", error) from error
     known: Any = getattr(module, "default_cfg", {})
     scaled = prepare or _Images(shape, known.get("mean", MEAN), known.get("std", STD))
-    run = type(module).forward_features if layer is None else nn.Module.__call__  # type: ignore[attr-defined]
+    run = cast("Any", type(module)).forward_features if layer is None else nn.Module.__call__
     return _Source(module, scaled, layer, shape, run)
 
 

@@ -72,7 +72,7 @@ class FoldedMode(SampleMode):
         if func in RELUS and self.next_relu() in self.fused:
             return self._hand_on(self._true(args[0]), True, None)
         if self.waiting:
-            if func is F.max_pool2d and id(args[0]) in self.waiting:
+            if func is F.max_pool2d and args and id(args[0]) in self.waiting:
                 kernel = plain_kernel(*args[1:], **kwargs)
                 if kernel is not None:
                     return self._pooled(self.waiting[id(args[0])], kernel)

@@ -47,7 +47,7 @@ class Horseshoe(Distribution):
     doi:10.1093/biomet/asq017.
     """
 
-    arg_constraints = {"loc": constraints.real, "scale": constraints.positive}  # noqa: RUF012  # pyright: ignore
+    arg_constraints = {"loc": constraints.real, "scale": constraints.positive}  # noqa: RUF012  # pyright: ignore  (as torch's own distributions have it)
     support = constraints.real  # pyright: ignore  (torch declares both as properties and sets them like this)
     has_rsample = True
 
@@ -73,7 +73,7 @@ class _ScaledExponentialIntegral(torch.autograd.Function):
     """exp(u) E1(u) for u > 0, float64; torch has none."""
 
     @staticmethod
-    def forward(ctx: Any, u: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(ctx: Any, u: Tensor) -> Tensor:  # type: ignore[override]  # torch says *args
         small = u.clamp(max=2)
         series, term = torch.zeros_like(u), torch.ones_like(u)
         for k in range(1, SERIES_TERMS + 1):
@@ -89,7 +89,7 @@ class _ScaledExponentialIntegral(torch.autograd.Function):
         return result
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:  # type: ignore[override]  # torch says *args
         u, result = ctx.saved_tensors
         return gradient * (result - 1 / u)
 
@@ -341,7 +341,7 @@ def _start(scale: object, mean: object) -> dict[str, Any]:
 
 
 def _several(values: object, name: str) -> list[Any]:
-    found = [values] if np.ndim(values) == 0 else list(values)  # type: ignore[arg-type]
+    found = [values] if np.ndim(values) == 0 else list(values)  # type: ignore[arg-type]  # not 0-d, so a sequence
     if not found:
         raise ValueError(f"`{name}` must hold at least one number; got none.")
     return found

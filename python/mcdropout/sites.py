@@ -283,7 +283,7 @@ class ProbeMode(StochasticMode):
         result = super().__torch_function__(func, types, args, kwargs)
         if func in RELUS:
             name = self.next_relu()
-            if result is not args[0]:
+            if args and result is not args[0]:
                 self._note_result(name, result)
         if self.found and type(result) is Tensor:
             name = self.results[id(result)][0] if id(result) in self.results else ""

@@ -644,7 +644,7 @@ def _kl_weight(given: Any) -> _KLWeight:
         return _KLWeight(full.weight, check_count(given["warm_up"], "kl_weight's warm_up"))
     if callable(given):
         check_number(given(1), "kl_weight", at_least=0)  # before anything is learnt
-        return _KLWeight(given)  # type: ignore[arg-type]
+        return _KLWeight(given)  # type: ignore[arg-type]  # a function of the epoch
     if isinstance(given, str):
         return _KLWeight(check_choice(given, "kl_weight", ("1/N",)))
     return _KLWeight(check_number(given, "kl_weight", at_least=0))

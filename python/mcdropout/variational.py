@@ -366,7 +366,7 @@ class _ConvolutionOfDraws(torch.autograd.Function):
     generate_vmap_rule = False
 
     @staticmethod
-    def forward(x: Tensor, weight: Tensor, bias: Tensor | None, *options: Any) -> Tensor:  # type: ignore[override]
+    def forward(x: Tensor, weight: Tensor, bias: Tensor | None, *options: Any) -> Tensor:  # type: ignore[override]  # torch says *args
         return F.conv2d(x, weight, bias, *options)
 
     @staticmethod

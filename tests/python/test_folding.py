@@ -127,6 +127,7 @@ def test_dropout_and_relu_before_a_pool_wait_for_it():
         lambda m, x: (lambda d: F.max_pool2d(d, 2).flatten(1) + d.mean(dim=(1, 2, 3))[:, None])(drop(m, x)),
         lambda m, x: F.max_pool2d(drop(m, x), 3, stride=2).flatten(1),
         lambda m, x: F.max_pool2d(drop(m, m.conv(x).relu_()), 2).flatten(1),
+        lambda m, x: F.max_pool2d(input=drop(m, torch.relu(input=m.conv(x))), kernel_size=2).flatten(1),
         lambda m, x: F.max_pool2d(F.dropout2d(m.conv(x).relu(), 0.5, m.training), 2).flatten(1),
     ],
 )
