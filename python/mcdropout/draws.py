@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, TimeoutError
 from contextlib import contextmanager, nullcontext
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -25,7 +25,7 @@ from torch._C._functorch import (  # torch has no public way to say this, and it
 )
 
 from .checks import IdenticalDraws, OutOfMemory
-from .folding import FoldedMode, can_be_folded, fused_calls
+from .folding import FoldedMode, can_be_folded
 from .inputs import Inputs
 from .operations import is_opened
 from .outputs import Outputs
@@ -41,13 +41,16 @@ from .sites import (
     random_state_kept,
     tensors_in,
 )
+from .waiting import fused_calls, unmade
 
 CHUNK_BYTES = 8 << 20  # largest intermediate result of a chunk; tests/benchmarks/bench_chunks.py shows the sweep
+PREFIX_BYTES = 64 << 20  # largest result of a chunk before the first site, where one pass serves all draws
 MASK_BYTES = 256 << 20  # masks of all draws are kept for the next batch up to this size, else made again
 INPUTS_PER_CHUNK = 4  # so few at least that a mask, once read, serves several inputs
 INPUTS_PER_WEIGHTS = 64  # weights of a draw are larger than what they work on, and want to serve more
 
 Masks = dict[str, Tensor]
+T = TypeVar("T")
 
 
 class Sampler:
@@ -56,6 +59,7 @@ class Sampler:
     def __init__(self, make_plan: Callable[[Inputs], Plan], example: Inputs, seed: int, workers: int | None) -> None:
         self.make_plan, self.seed, self.workers = make_plan, seed, workers
         self.first = make_plan(example)
+        self.input_bytes = example.nbytes // len(example)
         self.plans = {example.signature: self.first}
 
     def run(
@@ -114,6 +118,7 @@ class Plan:
         n_samples: int,
         seed: int,
         masks: str,
+        batch_size: int,
     ) -> None:
         self.probe, self.outputs, self.seed, self.masks = probe, outputs, seed, masks
         self.device, self.precision, self.sites = replica.device, replica.precision, probe.sites
@@ -122,12 +127,15 @@ class Plan:
         # random numbers that are not keyed depend on who draws first
         self.alone = more_replicas is None or probe.own_randomness
         self.weights = {name: site for name, site in self.sites.items() if site.kind == "weights"}
-        self.fused = fused_calls(probe, self.device)
-        row_bytes = probe.largest(without=self.fused)
+        # a hook of the user's, where there is one, may look at any result
+        self.fused = fused_calls(probe, self.device, masks) if more_replicas is not None else {}
+        row_bytes = probe.largest(without=unmade(self.fused))
         if masks == "per_input":
             row_bytes = max(row_bytes, *(site.n_elements for site in self.sites.values() if not site.layer), 0)
         at_least = INPUTS_PER_WEIGHTS if self.weights else INPUTS_PER_CHUNK
-        self.draws_per_chunk, self.inputs_per_chunk = chunk_sizes(n_samples, row_bytes, at_least)
+        self.draws_per_chunk, inputs = chunk_sizes(n_samples, row_bytes, at_least)
+        self.most_inputs = max(1, min(batch_size, PREFIX_BYTES // max(1, probe.prefix_bytes)))  # of which no draw knows
+        self.inputs_per_chunk = min(inputs, self.most_inputs)
         self.prefix_can_be_kept = True
         self.has_spread = False
         self.unknown: set[str] = set()
@@ -141,7 +149,11 @@ class Plan:
         """Raw outputs (draw, input, ...) of some draws."""
         if not self.engine_reason:
             self._choose_engine(inputs[slice(0, 3)], ids[:3])
-        step = self.inputs_per_chunk * (self.draws_per_chunk if self.engine == "loop" else 1)
+        step = self.inputs_per_chunk
+        if self.engine == "loop":  # one draw at a time
+            step = min(step * self.draws_per_chunk, self.most_inputs)
+        pieces = -(-len(inputs) // step)
+        step = -(-len(inputs) // pieces)  # pieces of about one length, so that no worker waits for the others
         parts = [slice(start, start + step) for start in range(0, len(inputs), step)]
         rounds = []
         for some in self._rounds(draws):
@@ -439,7 +451,7 @@ class Workers:
             self.pool.shutdown(cancel_futures=True)
             torch.set_num_threads(self.n_threads)  # what new threads will use, which the workers' own setting changed
 
-    def side_by_side(self, work: Callable[[slice], Tensor], parts: list[slice]) -> Iterator[Tensor]:
+    def side_by_side(self, work: Callable[[slice], T], parts: list[slice]) -> Iterator[T]:
         """The results for all parts, in order."""
         if self.n_workers == 1 or len(parts) == 1:
             return map(work, parts)
@@ -448,7 +460,7 @@ class Workers:
         return map(_result, [self.pool.submit(work, part) for part in parts])
 
 
-def _result(future: Future[Tensor]) -> Tensor:
+def _result(future: Future[T]) -> T:
     while True:
         try:
             return future.result(timeout=0.1)  # an interrupt from R is seen between waits only

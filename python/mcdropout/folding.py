@@ -8,16 +8,18 @@ former is laid out for every draw. That a network takes it well is seen by holdi
 from __future__ import annotations
 
 import weakref
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .operations import RELUS, drops
-from .pooling import can_be_pooled, masked_max_pool, plain_kernel
-from .sites import Probe, Replica, SampleMode, Site, applied, mask_numbers, tensors_in
+from .operations import drops
+from .pooling import Kernel, plain_kernel
+from .precision import cast_arguments
+from .sites import Replica, SampleMode, Site, applied, mask_numbers, tensors_in
+from .waiting import CONV2D_ARGUMENTS, Convolution, Pooling, Source, Waiting, whole
 
 RESHAPES = (Tensor.reshape, Tensor.view, torch.reshape)
 
@@ -25,26 +27,6 @@ RESHAPES = (Tensor.reshape, Tensor.view, torch.reshape)
 def can_be_folded(site: Site) -> bool:
     """Whether the mask of a site can be laid along axis 0 with the inputs."""
     return site.axis == 0 and (site.inputs_outermost or site.x_shape[0] == 1)
-
-
-def fused_calls(probe: Probe, device: torch.device) -> frozenset[str]:
-    """The calls that can wait for the max-pool after them: dropouts, and the relu before those.
-
-    On a CPU only: elsewhere a piece at a time is too little work.
-    """
-    uses = probe.sole_uses if device.type == "cpu" else {}
-    pooled = {name for name, site in probe.sites.items() if uses.get(name) is F.max_pool2d and can_be_pooled(site)}
-    return frozenset(name for name, use in uses.items() if name in pooled or use in pooled)
-
-
-@dataclass
-class Waiting:
-    """A result that is not computed yet, in whose place a tensor like it is handed on."""
-
-    stand_in: weakref.ref[Tensor]
-    x: Tensor
-    relu: bool
-    site: Site | None
 
 
 class FoldedMode(SampleMode):
@@ -61,7 +43,7 @@ class FoldedMode(SampleMode):
         masks: dict[str, Tensor],
         n_inputs: int,
         n_draws: int,
-        fused: frozenset[str],
+        fused: Mapping[str, str],
     ) -> None:
         super().__init__(replica, sites, masks, n_inputs)
         self.n_draws, self.fused = n_draws, fused
@@ -69,13 +51,18 @@ class FoldedMode(SampleMode):
 
     def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         kwargs = kwargs or {}
-        if func in RELUS and self.next_relu() in self.fused:
-            return self._hand_on(self._true(args[0]), True, None)
+        counted = self.counted_name(func)
+        if counted in self.fused and func is not F.max_pool2d:
+            return self._waits(func, self.sites[self.fused[counted]], args, kwargs)
         if self.waiting:
             if func is F.max_pool2d and args and id(args[0]) in self.waiting:
                 kernel = plain_kernel(*args[1:], **kwargs)
                 if kernel is not None:
-                    return self._pooled(self.waiting[id(args[0])], kernel)
+                    return self._pooled(self.waiting[id(args[0])], kernel, waits=counted in self.fused)
+            if func is F.linear and args and id(args[0]) in self.waiting:
+                result = self._weighed(self.waiting[id(args[0])], *args[1:], **kwargs)
+                if result is not None:
+                    return result
             if not drops(func):
                 args, kwargs = self._true((args, kwargs))
         counts = self.calls.counts.copy()
@@ -100,15 +87,41 @@ class FoldedMode(SampleMode):
         """What becomes of `x` at a site: laid out for every draw, if it is the first."""
         if site.name in self.fused:
             before = self.waiting.get(id(x))
-            return self._hand_on(x, False, site) if before is None else self._hand_on(before.x, before.relu, site)
+            source, relu = (x, False) if before is None else (before.source, before.relu)
+            return self._hand_on(x, source, relu, site)
         return self._dropped(self._true(x), site)
 
     # ---- results that wait
 
-    def _hand_on(self, x: Tensor, relu: bool, site: Site | None) -> Tensor:
-        stand_in = x.view_as(x)
+    def _waits(self, func: Any, site: Site, args: tuple, kwargs: dict[str, Any]) -> Tensor:
+        """A relu or a convolution that waits for the pool after `site`."""
+        if func is not F.conv2d:
+            before = self.waiting.get(id(args[0]))
+            return self._hand_on(args[0], args[0] if before is None else before.source, relu=True)
+        given = {**dict(zip(CONV2D_ARGUMENTS, args, strict=False)), **kwargs}
+        stand_in = given.pop("input")
+        x = self._waiting_pool(stand_in) or self._true(stand_in)
+        if self.reduced is not None:
+            _, given = cast_arguments(func, (), given, self.reduced)
+            x = x if isinstance(x, Pooling) else cast_arguments(func, (x,), {}, self.reduced)[0][0]
+        source = Convolution({**given, "input": x}, (x.shape[0], *site.x_shape[1:]))
+        return self._hand_on(self._like(source), source)
+
+    def _waiting_pool(self, stand_in: Tensor) -> Pooling | None:
+        """The pool for which this tensor stands, if its result will not have to be cast."""
+        before = self.waiting.get(id(stand_in))
+        if before is None or not isinstance(before.source, Pooling):
+            return None
+        return before.source if self.reduced in (None, before.source.dtype) else None
+
+    def _like(self, source: Convolution | Pooling) -> Tensor:
+        """A tensor like its result, without memory of its own."""
+        return next(iter(self.masks.values())).new_empty((), dtype=source.dtype).expand(source.shape)
+
+    def _hand_on(self, like: Tensor, source: Source, relu: bool = False, site: Site | None = None) -> Tensor:
+        stand_in = like.view_as(like)
         key = id(stand_in)
-        self.waiting[key] = Waiting(weakref.ref(stand_in, lambda _: self.waiting.pop(key, None)), x, relu, site)
+        self.waiting[key] = Waiting(weakref.ref(stand_in, lambda _: self.waiting.pop(key, None)), source, relu, site)
         return stand_in
 
     def _true(self, given: Any) -> Any:
@@ -120,14 +133,41 @@ class FoldedMode(SampleMode):
         return {name: self._true(one) for name, one in given.items()} if type(given) is dict else given
 
     def _computed(self, one: Waiting) -> Tensor:
-        x = one.x.relu() if one.relu else one.x
+        x = whole(one.source)
+        x = x.relu() if one.relu else x
         return x if one.site is None else self._dropped(x, one.site)
 
-    def _pooled(self, one: Waiting, kernel: tuple[int, int]) -> Tensor:
-        assert one.site is not None  # a relu waits for a dropout alone
-        x, mask = self._by_draw(one.x, one.site)
-        factor = one.site.factor if mask.dtype == torch.uint8 else 1.0
-        return masked_max_pool(x[:, :, 0], mask[:, :, 0], kernel, one.relu, factor).flatten(0, 1)
+    def _pooled(self, one: Waiting, kernel: Kernel, waits: bool) -> Tensor:
+        site, source = one.site, one.source
+        assert site is not None  # what else waits, waits for a dropout
+        assert not isinstance(source, Pooling)
+        mask = self.masks[site.name].unflatten(1, (-1, 1))[:, :, 0]  # (draw, input, channel, height, width)
+        if isinstance(source, Tensor):
+            self.check_shape(source, site, self.n_draws if len(source) > self.n_inputs else 1)
+        _, channels, height, width = site.x_shape
+        shape = self.n_draws * self.n_inputs, channels, height // kernel[0], width // kernel[1]
+        pooling = Pooling(source, one.relu, site, mask, kernel, shape, self.n_inputs)
+        return self._hand_on(self._like(pooling), pooling) if waits else whole(pooling)
+
+    def _weighed(self, one: Waiting, weight: Tensor, bias: Tensor | None = None) -> Tensor | None:
+        """What a linear layer makes of a dropout, the masks having met its weights instead of its many inputs.
+
+        So what has no draws yet meets the weights of all draws in one product. None where the inputs are too few.
+        """
+        x = one.source
+        if one.site is None or not isinstance(x, Tensor) or 2 * len(weight) > self.n_inputs:
+            return None
+        x, mask = self._by_draw(x, one.site)  # (draw, input, 1, feature), the first axis 1 long before all draws
+        x, mask = x[:, :, 0], mask[:, 0]
+        if self.reduced is not None:
+            x, weight, mask = (tensor.to(self.reduced) for tensor in (x, weight, mask))
+            bias = None if bias is None else bias.to(self.reduced)
+        weights = mask * weight  # (draw, output, feature)
+        if len(x) == 1:
+            out = F.linear(x[0], weights.flatten(0, 1), None if bias is None else bias.repeat(self.n_draws))
+            return out.unflatten(1, (self.n_draws, -1)).transpose(0, 1).flatten(0, 1)
+        out = x @ weights.mT if bias is None else torch.baddbmm(bias, x, weights.mT)
+        return out.flatten(0, 1)
 
     # ---- rows
 

@@ -36,6 +36,11 @@ class Inputs:
         n = len(range(*part.indices(self.n))) if isinstance(part, slice) else len(part)
         return self._each(lambda value: value[part], n)
 
+    @property
+    def nbytes(self) -> int:
+        """Size of all tensors."""
+        return sum(value.nbytes for value in (*self.args, *self.kwargs.values()) if isinstance(value, Tensor))
+
     def clone(self) -> Inputs:
         """A copy that may be written to."""
         return self._each(Tensor.clone, self.n)

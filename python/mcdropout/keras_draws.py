@@ -259,7 +259,16 @@ class KerasNetwork:
             found = probe_keras(replica, inputs.cycled, besides.gaussian_noise)
             self.outputs.check(found.output, found.n_inputs)
             more = self._new_replica if replica.backend == "torch" else None  # the others have threads of their own
-            return KerasPlan(found, replica, more, self.outputs, request.n_samples, request.seed, request.masks)
+            return KerasPlan(
+                found,
+                replica,
+                more,
+                self.outputs,
+                request.n_samples,
+                request.seed,
+                request.masks,
+                request.batch_size,
+            )
 
         return Sampler(make_plan, example, request.seed, request.workers)
 

@@ -630,6 +630,7 @@ def probe_keras(replica: Replica, head: Callable[[int], Inputs], gaussian_noise:
         [],
         {},
         (0, 0),
+        0,
         layouts,
     )
 

@@ -132,15 +132,18 @@ class Outputs:
             return mean, log_variance.exp()
         if self.kind == "values":
             return out, None
-        out = out.movedim(self.label_axis + 1, -1)
-        if out.shape[-1] == 1:
-            return self._two_labels(out), None
-        return (out.softmax(dim=-1) if self.kind == "logits" else out), None
+        # (draw, label, input, ...) in memory: what follows works along the inputs, many at a time
+        out = out.movedim(self.label_axis + 1, 1).contiguous()
+        if out.shape[1] == 1:
+            out = self._two_labels(out)
+        elif self.kind == "logits":
+            out = out.softmax(dim=1)
+        return out.movedim(1, -1), None
 
     def _two_labels(self, out: Tensor) -> Tensor:
         if self.kind == "logits":
-            return torch.cat([torch.sigmoid(-out), torch.sigmoid(out)], dim=-1)
-        return torch.cat([1 - out, out], dim=-1)
+            return torch.cat([torch.sigmoid(-out), torch.sigmoid(out)], dim=1)
+        return torch.cat([1 - out, out], dim=1)
 
 
 def _parts(result: Any) -> str:

@@ -38,29 +38,31 @@ def plain_kernel(
     return_indices: bool = False,
 ) -> Kernel | None:
     """(height, width) of a max-pool whose windows lie side by side; None for any other. Arguments as torch's."""
-    kernel = _pair(kernel_size)
-    side_by_side = stride is None or _pair(stride) == kernel
-    plain = _pair(padding) == (0, 0) and _pair(dilation) == (1, 1) and not ceil_mode and not return_indices
+    kernel = pair(kernel_size)
+    side_by_side = stride is None or pair(stride) == kernel
+    plain = pair(padding) == (0, 0) and pair(dilation) == (1, 1) and not ceil_mode and not return_indices
     return kernel if side_by_side and plain else None
 
 
-def _pair(value: int | Kernel) -> Kernel:
+def pair(value: int | Kernel) -> Kernel:
+    """(vertical, horizontal) of an argument that torch takes as one number or two."""
     return (value, value) if isinstance(value, int) else (value[0], value[-1])
 
 
 def masked_max_pool(x: Tensor, mask: Tensor, kernel: Kernel, relu: bool = False, factor: float = 1.0) -> Tensor:
     """max_pool2d(x * mask * factor), or of relu(x), (draw, input, channel, height, width), piece by piece.
 
-    The first axis of `x` may be 1 long, the second of `mask`. A mask may come in bytes, 0 or 1. The factor is above 0
-    and meets the maxima alone: rounding keeps the order of numbers, so the largest product is that of the largest.
+    The first axis of `x` may be 1 long, the second of `mask`. A mask holds no number below 0 and may come in bytes, 0
+    or 1. The factor is above 0. It and the relu meet the maxima alone: both keep the order of numbers, rounded or not,
+    so the largest of what they make is what they make of the largest.
     """
     high, wide = kernel
     draws, inputs, channels = max(len(x), len(mask)), x.shape[1], x.shape[2]
     height, width = x.shape[3] // high, x.shape[4] // wide
     x, mask = (one.movedim(2, -1)[:, :, : height * high, : width * wide] for one in (x, mask))  # channels innermost
+    if relu and x.dtype == torch.float16:  # whose minus infinity, near enough to be met, would be none times 0
+        x, relu = x.relu(), False
     out = x.new_empty(draws, inputs, height, width, channels)
-    if relu and len(x) < draws:
-        x, relu = x.relu(), False  # once for all draws
     places = 1 if mask.dtype == x.dtype else 2  # a piece of a mask in bytes becomes numbers beside the product
     steps = _steps(draws, inputs, height, high * width * wide * channels * x.itemsize * places)
     native(_by_pieces)(x, mask, out, high, wide, relu, factor, *steps)
@@ -110,11 +112,7 @@ def _by_pieces(
                 kept = own_mask.narrow(0, first, some_draws).to(x.dtype)
                 activations = own_x if own_x.size(0) == 1 else own_x.narrow(0, first, some_draws)
                 maxima = own_out.narrow(0, first, some_draws)
-                if relu:
-                    torch.clamp_min(activations, 0, out=product)
-                    product.mul_(kept)
-                else:
-                    torch.mul(activations, kept, out=product)
+                torch.mul(activations, kept, out=product)
                 for other in lower:
                     torch.maximum(tallest, other, out=tallest)
                 if wide == 1:
@@ -123,5 +121,7 @@ def _by_pieces(
                     torch.maximum(columns[0], columns[1], out=maxima)
                     for other in columns[2:]:
                         torch.maximum(maxima, other, out=maxima)
+                if relu:
+                    maxima.clamp_min_(0)
                 if factor != 1.0:
                     maxima.mul_(factor)

@@ -13,6 +13,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -49,7 +50,9 @@ from .variational import BayesConv2d
 
 MASKS = ("shared", "per_input")
 PRECISIONS = ("float32", "bfloat16", "float16")
-DRAWS_BYTES = 256 << 20  # draws of one batch, float32: summaries in float64 take some times as much
+DRAWS_BYTES = 256 << 20  # draws of one batch, float32
+GROUP_BYTES = 8 << 20  # batches are drawn together as long as neither their draws nor they themselves are larger
+PIECE_NUMBERS = 1 << 16  # draws that are summarised at once on a CPU: in float64 they and what is made of them in cache
 FIRST_ROUND = 10  # draws before `tolerance` is first looked at; each further round adds about a half
 
 Progress = bool | Callable[[int, int, str], object]
@@ -388,7 +391,16 @@ class Network:
                 found.sites = {name: replace(site, rate=rate) for name, site in found.sites.items()}
             self.outputs.check(found.output, found.n_inputs)
             more = None if hooked else self._replica
-            return Plan(found, replica, more, self.outputs, request.n_samples, request.seed, request.masks)
+            return Plan(
+                found,
+                replica,
+                more,
+                self.outputs,
+                request.n_samples,
+                request.seed,
+                request.masks,
+                request.batch_size,
+            )
 
         return Sampler(make_plan, example, request.seed, request.workers)
 
@@ -414,7 +426,7 @@ def draw_all(
     if request.keep_samples and feed.n_inputs is not None:
         shape = (request.n_samples, feed.n_inputs, *values.shape[2:])
         check_room(shape, 1 if noise is None else 2)
-    size = max(1, min(request.batch_size, DRAWS_BYTES // (4 * request.n_samples * out[0].numel())))
+    size = group_size(request, 4 * out[0].numel(), sampler.input_bytes)
     collected = Collected(feed.n_inputs, request)
     seen = 0
     with sampler.at_work() as workers, reporting(progress, feed.n_inputs, "Sampling") as report:
@@ -422,7 +434,9 @@ def draw_all(
             names = None if ids is None else ids[seen : seen + len(inputs)]
             numbers = input_ids(names, len(inputs)) + (seen if ids is None else 0)
             for part in _drawn(sampler, inputs, numbers, request, seen, workers, report):
-                collected.put(part, seen, network.outputs, request.level)
+                summarised = partial(part.summarised, request.level, request.keep_samples)
+                for summary in workers.side_by_side(summarised, part.pieces()):
+                    collected.put(summary)
             seen += len(inputs)
     if ids is not None:
         check_length(len(ids), "ids", seen, "x")
@@ -450,13 +464,56 @@ def draw_all(
     )
 
 
+def group_size(request: Request, output_bytes: int, input_bytes: int) -> int:
+    """Inputs that are drawn together: a batch, several where both they and their draws are small, fewer where large."""
+    draws_bytes = request.n_samples * output_bytes
+    batches = GROUP_BYTES // (max(draws_bytes, input_bytes) * request.batch_size)
+    return max(1, min(max(1, batches) * request.batch_size, DRAWS_BYTES // draws_bytes))
+
+
+@dataclass
+class Summarised:
+    """Some inputs and what is kept of them."""
+
+    places: np.ndarray  # positions in `x`
+    n_draws: int
+    summaries: dict[str, Tensor]
+    draws: list[Tensor]  # (draw, input, ...) of what is kept: class probabilities or means, and noise variances
+
+
 @dataclass
 class Drawn:
-    """The complete draws of some inputs of a batch."""
+    """The complete draws of some inputs."""
 
-    places: np.ndarray  # positions in the batch
-    values: Tensor  # (draw, input, ...): class probabilities or means
-    noise: Tensor | None
+    places: np.ndarray  # positions in `x`
+    raw: Tensor  # (draw, input, ...)
+    outputs: Outputs
+
+    def pieces(self) -> list[slice]:
+        """The inputs, so many at a time that the summaries are made in cache."""
+        n = len(self.places)
+        step = max(1, PIECE_NUMBERS // self.raw[:, 0].numel()) if self.raw.is_cpu else n
+        return [slice(start, start + step) for start in range(0, n, step)]
+
+    def values(self, piece: slice) -> tuple[Tensor, Tensor | None]:
+        """What the draws of a piece mean, and their noise variances, once they are known to be numbers."""
+        values, noise = self.outputs.draws(self.raw[:, piece])
+        _check_finite(values, self.places[piece])
+        return values, noise
+
+    def summarised(self, level: float, keep_samples: bool, piece: slice) -> Summarised:
+        """All summaries of a piece, and its draws if they are wanted."""
+        values, noise = self.values(piece)
+        if self.outputs.task == "classification":
+            made = summarise_classes(values, level)
+        else:
+            made = summarise_values(values, noise, level)
+        draws = [] if not keep_samples else [one.contiguous() for one in (values, noise) if one is not None]
+        return Summarised(self.places[piece], len(values), made, draws)
+
+    def largest_error(self, piece: slice) -> Tensor:
+        """The largest Monte Carlo standard error of each input's means, (input,)."""
+        return standard_error(self.values(piece)[0]).flatten(1).amax(dim=1)
 
 
 def _drawn(
@@ -469,48 +526,48 @@ def _drawn(
     report: Callable[[int], None],
 ) -> Iterator[Drawn]:
     """Draw in rounds; the inputs that are known well enough leave after each."""
-    places = np.arange(len(inputs))
-    values, noise = None, None
+    drawn = None
     for draws in request.rounds():
         last = draws.stop == request.n_samples
         raw = sampler.run(inputs, ids, draws, workers, report if last else _say_nothing)
-        new_values, new_noise = sampler.first.outputs.draws(raw)
-        _check_finite(new_values, first, places)
-        values = new_values if values is None else torch.cat([values, new_values])
-        noise = new_noise if noise is None or new_noise is None else torch.cat([noise, new_noise])
+        if drawn is None:
+            drawn = Drawn(first + np.arange(len(inputs)), raw, sampler.first.outputs)
+        else:
+            drawn.raw = torch.cat([drawn.raw, raw])
         if request.tolerance is None or last:
             break
-        errors = standard_error(values).flatten(1).amax(dim=1)  # (input,)
+        errors = torch.cat(list(workers.side_by_side(drawn.largest_error, drawn.pieces())))
         done = errors <= request.tolerance
         if bool(done.any()):
-            yield Drawn(places[done.cpu().numpy()], values[:, done], None if noise is None else noise[:, done])
+            yield replace(drawn, places=drawn.places[done.cpu().numpy()], raw=drawn.raw[:, done])
             report(int(done.sum()))
             if bool(done.all()):
                 return
             left = (~done).nonzero()[:, 0]
             where = left.cpu().numpy()
-            inputs, ids, places = inputs[left], ids[where], places[where]
-            values, noise = values[:, left], None if noise is None else noise[:, left]
-    assert values is not None
-    yield Drawn(places, values, noise)
+            inputs, ids = inputs[left], ids[where]
+            drawn = replace(drawn, places=drawn.places[where], raw=drawn.raw[:, left])
+    assert drawn is not None
+    yield drawn
 
 
 def _say_nothing(_: int) -> None: ...
 
 
-def _check_finite(values: Tensor, first: int, places: np.ndarray) -> None:
+def _check_finite(values: Tensor, places: np.ndarray) -> None:
     """Name the first input for which the model returned no number."""
+    if bool(values.sum(dtype=torch.float64).isfinite()):  # a sum that meets one that is not is none itself
+        return
     sound = values.isfinite().flatten(2).all(dim=-1).all(dim=0)
-    if not bool(sound.all()):
-        number = first + int(places[int((~sound).nonzero()[0])]) + 1
-        raise ValueError(
-            f"`model` returned NaN or infinite values for input number {number}; look at its weights and at the scale "
-            "of `x`."
-        )
+    number = places[int((~sound).nonzero()[0])] + 1
+    raise ValueError(
+        f"`model` returned NaN or infinite values for input number {number}; look at its weights and at the scale "
+        "of `x`."
+    )
 
 
 class Collected:
-    """Summaries, and the draws where they are wanted, of the batches so far."""
+    """Summaries, and the draws where they are wanted, of the inputs so far."""
 
     def __init__(self, n_inputs: int | None, request: Request) -> None:
         self.n_inputs, self.request = n_inputs, request
@@ -518,21 +575,14 @@ class Collected:
         self.summaries: dict[str, Store] = {}
         self.draws: list[Store | None] = [None, None]  # samples, noise variances
 
-    def put(self, drawn: Drawn, first: int, outputs: Outputs, level: float) -> None:
-        """Take over the draws of some inputs of the batch that starts at `first`."""
-        places = first + drawn.places
-        self.counts.put(places, np.full(len(places), len(drawn.values)))
-        if outputs.task == "classification":
-            made = summarise_classes(drawn.values, level)
-        else:
-            made = summarise_values(drawn.values, drawn.noise, level)
-        for name in made.keys() & BY_INPUT:
+    def put(self, some: Summarised) -> None:
+        """Take over what is known of some inputs."""
+        self.counts.put(some.places, np.full(len(some.places), some.n_draws))
+        for name in some.summaries.keys() & BY_INPUT:
             store = self.summaries.setdefault(name, Store((), self.n_inputs))
-            store.put(places, made[name].cpu().numpy())
-        if self.request.keep_samples:
-            for which, draws in enumerate((drawn.values, drawn.noise)):
-                if draws is not None:
-                    self._keep(which, places, draws.cpu().numpy())
+            store.put(some.places, some.summaries[name].cpu().numpy())
+        for which, draws in enumerate(some.draws):
+            self._keep(which, some.places, draws.cpu().numpy())
 
     def _keep(self, which: int, places: np.ndarray, draws: np.ndarray) -> None:
         store = self.draws[which]

@@ -187,6 +187,7 @@ def _announce(module: nn.Module, path: str, calls: CallNames) -> None:
 # ---- interception ---------------------------------------------------------------------------------------------
 
 
+COUNTED = {**dict.fromkeys(RELUS, "relu"), F.conv2d: "convolution", F.max_pool2d: "pool"}
 LAYERS = {F.linear, F.conv1d, F.conv2d, F.conv3d}
 
 
@@ -200,7 +201,7 @@ class StochasticMode(TorchFunctionMode):
         super().__init__()
         self.calls = replica.calls
         self.reduced = None if replica.precision == "float32" else getattr(torch, replica.precision)
-        self.n_relus = 0
+        self.counted: Counter[str] = Counter()
         self.calls.start()
 
     def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
@@ -221,10 +222,12 @@ class StochasticMode(TorchFunctionMode):
         """A call that drops nothing still counts, so that the names of the next ones do not depend on it."""
         self.calls.next()
 
-    def next_relu(self) -> str:
-        """The name of the relu being called now."""
-        self.n_relus += 1
-        return f"relu {self.n_relus}"
+    def counted_name(self, func: Any) -> str | None:
+        """The name of a call that may wait for those after it, by its number; None of one that never does."""
+        kind = COUNTED.get(func)
+        if kind is not None:
+            self.counted[kind] += 1
+        return None if kind is None else f"{kind} {self.counted[kind]}"
 
     def module(self) -> nn.Module | None:
         """The module whose code is running."""
@@ -263,11 +266,12 @@ class ProbeMode(StochasticMode):
         super().__init__(replica)
         self.originals = originals or set()
         self.found: dict[str, Call] = {}
-        self.results: dict[int, tuple[str, Tensor]] = {}  # of dropouts and relus, by their identity
+        self.results: dict[int, tuple[str, Tensor]] = {}  # of dropouts and counted calls, by their identity
         self.uses: dict[str, list[Any]] = {}  # what takes the result of each: a function, or a dropout's name
         self.bytes: dict[str, int] = {}  # of each such result; under "" the largest of the others after the first site
         self.layers = [0, 0]  # linear layers and convolutions before the first call that drops, and after it
         self.dropped = False
+        self.prefix_bytes = 0  # of the largest result before the first site
 
     def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         if self.originals and any(id(one) in self.originals for one in args):
@@ -275,17 +279,18 @@ class ProbeMode(StochasticMode):
                 "`model` reaches its weights past its modules (through a function that holds on to the model or to one "
                 "of them), so it cannot be sampled without changing it; make that function a method of a module."
             )
+        counted = self.counted_name(func)
         if self.results and not drops(func):
             for one in tensors_in((args, kwargs or {})):
-                self._note_use(one, func)
+                self._note_use(one, counted or func)
         if func in LAYERS:
             self.layers[self.dropped] += 1
         result = super().__torch_function__(func, types, args, kwargs)
-        if func in RELUS:
-            name = self.next_relu()
-            if args and result is not args[0]:
-                self._note_result(name, result)
-        if self.found and type(result) is Tensor:
+        if counted is not None and args and result is not args[0]:
+            self._note_result(counted, result)
+        if type(result) is Tensor and not self.found:
+            self.prefix_bytes = max(self.prefix_bytes, result.nbytes)
+        elif type(result) is Tensor:
             name = self.results[id(result)][0] if id(result) in self.results else ""
             self.bytes[name] = max(self.bytes.get(name, 0), result.nbytes)
         return result
@@ -397,8 +402,9 @@ class Probe:
     own_randomness: bool  # the model itself draws from torch's global generator
     training_randomness: bool  # it would when training, outside dropout; that is left out
     raised: list[str]  # modules whose training flag is up while sampling
-    sole_uses: dict[str, Any]  # of dropouts and relus whose result one call takes: its function, or its name
+    sole_uses: dict[str, Any]  # of dropouts and counted calls whose result one call takes: its name, or its function
     layers: tuple[int, int]  # linear layers and convolutions before the first site, and after it
+    prefix_bytes: int  # of the largest result before the first site, for one input
 
     def largest(self, without: frozenset[str]) -> int:
         """Bytes of the largest intermediate result from the first site on, the results of some calls left out."""
@@ -455,7 +461,16 @@ def probe(model: nn.Module, replica: Replica, head: Callable[[int], Inputs], sto
     sole_uses = {name: use for name, use in sole_uses.items() if all(mode.uses.get(name) == [use] for mode in modes)}
     before, after = modes[0].layers
     return Probe(
-        sites, modes[0].bytes, output, 3, own_randomness, training_randomness, raised, sole_uses, (before, after)
+        sites,
+        modes[0].bytes,
+        output,
+        3,
+        own_randomness,
+        training_randomness,
+        raised,
+        sole_uses,
+        (before, after),
+        modes[0].prefix_bytes,
     )
 
 

@@ -2,15 +2,19 @@
 
 Every function takes draws as a tensor (draw, input, output) on any device and works in float64, so that rounding
 stays far below the Monte Carlo error. Entropies are in nats, with 0 log 0 = 0. All parts of a decomposition come
-from one set of draws, so they add up.
+from one set of draws, so they add up. Draws of which the inputs lie innermost in memory are summarised several times
+as fast as others: labels are few, inputs are many.
 """
 
 from __future__ import annotations
 
 import math
 
+import numpy as np
 import torch
 from torch import Tensor
+
+TINY = 2.0**-1022  # float64's least normal number: 0 log 0 is taken as 0 log of it
 
 
 def mean_and_variance(draws: Tensor) -> tuple[Tensor, Tensor]:
@@ -21,7 +25,7 @@ def mean_and_variance(draws: Tensor) -> tuple[Tensor, Tensor]:
     """
     draws = draws.double()
     mean = draws.mean(dim=0)
-    return mean, (draws - mean).square().sum(dim=0) / (len(draws) - 1)
+    return mean, (draws - mean).square_().sum(dim=0) / (len(draws) - 1)
 
 
 def quantiles(draws: Tensor, probabilities: list[float]) -> list[Tensor]:
@@ -29,7 +33,8 @@ def quantiles(draws: Tensor, probabilities: list[float]) -> list[Tensor]:
 
     Reference: Hyndman and Fan (1996), doi:10.1080/00031305.1996.10473566.
     """
-    ordered = draws.sort(dim=0).values
+    # NumPy's sort is several times as fast as torch's on a CPU
+    ordered = torch.from_numpy(np.sort(draws.numpy(), axis=0)) if draws.is_cpu else draws.sort(dim=0).values
     return [_type_7(ordered, probability) for probability in probabilities]
 
 
@@ -42,7 +47,11 @@ def _type_7(ordered: Tensor, probability: float) -> Tensor:
 
 def entropy(probabilities: Tensor) -> Tensor:
     """Entropy over the last axis, in nats; exactly 0 where one label has all the probability."""
-    return -torch.xlogy(probabilities, probabilities).sum(dim=-1)
+    return -_log(probabilities).mul_(probabilities).sum(dim=-1)
+
+
+def _log(probabilities: Tensor) -> Tensor:
+    return probabilities.double().clamp(min=TINY).log_()
 
 
 def entropy_parts(draws: Tensor) -> dict[str, Tensor]:
@@ -58,7 +67,7 @@ def entropy_parts(draws: Tensor) -> dict[str, Tensor]:
     draws = draws.double()
     mean = draws.mean(dim=0)
     own = entropy(draws)  # (draw, input)
-    cross = -torch.xlogy(draws, mean).sum(dim=-1)  # (draw, input); its mean over the draws is the entropy of the mean
+    cross = -(draws * _log(mean)).sum(dim=-1)  # (draw, input); its mean over the draws is the entropy of the mean
     predictive, expected = entropy(mean), own.mean(dim=0)
     return {
         "predictive_entropy": predictive,
@@ -80,13 +89,16 @@ def variation_ratio(draws: Tensor) -> Tensor:
 
     Reference: Freeman (1965), Elementary applied statistics; Gal (2016), Uncertainty in deep learning, section 3.3.
     """
-    votes = torch.nn.functional.one_hot(draws.argmax(dim=-1), draws.shape[-1])
+    votes = (draws == draws.amax(dim=-1, keepdim=True)).float()  # summed faster than whole numbers, and as exactly
+    if float(votes.sum(dim=-1).amax()) > 1:  # where labels are level the first has the vote
+        votes = torch.nn.functional.one_hot(draws.argmax(dim=-1), draws.shape[-1])
     return 1 - votes.sum(dim=0).amax(dim=-1).double() / len(draws)
 
 
 def summarise_classes(draws: Tensor, level: float) -> dict[str, Tensor]:
     """All summaries of class probabilities (draw, input, label); `predicted` and `second` are label codes."""
-    mean, variance = mean_and_variance(draws)
+    draws_in_float64 = draws.double()
+    mean, variance = mean_and_variance(draws_in_float64)
     lower, upper = quantiles(draws, [(1 - level) / 2, (1 + level) / 2])
     top = mean.topk(2, dim=-1)
     return {
@@ -98,7 +110,7 @@ def summarise_classes(draws: Tensor, level: float) -> dict[str, Tensor]:
         "second": top.indices[..., 1],
         "confidence": top.values[..., 0],
         "margin": top.values[..., 0] - top.values[..., 1],
-        **entropy_parts(draws),
+        **entropy_parts(draws_in_float64),
         "variation_ratio": variation_ratio(draws),
     }
 

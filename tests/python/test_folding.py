@@ -5,12 +5,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import mcdropout as mcd
 from mcdropout.draws import Plan
-from mcdropout.folding import FoldedMode, fused_calls
+from mcdropout.folding import FoldedMode
 from mcdropout.inputs import Inputs
 from mcdropout.sites import probe, replicate
+from mcdropout.waiting import fused_calls
 
 N, DRAWS = 5, 7
 
@@ -114,10 +116,73 @@ def probed(model, x):
     return replica, probe(model, replica, lambda n: Inputs((x[:n],), {}, n))
 
 
-def test_dropout_and_relu_before_a_pool_wait_for_it():
+def test_what_leads_to_a_pool_waits_for_it():
     _, found = probed(convolutional(), numbers(N, 1, 12, 12))
-    assert fused_calls(found, torch.device("cpu")) == {"2[0]", "6[0]", "relu 1", "relu 2"}
-    assert fused_calls(found, torch.device("cuda")) == frozenset()
+    cpu, elsewhere = torch.device("cpu"), torch.device("cuda")
+    first = dict.fromkeys(["convolution 1", "relu 1", "2[0]"], "2[0]")
+    second = dict.fromkeys(["pool 1", "convolution 2", "relu 2", "6[0]"], "6[0]")
+    assert fused_calls(found, cpu, "shared") == first | second
+    assert fused_calls(found, elsewhere, "shared") == {}
+
+
+@pytest.mark.parametrize("masks", ["shared", "per_input"])
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("side", [22, 23, 24, 25])
+@pytest.mark.parametrize(
+    "more",
+    [{}, {"stride": 2}, {"stride": (1, 2)}, {"padding": 1}, {"padding": "valid"}, {"padding": "same"}, {"dilation": 2}],
+    ids=str,
+)
+def test_convolutions_make_what_the_pool_takes_and_no_more(more, side, precision, masks, only_engine):
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Dropout(0.25), nn.MaxPool2d((2, 3)),
+        nn.Conv2d(4, 6, 3, **more), nn.ReLU(), nn.Dropout(0.5), nn.MaxPool2d(2), nn.Flatten(), nn.LazyLinear(3),
+    )  # fmt: skip
+    x = numbers(N, 1, side, side)
+    model(torch.from_numpy(x))
+    folded = predict(model, x, masks=masks, precision=precision)
+    assert folded.engine == "folded", folded.engine_reason
+    only_engine("loop")
+    looped = predict(model, x, masks=masks, precision=precision)
+    scale = np.abs(looped.samples).max()
+    # sums in another order; 8 bits of bfloat16, twice
+    np.testing.assert_allclose(folded.samples, looped.samples, atol=scale * (1e-5 if precision == "float32" else 2e-2))
+
+
+class Convolved(TorchDispatchMode):
+    """Notes the shapes of all results of convolutions."""
+
+    def __init__(self):
+        super().__init__()
+        self.shapes = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        if func is torch.ops.aten.convolution.default:
+            self.shapes.append(tuple(result.shape))
+        return result
+
+
+def test_rows_that_no_pool_takes_are_not_computed():
+    replica, found = probed(convolutional(), numbers(N, 1, 13, 13))  # 11 -> 5, of which 4 are wanted: 3 -> 2 -> 1
+    fused = fused_calls(found, torch.device("cpu"), "shared")
+    masks = {name: torch.ones(DRAWS, *site.shape) for name, site in found.sites.items()}
+    mode = FoldedMode(replica, found.sites, masks, N, DRAWS, fused)
+    with Convolved() as convolved, replica.predicting(inference=False), mode:
+        replica.root(torch.from_numpy(numbers(N, 1, 13, 13)))
+    assert convolved.shapes == [(N, 4, 8, 8), (N * DRAWS, 6, 2, 2)]
+
+
+def test_hooks_of_the_user_see_true_results():
+    """What waits has a stand-in without numbers, which nobody else may see."""
+    model, seen = convolutional(), []
+    model[4].register_forward_hook(lambda module, args, result: seen.append(result.clone()))
+    x = numbers(N, 1, 12, 12)
+    predict(model, x, batch_size=N)
+    draws = max(seen, key=len)
+    assert draws.shape == (N * DRAWS, 6, 3, 3)
+    assert len(draws.unique(dim=0)) == N * DRAWS
 
 
 @pytest.mark.parametrize(
@@ -220,3 +285,53 @@ def test_encoders_in_reduced_precision(precision):
     layer = nn.TransformerEncoderLayer(8, 2, 16, dropout=0.1, batch_first=True)
     result = predict(nn.TransformerEncoder(layer, 2).eval(), numbers(N, 6, 8), precision=precision)
     assert (result.std > 0).all()
+
+
+# ---- dropouts that wait for their linear layer
+
+
+@pytest.mark.parametrize("masks", ["shared", "per_input"])
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("n_inputs", [1, 5, 6, 40])
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda m, x: m.out(drop(m, x)),
+        lambda m, x: m.out(drop(m, m.hidden(drop(m, x)).relu())),
+        lambda m, x: m.out(F.dropout1d(x[:, :, None], 0.5, m.training)[:, :, 0]),
+        lambda m, x: F.linear(drop(m, x), m.out.weight),
+        lambda m, x: F.linear(bias=m.out.bias, weight=m.out.weight, input=drop(m, x)),
+        lambda m, x: (lambda d: m.out(d) + m.out(d))(drop(m, x)),
+        lambda m, x: m.out(drop(m, x.unflatten(1, (2, 6))).flatten(1)),
+        lambda m, x: m.short(drop(m, x.unflatten(1, (2, 6)))).flatten(1),
+    ],
+)
+def test_linear_layers_after_a_dropout_give_the_loops_draws(function, n_inputs, precision, masks, only_engine):
+    torch.manual_seed(0)
+    model = Apply(function, hidden=nn.Linear(12, 12), out=nn.Linear(12, 3), short=nn.Linear(6, 2))
+    x = numbers(n_inputs, 12)
+    folded = predict(model, x, masks=masks, precision=precision)
+    assert folded.engine == "folded", folded.engine_reason
+    only_engine("loop")
+    looped = predict(model, x, masks=masks, precision=precision)
+    scale = np.abs(looped.samples).max()
+    # sums in another order; 8 bits of bfloat16, several times
+    np.testing.assert_allclose(folded.samples, looped.samples, atol=scale * (1e-5 if precision == "float32" else 2e-2))
+
+
+def test_masks_meet_the_weights_where_inputs_are_many(monkeypatch):
+    """One product for all draws of what has none yet."""
+    model, products = nn.Sequential(nn.Dropout(0.5), nn.Linear(12, 3)), []
+    weighed = FoldedMode._weighed
+
+    def noted(self, *args, **kwargs):
+        result = weighed(self, *args, **kwargs)
+        products.append(result is not None)
+        return result
+
+    monkeypatch.setattr(FoldedMode, "_weighed", noted)
+    predict(model, numbers(40, 12))
+    assert products == [False, True]  # three inputs when the engine is chosen are too few
+    products.clear()
+    predict(model, numbers(40, 12), masks="per_input")
+    assert products == []

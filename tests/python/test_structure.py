@@ -41,6 +41,7 @@ ORDER = [
     "monitoring",
     "outputs",
     "pooling",
+    "waiting",
     "folding",
     "draws",
     "keras_draws",
