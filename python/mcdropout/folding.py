@@ -52,7 +52,7 @@ class FoldedMode(SampleMode):
     def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         kwargs = kwargs or {}
         counted = self.counted_name(func)
-        if counted in self.fused and func is not F.max_pool2d:
+        if counted is not None and counted in self.fused and func is not F.max_pool2d:
             return self._waits(func, self.sites[self.fused[counted]], args, kwargs)
         if self.waiting:
             if func is F.max_pool2d and args and id(args[0]) in self.waiting:

@@ -63,8 +63,7 @@ def masked_max_pool(x: Tensor, mask: Tensor, kernel: Kernel, relu: bool = False,
     if relu and x.dtype == torch.float16:  # whose minus infinity, near enough to be met, would be none times 0
         x, relu = x.relu(), False
     out = x.new_empty(draws, inputs, height, width, channels)
-    places = 1 if mask.dtype == x.dtype else 2  # a piece of a mask in bytes becomes numbers beside the product
-    steps = _steps(draws, inputs, height, high * width * wide * channels * x.itemsize * places)
+    steps = _steps(draws, inputs, height, high * width * wide * channels * x.itemsize)
     native(_by_pieces)(x, mask, out, high, wide, relu, factor, *steps)
     return out.movedim(-1, 2)
 
@@ -109,7 +108,7 @@ def _by_pieces(
             columns = [tallest[:, :, :, at::wide] for at in range(wide)]
             for draw in range(0, out.size(0), some_draws):
                 first = min(draw, out.size(0) - some_draws)  # the last piece is as long as the others
-                kept = own_mask.narrow(0, first, some_draws).to(x.dtype)
+                kept = own_mask.narrow(0, first, some_draws)
                 activations = own_x if own_x.size(0) == 1 else own_x.narrow(0, first, some_draws)
                 maxima = own_out.narrow(0, first, some_draws)
                 torch.mul(activations, kept, out=product)

@@ -196,18 +196,17 @@ def _unpack(data: Tensor, bits: int, threshold: int, kept: Tensor) -> None:
 
     In bytes throughout: torch compares them one at a time, but clamps many at once.
     """
-    n_bytes, n_elements = data.size(1), kept.size(1)
-    for place in range(8 // bits):
-        first = place * n_bytes
-        if first < n_elements:
-            out = kept[:, first : min(first + n_bytes, n_elements)]
-            field = data[:, : out.size(1)]
-            if bits < 8:
-                field = (field >> (place * bits)).bitwise_and_((1 << bits) - 1)
-            if threshold == 0:
-                out.fill_(1)
-            else:
-                torch.sub(field.clamp(threshold - 1, threshold), threshold - 1, out=out)
+    if threshold == 0:
+        kept.fill_(1)
+    elif bits == 8:
+        torch.sub(data.clamp(threshold - 1, threshold), threshold - 1, out=kept)
+    else:
+        reached, n_bytes, n_elements = _reached(data, bits, threshold), data.size(1), kept.size(1)
+        for place in range(8 // bits):
+            first = place * n_bytes
+            if first < n_elements:
+                out = kept[:, first : min(first + n_bytes, n_elements)]
+                torch.bitwise_and(reached[:, : out.size(1)] >> (place * bits), 1, out=out)
 
 
 def _unpack_by_place(data: Tensor, bits: int, threshold: int, channels: int, kept: Tensor) -> None:
@@ -221,16 +220,28 @@ def _unpack_by_place(data: Tensor, bits: int, threshold: int, channels: int, kep
         data.view(data.size(0), lanes, -1).transpose(1, 2).contiguous().view(dtype=torch.int64)
     )  # (row, place, word)
     out = kept.view(kept.size(0), -1, 8 // bits, lanes).view(dtype=torch.int64)  # (row, place, field, word)
-    mask = 0x0101010101010101 * ((1 << bits) - 1)
-    for place in range(8 // bits):
-        if bits < 8:
-            torch.bitwise_and(turned >> (place * bits), mask, out=out.select(2, place))
-        else:
-            out.select(2, place).copy_(turned)
     if threshold == 0:
         kept.fill_(1)
-    else:
+    elif bits == 8:
+        out.select(2, 0).copy_(turned)
         kept.clamp_(threshold - 1, threshold).sub_(threshold - 1)
+    else:
+        reached = _reached(turned, bits, threshold)
+        for place in range(8 // bits):
+            torch.bitwise_and(reached >> (place * bits), 0x0101010101010101, out=out.select(2, place))
+
+
+def _reached(fields: Tensor, bits: int, threshold: int) -> Tensor:
+    """Fields packed in numbers: the lowest bit of each says whether it reaches the threshold, its others nothing.
+
+    All fields of a number at once: from the lowest bit up, a field is above threshold - 1 where its bit is set and that
+    number's is not, or where the two agree and it was above so far.
+    """
+    above = torch.zeros_like(fields) if (threshold - 1) % 2 else fields
+    for place in range(1, bits):
+        bit = fields >> place
+        above = bit.bitwise_and_(above) if (threshold - 1) >> place & 1 else bit.bitwise_or_(above)
+    return above
 
 
 def _halves(one: Tensor) -> tuple[Tensor, Tensor]:

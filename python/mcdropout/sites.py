@@ -425,7 +425,8 @@ def probe(model: nn.Module, replica: Replica, head: Callable[[int], Inputs], sto
         plain, plain_output = _calls(replica, head(3), originals)
         raised = _owners_to_raise(hidden, plain.found)
         raise_flags(replica, raised)
-        probes = [_calls(replica, head(n_inputs)) for n_inputs in (1, 2, 3)]
+        probes = [_calls(replica, head(n_inputs)) for n_inputs in (1, 2)]
+        probes.append(_calls(replica, head(3)) if raised else (plain, plain_output))
         modes, output = [mode for mode, _ in probes], probes[-1][1]
         found = [mode.found for mode in modes]
         own_randomness = random_state_changed()

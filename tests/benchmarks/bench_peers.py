@@ -152,7 +152,7 @@ def residual(rate: float, head_rate: float) -> nn.Module:
 
 
 def residual_head() -> Case:
-    return Case("ResNet-18, head", residual(0, 0.5), torch.rand(32, 3, 64, 64), 8, 8)
+    return Case("ResNet-18, head", residual(0, 0.5), torch.rand(128, 3, 64, 64), 8, 8)
 
 
 def residual_blocks() -> Case:
