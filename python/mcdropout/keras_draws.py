@@ -186,6 +186,9 @@ class Request(Protocol):
     def masks(self) -> str: ...
 
     @property
+    def batch_size(self) -> int: ...
+
+    @property
     def workers(self) -> int | None: ...
 
     @property

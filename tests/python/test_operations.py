@@ -373,9 +373,9 @@ def test_the_loop_keeps_the_prefix(only_engine):
     model = nn.Sequential(nn.Linear(3, 40), nn.Linear(40, 4), nn.Dropout(0.5), nn.Linear(4, 2))
     with Counting() as counting:
         predict(model, numbers(N, 3), 20)
-    # 5 probes, 2 draws to choose the engine (1 prefix), 20 draws of one chunk (1 prefix).
-    assert counting.weights.count((40, 3)) == 5 + 1 + 1
-    assert counting.weights.count((2, 4)) == 5 + 2 + 20
+    # 4 probes, 2 draws to choose the engine (1 prefix), 20 draws of one chunk (1 prefix).
+    assert counting.weights.count((40, 3)) == 4 + 1 + 1
+    assert counting.weights.count((2, 4)) == 4 + 2 + 20
 
 
 @pytest.mark.parametrize(
