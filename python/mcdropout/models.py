@@ -169,10 +169,10 @@ class MCNetwork(nn.Module):
     feature_scale: Tensor
     scales_set: Tensor
 
-    def __init__(self, spec: dict[str, Any], layers: OrderedDict[str, nn.Module]) -> None:
+    def __init__(self, spec: dict[str, Any], layers: OrderedDict[str, nn.Module] | nn.Sequential) -> None:
         super().__init__()
         self.spec = spec
-        self.layers = nn.Sequential(layers)
+        self.layers = layers if isinstance(layers, nn.Sequential) else nn.Sequential(layers)
         self.history: pd.DataFrame | None = None
         self.labels: tuple[Label, ...] | None = None if spec["labels"] is None else tuple(spec["labels"])
         self.task: str = spec["task"]
