@@ -18,7 +18,16 @@ from .models import MCNetwork, _activation, _Head, _image_shape, check_counts, m
 from .models import build as build_plain
 from .operations import is_sampled
 from .priors import Posterior, Prior, check_posterior, check_prior
-from .variational import TWINS, BayesConv2d, BayesLinear, check_estimator, converted, layer_facts, variational_layers
+from .variational import (
+    TWINS,
+    BayesConv2d,
+    BayesLinear,
+    check_estimator,
+    converted,
+    layer_facts,
+    variational_layers,
+    variational_twin,
+)
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -320,7 +329,7 @@ class _Variational:
         with weights_from(plain.spec["seed"]):
             for name, layer in plain.layers.named_children():
                 if not isinstance(layer, nn.Dropout):
-                    layers[name] = TWINS[type(layer)].of(layer, **self.options) if type(layer) in TWINS else layer  # type: ignore[arg-type]
+                    layers[name] = variational_twin(layer, **self.options) if type(layer) in TWINS else layer
                 if isinstance(layer, nn.ReLU):
                     layer.inplace = True  # what comes before belongs to it alone; saves a third of a prediction's time
         left_out = ("kind", "dropout", "input_dropout")

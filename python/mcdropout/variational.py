@@ -388,7 +388,9 @@ class _ConvolutionOfDraws(torch.autograd.Function):
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None: ...
 
     @staticmethod
-    def vmap(info: Any, in_dims: Any, x: Tensor, weight: Tensor, bias: Tensor | None, *options: Any) -> Any:  # type: ignore[override]
+    def vmap(info: Any, in_dims: Any, *given: Any) -> Any:
+        x, weight, bias, *options = given
+
         def of(value: Tensor | None, dim: int | None, draw: int) -> Tensor | None:
             return value if value is None or dim is None else value.select(dim, draw)
 
@@ -448,22 +450,18 @@ class _BayesConv(BayesLayer):
         device: Any = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        with torch.device("meta"):  # how many weights there are
-            shape = self.twin_class(in_channels, out_channels, kernel_size, groups=groups).weight.shape  # type: ignore[arg-type]
-        _check_before(posterior, shape.numel() + (out_channels if bias else 0))
-        twin = self.twin_class(
-            in_channels,
-            out_channels,
-            kernel_size,  # type: ignore[arg-type]
-            stride,  # type: ignore[arg-type]
-            padding,  # type: ignore[arg-type]
-            dilation,  # type: ignore[arg-type]
-            groups,
-            bias,
-            padding_mode,  # type: ignore[arg-type]
-            device=device,
-            dtype=dtype,
-        )
+        options: dict[str, Any] = {  # their types differ between one dimension and two
+            "kernel_size": kernel_size,
+            "stride": stride,
+            "padding": padding,
+            "dilation": dilation,
+            "groups": groups,
+            "bias": bias,
+            "padding_mode": padding_mode,
+        }
+        meta = self.twin_class(in_channels, out_channels, device="meta", **options)
+        _check_before(posterior, sum(one.numel() for one in meta.parameters()))
+        twin = self.twin_class(in_channels, out_channels, device=device, dtype=dtype, **options)
         super().__init__(twin.weight, twin.bias, posterior, prior, bias_prior, estimator, kl_samples)
         self.in_channels, self.out_channels, self.groups = in_channels, out_channels, groups
         self.kernel_size, self.stride, self.dilation = twin.kernel_size, twin.stride, twin.dilation
@@ -600,6 +598,12 @@ TWINS: dict[type[nn.Module], type[BayesLinear | BayesConv1d | BayesConv2d]] = {
 }
 
 
+def variational_twin(plain: nn.Module, **options: Any) -> BayesLayer:
+    """The variational twin of a layer whose class is in `TWINS`."""
+    kind: Any = TWINS[type(plain)]
+    return kind.of(plain, **options)
+
+
 # ---- networks --------------------------------------------------------------------------------------------------
 
 
@@ -636,7 +640,7 @@ def converted(
             own = {"prior": believed.centred(twin.weight.detach())}
             if twin.bias is not None:
                 own["bias_prior"] = believed.centred(twin.bias.detach())
-        made = TWINS[type(twin)].of(twin, **own, **options).train(twin.training)  # type: ignore[arg-type]
+        made = variational_twin(twin, **own, **options).train(twin.training)
         if path == "":
             return made
         parent, _, name = path.rpartition(".")
