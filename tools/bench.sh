@@ -15,7 +15,7 @@ for script in "$@"; do
   [ -e "$script" ] || fail "There is no benchmark $script; \`ls tests/benchmarks\` shows them."
   printf '\n== %s\n\n' "$script"
   case "$script" in
-    */bench_peers.py) "$with_peers" "$script" ;;
+    */bench_peers.py | */bench_bayes.py) "$with_peers" "$script" ;;
     *) "$python" "$script" ;;
   esac
 done

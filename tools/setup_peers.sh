@@ -18,8 +18,8 @@ PY
 # One by one: where one cannot be had, the others still can, and the table says which is missing.
 install_peers() {
   local peer
-  for peer in baal keras "torch-uncertainty lightning torchvision timm"; do
-    # shellcheck disable=SC2086  # a package and what it imports without asking for it
+  for peer in baal keras "torch-uncertainty lightning torchvision timm" "--no-deps bayesian-torch"; do
+    # shellcheck disable=SC2086  # a package with its option, or with what it imports without asking for it
     "$PEERS/bin/python" -m pip install -c constraints.txt $peer || echo "Left out: $peer"
   done
 }
@@ -29,7 +29,7 @@ set_up_peers() {
   key="$(key_of "$SETUP/python.stamp" tools/setup_peers.sh)"
   is_done peers "$key" && return
   step "Making .setup/peers, over .venv" peers_environment make_peers_environment
-  step "Installing baal, Keras and torch-uncertainty, to compare with" peers install_peers
+  step "Installing baal, Keras, torch-uncertainty and bayesian-torch, to compare with" peers install_peers
   grep '^Left out' "$SETUP/peers.log" || true
   mark_done peers "$key"
 }

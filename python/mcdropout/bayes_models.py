@@ -16,8 +16,18 @@ from .arrays import Label
 from .checks import check_choice, check_count, check_seed, shown
 from .models import MCNetwork, _activation, _Head, _image_shape, check_counts, mc_cnn, mc_mlp, weights_from
 from .models import build as build_plain
+from .operations import is_sampled
 from .priors import Posterior, Prior, check_posterior, check_prior
-from .variational import TWINS, BayesConv2d, BayesLinear, check_estimator, converted, layer_facts, variational_layers
+from .variational import (
+    TWINS,
+    BayesConv2d,
+    BayesLinear,
+    check_estimator,
+    converted,
+    layer_facts,
+    variational_layers,
+    variational_twin,
+)
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -263,6 +273,31 @@ class ResidualBlock(nn.Module):
         return self.pool(self.activation2(out + self.shortcut(x)))
 
 
+class _Layers(nn.Sequential):
+    """Layers one after the other; where draws are made, a convolution does the relu and the pool after it as well."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """What the last layer gives."""
+        x, layers = input, list(self)
+        if not is_sampled(x):
+            return super().forward(x)
+        while layers:
+            first, *after = layers[:3]
+            if _are_pooled(first, *after):
+                x, layers = first(x, pool=after[1].kernel_size), layers[3:]
+            else:
+                x, layers = first(x), layers[1:]
+        return x
+
+
+def _are_pooled(first: nn.Module, *after: nn.Module) -> bool:
+    """Whether these are a convolution, a relu and a pool that nobody watches."""
+    if not isinstance(first, BayesConv2d) or tuple(map(type, after)) != (nn.ReLU, nn.MaxPool2d):
+        return False
+    # two hooks on each are those of a replica
+    return all(len(one._forward_hooks) + len(one._forward_pre_hooks) <= 2 for one in after)
+
+
 class _Variational:
     """What is asked of all variational layers of a network, checked."""
 
@@ -294,12 +329,12 @@ class _Variational:
         with weights_from(plain.spec["seed"]):
             for name, layer in plain.layers.named_children():
                 if not isinstance(layer, nn.Dropout):
-                    layers[name] = TWINS[type(layer)].of(layer, **self.options) if type(layer) in TWINS else layer  # type: ignore[arg-type]
+                    layers[name] = variational_twin(layer, **self.options) if type(layer) in TWINS else layer
                 if isinstance(layer, nn.ReLU):
                     layer.inplace = True  # what comes before belongs to it alone; saves a third of a prediction's time
         left_out = ("kind", "dropout", "input_dropout")
         spec = {"kind": kind, **{name: value for name, value in plain.spec.items() if name not in left_out}}
-        return MCNetwork({**spec, **self.spec()}, layers)
+        return MCNetwork({**spec, **self.spec()}, _Layers(layers))
 
 
 def savable_spec(spec: dict[str, Any]) -> dict[str, Any]:

@@ -48,6 +48,7 @@ PREFIX_BYTES = 64 << 20  # largest result of a chunk before the first site, wher
 MASK_BYTES = 256 << 20  # masks of all draws are kept for the next batch up to this size, else made again
 INPUTS_PER_CHUNK = 4  # so few at least that a mask, once read, serves several inputs
 INPUTS_PER_WEIGHTS = 64  # weights of a draw are larger than what they work on, and want to serve more
+FEW_DRAWS = 8  # where fewer than so many fit into a chunk, vmap costs more than it saves
 
 Masks = dict[str, Tensor]
 T = TypeVar("T")
@@ -136,6 +137,9 @@ class Plan:
         self.draws_per_chunk, inputs = chunk_sizes(n_samples, row_bytes, at_least)
         self.most_inputs = max(1, min(batch_size, PREFIX_BYTES // max(1, probe.prefix_bytes)))  # of which no draw knows
         self.inputs_per_chunk = min(inputs, self.most_inputs)
+        self.inputs_per_loop = min(inputs * self.draws_per_chunk, self.most_inputs)  # one draw at a time
+        if self.weights and self._kept_sites() == self.sites and self.draws_per_chunk < min(FEW_DRAWS, n_samples):
+            self._draw_one_after_the_other(n_samples)
         self.prefix_can_be_kept = True
         self.has_spread = False
         self.unknown: set[str] = set()
@@ -149,9 +153,7 @@ class Plan:
         """Raw outputs (draw, input, ...) of some draws."""
         if not self.engine_reason:
             self._choose_engine(inputs[slice(0, 3)], ids[:3])
-        step = self.inputs_per_chunk
-        if self.engine == "loop":  # one draw at a time
-            step = min(step * self.draws_per_chunk, self.most_inputs)
+        step = self.inputs_per_loop if self.engine == "loop" else self.inputs_per_chunk
         pieces = -(-len(inputs) // step)
         step = -(-len(inputs) // pieces)  # pieces of about one length, so that no worker waits for the others
         parts = [slice(start, start + step) for start in range(0, len(inputs), step)]
@@ -184,6 +186,17 @@ class Plan:
             self.idle.append(replica)
 
     # ---- chunks
+
+    def _draw_one_after_the_other(self, n_samples: int) -> None:
+        """Whole networks of weights in the loop, all draws of a few inputs in one chunk if memory has room for them.
+
+        Each draw's weights serve as many inputs as the cache has room for beside what the network makes of them, and
+        what comes before the first weights is computed once.
+        """
+        draw_bytes = sum(site.n_elements * site.dtype.itemsize for site in self.sites.values())
+        self.draws_per_chunk = max(1, min(n_samples, MASK_BYTES // draw_bytes))
+        self.inputs_per_chunk = self.inputs_per_loop = min(self.inputs_per_loop, INPUTS_PER_WEIGHTS)
+        self.engine_reason = "weights of so few draws fit into a chunk that one draw after the other is quickest"
 
     def _some_inputs(self, inputs: Inputs, ids: np.ndarray, draws: range, part: slice) -> Tensor:
         """A few inputs; halves what is done at a time when memory runs out."""
@@ -522,9 +535,8 @@ class _KeyedNoise:
         self.seed, self.site, self.draws = seed, site, draws
 
     def normals(self, n: int) -> Tensor:
-        return normals(self.seed, "shared", self.site.key, n, self.draws, torch.zeros_like(self.draws[:1]))[:, 0].to(
-            self.site.dtype
-        )
+        one = torch.zeros_like(self.draws[:1])
+        return normals(self.seed, "shared", self.site.key, n, self.draws, one, self.site.dtype)[:, 0]
 
     def each(self, sample: Callable[[], Tensor]) -> Tensor:
         drawn = []

@@ -58,8 +58,9 @@ def mc_cnn(
     `input_shape` is (height, width, channel). `task` is "classification" (softmax over `labels`), "binary"
     (two labels, one logit for the second) or "regression" (`n_outputs` numbers, 1 by default); `noise` is for
     values only: "homoscedastic" learns one noise variance per output, "heteroscedastic" one per input and
-    output, "none" has no noise and learns by squared error. Without `labels`, the labels are 0, 1, ...,
-    `n_outputs` - 1. The first weights come from `seed` alone.
+    output, "none" learns by squared error alone. That is taken in standard units, as if there were noise of variance
+    1/2 in them, against which a Bayesian network weighs its KL divergence. Without `labels`, the labels are 0, 1,
+    ..., `n_outputs` - 1. The first weights come from `seed` alone.
 
     Raises ValueError for labels, sizes or rates that cannot work.
     """
@@ -169,10 +170,10 @@ class MCNetwork(nn.Module):
     feature_scale: Tensor
     scales_set: Tensor
 
-    def __init__(self, spec: dict[str, Any], layers: OrderedDict[str, nn.Module]) -> None:
+    def __init__(self, spec: dict[str, Any], layers: OrderedDict[str, nn.Module] | nn.Sequential) -> None:
         super().__init__()
         self.spec = spec
-        self.layers = nn.Sequential(layers)
+        self.layers = layers if isinstance(layers, nn.Sequential) else nn.Sequential(layers)
         self.history: pd.DataFrame | None = None
         self.labels: tuple[Label, ...] | None = None if spec["labels"] is None else tuple(spec["labels"])
         self.task: str = spec["task"]

@@ -65,7 +65,7 @@ class Horseshoe(Distribution):
         """Natural logarithm of the density: (2 pi^3)^(-1/2) exp(u) E1(u) / scale with u = z^2 / 2."""
         z = ((value - self.loc) / self.scale).double()
         u = (z.square() / 2).clamp(min=1e-36)
-        log_density = _ScaledExponentialIntegral.apply(u).log() - 0.5 * math.log(2 * math.pi**3)  # pyright: ignore
+        log_density = _ScaledExponentialIntegral.apply(u).log() - 0.5 * math.log(2 * math.pi**3)  # pyright: ignore  (torch gives apply no type)
         return log_density.to(value.dtype) - self.scale.log()
 
 

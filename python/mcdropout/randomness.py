@@ -2,8 +2,10 @@
 
 So is the noise of the weights of a variational layer, of (seed, site, draw): a draw is a network.
 
-The generator is Philox4x32-10, counter-based: nothing is consumed, so any draw of any input can be made at any
-time, in any order, on any device, in any language. What is fixed by `tests/reference/randomness.json`:
+The generator is Philox, counter-based: nothing is consumed, so any draw of any input can be made at any time, in any
+order, on any device, in any language. Masks take Philox4x32-10, which runs where the network does; normal numbers take
+NumPy's Philox4x64-10, which needs a tenth of the time that torch does. `tests/reference/randomness.json` holds what is
+fixed:
 
 * key: the first 8 bytes of BLAKE2b (digest of 8 bytes) of the UTF-8 text
   ``"mcdropout 1|<seed>|<masks>|<site>|<part>"``, little-endian; the low 4 bytes are key word 0. `masks` is
@@ -17,10 +19,11 @@ time, in any order, on any device, in any language. What is fixed by `tests/refe
   to that floor is a tie: dropped if word 0 of the block (element, draw, id) under the "tail" key is below
   round(remainder * 2^32). The rate is so met to 2^-41.
 * elements are numbered in torch's order (channels first, last axis fastest) whatever the memory layout.
-* normals: E standard normal numbers take n = ceil(E / 4) blocks under the part "normal". Words 0 and 1 of a block are
-  u = (word 0 + 1/2) / 2^32 and v = word 1 / 2^32, and give sqrt(-2 ln u) cos(2 pi v) and sqrt(-2 ln u) sin(2 pi v);
-  words 2 and 3 give two more (Box and Muller, 1958). All in float64. Element e is number e div n of block e mod n. The
-  largest possible is sqrt(66 ln 2) = 6.76.
+* normals: E standard normal numbers take n = ceil(E / 2) words of 64 bits of Philox4x64-10, as `numpy.random.Philox`
+  gives them: its key is (the 8 bytes of the part "normal" as one number, 0), its counter (block, draw, id, 0) with
+  blocks 1, 2, ... of four words each. A word's low half w and its high half h, signed, are u = (w + 1/2) / 2^32 and
+  v = h / 2^32, and give sqrt(-2 ln u) cos(2 pi v), which is element e for word e, and sqrt(-2 ln u) sin(2 pi v), which
+  is element n + e (Box and Muller, 1958). All in float64. The largest possible is sqrt(66 ln 2) = 6.76.
 * generators: where a distribution brings noise of its own, torch's generator is seeded with
   (word 0 + 2^32 * word 1) mod 2^63 of the block (0, draw, 0, 0) under part "generator".
 
@@ -133,23 +136,35 @@ def keep_masks(
     return kept.view(len(draws), len(ids), n_elements)
 
 
-def normals(seed: int, masks: str, site: str, n_elements: int, draws: Tensor, ids: Tensor) -> Tensor:
-    """Standard normal numbers: float64 (draw, id, element), the arguments as in `keep_masks()`."""
-    n_blocks = -(-n_elements // 4)
-    key = site_key(seed, masks, site, "normal")
-    draw, one = draws.repeat_interleave(len(ids)), ids.repeat(len(draws))  # one row for each (draw, id)
-    numbers = torch.empty(len(draw), 4, n_blocks, dtype=torch.float64, device=draws.device)
-    blocks = torch.arange(n_blocks, device=draws.device)[None, :]
-    for rows in _pieces(len(draw), n_blocks):
-        for start in range(0, n_blocks, BLOCKS_AT_ONCE):
-            part = slice(start, start + BLOCKS_AT_ONCE)
-            words = philox(key, (blocks[:, part], draw[rows, None], *_halves(one[rows, None])))
-            for place in (0, 2):
-                radius = words[place].double().add_(0.5).mul_(2.0**-32).log_().mul_(-2).sqrt_()
-                angle = words[place + 1].double().mul_(2.0**-32 * 2 * math.pi)
-                numbers[rows, place, part] = radius * angle.cos()
-                numbers[rows, place + 1, part] = radius * angle.sin()
-    return numbers.view(len(draw), -1)[:, :n_elements].reshape(len(draws), len(ids), n_elements)
+def normals(
+    seed: int,
+    masks: str,
+    site: str,
+    n_elements: int,
+    draws: Tensor,
+    ids: Tensor,
+    dtype: torch.dtype = torch.float64,
+) -> Tensor:
+    """Standard normal numbers: (draw, id, element), rounded to `dtype`; the other arguments as in `keep_masks()`."""
+    low, high = site_key(seed, masks, site, "normal")
+    n_words = -(-n_elements // 2)
+    numbers = torch.empty(len(draws), len(ids), 2 * n_words, dtype=dtype, device=draws.device)
+    for place, draw in enumerate(draws.tolist()):
+        for other, one in enumerate(ids.tolist()):
+            philox4x64 = np.random.Philox(key=low + (high << 32), counter=[0, draw, one & (2**64 - 1), 0])
+            pair = numbers[place, other].view(2, n_words)
+            for start in range(0, n_words, BLOCKS_AT_ONCE):
+                words = torch.from_numpy(philox4x64.random_raw(min(BLOCKS_AT_ONCE, n_words - start)).view(np.int64))
+                native(_box_muller)(words.to(draws.device), pair[:, start : start + BLOCKS_AT_ONCE])
+    return numbers[..., :n_elements]
+
+
+def _box_muller(words: Tensor, pair: Tensor) -> None:
+    """Fill `pair` (2, word) with the two numbers of each 64-bit word."""
+    radius = (words & 0xFFFFFFFF).double().add_(0.5).mul_(2.0**-32).log_().mul_(-2).sqrt_()
+    angle = (words >> 32).double().mul_(2.0**-32 * 2 * math.pi)
+    pair[0] = radius * angle.cos()
+    pair[1] = radius * angle.sin()
 
 
 @contextmanager

@@ -28,10 +28,12 @@ from torch._C._functorch import is_batchedtensor  # torch has no public way to a
 from torch.distributions import Distribution, MultivariateNormal, Normal, kl_divergence
 
 from .checks import check_choice, check_count, check_flag, shown
+from .native import native
 from .operations import Noise, is_sampled, weight_draw
 from .priors import Posterior, Prior, check_posterior, check_prior
 
 FEW_PRODUCTS = 64  # up to so many terms of a sum torch's convolution on a CPU is slower than a matrix product
+PRODUCT_BYTES = 512 << 10  # of a piece of such products: two of them and their terms about fill a core's second cache
 ESTIMATORS = ("reparameterization", "local_reparameterization", "flipout")
 
 
@@ -173,20 +175,26 @@ class BayesLayer(nn.Module):
         if self.full:
             return self.mean + normals @ self.scale_tril().T
         mean = torch.cat([one.flatten() for one in self._mean_parameters()])
-        return mean + self.deviations() * normals
+        return normals.mul_(self.deviations()).add_(mean)  # in place: of many draws this is large
 
     # ---- learning
 
     def forward(self, x: Tensor) -> Tensor:
         """The plain layer's outputs, with weights that are drawn where something samples."""
         anchor = self.mean if self.full else self.weight_mean
-        if not self.training or is_sampled(anchor):
-            return self.plain(x, *weight_draw(anchor, self))
+        if is_sampled(anchor):
+            return self.sampled(x, anchor)
+        if not self.training:
+            return self.plain(x, *self.means())
         if self.estimator == "local_reparameterization":
             return self._locally(x)
         if self.estimator == "flipout":
             return self._flipped(x)
         return self.plain(x, *self._reparameterized())
+
+    def sampled(self, x: Tensor, anchor: Tensor) -> Tensor:
+        """Outputs in the draw under way; `anchor` is any tensor of the layer."""
+        return self.plain(x, *weight_draw(anchor, self))
 
     def plain(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """What the plain layer does with these weights."""
@@ -208,7 +216,7 @@ class BayesLayer(nn.Module):
         bias = None if self.bias_rho is None else F.softplus(self.bias_rho).square()
         variance = self.plain(x.square(), F.softplus(self.weight_rho).square(), bias)
         # rounding may leave a variance of 0 a little below it, and the root has no slope at 0
-        return mean + variance.clamp(min=1e-30).sqrt() * torch.randn_like(mean)
+        return torch.addcmul(mean, variance.clamp(min=1e-30).sqrt(), _normals_like(mean))
 
     def _flipped(self, x: Tensor) -> Tensor:
         mean = self.plain(x, self.weight_mean, self.bias_mean)
@@ -305,6 +313,13 @@ class BayesLayer(nn.Module):
         return f"posterior={self.posterior.family}, {self.prior}, estimator={self.estimator}"
 
 
+def _normals_like(x: Tensor) -> Tensor:
+    """Normal numbers for `x`, filled in the order of memory: torch is ten times slower where channels lie last."""
+    made = torch.empty_like(x)  # dense, whatever its order
+    made.as_strided((made.numel(),), (1,)).normal_()
+    return made
+
+
 class BayesLinear(BayesLayer):
     """`torch.nn.Linear` with a distribution over its weights.
 
@@ -373,11 +388,8 @@ class _ConvolutionOfDraws(torch.autograd.Function):
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None: ...
 
     @staticmethod
-    def vmap(info: Any, in_dims: Any, x: Tensor, weight: Tensor, bias: Tensor | None, *options: Any) -> Any:  # type: ignore[override]
-        if in_dims[0] is None and in_dims[1] == 0 and weight[0, 0].numel() <= FEW_PRODUCTS and options[3] == 1:
-            whole = _shared_input(x, weight, bias, in_dims[2], *options[:3])
-            if whole is not None:
-                return whole, 0
+    def vmap(info: Any, in_dims: Any, *given: Any) -> Any:
+        x, weight, bias, *options = given
 
         def of(value: Tensor | None, dim: int | None, draw: int) -> Tensor | None:
             return value if value is None or dim is None else value.select(dim, draw)
@@ -395,21 +407,23 @@ class _ConvolutionOfDraws(torch.autograd.Function):
         return whole, 0
 
 
-def _shared_input(
-    x: Tensor, weight: Tensor, bias: Tensor | None, bias_dim: int | None, stride: Any, padding: Any, dilation: Any
-) -> Tensor | None:
-    """The convolutions of all draws of one input as matrix products, (draw, input, channel, ...); None if they are not.
+def _largest_products(terms: Tensor, weight: Tensor, bias: Tensor, relu: bool, out: Tensor, rows: int) -> None:
+    """Fill `out` (row, channel) with the largest of terms[i] @ weight over i, plus bias, above 0 if `relu`.
 
-    Products of few terms: their terms are laid out once for all draws, and results written where they are wanted.
+    terms: (place in the window of a pool, row, term); weight: (term, channel). Some rows at a time, so that products
+    stay in the cache. The bias and the relu may come after the pool: neither changes the order of numbers.
     """
-    if x.ndim != 4 or isinstance(padding, str) or (bias is not None and bias_dim != 0):
-        return None
-    terms = F.unfold(x, weight.shape[-2:], dilation, padding, stride).transpose(1, 2)  # (input, place, term)
-    rows = terms.reshape(1, -1, terms.shape[-1]).expand(len(weight), -1, -1)
-    columns = weight.flatten(2).transpose(1, 2)
-    out = torch.bmm(rows, columns) if bias is None else torch.baddbmm(bias[:, None, :], rows, columns)
-    sizes = F.conv2d(x[:1].to("meta"), weight[0].to("meta"), None, stride, padding, dilation).shape[-2:]
-    return out.view(len(weight), len(x), *sizes, -1).movedim(-1, -3)
+    other = torch.empty_like(out[:rows])
+    for start in range(0, out.size(0), rows):
+        best = out[start : start + rows]
+        torch.mm(terms[0, start : start + rows], weight, out=best)
+        for place in range(1, terms.size(0)):
+            product = other[: best.size(0)]
+            torch.mm(terms[place, start : start + rows], weight, out=product)
+            torch.maximum(best, product, out=best)
+        best.add_(bias)
+        if relu:
+            best.relu_()
 
 
 class _BayesConv(BayesLayer):
@@ -436,22 +450,18 @@ class _BayesConv(BayesLayer):
         device: Any = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        with torch.device("meta"):  # how many weights there are
-            shape = self.twin_class(in_channels, out_channels, kernel_size, groups=groups).weight.shape  # type: ignore[arg-type]
-        _check_before(posterior, shape.numel() + (out_channels if bias else 0))
-        twin = self.twin_class(
-            in_channels,
-            out_channels,
-            kernel_size,  # type: ignore[arg-type]
-            stride,  # type: ignore[arg-type]
-            padding,  # type: ignore[arg-type]
-            dilation,  # type: ignore[arg-type]
-            groups,
-            bias,
-            padding_mode,  # type: ignore[arg-type]
-            device=device,
-            dtype=dtype,
-        )
+        options: dict[str, Any] = {  # their types differ between one dimension and two
+            "kernel_size": kernel_size,
+            "stride": stride,
+            "padding": padding,
+            "dilation": dilation,
+            "groups": groups,
+            "bias": bias,
+            "padding_mode": padding_mode,
+        }
+        meta = self.twin_class(in_channels, out_channels, device="meta", **options)
+        _check_before(posterior, sum(one.numel() for one in meta.parameters()))
+        twin = self.twin_class(in_channels, out_channels, device=device, dtype=dtype, **options)
         super().__init__(twin.weight, twin.bias, posterior, prior, bias_prior, estimator, kl_samples)
         self.in_channels, self.out_channels, self.groups = in_channels, out_channels, groups
         self.kernel_size, self.stride, self.dilation = twin.kernel_size, twin.stride, twin.dilation
@@ -518,12 +528,80 @@ class BayesConv2d(_BayesConv):
 
     twin_class, n_spatial = nn.Conv2d, 2
 
+    def pooled(self, x: Tensor, pool: tuple[int, int]) -> Tensor:
+        """The maximum pool of the relu of the outputs in the draw under way, its windows side by side."""
+        anchor = self.mean if self.full else self.weight_mean
+        if self._has_few_products(x):
+            return self._products(x, anchor, pool, relu=True)
+        x = self._without_rest(x, pool)
+        return F.max_pool2d(self.plain(x, *weight_draw(anchor, self)), pool).relu_()
+
+    def forward(self, x: Tensor, pool: tuple[int, int] | None = None) -> Tensor:
+        """The plain layer's outputs; with `pool`, where something samples, what `pooled()` makes of them."""
+        return super().forward(x) if pool is None else self.pooled(x, pool)
+
+    def sampled(self, x: Tensor, anchor: Tensor) -> Tensor:
+        """Outputs in the draw under way; `anchor` is any tensor of the layer."""
+        return self._products(x, anchor) if self._has_few_products(x) else super().sampled(x, anchor)
+
+    def _has_few_products(self, x: Tensor) -> bool:
+        few = self.groups == 1 and math.prod(self.weight_shape[1:]) <= FEW_PRODUCTS
+        return few and x.ndim == 4 and x.device.type == "cpu" and not is_batchedtensor(x)
+
+    def _products(self, x: Tensor, anchor: Tensor, pool: tuple[int, int] = (1, 1), relu: bool = False) -> Tensor:
+        """The convolution as matrix products, whose terms are laid out before the draw: once for all draws."""
+        terms, (height, width) = self._terms(x, pool)
+        weight, bias = weight_draw(anchor, self)
+        weight = weight.flatten(1).T.to(terms.dtype)
+        bias = weight.new_zeros(self.out_channels) if bias is None else bias.to(terms.dtype)
+        if is_batchedtensor(weight):
+            out = (terms @ weight).amax(dim=0) + bias
+            out = out.relu() if relu else out
+        else:
+            out = terms.new_empty(terms.shape[1], self.out_channels)
+            native(_largest_products)(terms, weight, bias, relu, out, max(1, PRODUCT_BYTES // out[0].nbytes))
+        return out.view(-1, height, width, self.out_channels).permute(0, 3, 1, 2)
+
+    def _terms(self, x: Tensor, pool: tuple[int, int]) -> tuple[Tensor, tuple[int, int]]:
+        """What the weights meet, (place in the pool's window, input x pooled place, term), and the pooled sides."""
+        x = F.pad(x, self.sides, mode="constant" if self.padding_mode == "zeros" else self.padding_mode)
+        sides = [
+            (size - dilation * (kernel - 1) - 1) // stride + 1
+            for size, kernel, dilation, stride in zip(
+                x.shape[-2:], self.kernel_size, self.dilation, self.stride, strict=True
+            )
+        ]
+        height, width = sides[0] // pool[0], sides[1] // pool[1]
+        terms = F.unfold(x, self.kernel_size, self.dilation, 0, self.stride).unflatten(2, sides)
+        terms = terms[:, :, : height * pool[0], : width * pool[1]]
+        terms = terms.unflatten(3, (width, pool[1])).unflatten(2, (height, pool[0]))  # input, term, row, a, column, b
+        return terms.permute(3, 5, 0, 2, 4, 1).reshape(pool[0] * pool[1], -1, terms.shape[1]), (height, width)
+
+    def _without_rest(self, x: Tensor, pool: tuple[int, int]) -> Tensor:
+        """`x` without the last rows and columns that no whole window of the pool comes from."""
+        if any(self.sides) or is_batchedtensor(x):
+            return x
+        kept = []
+        for size, kernel, dilation, stride, window in zip(
+            x.shape[-2:], self.kernel_size, self.dilation, self.stride, pool, strict=True
+        ):
+            places = ((size - dilation * (kernel - 1) - 1) // stride + 1) // window * window
+            kept.append((places - 1) * stride + dilation * (kernel - 1) + 1)
+        part = x[..., : kept[0], : kept[1]]
+        return part if part.shape == x.shape else part.contiguous(memory_format=torch.channels_last)
+
 
 TWINS: dict[type[nn.Module], type[BayesLinear | BayesConv1d | BayesConv2d]] = {
     nn.Linear: BayesLinear,
     nn.Conv1d: BayesConv1d,
     nn.Conv2d: BayesConv2d,
 }
+
+
+def variational_twin(plain: nn.Module, **options: Any) -> BayesLayer:
+    """The variational twin of a layer whose class is in `TWINS`."""
+    kind: Any = TWINS[type(plain)]
+    return kind.of(plain, **options)
 
 
 # ---- networks --------------------------------------------------------------------------------------------------
@@ -562,7 +640,7 @@ def converted(
             own = {"prior": believed.centred(twin.weight.detach())}
             if twin.bias is not None:
                 own["bias_prior"] = believed.centred(twin.bias.detach())
-        made = TWINS[type(twin)].of(twin, **own, **options).train(twin.training)  # type: ignore[arg-type]
+        made = variational_twin(twin, **own, **options).train(twin.training)
         if path == "":
             return made
         parent, _, name = path.rpartition(".")

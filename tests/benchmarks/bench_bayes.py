@@ -1,12 +1,10 @@
-"""What Bayesian networks cost: python tests/benchmarks/bench_bayes.py
+"""What Bayesian networks cost: python tests/benchmarks/bench_bayes.py, or bash tools/bench.sh with it
 
-A training step of mc_bayes_cnn() beside one of mc_cnn() (should be at most 2.5 times); 50 draws beside the loop that
-users of bayesian-torch write on the same network (should be at least 3 times as fast); an epoch of training a head on
-kept features beside one through the backbone (should be at least 20 times as fast). Each pair runs in turn in one
-process, with one thread; printed are ratios of medians of processor time, which other processes disturb least.
-
-bayesian-torch has no place in this project's environment. Put it beside it, and say where:
-pip install --no-deps --target FOLDER bayesian-torch; PYTHONPATH=FOLDER python tests/benchmarks/bench_bayes.py
+A training step of mc_bayes_cnn() beside one of mc_cnn() (should be at most 2.5 times); 50 draws beside the loops that
+users of bayesian-torch and torch-uncertainty write on the same network (should be at least 3 times as fast), of many
+images and of the few that come to a service; an epoch of training a head on kept features beside one through the
+backbone (should be at least 20 times as fast). All that is compared runs in turn in one process, with one thread;
+printed are ratios of medians of processor time, which other processes disturb least.
 """
 
 from __future__ import annotations
@@ -15,37 +13,37 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "python"))
 
 import mcdropout as mcd
 
-try:
-    from bayesian_torch.layers import (  # pyright: ignore[reportMissingImports]
-        Conv2dReparameterization,
-        LinearReparameterization,
-    )
-except ImportError:
-    Conv2dReparameterization = LinearReparameterization = None
+# torchvision, which torch-uncertainty imports, wants two operators that a CPU build of torch lacks; never called.
+TORCHVISION = torch.library.Library("torchvision", "FRAGMENT")
+for operator in ("nms", "qnms"):
+    if not hasattr(torch.ops.torchvision, operator):
+        TORCHVISION.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
 
-INPUTS, DRAWS, BATCH = 512, 50, 128
+INPUTS, FEW, DRAWS, BATCH = 512, 16, 50, 128
 
 
-def medians(first: Callable[[], object], second: Callable[[], object], repeats: int) -> tuple[float, float]:
+def medians(repeats: int, *runs: Callable[[], object]) -> list[float]:
     """Seconds of each, run in turn after one run each to warm up."""
-    seconds: list[list[float]] = [[], []]
+    seconds: list[list[float]] = [[] for _ in runs]
     for repeat in range(repeats + 1):
-        for which, run in enumerate((first, second)):
+        for which, run in enumerate(runs):
             started = time.process_time()
             run()
             if repeat > 0:
                 seconds[which].append(time.process_time() - started)
-    return statistics.median(seconds[0]), statistics.median(seconds[1])
+    return [statistics.median(one) for one in seconds]
 
 
 def training(data: mcd.datasets.SampleData) -> None:
@@ -55,49 +53,82 @@ def training(data: mcd.datasets.SampleData) -> None:
     for estimator in ("flipout", "local_reparameterization", "reparameterization"):
         bayes = mcd.mc_bayes_cnn((28, 28, 1), data.labels, estimator=estimator)
         ours, dropout = medians(
+            3,
             lambda net=bayes: mcd.mc_fit(net, x, y, epochs=1, batch_size=BATCH, seed=1, progress=False),
             lambda: mcd.mc_fit(plain, x, y, epochs=1, batch_size=BATCH, seed=1, progress=False),
-            3,
         )
         print(f"training step, {estimator}: {ours / dropout:.2f} times that of mc_cnn()", flush=True)
 
 
 class Peer(nn.Module):
-    """The same network of the peer's layers."""
+    """The network of mc_bayes_cnn() of another package's layers; `options` go to the call of each."""
 
-    def __init__(self) -> None:
+    def __init__(self, convolution: Callable[..., nn.Module], dense: Callable[..., nn.Module], **options: Any) -> None:
         super().__init__()
-        assert Conv2dReparameterization is not None
-        assert LinearReparameterization is not None
-        self.conv1, self.conv2 = Conv2dReparameterization(1, 32, 3), Conv2dReparameterization(32, 64, 3)
-        self.dense, self.output = LinearReparameterization(1600, 128), LinearReparameterization(128, 10)
+        self.conv1, self.conv2 = convolution(1, 32, 3), convolution(32, 64, 3)
+        self.dense, self.output = dense(1600, 128), dense(128, 10)
+        self.options = options
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Logits; without the KL divergence, which would cost it more."""
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits."""
         pool = nn.functional.max_pool2d
-        x = pool(self.conv1(x, return_kl=False).relu(), 2)
-        x = pool(self.conv2(x, return_kl=False).relu(), 2).flatten(1)
-        return self.output(self.dense(x, return_kl=False).relu(), return_kl=False)
+        x = pool(self.conv1(x, **self.options).relu(), 2)
+        x = pool(self.conv2(x, **self.options).relu(), 2).flatten(1)
+        return self.output(self.dense(x, **self.options).relu(), **self.options)
+
+
+def peers() -> dict[str, Callable[[Tensor], Tensor]]:
+    """From images to mean probabilities, as the users of each package get there."""
+    found: dict[str, Callable[[Tensor], Tensor]] = {}
+    try:
+        from bayesian_torch.layers import Conv2dReparameterization, LinearReparameterization
+
+        # the KL divergence, that each call would work out by default, is left out
+        network = Peer(Conv2dReparameterization, LinearReparameterization, return_kl=False).eval()
+
+        def draw_after_draw(x: Tensor) -> Tensor:
+            draws = [torch.cat([network(one).softmax(-1) for one in x.split(BATCH)]) for _ in range(DRAWS)]
+            return torch.stack(draws).mean(0)
+
+        found["bayesian-torch"] = draw_after_draw
+    except ImportError as error:
+        print(f"bayesian-torch: {error}")
+    try:
+        from torch_uncertainty.layers.bayesian import BayesConv2d, BayesLinear
+        from torch_uncertainty.methods import StochasticModel
+
+        wrapped = StochasticModel(Peer(BayesConv2d, BayesLinear), num_samples=DRAWS).eval()
+
+        def batch_after_batch(x: Tensor) -> Tensor:
+            means = [wrapped(one).unflatten(0, (DRAWS, -1)).softmax(-1).mean(0) for one in x.split(BATCH)]
+            return torch.cat(means)
+
+        found["torch-uncertainty"] = batch_after_batch
+    except ImportError as error:
+        print(f"torch-uncertainty: {error}")
+    if not found:
+        print("sampling: there is nobody to compare with; `make bench-peers` installs the other packages")
+    return found
 
 
 def sampling(data: mcd.datasets.SampleData) -> None:
-    """50 draws of 512 images."""
+    """50 draws, by one prediction of many images, and by a service that gets a few at a time."""
     net = mcd.mc_bayes_cnn((28, 28, 1), data.labels)
-    x = data.x_test[:INPUTS]
-    images = torch.from_numpy(np.ascontiguousarray(x)).permute(0, 3, 1, 2).contiguous()
-    if Conv2dReparameterization is None:
-        print("sampling: bayesian-torch is not there to compare with; the top of this file says how to get it")
-        return
-    peer = Peer().eval()
+    others = peers()
+    sampler = mcd.mc_sampler(net, data.x_test[:FEW], n_samples=DRAWS, seed=1)
 
-    @torch.no_grad()
-    def loop() -> torch.Tensor:
-        draws = [torch.cat([peer(one).softmax(-1) for one in images.split(BATCH)]) for _ in range(DRAWS)]
-        return torch.stack(draws).mean(0)
+    def whole(x: np.ndarray) -> object:
+        return mcd.mc_predict(net, x, DRAWS, BATCH, seed=1, progress=False)
 
-    ours, theirs = medians(lambda: mcd.mc_predict(net, x, DRAWS, BATCH, seed=1, progress=False), loop, 3)
-    print(f"{DRAWS} draws of {INPUTS} images: {ours:.2f} s, loop of bayesian-torch's layers {theirs:.2f} s, "
-          f"{theirs / ours:.1f} times as fast", flush=True)  # fmt: skip
+    for what, n, ours in (("mc_predict", INPUTS, whole), ("mc_predict", FEW, whole), ("mc_sampler", FEW, sampler)):
+        x = data.x_test[:n]
+        images = torch.from_numpy(np.ascontiguousarray(x)).permute(0, 3, 1, 2).contiguous()
+        with torch.no_grad():
+            seconds, *theirs = medians(5, partial(ours, x), *(partial(run, images) for run in others.values()))
+        print(f"{DRAWS} draws of {n} images: {what} {seconds:.3f} s", end="")
+        for name, other in zip(others, theirs, strict=True):
+            print(f"; {name} {other:.3f} s, {other / seconds:.2f} times", end="")
+        print(flush=True)
 
 
 def frozen() -> None:
@@ -120,7 +151,7 @@ def frozen() -> None:
     def kept() -> None:
         mcd.mc_fit(net.head, features, y, epochs=1, batch_size=32, seed=1, progress=False)
 
-    slow, quick = medians(through, kept, 3)
+    slow, quick = medians(3, through, kept)
     print(f"epoch of a head on kept features: {slow / quick:.0f} times as fast as through the backbone", flush=True)
 
 

@@ -380,13 +380,17 @@ def test_the_full_posterior_of_a_linear_regression_is_recovered():
     assert np.abs((np.mean(means[-1000:], axis=0) - mean) / deviations).max() < 0.05
     relative = np.mean(covariances[-1000:], axis=0) / np.outer(deviations, deviations)
     assert np.abs(relative - covariance / np.outer(deviations, deviations)).max() < 0.08
+
+    # and of a layer that holds the exact posterior the draws have its mean and covariance, within Monte Carlo error
+    root = np.linalg.cholesky(covariance)
+    np.fill_diagonal(root, np.log(np.expm1(root.diagonal())))  # softplus gives the diagonal back
     with torch.no_grad():
-        net.layer.mean.copy_(torch.from_numpy(np.mean(means[-1000:], axis=0)))
-    # and the draws of a prediction have that mean and covariance
+        net.layer.mean.copy_(torch.from_numpy(mean))
+        net.layer.tril.copy_(torch.from_numpy(root[np.tril_indices(3)]))
     prediction = mcd.mc_predict(net, x, 4000, outputs="values", seed=1, progress=False)
     variance = (rows @ covariance * rows).sum(axis=1)
-    assert np.abs((prediction.mean[:, 0] - rows @ mean) / np.sqrt(variance)).max() < 0.05 + 4.5 / math.sqrt(4000)
-    assert np.abs(prediction.variance[:, 0] / variance - 1).max() < 0.1 + 4.5 * math.sqrt(2 / 4000)
+    assert np.abs((prediction.mean[:, 0] - rows @ mean) / np.sqrt(variance)).max() < 4.5 / math.sqrt(4000)
+    assert np.abs(prediction.variance[:, 0] / variance - 1).max() < 4.5 * math.sqrt(2 / 4000)
 
 
 # ---- sampling -------------------------------------------------------------------------------------------------
@@ -473,6 +477,62 @@ def test_convolutions_of_many_draws_are_those_of_each(options, n_spatial):
         wanted = torch.stack([both(*pair) for pair in zip(*weights, strict=True)])
     # float32 rounding of sums of up to 24 products of up to 18 products each
     torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    options=CONVOLUTIONS,
+    pool=st.tuples(st.integers(1, 3), st.integers(1, 2)),
+    channels=st.sampled_from([2, 40]),  # few products and many
+    last=st.booleans(),
+)
+def test_convolutions_pool_as_the_layers_after_them_do(options, pool, channels, last):
+    layer = BayesConv2d(channels, 6, **options).eval()
+    x = torch.randn(3, channels, 12, 11)
+    x = x.to(memory_format=torch.channels_last) if last else x
+    with torch.no_grad():
+        plain = layer(x)
+        # float32 rounding of sums of up to 360 products; nothing samples here, so these are the means' outputs
+        torch.testing.assert_close(layer.sampled(x, layer.weight_mean), plain, rtol=1e-4, atol=1e-5)
+        wanted = F.max_pool2d(plain.relu(), pool)
+        torch.testing.assert_close(layer(x, pool=pool), wanted, rtol=1e-4, atol=1e-5)
+
+
+def wide(n_samples, **options):
+    """Draws of which few fit into a chunk: 40 filters on 30 x 28 pixels."""
+    net = mcd.mc_bayes_cnn((30, 28, 1), list("abc"), filters=(40, 6), hidden=(5,), seed=2)
+    x = np.random.default_rng(1).normal(size=(9, 30, 28, 1)).astype(np.float32)
+    return mcd.mc_predict(net, x, n_samples, seed=3, progress=False, **options)
+
+
+def test_large_networks_are_drawn_one_after_the_other_and_give_the_numbers_of_vmap(monkeypatch):
+    monkeypatch.setattr("mcdropout.draws.CHUNK_BYTES", 1 << 18)
+    found, pieces = wide(11), wide(11, batch_size=4, masks="per_input")
+    assert found.engine == pieces.engine == "loop"
+    monkeypatch.setattr("mcdropout.draws.FEW_DRAWS", 1)
+    wanted = wide(11)
+    assert wanted.engine == "vmap"
+    np.testing.assert_allclose(found.samples, wanted.samples, **ROUNDING)
+    np.testing.assert_allclose(pieces.samples, wanted.samples, **ROUNDING)
+    assert found.variance.max() > 0
+
+
+def test_draws_that_memory_cannot_hold_at_once_are_made_in_rounds(monkeypatch):
+    monkeypatch.setattr("mcdropout.draws.CHUNK_BYTES", 1 << 18)
+    wanted = wide(11)
+    monkeypatch.setattr("mcdropout.draws.MASK_BYTES", 1 << 16)  # the weights of one draw
+    np.testing.assert_allclose(wide(11, batch_size=4).samples, wanted.samples, **ROUNDING)
+
+
+def test_hooks_of_the_user_see_the_relu_that_a_convolution_would_do():
+    net = mcd.mc_bayes_cnn((12, 12, 1), list("abc"), filters=(4,), hidden=(5,), seed=2)
+    x = np.random.default_rng(1).normal(size=(9, 12, 12, 1)).astype(np.float32)
+    wanted = mcd.mc_predict(net, x, 11, seed=3, progress=False)
+    shapes = []
+    net.layers.conv1_activation.register_forward_hook(lambda module, args, out: shapes.append(out.shape[1:]))
+    found = mcd.mc_predict(net, x, 11, seed=3, progress=False)
+    assert (4, 10, 10) in shapes
+    np.testing.assert_allclose(found.samples, wanted.samples, **ROUNDING)
 
 
 def test_the_loop_gives_the_numbers_of_vmap(monkeypatch):

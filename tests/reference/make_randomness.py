@@ -2,7 +2,7 @@
 
 Run: python tests/reference/make_randomness.py
 Nothing of the package is imported, so what it does and what is said of it are held against each other.
-The first three blocks are the published answers of Random123 1.14 (its file kat_vectors, philox4x32 10).
+The first blocks are the published answers of Random123 1.14 (its file kat_vectors).
 """
 
 import hashlib
@@ -25,14 +25,34 @@ PUBLISHED = [
 ]
 
 
-def philox(key: list[int], counter: list[int]) -> list[int]:
+PUBLISHED_64 = [  # philox4x64 10 of the same file
+    {
+        "key": [0, 0],
+        "counter": [0, 0, 0, 0],
+        "words": ["16554d9eca36314c", "db20fe9d672d0fdc", "d7e772cee186176b", "7e68b68aec7ba23b"],
+    },
+    {
+        "key": [2**64 - 1] * 2,
+        "counter": [2**64 - 1] * 4,
+        "words": ["87b092c3013fe90b", "438c3c67be8d0224", "9cc7d7c69cd777b6", "a09caebf594f0ba0"],
+    },
+]
+
+CONSTANTS = {  # by the bits of a word: two multipliers, and what is added to the key words between rounds
+    32: ((0xD2511F53, 0xCD9E8D57), (0x9E3779B9, 0xBB67AE85)),
+    64: ((0xD2E7470EE14C6C93, 0xCA5A826395121157), (0x9E3779B97F4A7C15, 0xBB67AE8584CAA73B)),
+}
+
+
+def philox(key: list[int], counter: list[int], bits: int = 32) -> list[int]:
     """Four words, one round after the other, as Salmon et al. (2011) draw it."""
+    multipliers, weyl = CONSTANTS[bits]
     (k0, k1), (x0, x1, x2, x3) = key, counter
     for _ in range(10):
-        high0, low0 = divmod(0xD2511F53 * x0, 2**32)
-        high1, low1 = divmod(0xCD9E8D57 * x2, 2**32)
+        high0, low0 = divmod(multipliers[0] * x0, 2**bits)
+        high1, low1 = divmod(multipliers[1] * x2, 2**bits)
         x0, x1, x2, x3 = high1 ^ x1 ^ k0, low1, high0 ^ x3 ^ k1, low0
-        k0, k1 = (k0 + 0x9E3779B9) % 2**32, (k1 + 0xBB67AE85) % 2**32
+        k0, k1 = (k0 + weyl[0]) % 2**bits, (k1 + weyl[1]) % 2**bits
     return [x0, x1, x2, x3]
 
 
@@ -66,16 +86,16 @@ def kept(seed: int, masks: str, site: str, rate: float, n_elements: int, draw: i
 
 def normals(seed: int, site: str, n_elements: int, draw: int) -> list[float]:
     """Standard normal numbers, one by one, as the specification words it."""
-    n_blocks = -(-n_elements // 4)
-    key = key_of(seed, "shared", site, "normal")
+    n_words = -(-n_elements // 2)
+    low, high = key_of(seed, "shared", site, "normal")
     result = []
     for element in range(n_elements):
-        number, block = divmod(element, n_blocks)
-        words = philox(key, [block, draw, 0, 0])
-        first = 2 * (number // 2)
-        radius = math.sqrt(-2 * math.log((words[first] + 0.5) / 2**32))
-        angle = 2 * math.pi * words[first + 1] / 2**32
-        result.append(radius * (math.sin(angle) if number % 2 else math.cos(angle)))
+        place = element % n_words
+        word = philox([low + 2**32 * high, 0], [1 + place // 4, draw, 0, 0], bits=64)[place % 4]
+        radius = math.sqrt(-2 * math.log((word % 2**32 + 0.5) / 2**32))
+        upper = word // 2**32
+        angle = 2 * math.pi * (upper - 2**32 if upper >= 2**31 else upper) / 2**32
+        result.append(radius * (math.sin(angle) if element >= n_words else math.cos(angle)))
     return result
 
 
@@ -109,7 +129,6 @@ if __name__ == "__main__":
         for case in NORMAL_CASES
     ]
     path = Path(__file__).with_name("randomness.json")
-    path.write_text(
-        json.dumps({"philox4x32_10": PUBLISHED, "masks": cases, "normals": normal_cases}, indent=1, ensure_ascii=False)
-        + "\n"
-    )
+    blocks = {"philox4x32_10": PUBLISHED, "philox4x64_10": PUBLISHED_64}
+    text = json.dumps({**blocks, "masks": cases, "normals": normal_cases}, indent=1, ensure_ascii=False)
+    path.write_text(text + "\n")
