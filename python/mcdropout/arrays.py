@@ -318,6 +318,13 @@ def as_device(device: object) -> torch.device:
     raise ValueError(f'`device` "{found}" is not available here; use "cpu" or "auto".')
 
 
+def as_devices(device: object) -> list[torch.device]:
+    """One device or several, each as `as_device()` takes it."""
+    if isinstance(device, (list, tuple)) and device:
+        return [as_device(one) for one in device]
+    return [as_device(device)]
+
+
 def _answers(device: torch.device) -> bool:
     import torch
 

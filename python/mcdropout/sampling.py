@@ -10,6 +10,7 @@ import math
 import os
 import time
 import warnings
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -21,7 +22,7 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from .arrays import Label, as_device, label_array
+from .arrays import Label, as_devices, label_array
 from .backbones import FrozenNetwork, behind_backbone
 from .checks import (
     OutOfMemory,
@@ -35,6 +36,7 @@ from .checks import (
     shown,
     whole,
 )
+from .devices import Lanes, chunk_bytes, fetched, for_float64
 from .draws import Plan, Sampler, Workers
 from .inputs import ArrayFeed, Feed, Inputs, Taking, feed_of
 from .keras_draws import KerasNetwork
@@ -49,7 +51,8 @@ from .variational import BayesConv2d
 
 MASKS = ("shared", "per_input")
 PRECISIONS = ("float32", "bfloat16", "float16")
-DRAWS_BYTES = 256 << 20  # draws of one batch, float32: summaries in float64 take some times as much
+DRAWS_BYTES = 8 << 20  # draws of one batch on a CPU, float32; there are some copies of them for a while
+SUMMARISED_BYTES = 128 << 10  # of them at a time: in float64, with what is made of them, they stay in a core's cache
 FIRST_ROUND = 10  # draws before `tolerance` is first looked at; each further round adds about a half
 
 Progress = bool | Callable[[int, int, str], object]
@@ -73,7 +76,7 @@ def mc_predict(
     gaussian_noise: bool = False,
     workers: int | None = None,
     precision: str = "float32",
-    device: str = "auto",
+    device: str | Sequence[str] = "auto",
     seed: int | None = None,
     progress: Progress = True,
 ) -> MCPrediction:
@@ -105,7 +108,9 @@ def mc_predict(
       uses on a CPU, and one on a GPU. Keras on TensorFlow and JAX has threads of its own.
     precision: "float32", "bfloat16" or "float16" for the network; summaries are in float64 always. On real images
       either moves the mean by less than a tenth of what another `seed` does (tests/benchmarks/bench_precision.py).
-    device: "auto", "cpu", "cuda", ... Precision and device of a Keras model are as Keras has them.
+    device: "auto" (the first GPU, if there is one), "cpu", "cuda", "cuda:1", ..., or several, as in
+      `["cuda:0", "cuda:1"]`, which take batches in turns; with how many never changes the result. Precision and device
+      of a Keras model are as Keras has them.
     seed: decides every mask; None draws one and the result carries it.
     progress: a bar on long runs, or a function of (done, total, text).
 
@@ -124,7 +129,7 @@ def mc_predict(
     ids = None if ids is None else check_ids(ids)
     if ids is not None and feed.n_inputs is not None:
         check_length(len(ids), "ids", feed.n_inputs, "x")
-    sampler = network.sampler(feed.head(3), request, besides)
+    sampler = sampler_for(network, feed, request, besides)
     return draw_all(network, sampler, feed, request, ids, progress, started)
 
 
@@ -137,12 +142,13 @@ def mc_predict_point(
     labels: Iterable[Label] | None = None,
     select: Select | None = None,
     precision: str = "float32",
-    device: str = "auto",
+    device: str | Sequence[str] = "auto",
     progress: Progress = True,
 ) -> np.ndarray:
     """The ordinary prediction with dropout off, to compare: probabilities (input, label) or values (input, output).
 
-    Arguments are those of `mc_predict()`; labels are in the order of `model.labels`.
+    Arguments are those of `mc_predict()`, of several devices the first is taken; labels are in the order of
+    `model.labels`.
     """
     batch_size = check_count(batch_size, "batch_size")
     model, x = behind_backbone(model, x, device)
@@ -151,7 +157,7 @@ def mc_predict_point(
     parts = []
     with reporting(progress, feed.n_inputs, "Predicting") as report:
         for inputs in feed.batches(batch_size):
-            result = network.point(inputs)
+            result = network.point(network.placed(inputs, network.replica.device))
             if not parts:
                 network.outputs.check(result, len(inputs))
             parts.append(network.outputs.draws(network.outputs.tensor(result)[None])[0][0].cpu().numpy())
@@ -172,7 +178,8 @@ def mc_sites(model: Any, x: Any, *, stochastic_depth: bool = True, gaussian_nois
     besides = Besides.checked(stochastic_depth, gaussian_noise)
     where = "cpu" if isinstance(model, nn.Module) and not is_keras(model) else "auto"
     network = network_of(model, None if isinstance(model, MCNetwork) else "values", None, None, "float32", where)
-    return network.sites(network.feed(x).head, besides)
+    feed = network.feed(x)
+    return network.sites(lambda n: network.placed(feed.head(n), network.replica.device), besides)
 
 
 def mc_sampler(
@@ -187,7 +194,7 @@ def mc_sampler(
     stochastic_depth: bool = True,
     gaussian_noise: bool = False,
     precision: str = "float32",
-    device: str = "auto",
+    device: str | Sequence[str] = "auto",
     seed: int | None = None,
 ) -> MCSampler:
     """Prepare `mc_predict()` for a service that is asked again and again: the result is called with inputs.
@@ -200,7 +207,7 @@ def mc_sampler(
     front = model if isinstance(model, FrozenNetwork) else None
     model, given = behind_backbone(model, example, device)
     network = network_of(model, outputs, labels, select, precision, device)
-    sampler = network.sampler(network.feed(given).head(3), request, besides)
+    sampler = sampler_for(network, network.feed(given), request, besides)
     prepared = MCSampler(network, sampler, request, front)
     prepared(example)  # the engine is chosen and the masks are made here, not in the first answer
     return prepared
@@ -220,8 +227,8 @@ def check_ids(ids: Any) -> list[Any]:
 class MCSampler:
     """What `mc_sampler()` gives: call it with inputs.
 
-    Weights that are changed in place, as by an optimizer or `load_state_dict()`, are seen; ones that are put in place
-    of others are not.
+    Weights that are changed in place, as by an optimizer or `load_state_dict()`, are seen where the model lies on the
+    device that draws; ones that are put in place of others are not.
     """
 
     network: Network | KerasNetwork
@@ -308,7 +315,7 @@ def network_of(
     labels: Iterable[Label] | None,
     select: Select | None,
     precision: str,
-    device: str,
+    device: str | Sequence[str],
 ) -> Network | KerasNetwork:
     """How to run this model, by the library that it was made with."""
     if isinstance(model, (str, os.PathLike)) and str(model).endswith(".keras"):
@@ -325,6 +332,7 @@ class Network:
     replica: Replica
     outputs: Outputs
     taking: Taking
+    devices: list[torch.device]  # the replica's is the first
 
     @classmethod
     def of(
@@ -334,7 +342,7 @@ class Network:
         labels: Iterable[Label] | None,
         select: Select | None,
         precision: str,
-        device: str,
+        device: str | Sequence[str],
     ) -> Network:
         """Check what can be known before anything runs."""
         if not isinstance(model, nn.Module):
@@ -343,17 +351,16 @@ class Network:
         ours = isinstance(model, MCNetwork)
         known = Outputs(model.outputs, model.labels or ()) if isinstance(model, MCNetwork) else None
         meaning = Outputs.declared(outputs, labels, select, known)
-        where = as_device(device)
+        devices = as_devices(device)
         modules = list(model.modules())
         dtypes = [parameter.dtype for parameter in model.parameters() if parameter.is_floating_point()]
         taking = Taking(
-            where,
             dtype=dtypes[0] if dtypes else torch.float32,
             keep_whole_numbers=any(isinstance(one, nn.Embedding | nn.EmbeddingBag) for one in modules),
             channels_last=not ours
             and any(isinstance(one, nn.Conv2d | BayesConv2d) for one in modules),  # ours do so themselves
         )
-        return cls(model, replicate(model, where, precision), meaning, taking)
+        return cls(model, replicate(model, devices[0], precision), meaning, taking, devices)
 
     def feed(self, x: Any) -> Feed:
         """`x` checked, as inputs that can be taken batch by batch."""
@@ -362,6 +369,10 @@ class Network:
             shape = feed.shape if isinstance(feed, ArrayFeed) else (1, *feed.head(1).args[0].shape[1:])
             self.model.check_input_shape(shape)
         return feed
+
+    def placed(self, inputs: Inputs, device: torch.device) -> Inputs:
+        """Inputs as the model takes them on a device."""
+        return self.taking.placed(inputs, device)
 
     def point(self, inputs: Inputs) -> Any:
         """What the model returns with nothing dropped."""
@@ -381,22 +392,29 @@ class Network:
         # hooks of the user may share what they note, so nothing runs beside them
         hooked = any(module._forward_hooks or module._forward_pre_hooks for module in self.model.modules())
 
-        def make_plan(inputs: Inputs) -> Plan:
-            replica = self._replica()
+        def make_plan(inputs: Inputs, device: torch.device) -> Plan:
+            def more_replicas() -> Replica:
+                return replicate(self.model, device, self.replica.precision)
+
+            replica = more_replicas()
             found = probe(self.model, replica, inputs.cycled, besides.stochastic_depth)
             if rate is not None:
                 found.sites = {name: replace(site, rate=rate) for name, site in found.sites.items()}
             self.outputs.check(found.output, found.n_inputs)
-            more = None if hooked else self._replica
+            more = None if hooked else more_replicas
             return Plan(found, replica, more, self.outputs, request.n_samples, request.seed, request.masks)
 
-        return Sampler(make_plan, example, request.seed, request.workers)
-
-    def _replica(self) -> Replica:
-        return replicate(self.model, self.replica.device, self.replica.precision)
+        return Sampler(make_plan, example, request.seed, request.workers, self.devices)
 
 
 # ---- batches --------------------------------------------------------------------------------------------------
+
+
+def sampler_for(
+    network: Network | KerasNetwork, feed: Feed, request: Request, besides: Besides, **more: Any
+) -> Sampler:
+    """The sampler of a network for inputs like the first ones."""
+    return network.sampler(network.placed(feed.head(3), network.replica.device), request, besides, **more)
 
 
 def draw_all(
@@ -414,23 +432,43 @@ def draw_all(
     if request.keep_samples and feed.n_inputs is not None:
         shape = (request.n_samples, feed.n_inputs, *values.shape[2:])
         check_room(shape, 1 if noise is None else 2)
-    size = max(1, min(request.batch_size, DRAWS_BYTES // (4 * request.n_samples * out[0].numel())))
+    devices = sampler.devices
+    most = chunk_bytes(devices[0], DRAWS_BYTES)
+    size = max(1, min(request.batch_size, most // (4 * request.n_samples * out[0].numel())))
     collected = Collected(feed.n_inputs, request)
-    seen = 0
-    with sampler.at_work() as workers, reporting(progress, feed.n_inputs, "Sampling") as report:
-        for inputs in feed.batches(size):
-            names = None if ids is None else ids[seen : seen + len(inputs)]
-            numbers = input_ids(names, len(inputs)) + (seen if ids is None else 0)
-            for part in _drawn(sampler, inputs, numbers, request, seen, workers, report):
-                collected.put(part, seen, network.outputs, request.level)
-            seen += len(inputs)
+    # beside a GPU: the next batch is on its way before this one's summaries are waited for
+    behind = 0 if devices[0].type == "cpu" or len(devices) > 1 else 1
+    under_way: deque[tuple[int, list[Summarised]]] = deque()
+    with (
+        sampler.at_work() as crews,
+        Lanes(len(devices)) as lanes,
+        reporting(progress, feed.n_inputs, "Sampling") as report,
+    ):
+        in_threads = len(devices) > 1
+
+        def work(batch: Batch, lane: int) -> tuple[int, list[Summarised]]:
+            inputs = network.placed(batch.inputs, devices[lane])
+            plan = sampler.plan(inputs, lane)
+            # a caller's function, which may be R's, is called from the caller's thread alone
+            drawn = _drawn(plan, inputs, batch.ids, request, crews[lane], _say_nothing if in_threads else report)
+            return len(inputs), [_summarised(part, batch.first, network.outputs, request) for part in drawn]
+
+        batches = _batches(feed, size, ids)
+        for done in lanes.in_order(work, batches):
+            under_way.append(done)
+            if in_threads:
+                report(done[0])
+            if len(under_way) > behind:
+                collected.put(under_way.popleft()[1])
+        for _, parts in under_way:
+            collected.put(parts)
     if ids is not None:
-        check_length(len(ids), "ids", seen, "x")
+        check_length(len(ids), "ids", collected.n_seen, "x")
     sampler.check_spread()
     summary = collected.summary()
     for name in ("predicted", "second"):
         if name in summary:
-            summary[name] = label_array(network.outputs.labels)[summary[name]]
+            summary[name] = label_array(network.outputs.labels)[summary.pop(name)]
     return MCPrediction(
         task=network.outputs.task,
         n_samples=request.n_samples if request.tolerance is None else collected.n_drawn(),
@@ -439,7 +477,7 @@ def draw_all(
         masks=request.masks,
         engine=sampler.first.engine,
         engine_reason=sampler.first.engine_reason,
-        device=str(network.replica.device),
+        device=", ".join(map(str, devices)),
         precision=network.replica.precision,
         seconds=time.perf_counter() - started,
         labels=network.outputs.labels if network.outputs.task == "classification" else None,
@@ -448,6 +486,26 @@ def draw_all(
         noise_variances=collected.noise_variances(),
         **summary,
     )
+
+
+@dataclass
+class Batch:
+    """Some inputs, in the host's memory."""
+
+    inputs: Inputs
+    ids: np.ndarray
+    first: int  # position of the first among all inputs
+
+
+def _batches(feed: Feed, size: int, ids: Sequence[object] | None) -> Iterator[Batch]:
+    """All inputs, in order, with what their masks are keyed by."""
+    first = 0
+    for inputs in feed.batches(size):
+        names = None if ids is None else ids[first : first + len(inputs)]
+        if names is not None and len(names) < len(inputs):
+            raise ValueError(f"`ids` must be as long as `x`; got length {len(ids or ())}, and `x` goes on.")
+        yield Batch(inputs, input_ids(names, len(inputs)) + (first if ids is None else 0), first)
+        first += len(inputs)
 
 
 @dataclass
@@ -460,22 +518,22 @@ class Drawn:
 
 
 def _drawn(
-    sampler: Sampler,
+    plan: Plan,
     inputs: Inputs,
     ids: np.ndarray,
     request: Request,
-    first: int,
     workers: Workers,
     report: Callable[[int], None],
 ) -> Iterator[Drawn]:
     """Draw in rounds; the inputs that are known well enough leave after each."""
     places = np.arange(len(inputs))
     values, noise = None, None
+    where = for_float64(plan.device)
     for draws in request.rounds():
         last = draws.stop == request.n_samples
-        raw = sampler.run(inputs, ids, draws, workers, report if last else _say_nothing)
-        new_values, new_noise = sampler.first.outputs.draws(raw)
-        _check_finite(new_values, first, places)
+        new_values, new_noise = plan.outputs.draws(
+            plan.run(inputs, ids, draws, workers, report if last else _say_nothing).to(where)
+        )
         values = new_values if values is None else torch.cat([values, new_values])
         noise = new_noise if noise is None or new_noise is None else torch.cat([noise, new_noise])
         if request.tolerance is None or last:
@@ -488,8 +546,8 @@ def _drawn(
             if bool(done.all()):
                 return
             left = (~done).nonzero()[:, 0]
-            where = left.cpu().numpy()
-            inputs, ids, places = inputs[left], ids[where], places[where]
+            still = left.cpu().numpy()
+            inputs, ids, places = inputs[left.to(plan.device)], ids[still], places[still]
             values, noise = values[:, left], None if noise is None else noise[:, left]
     assert values is not None
     yield Drawn(places, values, noise)
@@ -498,15 +556,39 @@ def _drawn(
 def _say_nothing(_: int) -> None: ...
 
 
-def _check_finite(values: Tensor, first: int, places: np.ndarray) -> None:
-    """Name the first input for which the model returned no number."""
-    sound = values.isfinite().flatten(2).all(dim=-1).all(dim=0)
-    if not bool(sound.all()):
-        number = first + int(places[int((~sound).nonzero()[0])]) + 1
-        raise ValueError(
-            f"`model` returned NaN or infinite values for input number {number}; look at its weights and at the scale "
-            "of `x`."
-        )
+@dataclass
+class Summarised:
+    """What is kept of the draws of some inputs."""
+
+    places: np.ndarray  # positions among all inputs
+    n_drawn: int
+    arrays: Callable[[], dict[str, np.ndarray]]  # as soon as the device has made them: see `_summarised()`
+
+
+def _summarised(drawn: Drawn, first: int, outputs: Outputs, request: Request) -> Summarised:
+    """Summaries by their names, "sound" (whether all numbers are finite), and the draws where they are wanted."""
+    values, noise = drawn.values, drawn.noise
+    size = values.shape[1]
+    if values.device.type == "cpu":
+        size = max(1, SUMMARISED_BYTES // (values[:, :1].nbytes))
+    made = [
+        _summary(values[:, part], None if noise is None else noise[:, part], outputs, request.level)
+        for part in (slice(start, start + size) for start in range(0, values.shape[1], size))
+    ]
+    found = made[0] if len(made) == 1 else {name: torch.cat([one[name] for one in made]) for name in made[0]}
+    if request.keep_samples:
+        found["samples"] = values
+        if noise is not None:
+            found["noise_variances"] = noise
+    return Summarised(first + drawn.places, len(values), fetched(found))
+
+
+def _summary(values: Tensor, noise: Tensor | None, outputs: Outputs, level: float) -> dict[str, Tensor]:
+    if outputs.task == "classification":
+        made = summarise_classes(values, level)
+    else:
+        made = summarise_values(values, noise, level)
+    return {**made, "sound": values.isfinite().flatten(2).all(dim=-1).all(dim=0)}
 
 
 class Collected:
@@ -517,22 +599,22 @@ class Collected:
         self.counts = Store((), n_inputs)
         self.summaries: dict[str, Store] = {}
         self.draws: list[Store | None] = [None, None]  # samples, noise variances
+        self.n_seen = 0
 
-    def put(self, drawn: Drawn, first: int, outputs: Outputs, level: float) -> None:
-        """Take over the draws of some inputs of the batch that starts at `first`."""
-        places = first + drawn.places
-        self.counts.put(places, np.full(len(places), len(drawn.values)))
-        if outputs.task == "classification":
-            made = summarise_classes(drawn.values, level)
-        else:
-            made = summarise_values(drawn.values, drawn.noise, level)
-        for name in made.keys() & BY_INPUT:
-            store = self.summaries.setdefault(name, Store((), self.n_inputs))
-            store.put(places, made[name].cpu().numpy())
-        if self.request.keep_samples:
-            for which, draws in enumerate((drawn.values, drawn.noise)):
-                if draws is not None:
-                    self._keep(which, places, draws.cpu().numpy())
+    def put(self, parts: list[Summarised]) -> None:
+        """Take over a batch."""
+        for part in parts:
+            arrays, places = part.arrays(), part.places
+            _check_sound(arrays.pop("sound"), places)
+            self.n_seen += len(places)
+            if self.request.tolerance is not None:
+                self.counts.put(places, np.full(len(places), part.n_drawn))
+            for which, name in enumerate(("samples", "noise_variances")):
+                if name in arrays:
+                    self._keep(which, places, arrays.pop(name))
+            for name in arrays.keys() & BY_INPUT:
+                store = self.summaries.setdefault(name, Store((), self.n_inputs))
+                store.put(places, arrays[name])
 
     def _keep(self, which: int, places: np.ndarray, draws: np.ndarray) -> None:
         store = self.draws[which]
@@ -541,8 +623,8 @@ class Collected:
         store.put(places, draws)
 
     def summary(self) -> dict[str, np.ndarray]:
-        """Each summary for all inputs, in their order."""
-        return {name: store.whole() for name, store in self.summaries.items()}
+        """Each summary for all inputs, in their order; they are handed over and not kept."""
+        return {name: self.summaries.pop(name).whole() for name in list(self.summaries)}
 
     def n_drawn(self) -> np.ndarray:
         """Draws that each input took."""
@@ -555,6 +637,15 @@ class Collected:
     def noise_variances(self) -> np.ndarray | None:
         """Their noise variances."""
         return None if self.draws[1] is None else self.draws[1].whole()
+
+
+def _check_sound(sound: np.ndarray, places: np.ndarray) -> None:
+    """Name the first input for which the model returned no number."""
+    if not sound.all():
+        raise ValueError(
+            f"`model` returned NaN or infinite values for input number {places[~sound].min() + 1}; look at its weights "
+            "and at the scale of `x`."
+        )
 
 
 class Store:
@@ -573,11 +664,13 @@ class Store:
         """Values (..., input, ...) of the inputs at these positions."""
         axis = len(self.before)
         self.n = max(self.n, int(places.max()) + 1)
+        if self.array is None and values.shape[: axis + 1] == (*self.before, self.n_inputs) and _run_of(places):
+            self.array = np.array(values, order="C")  # all at once
+            return
         if self.array is None or self.array.shape[axis] < self.n:
             self._grow(values)
         assert self.array is not None
-        consecutive = places[-1] - places[0] + 1 == len(places)
-        own = slice(places[0], places[-1] + 1) if consecutive else places
+        own = slice(places[0], places[-1] + 1) if _run_of(places) else places
         self.array[(*map(slice, values.shape[:axis]), own)] = values
 
     def _grow(self, values: np.ndarray) -> None:
@@ -596,7 +689,14 @@ class Store:
         assert self.array is not None
         if self.array.shape[len(self.before)] == self.n:
             return self.array
-        return self.array[(slice(None),) * len(self.before) + (slice(self.n),)].copy()
+        if self.before:
+            return self.array[(slice(None),) * len(self.before) + (slice(self.n),)].copy()
+        self.array.resize((self.n, *self.array.shape[1:]), refcheck=False)  # where it is: a copy would take as much
+        return self.array
+
+
+def _run_of(places: np.ndarray) -> bool:
+    return places[-1] - places[0] + 1 == len(places)
 
 
 def check_room(shape: tuple[int, ...], arrays: int) -> None:

@@ -30,6 +30,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.overrides import TorchFunctionMode
 
 from .checks import NoStochasticSites
+from .devices import chosen
 from .inputs import Inputs
 from .operations import ALPHA, HANDLERS, RELUS, STOCHASTIC_DEPTH, Drop, Shape, Variational, drops
 from .precision import cast_arguments
@@ -120,7 +121,12 @@ class Replica:
     @contextmanager
     def predicting(self, inference: bool = True) -> Iterator[None]:
         """No gradients; `inference` False where writes in place are to be counted."""
-        with torch.inference_mode(inference), torch.no_grad(), torch.autocast(self.device.type, enabled=False):
+        with (
+            torch.inference_mode(inference),
+            torch.no_grad(),
+            torch.autocast(self.device.type, enabled=False),
+            chosen(self.device),
+        ):
             yield
 
 

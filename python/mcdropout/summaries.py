@@ -8,6 +8,7 @@ from one set of draws, so they add up.
 from __future__ import annotations
 
 import math
+from statistics import NormalDist
 
 import torch
 from torch import Tensor
@@ -80,8 +81,9 @@ def variation_ratio(draws: Tensor) -> Tensor:
 
     Reference: Freeman (1965), Elementary applied statistics; Gal (2016), Uncertainty in deep learning, section 3.3.
     """
-    votes = torch.nn.functional.one_hot(draws.argmax(dim=-1), draws.shape[-1])
-    return 1 - votes.sum(dim=0).amax(dim=-1).double() / len(draws)
+    labels = torch.arange(draws.shape[-1], device=draws.device)
+    votes = (draws.argmax(dim=-1, keepdim=True) == labels).sum(dim=0)  # one_hot() would wait for the device
+    return 1 - votes.amax(dim=-1).double() / len(draws)
 
 
 def summarise_classes(draws: Tensor, level: float) -> dict[str, Tensor]:
@@ -134,7 +136,7 @@ def mixture_quantile(means: Tensor, variances: Tensor, probability: float) -> Te
     bracket down to float64's rounding.
     """
     means, scales = means.double(), variances.double().sqrt()
-    member = means + scales * torch.special.ndtri(torch.tensor(probability, dtype=torch.float64, device=means.device))
+    member = means + scales * NormalDist().inv_cdf(probability)
     low, high = member.amin(dim=0), member.amax(dim=0)
     for _ in range(60):
         middle = (low + high) / 2

@@ -19,6 +19,7 @@ ORDER = [
     "containers",
     "native",
     "randomness",
+    "devices",
     "inputs",
     "operations",
     "precision",
