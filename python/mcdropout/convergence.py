@@ -19,7 +19,8 @@ from .checks import check_count, check_number, check_seed, shown
 from .measures import check_prediction, predicted_codes, true_codes, true_values
 from .outputs import Select
 from .prediction import Array, MCPrediction
-from .sampling import DRAWS_BYTES, Besides, Network, Progress, Request, draw_all, mc_predict, sampler_for
+from .progress import Progress
+from .sampling import DRAWS_BYTES, Besides, Network, Request, draw_all, mc_predict, sampler_for
 from .summaries import entropy_parts, mean_and_variance, standard_error
 
 SHARE = 0.95  # of the inputs for which the recommended number is enough

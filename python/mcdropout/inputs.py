@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, RandomSampler
 
-from .arrays import ArrayRows, Rows, as_rows, check_finite
+from .arrays import ArrayRows, Rows, as_rows, check_finite, in_order
 from .checks import check_length
 from .devices import sent
 
@@ -87,6 +87,7 @@ class Taking:
     dtype: torch.dtype = torch.float32  # of the model's weights
     keep_whole_numbers: bool = False  # token ids stay whole numbers; pixels and features become float32
     channels_last: bool = False  # quicker for convolutions, the same numbers
+    columns: tuple[str, ...] = ()  # of the table that the model was trained on
 
     def tensor(self, rows: Rows, part: slice) -> Tensor:
         """Some rows, copied so that an in-place operation of the model cannot reach the caller's array."""
@@ -118,8 +119,8 @@ class ArrayFeed:
 
     def __init__(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], taking: Taking) -> None:
         self.taking = taking
-        self.args = tuple(_rows_or_none(value, "x") for value in args)
-        self.kwargs = {name: _rows_or_none(value, name) for name, value in kwargs.items()}
+        self.args = tuple(_rows_or_none(value, "x", taking) for value in args)
+        self.kwargs = {name: _rows_or_none(value, name, taking) for name, value in kwargs.items()}
         given = [rows for rows in (*self.args, *self.kwargs.values()) if rows is not None]
         if not given:
             raise ValueError("`x` must hold at least one array; got none.")
@@ -150,10 +151,10 @@ class ArrayFeed:
         return Inputs(args, kwargs, len(range(*part.indices(self.n_inputs or 0))))
 
 
-def _rows_or_none(value: Any, name: str) -> Rows | None:
+def _rows_or_none(value: Any, name: str, taking: Taking) -> Rows | None:
     if value is None:
         return None
-    rows = as_rows(value, name)
+    rows = in_order(as_rows(value, name), taking.columns, name)
     check_finite(rows, name)
     return rows
 

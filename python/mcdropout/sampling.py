@@ -12,7 +12,6 @@ import time
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -20,7 +19,6 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor, nn
-from tqdm.auto import tqdm
 
 from .arrays import Label, as_devices, label_array
 from .backbones import FrozenNetwork, behind_backbone
@@ -43,19 +41,18 @@ from .keras_draws import KerasNetwork
 from .keras_sites import is_keras, is_keras_2, load_model
 from .models import MCNetwork
 from .outputs import Outputs, Select
+from .precision import PRECISIONS
 from .prediction import BY_INPUT, MCPrediction
+from .progress import Progress, reporting
 from .randomness import input_ids
 from .sites import Replica, StochasticMode, advice_on, probe, replicate, sites_table
 from .summaries import standard_error, summarise_classes, summarise_values
 from .variational import BayesConv2d
 
 MASKS = ("shared", "per_input")
-PRECISIONS = ("float32", "bfloat16", "float16")
 DRAWS_BYTES = 8 << 20  # draws of one batch on a CPU, float32; there are some copies of them for a while
 SUMMARISED_BYTES = 128 << 10  # of them at a time: in float64, with what is made of them, they stay in a core's cache
 FIRST_ROUND = 10  # draws before `tolerance` is first looked at; each further round adds about a half
-
-Progress = bool | Callable[[int, int, str], object]
 
 
 def mc_predict(
@@ -91,7 +88,8 @@ def mc_predict(
     n_samples: number of draws, at least 2. batch_size: inputs handled at a time; it never changes the result.
     level: of the intervals.
     masks: "shared" (draw t is the same network for every input) or "per_input" (fresh masks for each input, keyed by
-      `ids`, its position by default); weights of variational layers are drawn once for all inputs in both cases.
+      `ids`, its position by default: inputs with the same id get the same masks); weights of variational layers are
+      drawn once for all inputs in both cases.
     tolerance: draw only until each input's largest Monte Carlo standard error of `mean` is below this, `n_samples`
       being the most; `prediction.n_samples` then says how many each input took, and kept draws end in NaN.
       Inputs whose first draws happen to agree stop early, so answers lean to the sure side: on real images, with a
@@ -111,7 +109,7 @@ def mc_predict(
     device: "auto" (the first GPU, if there is one), "cpu", "cuda", "cuda:1", ..., or several, as in
       `["cuda:0", "cuda:1"]`, which take batches in turns; with how many never changes the result. Precision and device
       of a Keras model are as Keras has them.
-    seed: decides every mask; None draws one and the result carries it.
+    seed: from 0 to 2^53 - 1, decides every mask; None draws one and the result carries it.
     progress: a bar on long runs, or a function of (done, total, text).
 
     The result for an input depends on the model, that input, `seed` and `n_samples` alone, up to rounding.
@@ -155,7 +153,7 @@ def mc_predict_point(
     network = network_of(model, outputs, labels, select, precision, device)
     feed = network.feed(x)
     parts = []
-    with reporting(progress, feed.n_inputs, "Predicting") as report:
+    with reporting(progress, feed.n_inputs, "input", "Predicting") as report:
         for inputs in feed.batches(batch_size):
             result = network.point(network.placed(inputs, network.replica.device))
             if not parts:
@@ -359,6 +357,7 @@ class Network:
             keep_whole_numbers=any(isinstance(one, nn.Embedding | nn.EmbeddingBag) for one in modules),
             channels_last=not ours
             and any(isinstance(one, nn.Conv2d | BayesConv2d) for one in modules),  # ours do so themselves
+            columns=model.columns if isinstance(model, MCNetwork) else (),
         )
         return cls(model, replicate(model, devices[0], precision), meaning, taking, devices)
 
@@ -442,7 +441,7 @@ def draw_all(
     with (
         sampler.at_work() as crews,
         Lanes(len(devices)) as lanes,
-        reporting(progress, feed.n_inputs, "Sampling") as report,
+        reporting(progress, feed.n_inputs, "input", "Sampling") as report,
     ):
         in_threads = len(devices) > 1
 
@@ -707,28 +706,3 @@ def check_room(shape: tuple[int, ...], arrays: int) -> None:
             f"`keep_samples` would need {needed / 2**30:.1f} GiB for {shape[0]} draws of {shape[1]} inputs, and "
             f"{free / 2**30:.1f} GiB are free; set it to false to get the summaries alone."
         )
-
-
-@contextmanager
-def reporting(progress: Progress, total: int | None, text: str) -> Iterator[Callable[[int], None]]:
-    """A function that is told how many more inputs are done: a bar, the caller's own function, or nothing.
-
-    The caller's function is told 0 as the total where nobody knows it.
-    """
-    if callable(progress):
-        done = 0
-
-        def tell(more: int) -> None:
-            nonlocal done
-            done += more
-            progress(done, total or 0, text)
-
-        yield tell
-        return
-    show = check_flag(progress, "progress")
-    with tqdm(total=total, desc=text, unit="input", leave=False, delay=1.0, disable=not show) as bar:
-
-        def update(more: int) -> None:
-            bar.update(more)
-
-        yield update
