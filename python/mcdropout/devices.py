@@ -55,6 +55,39 @@ def give_memory_back(device: torch.device) -> None:
             card.empty_cache()
 
 
+# ---- torch's own generators -----------------------------------------------------------------------------------
+
+
+def generator_states(device: torch.device) -> list[Tensor]:
+    """States of the generators that a model on the device may draw from: the host's, and the device's own."""
+    states = [torch.get_rng_state()]
+    if device.type != "cpu":
+        card: Any = torch.get_device_module(device)
+        states.append(card.get_rng_state(*_named(device)))
+    return states
+
+
+def put_back(states: list[Tensor], device: torch.device) -> None:
+    """Set the generators to the states that they had."""
+    torch.set_rng_state(states[0])
+    if device.type != "cpu":
+        card: Any = torch.get_device_module(device)
+        card.set_rng_state(states[1], *_named(device))
+
+
+def seed_generators(seed: int, device: torch.device) -> None:
+    """Start both from `seed`, and those of no other device, as `torch.manual_seed()` would."""
+    torch.default_generator.manual_seed(seed)
+    if device.type != "cpu":
+        card: Any = torch.get_device_module(device)
+        with chosen(device):
+            card.manual_seed(seed)
+
+
+def _named(device: torch.device) -> tuple[torch.device, ...]:
+    return () if device.type == "mps" else (device,)  # of Apple's there is one
+
+
 # ---- copies ---------------------------------------------------------------------------------------------------
 
 

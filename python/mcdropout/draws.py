@@ -25,7 +25,7 @@ from torch._C._functorch import (  # torch has no public way to say this, and it
 )
 
 from .checks import IdenticalDraws, OutOfMemory
-from .devices import awaited, chunk_bytes, for_float64, give_memory_back, sent
+from .devices import awaited, chunk_bytes, for_float64, give_memory_back, seed_generators, sent
 from .folding import FoldedMode, can_be_folded, fused_calls
 from .inputs import Inputs
 from .operations import is_opened
@@ -92,9 +92,10 @@ class Sampler:
             _warn("`model` draws random numbers of its own besides dropout; they depend on `batch_size` too.")
         elif self.first.probe.training_randomness:
             _warn("`model` draws random numbers of its own when training, besides dropout; they are left out.")
-        with random_state_kept() if own else nullcontext(), ExitStack() as stack:
+        device = self.first.device
+        with random_state_kept(device) if own else nullcontext(), ExitStack() as stack:
             if own:
-                torch.manual_seed(self.seed)
+                seed_generators(self.seed, device)
             crews = [Workers.wanted(self.workers, device, self.devices.count(device)) for device in self.devices]
             yield [stack.enter_context(workers) for workers in crews]
         unknown = sorted({name for plan in self.plans.values() for name in plan.unknown})

@@ -4,6 +4,7 @@ Tests that need a CUDA device are marked, and skipped elsewhere.
 """
 
 import threading
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import numpy as np
@@ -19,8 +20,9 @@ from mcdropout.arrays import as_devices
 from mcdropout.devices import Lanes, chunk_bytes, fetched, for_float64, pack, sent, unpack
 from mcdropout.draws import Plan, Workers
 from mcdropout.folding import FoldedMode
+from mcdropout.randomness import seeded_generators
 from mcdropout.sampling import Besides, Request, _drawn, _summarised, network_of, sampler_for
-from mcdropout.sites import replicate
+from mcdropout.sites import random_state_kept, replicate
 
 N, LABELS, DRAWS = 11, 5, 6
 MASKS = ("shared", "per_input")
@@ -370,6 +372,42 @@ def test_drawing_asks_the_device_for_nothing(x, outputs, engine, only_engine):
     assert questions.asked == ["_local_scalar_dense"]  # the net catches something
 
 
+# ---- torch's own generators ----------------------------------------------------------------------------------------
+
+
+def test_a_devices_generator_is_seeded_watched_and_put_back(monkeypatch):
+    """With a generator of the host's in the place of the device's."""
+    own, asked = torch.Generator().manual_seed(5), []
+
+    def set_state(state, *where):
+        asked.append(where)
+        own.set_state(state)
+
+    card = SimpleNamespace(
+        get_rng_state=lambda *where: (asked.append(where), own.get_state())[1],
+        set_rng_state=set_state,
+        manual_seed=own.manual_seed,
+    )
+    monkeypatch.setattr(torch, "get_device_module", lambda _: card)
+    monkeypatch.setattr(devices, "chosen", lambda _: nullcontext())
+    before = own.get_state(), torch.get_rng_state()
+    for name, where in (("cuda:1", (torch.device("cuda:1"),)), ("mps", ())):
+        device = torch.device(name)
+        with random_state_kept(device) as has_moved:
+            assert not has_moved()
+            torch.rand(1, generator=own)
+            assert has_moved()
+            with seeded_generators(1, "0", 2, device):
+                first = torch.rand(3, generator=own), torch.rand(3)
+            with seeded_generators(1, "0", 2, device):
+                again = torch.rand(3, generator=own), torch.rand(3)
+            assert all(map(torch.equal, first, again))
+        assert torch.equal(own.get_state(), before[0])
+        assert torch.equal(torch.get_rng_state(), before[1])
+        assert set(asked) == {where}
+        asked.clear()
+
+
 # ---- nothing of the host's in a pass on another device -------------------------------------------------------------
 
 
@@ -462,6 +500,21 @@ def test_a_gpus_settings_stay_as_they_were(x):
     predict(model, x, device="cuda")
     assert settings() == before
     assert {parameter.device.type for parameter in model.parameters()} == {"cpu"}
+
+
+@pytest.mark.gpu
+def test_random_numbers_that_a_model_draws_on_a_gpu_are_reported(x):
+    class Noisy(Net):
+        def forward(self, x):
+            return super().forward(x + torch.randn(x.shape, device=x.device))
+
+    before = torch.cuda.get_rng_state()
+    for _ in range(2):
+        with pytest.warns(UserWarning, match="random numbers of its own besides dropout"):
+            found = predict(Noisy(), x, device="cuda")
+    with pytest.warns(UserWarning, match="of its own"):
+        np.testing.assert_array_equal(predict(Noisy(), x, device="cuda").samples, found.samples)
+    assert torch.equal(torch.cuda.get_rng_state(), before)
 
 
 @pytest.mark.gpu
