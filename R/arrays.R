@@ -20,12 +20,18 @@ as_rows <- function(x, name = rlang::caller_arg(x), call = rlang::caller_env()) 
   as.array(na_as_nan(x))
 }
 
+# The same for a network, which finds the columns of a data frame by their names.
+as_network_rows <- function(x, name = rlang::caller_arg(x), call = rlang::caller_env()) {
+  rows <- as_rows(x, name, call)
+  if (is.data.frame(x)) call_core("arrays.ArrayRows", rows, as.list(colnames(rows)), call = call) else rows
+}
+
 # One array of rows, or several: a list goes over as a tuple, with names as a dict.
 as_model_inputs <- function(x, name = rlang::caller_arg(x), call = rlang::caller_env()) {
   if (!is.list(x) || is.object(x)) {
-    return(as_rows(x, name, call))
+    return(as_network_rows(x, name, call))
   }
-  parts <- lapply(x, function(part) if (is.null(part)) NULL else as_rows(part, name, call))
+  parts <- lapply(x, function(part) if (is.null(part)) NULL else as_network_rows(part, name, call))
   if (is.null(names(x))) tuple_for_python(parts) else parts
 }
 

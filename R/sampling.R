@@ -24,7 +24,7 @@
 #' @param masks (string) `"shared"`: a draw drops the same units for every input, as in Gal's derivation.
 #'   `"per_input"`: fresh masks for every input.
 #' @param ids (whole numbers or character vector) One per input, for `masks = "per_input"`: an input's masks
-#'   go by its id. 0, 1, ... by default, as in Python.
+#'   go by its id, so inputs with the same id get the same masks. 0, 1, ... by default, as in Python.
 #' @param tolerance (number) Draw only until the largest Monte Carlo standard error of an input's `mean` is
 #'   below this, `n_samples` being the most; `n_samples` of the result then has a number for each input, and
 #'   kept draws end in `NaN`. Inputs whose first draws happen to agree stop early, so answers lean to the sure
@@ -44,9 +44,11 @@
 #' @param precision (string) `"float32"`, or `"bfloat16"` or `"float16"` for the network; summaries are in
 #'   double always. On real images either moves the mean by less than a tenth of what another `seed` does (the
 #'   vignette has the table).
-#' @param device (string) `"auto"`, `"cpu"`, `"cuda"`, ... Precision and device of a Keras model are as Keras
-#'   has them.
-#' @param seed (whole number) `NULL` draws one from R's generator, so that [set.seed()] governs.
+#' @param device (character vector) `"auto"` (the first GPU, if there is one), `"cpu"`, `"cuda"`, `"cuda:1"`,
+#'   ..., or several, as in `c("cuda:0", "cuda:1")`, which take batches in turns; with how many never changes
+#'   the result. Precision and device of a Keras model are as Keras has them.
+#' @param seed (whole number) From 0 to 2^53 - 1; `NULL` draws one from R's generator, so that [set.seed()]
+#'   governs.
 #' @param progress (flag) Show a progress bar? By default where R is used interactively; see
 #'   `options(mcdropout.progress = )`.
 #' @return (mc_prediction) A list of R data; see [mc_prediction].
@@ -116,7 +118,7 @@ predict.mc_model <- function(object, new_data, type = NULL, ...) {
 #' Predict with the dropout off
 #'
 #' The ordinary prediction of a network, one pass with nothing dropped, to compare with the mean of
-#' [mc_predict()].
+#' [mc_predict()]. Of several devices the first is taken.
 #'
 #' @inheritParams mc_predict
 #' @return (numeric matrix) Probabilities, input x label, or values, input x output.

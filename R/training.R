@@ -11,7 +11,8 @@
 #' @param model,object (mc_model) A network of [mc_cnn()] or [mc_mlp()], or a torch module of your own with
 #'   the attributes `task`, `labels` and `outputs`.
 #' @param x (numeric array, data frame or mc_images) Inputs along the first axis: input x height x width x
-#'   channel for [mc_cnn()], input x feature for [mc_mlp()]. No missing values.
+#'   channel for [mc_cnn()], input x feature for [mc_mlp()]. No missing values. The names of a data frame's
+#'   columns are kept: data frames that are predicted later may have them in any order, but must have these.
 #' @param y (factor, character, integer or logical vector, or one-hot matrix; for values, numeric vector or
 #'   matrix) What is to be learnt, one per input. Labels are matched by name. No missing values.
 #' @param ... Not used; what follows is given by name. For `fit()`, arguments of `mc_fit()`.
@@ -68,7 +69,7 @@ mc_fit <- function(model, x, y, ..., epochs = 10, batch_size = 128, learning_rat
   # What was learnt is kept however this function is left.
   on.exit(if (inherits(model, "mc_model")) refresh_model(model), add = TRUE)
   call_core(
-    "mc_fit", network, as_rows(x), as_targets(y, labels_of(model)),
+    "mc_fit", network, as_network_rows(x), as_targets(y, labels_of(model)),
     epochs = as_count(epochs),
     batch_size = as_count(batch_size),
     learning_rate = as_number(learning_rate, above = 0),
@@ -128,7 +129,7 @@ mc_train_on_batch <- function(model, x, y, ..., optimizer = NULL, kl_weight = NU
   network <- as_network(model)
   metrics <- from_python(
     call_core(
-      "mc_train_on_batch", network, as_rows(x), as_targets(y, labels_of(model)),
+      "mc_train_on_batch", network, as_network_rows(x), as_targets(y, labels_of(model)),
       optimizer = as_python_function(optimizer),
       kl_weight = if_given(kl_weight, as_number, at_least = 0)
     )
@@ -164,7 +165,7 @@ as_validation_data <- function(data, labels, call) {
   if (!is.list(data) || is.data.frame(data) || length(data) != 2) {
     abort_must("validation_data", "be a list of x and y", data, call = call)
   }
-  list(as_rows(data[[1]], "validation_data", call), as_targets(data[[2]], labels, "validation_data", call))
+  list(as_network_rows(data[[1]], "validation_data", call), as_targets(data[[2]], labels, "validation_data", call))
 }
 
 as_callbacks <- function(callbacks, call = rlang::caller_env()) {

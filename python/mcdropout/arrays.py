@@ -42,10 +42,15 @@ class Rows(Protocol):
 
 
 class ArrayRows:
-    """Rows of an array of any numeric type and memory order; never copied or cast as a whole."""
+    """Rows of an array of any numeric type and memory order; never copied or cast as a whole.
 
-    def __init__(self, values: np.ndarray) -> None:
+    columns: the names of a table's columns, if they are words and all different.
+    """
+
+    def __init__(self, values: np.ndarray, columns: Sequence[object] = ()) -> None:
         self.values = values
+        words = tuple(one for one in columns if isinstance(one, str))
+        self.columns = words if len(set(words)) == len(columns) else ()
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -65,12 +70,35 @@ def as_rows(x: object, name: str = "x") -> Rows:
 
     Raises ValueError where there are no inputs, and TypeError where they are not numbers.
     """
-    rows = cast(Rows, x) if _is_rows(x) else ArrayRows(_as_numbers(x, name))
+    columns = list(cast(Any, x).columns) if _is_a(x, "pandas", "DataFrame") else ()
+    rows = cast(Rows, x) if _is_rows(x) else ArrayRows(_as_numbers(x, name), columns)
     if len(rows.shape) == 0:
         raise ValueError(f"`{name}` must have a first axis of inputs; got one number alone.")
     if 0 in rows.shape:
         raise ValueError(f"`{name}` must hold at least one input; got shape {tuple(rows.shape)}.")
     return rows
+
+
+def columns_of(rows: Rows) -> tuple[str, ...]:
+    """The names of a table's columns; () where it has none."""
+    return rows.columns if isinstance(rows, ArrayRows) else ()
+
+
+def in_order(rows: Rows, columns: Sequence[str], name: str = "x") -> Rows:
+    """A table with its columns in the order of `columns`; what has no names is taken as it is.
+
+    Raises ValueError where the names are others.
+    """
+    own = columns_of(rows)
+    if not own or not columns or own == tuple(columns):
+        return rows
+    strange = next((one for one in own if one not in columns), None)
+    missing = next((one for one in columns if one not in own), None)
+    if strange is not None or missing is not None:
+        got = f"no {shown(missing)}" if missing is not None else f"{shown(strange)} besides"
+        raise ValueError(f"`{name}` must have the columns that `model` was trained on, in any order; got {got}.")
+    assert isinstance(rows, ArrayRows)
+    return ArrayRows(rows.values[:, [own.index(one) for one in columns]], columns)
 
 
 def check_finite(rows: Rows, name: str = "x") -> None:
@@ -138,7 +166,7 @@ def _all_usable(values: np.ndarray) -> bool:
 
 def _named(value: float) -> str:
     if np.isnan(value):
-        return "NaN"
+        return "a missing value (NA or NaN)"
     return "an infinite value" if np.isinf(value) else f"{value:.3g}, too large for float32,"
 
 
@@ -316,6 +344,13 @@ def as_device(device: object) -> torch.device:
     if found.type == "cpu" or _answers(found):
         return found
     raise ValueError(f'`device` "{found}" is not available here; use "cpu" or "auto".')
+
+
+def as_devices(device: object) -> list[torch.device]:
+    """One device or several, each as `as_device()` takes it."""
+    if isinstance(device, (list, tuple)) and device:
+        return [as_device(one) for one in device]
+    return [as_device(device)]
 
 
 def _answers(device: torch.device) -> bool:

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from .arrays import ArrayRows, Label, Rows, as_device, as_rows, check_finite
+from .arrays import ArrayRows, Label, Rows, as_device, as_devices, as_rows, check_finite
 from .checks import UnreadableFile, check_choice, check_count, check_flag, check_path, shown
 from .datasets import ImageFiles
 from .models import MCNetwork, check_counts, weights_from
@@ -189,23 +189,24 @@ def behind_the_same(facts: Mapping[str, Any], head: MCNetwork) -> FrozenNetwork:
     return made
 
 
-def behind_backbone(model: Any, x: Any, device: str | torch.device = "auto", name: str = "x") -> tuple[Any, Any]:
+def behind_backbone(model: Any, x: Any, device: object = "auto", name: str = "x") -> tuple[Any, Any]:
     """The network that learns and samples, and what it gets: behind a frozen backbone, the head and its features.
 
-    What comes in batches is looked at batch by batch, and not kept.
+    What comes in batches is looked at batch by batch, and not kept. Of several devices the first looks.
     """
     if not isinstance(model, FrozenNetwork):
         return model, x
+    where = as_devices(device)[0]
     if isinstance(x, Mapping | tuple):
         raise ValueError(f"`{name}` must be one array of inputs where `model` has a frozen backbone; got several.")
     if isinstance(x, Dataset) and not isinstance(x, DataLoader):
         x = DataLoader(x, batch_size=model.looking.batch_size)
     if isinstance(x, DataLoader | Iterator):
-        return model.head, _streamed(model, x, device)
-    return model.head, model.features(x, device=device, name=name)
+        return model.head, _streamed(model, x, where)
+    return model.head, model.features(x, device=where, name=name)
 
 
-def _streamed(model: FrozenNetwork, batches: Iterable[Any], device: str | torch.device) -> Iterator[Any]:
+def _streamed(model: FrozenNetwork, batches: Iterable[Any], device: torch.device) -> Iterator[Any]:
     for batch in batches:
         yield model.looked_at(batch[0] if isinstance(batch, tuple | list) else batch, device=device)
 

@@ -19,7 +19,8 @@ from .checks import check_count, check_number, check_seed, shown
 from .measures import check_prediction, predicted_codes, true_codes, true_values
 from .outputs import Select
 from .prediction import Array, MCPrediction
-from .sampling import DRAWS_BYTES, Besides, Network, Progress, Request, draw_all, mc_predict
+from .progress import Progress
+from .sampling import DRAWS_BYTES, Besides, Network, Request, draw_all, mc_predict, sampler_for
 from .summaries import entropy_parts, mean_and_variance, standard_error
 
 SHARE = 0.95  # of the inputs for which the recommended number is enough
@@ -68,7 +69,7 @@ def mc_convergence(
     select: Select | None = None,
     stochastic_depth: bool = True,
     precision: str = "float32",
-    device: str = "auto",
+    device: str | Sequence[str] = "auto",
     seed: int | None = None,
     progress: Progress = True,
 ) -> MCConvergence:
@@ -198,7 +199,7 @@ def mc_compare_rates(
     labels: Iterable[Label] | None = None,
     select: Select | None = None,
     precision: str = "float32",
-    device: str = "auto",
+    device: str | Sequence[str] = "auto",
     seed: int | None = None,
     progress: Progress = True,
 ) -> pd.DataFrame:
@@ -230,7 +231,7 @@ def mc_compare_rates(
         values = network.outputs.task == "regression"  # whose loss needs the draws
         request = Request.checked(n_samples, batch_size, 0.95, "shared", None, values, None, seed)
         feed = network.feed(x)
-        sampler = network.sampler(feed.head(3), request, Besides(True, False), None if refit else rate)
+        sampler = sampler_for(network, feed, request, Besides(True, False), rate=None if refit else rate)
         prediction = draw_all(network, sampler, feed, request, None, progress, started)
         loss, more = _loss(check_prediction(prediction), y)
         losses.append(loss)

@@ -12,8 +12,8 @@ from __future__ import annotations
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor, TimeoutError
-from contextlib import contextmanager, nullcontext
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager, nullcontext
 from functools import partial
 from typing import Any, TypeVar
 
@@ -25,11 +25,12 @@ from torch._C._functorch import (  # torch has no public way to say this, and it
 )
 
 from .checks import IdenticalDraws, OutOfMemory
+from .devices import awaited, chunk_bytes, for_float64, give_memory_back, seed_generators, sent
 from .folding import FoldedMode, can_be_folded
 from .inputs import Inputs
 from .operations import is_opened
 from .outputs import Outputs
-from .randomness import keep_masks, normals, seeded_generators
+from .randomness import GENERATORS, keep_masks, normals, seeded_generators
 from .sites import (
     NORMAL_KINDS,
     Probe,
@@ -50,31 +51,44 @@ INPUTS_PER_CHUNK = 4  # so few at least that a mask, once read, serves several i
 INPUTS_PER_WEIGHTS = 64  # weights of a draw are larger than what they work on, and want to serve more
 FEW_DRAWS = 8  # where fewer than so many fit into a chunk, vmap costs more than it saves
 
+TOO_LARGE = "`model` needs more memory for one draw of one input than there is; use a smaller network."
+
 Masks = dict[str, Tensor]
 T = TypeVar("T")
 
 
 class Sampler:
-    """Runs inputs through draws of one model; inputs of another shape are probed anew, and get masks of their own."""
+    """Runs inputs through draws of one model; inputs of another shape are probed anew, and get masks of their own.
 
-    def __init__(self, make_plan: Callable[[Inputs], Plan], example: Inputs, seed: int, workers: int | None) -> None:
+    `make_plan` gets inputs on a device, and the device. Where nothing may run beside the model, the first device does
+    all.
+    """
+
+    def __init__(
+        self,
+        make_plan: Callable[[Inputs, torch.device], Plan],
+        example: Inputs,
+        seed: int,
+        workers: int | None,
+        devices: list[torch.device],
+    ) -> None:
         self.make_plan, self.seed, self.workers = make_plan, seed, workers
-        self.first = make_plan(example)
+        self.first = make_plan(example, devices[0])
         self.input_bytes = example.nbytes // len(example)
-        self.plans = {example.signature: self.first}
+        self.devices = devices[:1] if self.first.alone else devices
+        self.plans = {(example.signature, 0): self.first}
 
-    def run(
-        self, inputs: Inputs, ids: np.ndarray, draws: range, workers: Workers, report: Callable[[int], None]
-    ) -> Tensor:
-        """Raw outputs (draw, input, ...) of some draws; `report` is told how many more inputs are done."""
-        plan = self.plans.get(inputs.signature)
-        if plan is None:
-            plan = self.plans[inputs.signature] = self.make_plan(inputs)
-        return plan.run(inputs, ids, draws, workers, report)
+    def plan(self, inputs: Inputs, lane: int = 0) -> Plan:
+        """How inputs that lie on a device are drawn there; `lane` is the device's place in `devices`."""
+        key = inputs.signature, lane
+        if key not in self.plans:
+            with GENERATORS:  # a probe looks whether torch's generators move, so one at a time
+                self.plans[key] = self.make_plan(inputs, self.devices[lane])
+        return self.plans[key]
 
     @contextmanager
-    def at_work(self) -> Iterator[Workers]:
-        """The workers for one prediction.
+    def at_work(self) -> Iterator[list[Workers]]:
+        """The workers of each device for one prediction.
 
         Tells of what cannot be keyed: random numbers of the model's own, and calls that no probe had seen.
         """
@@ -83,10 +97,12 @@ class Sampler:
             _warn("`model` draws random numbers of its own besides dropout; they depend on `batch_size` too.")
         elif self.first.probe.training_randomness:
             _warn("`model` draws random numbers of its own when training, besides dropout; they are left out.")
-        with random_state_kept() if own else nullcontext(), Workers.wanted(self.workers, self.first.device) as workers:
+        device = self.first.device
+        with random_state_kept(device) if own else nullcontext(), ExitStack() as stack:
             if own:
-                torch.manual_seed(self.seed)
-            yield workers
+                seed_generators(self.seed, device)
+            crews = [Workers.wanted(self.workers, device, self.devices.count(device)) for device in self.devices]
+            yield [stack.enter_context(workers) for workers in crews]
         unknown = sorted({name for plan in self.plans.values() for name in plan.unknown})
         if unknown:
             _warn(
@@ -134,14 +150,16 @@ class Plan:
         if masks == "per_input":
             row_bytes = max(row_bytes, *(site.n_elements for site in self.sites.values() if not site.layer), 0)
         at_least = INPUTS_PER_WEIGHTS if self.weights else INPUTS_PER_CHUNK
-        self.draws_per_chunk, inputs = chunk_sizes(n_samples, row_bytes, at_least)
-        self.most_inputs = max(1, min(batch_size, PREFIX_BYTES // max(1, probe.prefix_bytes)))  # of which no draw knows
+        budget = chunk_bytes(self.device, CHUNK_BYTES)
+        self.draws_per_chunk, inputs = chunk_sizes(n_samples, row_bytes, at_least, budget)
+        most = chunk_bytes(self.device, PREFIX_BYTES) // max(1, probe.prefix_bytes)
+        self.most_inputs = max(1, min(batch_size, most))  # in a pass that knows of no draws
         self.inputs_per_chunk = min(inputs, self.most_inputs)
         self.inputs_per_loop = min(inputs * self.draws_per_chunk, self.most_inputs)  # one draw at a time
         if self.weights and self._kept_sites() == self.sites and self.draws_per_chunk < min(FEW_DRAWS, n_samples):
             self._draw_one_after_the_other(n_samples)
         self.prefix_can_be_kept = True
-        self.has_spread = False
+        self.differing: list[Tensor] = []  # whether draws differed so far; not asked before the end, lest we wait
         self.unknown: set[str] = set()
         self.kept: dict[range, Masks] = {}
         self.drawn_from = [one for site in self.weights.values() if site.layer for one in site.layer.parameters()]
@@ -168,8 +186,13 @@ class Plan:
                     done.append(out)
             rounds.append(torch.cat(done, dim=1))
         out = torch.cat(rounds) if len(rounds) > 1 else rounds[0]
-        self.has_spread = self.has_spread or bool((out[1:] != out[:1]).any())
+        self.differing = [torch.stack([*self.differing, (out[1:] != out[:1]).any()]).any()]
         return out
+
+    @property
+    def has_spread(self) -> bool:
+        """Whether any draws differed."""
+        return any(map(bool, self.differing))
 
     @contextmanager
     def _borrowed(self) -> Iterator[Replica]:
@@ -201,20 +224,18 @@ class Plan:
     def _some_inputs(self, inputs: Inputs, ids: np.ndarray, draws: range, part: slice) -> Tensor:
         """A few inputs; halves what is done at a time when memory runs out."""
         inputs, ids = inputs[part], ids[part]
-        try:
-            out = torch.cat([self._chunk(inputs, ids, part) for part in self._draw_parts(draws)])
-        except (MemoryError, RuntimeError) as error:
-            if not _is_out_of_memory(error):
-                raise
-            return self._in_halves(inputs, ids, draws, error)
-        return out
+        with _out_of_memory_passed_over():
+            return torch.cat([self._chunk(inputs, ids, part) for part in self._draw_parts(draws)])
+        # after the error, which held on to all that had been made
+        return self._in_halves(inputs, ids, draws)
 
     def _draw_parts(self, draws: range) -> list[range]:
         step = self.draws_per_chunk
         return [range(start, min(start + step, draws.stop)) for start in range(draws.start, draws.stop, step)]
 
-    def _in_halves(self, inputs: Inputs, ids: np.ndarray, draws: range, error: Exception) -> Tensor:
+    def _in_halves(self, inputs: Inputs, ids: np.ndarray, draws: range) -> Tensor:
         self.kept.clear()
+        give_memory_back(self.device)
         if len(inputs) > 1:
             self.inputs_per_chunk = max(1, self.inputs_per_chunk // 2)
             halves = slice(0, len(inputs) // 2), slice(len(inputs) // 2, None)
@@ -222,9 +243,7 @@ class Plan:
         if self.draws_per_chunk > 1:
             self.draws_per_chunk //= 2
             return self._some_inputs(inputs, ids, draws, slice(None))
-        raise OutOfMemory(
-            "`model` needs more memory for one draw of one input than there is; use a smaller network."
-        ) from error
+        raise OutOfMemory(TOO_LARGE)
 
     def _chunk(self, inputs: Inputs, ids: np.ndarray, draws: range) -> Tensor:
         masks = self._masks(draws, ids)
@@ -282,8 +301,12 @@ class Plan:
     def _choose_engine(self, inputs: Inputs, ids: np.ndarray) -> None:
         """The first that gives the loop's numbers on two draws of a few inputs."""
         masks = self._made(range(2), self.sites, self._as_ids(ids))
-        with self._borrowed() as replica:
+        looped = None
+        with _out_of_memory_passed_over(), self._borrowed() as replica:
             looped = self._looped(replica, inputs, masks)
+        if looped is None:
+            self._choose_engine_by_fewer(inputs, ids)
+            return
         failures = []
         for engine, run in self._engines().items():
             if engine == "loop":
@@ -291,11 +314,7 @@ class Plan:
             try:
                 with self._borrowed() as replica, _no_talk_of_batching_rules():
                     result = run(replica, inputs, masks)
-            except MemoryError:
-                raise
             except Exception as error:  # there are as many ways to fail as models are written
-                if _is_out_of_memory(error):
-                    raise
                 failures.append(f"{engine} failed: {_first_line(error)}")
                 continue
             if self._same(looped, result):
@@ -303,6 +322,12 @@ class Plan:
                 return
             failures.append(f"{engine} gave other numbers than the loop")
         self.engine, self.engine_reason = "loop", "; ".join(failures)
+
+    def _choose_engine_by_fewer(self, inputs: Inputs, ids: np.ndarray) -> None:
+        give_memory_back(self.device)
+        if len(inputs) == 1:
+            raise OutOfMemory(TOO_LARGE)
+        self._choose_engine(inputs[slice(0, 1)], ids[:1])
 
     def _same(self, looped: Tensor, result: Tensor) -> bool:
         tolerance = 1e-4 if self.precision == "float32" else 5e-2  # sums in another order; 8 bits of bfloat16
@@ -353,18 +378,18 @@ class Plan:
         return {**made, **self._made(draws, missing, self._as_ids(ids))}
 
     def _made(self, draws: range, sites: dict[str, Site], ids: Tensor | None = None) -> Masks:
-        which = torch.arange(draws.start, draws.stop, device=self.device)
+        which = torch.arange(draws.start, draws.stop, device=for_float64(self.device))
         # masks of which each is used once are made numbers of where they meet their input, in the cache
         raw = self.fused if ids is not None and self.engine == "folded" else ()
         return {
-            name: drawn_weights(self.seed, site, which)
+            name: drawn_weights(self.seed, site, which, self.device)
             if site.layer
-            else site_masks(self.seed, site, which, ids, name in raw)
+            else site_masks(self.seed, site, which, ids, name in raw).to(self.device)
             for name, site in sites.items()
         }
 
     def _as_ids(self, ids: np.ndarray) -> Tensor | None:
-        return torch.from_numpy(ids).to(self.device) if self.masks == "per_input" else None
+        return sent(torch.from_numpy(ids), for_float64(self.device)) if self.masks == "per_input" else None
 
 
 @contextmanager
@@ -452,9 +477,12 @@ class Workers:
         self.n_threads = torch.get_num_threads()
 
     @classmethod
-    def wanted(cls, workers: int | None, device: torch.device) -> Workers:
-        """As many as asked for; else, on a CPU, as torch would use for one operation: elsewhere one drives all."""
-        return cls(workers or (torch.get_num_threads() if device.type == "cpu" else 1))
+    def wanted(cls, workers: int | None, device: torch.device, sharing: int = 1) -> Workers:
+        """As many as asked for; else, on a CPU, as torch would use for one operation: elsewhere one drives all.
+
+        `sharing`: how many crews work on the device.
+        """
+        return cls(workers or (max(1, torch.get_num_threads() // sharing) if device.type == "cpu" else 1))
 
     def __enter__(self) -> Workers:
         return self
@@ -470,28 +498,21 @@ class Workers:
             return map(work, parts)
         if self.pool is None:
             self.pool = ThreadPoolExecutor(self.n_workers, initializer=partial(torch.set_num_threads, 1))
-        return map(_result, [self.pool.submit(work, part) for part in parts])
-
-
-def _result(future: Future[T]) -> T:
-    while True:
-        try:
-            return future.result(timeout=0.1)  # an interrupt from R is seen between waits only
-        except TimeoutError:
-            if future.done():
-                raise
+        return map(awaited, [self.pool.submit(work, part) for part in parts])
 
 
 # ---- sizes and masks ------------------------------------------------------------------------------------------
 
 
-def chunk_sizes(n_samples: int, bytes_per_row: int, inputs_at_least: int = INPUTS_PER_CHUNK) -> tuple[int, int]:
-    """(draws, inputs) of a chunk, whose largest intermediate result should stay in cache.
+def chunk_sizes(
+    n_samples: int, bytes_per_row: int, inputs_at_least: int = INPUTS_PER_CHUNK, budget: int = CHUNK_BYTES
+) -> tuple[int, int]:
+    """(draws, inputs) of a chunk, whose largest intermediate result should take `budget` bytes: what stays in cache.
 
-    Depends on the network alone, never on the machine's load or the caller's batch size, so that two runs agree to
-    the bit.
+    Depends on the network and the device alone, never on the machine's load or the caller's batch size, so that two
+    runs agree to the bit.
     """
-    rows = max(1, CHUNK_BYTES // max(1, bytes_per_row))
+    rows = max(1, budget // max(1, bytes_per_row))
     most = max(1, rows // inputs_at_least)
     pieces = 1 if n_samples <= 1.5 * most else -(-n_samples // most)  # rather fewer inputs than a small last piece
     draws = -(-n_samples // pieces)
@@ -529,28 +550,38 @@ def site_masks(seed: int, site: Site, draws: Tensor, ids: Tensor | None, raw: bo
 
 
 class _KeyedNoise:
-    """The noise of some draws of one site."""
+    """The noise of some draws of one site, for weights on a device."""
 
-    def __init__(self, seed: int, site: Site, draws: Tensor) -> None:
-        self.seed, self.site, self.draws = seed, site, draws
+    def __init__(self, seed: int, site: Site, draws: Tensor, device: torch.device) -> None:
+        self.seed, self.site, self.draws, self.device = seed, site, draws, device
 
     def normals(self, n: int) -> Tensor:
         one = torch.zeros_like(self.draws[:1])
-        return normals(self.seed, "shared", self.site.key, n, self.draws, one, self.site.dtype)[:, 0]
+        return normals(self.seed, "shared", self.site.key, n, self.draws, one, self.site.dtype)[:, 0].to(self.device)
 
     def each(self, sample: Callable[[], Tensor]) -> Tensor:
         drawn = []
         for draw in self.draws.tolist():
-            with seeded_generators(self.seed, self.site.key, draw, self.draws.device):
+            with seeded_generators(self.seed, self.site.key, draw, self.device):
                 drawn.append(sample())
         return torch.stack(drawn)
 
 
-def drawn_weights(seed: int, site: Site, draws: Tensor) -> Tensor:
+def drawn_weights(seed: int, site: Site, draws: Tensor, device: torch.device) -> Tensor:
     """The weights of a variational layer, (draw, weight)."""
     assert site.layer is not None
     with torch.no_grad():
-        return site.layer.draw(_KeyedNoise(seed, site, draws)).contiguous()
+        return site.layer.draw(_KeyedNoise(seed, site, draws, device)).contiguous()
+
+
+@contextmanager
+def _out_of_memory_passed_over() -> Iterator[None]:
+    """Go on behind the block if it runs out of memory."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not _is_out_of_memory(error):
+            raise
 
 
 def _is_out_of_memory(error: Exception) -> bool:

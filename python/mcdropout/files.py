@@ -114,7 +114,7 @@ def _model_state(model: MCNetwork | FrozenNetwork) -> tuple[dict[str, np.ndarray
         for name, values in model.state_dict().items()
     }
     history = None if model.history is None else model.history.to_dict(orient="list")
-    return arrays, {"spec": savable_spec(model.spec), "history": history}
+    return arrays, {"spec": savable_spec(model.spec), "history": history, "columns": list(model.columns)}
 
 
 def _model(arrays: dict[str, np.ndarray], facts: dict[str, Any]) -> MCNetwork | FrozenNetwork:
@@ -130,6 +130,7 @@ def _model(arrays: dict[str, np.ndarray], facts: dict[str, Any]) -> MCNetwork | 
         raise ValueError("The arrays do not fit the network that the file describes.")
     model = build(facts["spec"])
     model.load_state_dict({name: torch.from_numpy(values.copy()) for name, values in arrays.items()})
+    model.columns = tuple(facts.get("columns", ()))  # files of the first version have none
     history = facts["history"]
     model.history = None if history is None else pd.DataFrame(history)
     return behind_the_same(facts["backbone"], model) if "backbone" in facts else model

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, RandomSampler
 
-from .arrays import ArrayRows, Rows, as_rows, check_finite
+from .arrays import ArrayRows, Rows, as_rows, check_finite, in_order
 from .checks import check_length
+from .devices import sent
 
 TARGETS = frozenset(("labels", "label", "targets", "target", "y"))  # not for the model, in batches that are mappings
 
@@ -62,6 +63,15 @@ class Inputs:
         values = (*self.args, *self.kwargs.values())
         return tuple(tuple(value.shape[1:]) if isinstance(value, Tensor) else None for value in values)
 
+    def each_tensor(self, change: Callable[[Tensor], Tensor]) -> Inputs:
+        """With every tensor changed, the number of inputs the same."""
+
+        def changed(value: Any) -> Any:
+            return change(value) if isinstance(value, Tensor) else value
+
+        kwargs = {name: changed(value) for name, value in self.kwargs.items()}
+        return Inputs(tuple(changed(value) for value in self.args), kwargs, self.n)
+
     def cycled(self, n: int) -> Inputs:
         """The first n, starting again where there are fewer."""
         return self[torch.arange(n) % self.n]
@@ -77,22 +87,26 @@ class Inputs:
 
 @dataclass(frozen=True)
 class Taking:
-    """How arrays become the tensors of a model."""
+    """How arrays become the tensors of a model, in the host's memory."""
 
-    device: torch.device
     dtype: torch.dtype = torch.float32  # of the model's weights
     keep_whole_numbers: bool = False  # token ids stay whole numbers; pixels and features become float32
     channels_last: bool = False  # quicker for convolutions, the same numbers
+    columns: tuple[str, ...] = ()  # of the table that the model was trained on
 
     def tensor(self, rows: Rows, part: slice) -> Tensor:
         """Some rows, copied so that an in-place operation of the model cannot reach the caller's array."""
         dtype = rows.values.dtype if isinstance(rows, ArrayRows) else np.dtype(np.float32)
         if self.keep_whole_numbers and isinstance(rows, ArrayRows) and (dtype.kind == "b" or _is_wide(dtype)):
             whole = rows.values[part].astype(bool if dtype.kind == "b" else np.int64, order="C")
-            return torch.from_numpy(whole).to(self.device)
+            return torch.from_numpy(whole)
         if isinstance(rows, ArrayRows) and self.dtype == torch.float64:
-            return self.arranged(torch.from_numpy(rows.values[part].astype(np.float64, order="C")).to(self.device))
-        return self.arranged(torch.from_numpy(np.array(rows.take(part), order="C")).to(self.device, self.dtype))
+            return torch.from_numpy(rows.values[part].astype(np.float64, order="C"))
+        return torch.from_numpy(np.array(rows.take(part), order="C")).to(self.dtype)
+
+    def placed(self, inputs: Inputs, device: torch.device) -> Inputs:
+        """Inputs as the model takes them on a device."""
+        return inputs.each_tensor(lambda x: self.arranged(sent(x, device)))
 
     def arranged(self, x: Tensor) -> Tensor:
         """In the memory order that suits the model."""
@@ -110,8 +124,8 @@ class ArrayFeed:
 
     def __init__(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], taking: Taking) -> None:
         self.taking = taking
-        self.args = tuple(_rows_or_none(value, "x") for value in args)
-        self.kwargs = {name: _rows_or_none(value, name) for name, value in kwargs.items()}
+        self.args = tuple(_rows_or_none(value, "x", taking) for value in args)
+        self.kwargs = {name: _rows_or_none(value, name, taking) for name, value in kwargs.items()}
         given = [rows for rows in (*self.args, *self.kwargs.values()) if rows is not None]
         if not given:
             raise ValueError("`x` must hold at least one array; got none.")
@@ -142,10 +156,10 @@ class ArrayFeed:
         return Inputs(args, kwargs, len(range(*part.indices(self.n_inputs or 0))))
 
 
-def _rows_or_none(value: Any, name: str) -> Rows | None:
+def _rows_or_none(value: Any, name: str, taking: Taking) -> Rows | None:
     if value is None:
         return None
-    rows = as_rows(value, name)
+    rows = in_order(as_rows(value, name), taking.columns, name)
     check_finite(rows, name)
     return rows
 

@@ -6,7 +6,7 @@ TensorFlow and JAX vectorised draws are compiled, with masks and inputs as argum
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -99,9 +99,9 @@ class KerasPlan(Plan):
             draws.append(replica.to_torch(self._of(replica, given, own, len(inputs), values)))
         return torch.stack(draws)
 
-    def _in_halves(self, inputs: Inputs, ids: np.ndarray, draws: range, error: Exception) -> Tensor:
+    def _in_halves(self, inputs: Inputs, ids: np.ndarray, draws: range) -> Tensor:
         self.n_compiled = 0
-        return super()._in_halves(inputs, ids, draws, error)
+        return super()._in_halves(inputs, ids, draws)
 
     def _of(self, replica: Replica, given: Any, masks: Any, n_inputs: int, values: Any = None) -> Any:
         """The wanted tensor of one pass under the masks of one draw (vectorised: of many)."""
@@ -219,7 +219,7 @@ class KerasNetwork:
         labels: Iterable[Label] | None,
         select: Select | None,
         precision: str,
-        device: str,
+        device: str | Sequence[str],
     ) -> KerasNetwork:
         """Check what can be known before anything runs."""
         backend = check_keras(model)
@@ -228,6 +228,8 @@ class KerasNetwork:
                 f"`precision` of a Keras model is that of its layers, by their dtype policy; got {shown(precision)}."
             )
         where = _device(backend)
+        if isinstance(device, (list, tuple)) and len(device) == 1:
+            device = device[0]
         if device not in ("auto", where.type, str(where)):
             raise ValueError(
                 f"`device` of a Keras model is where Keras has put it, {where}; got {shown(device)}. Set it by "
@@ -238,7 +240,6 @@ class KerasNetwork:
         layers = model._flatten_layers()
         kinds = load_keras().layers
         taking = Taking(
-            torch.device("cpu"),
             dtype=torch.float64 if any(one.dtype == "float64" for one in model.weights) else torch.float32,
             keep_whole_numbers=any(isinstance(one, kinds.Embedding) for one in layers)
             or any("int" in str(one.dtype) for one in _symbolic_inputs(model)),
@@ -257,7 +258,7 @@ class KerasNetwork:
     def sampler(self, example: Inputs, request: Request, besides: Besides) -> Sampler:
         """Find the sites, check the outputs, and make ready to draw."""
 
-        def make_plan(inputs: Inputs) -> Plan:
+        def make_plan(inputs: Inputs, _: torch.device) -> Plan:
             replica = self._new_replica()
             found = probe_keras(replica, inputs.cycled, besides.gaussian_noise)
             self.outputs.check(found.output, found.n_inputs)
@@ -273,7 +274,11 @@ class KerasNetwork:
                 request.batch_size,
             )
 
-        return Sampler(make_plan, example, request.seed, request.workers)
+        return Sampler(make_plan, example, request.seed, request.workers, [self.replica.device])
+
+    def placed(self, inputs: Inputs, _: torch.device) -> Inputs:
+        """Inputs stay with the host: the replica hands them to Keras."""
+        return inputs
 
     def _new_replica(self) -> Replica:
         return Replica(self.model, self.replica.backend, self.replica.device, self.replica.take)

@@ -160,6 +160,7 @@ class MCNetwork(nn.Module):
     spec: the arguments it was made with, as JSON can hold them. labels: a tuple, None for values.
     task: "classification", "binary" or "regression". outputs: what `forward` returns, "logits", "values" or
     "mean_log_variance". input_shape: of one input. history: a row per epoch of the last `mc_fit()`, or None.
+    columns: names of the features, if it was trained on a table that has them; tables to come are put in their order.
 
     Values are learnt, and features seen, in standard units; `forward` takes and gives the caller's units.
     """
@@ -175,6 +176,7 @@ class MCNetwork(nn.Module):
         self.spec = spec
         self.layers = layers if isinstance(layers, nn.Sequential) else nn.Sequential(layers)
         self.history: pd.DataFrame | None = None
+        self.columns: tuple[str, ...] = ()  # of the table that it was trained on, if they had names
         self.labels: tuple[Label, ...] | None = None if spec["labels"] is None else tuple(spec["labels"])
         self.task: str = spec["task"]
         self.noise: str = spec["noise"]

@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+PRECISIONS = ("float32", "bfloat16", "float16")  # as torch names them
+
 PRODUCTS = frozenset(
     (
         *(F.conv1d, F.conv2d, F.conv3d, F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d),

@@ -44,6 +44,7 @@ import torch
 from torch import Tensor
 
 from .checks import whole
+from .devices import generator_states, put_back, seed_generators
 from .native import native
 
 Key = tuple[int, int]
@@ -173,12 +174,13 @@ def seeded_generators(seed: int, site: str, draw: int, device: torch.device) -> 
     nothing = torch.zeros(1, dtype=torch.int64)
     words = philox(site_key(seed, "shared", site, "generator"), (nothing, nothing + draw, nothing, nothing))
     start = (int(words[0]) + (int(words[1]) << 32)) % 2**63
-    gpus = [device] if device.type == "cuda" else []
-    with GENERATORS, torch.random.fork_rng(gpus, device_type="cuda"):
-        torch.default_generator.manual_seed(start)
-        if gpus:
-            torch.cuda.manual_seed(start)
-        yield
+    with GENERATORS:
+        before = generator_states(device)
+        try:
+            seed_generators(start, device)
+            yield
+        finally:
+            put_back(before, device)
 
 
 def _field_bits(rate: float) -> tuple[float, int]:

@@ -10,8 +10,8 @@ import math
 import os
 import time
 import warnings
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -20,9 +20,8 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor, nn
-from tqdm.auto import tqdm
 
-from .arrays import Label, as_device, label_array
+from .arrays import Label, as_devices, label_array
 from .backbones import FrozenNetwork, behind_backbone
 from .checks import (
     OutOfMemory,
@@ -36,26 +35,25 @@ from .checks import (
     shown,
     whole,
 )
+from .devices import Lanes, answers_at_once, chunk_bytes, fetched, for_float64
 from .draws import Plan, Sampler, Workers
 from .inputs import ArrayFeed, Feed, Inputs, Taking, feed_of
 from .keras_draws import KerasNetwork
 from .keras_sites import is_keras, is_keras_2, load_model
 from .models import MCNetwork
 from .outputs import Outputs, Select
+from .precision import PRECISIONS
 from .prediction import BY_INPUT, MCPrediction
+from .progress import Progress, reporting
 from .randomness import input_ids
 from .sites import Replica, StochasticMode, advice_on, probe, replicate, sites_table
 from .summaries import standard_error, summarise_classes, summarise_values
 from .variational import BayesConv2d
 
 MASKS = ("shared", "per_input")
-PRECISIONS = ("float32", "bfloat16", "float16")
-DRAWS_BYTES = 256 << 20  # draws of one batch, float32
-GROUP_BYTES = 8 << 20  # batches are drawn together as long as neither their draws nor they themselves are larger
-PIECE_NUMBERS = 1 << 16  # draws that are summarised at once on a CPU: in float64 they and what is made of them in cache
+DRAWS_BYTES = 8 << 20  # draws at a time on a CPU, float32; there are some copies of them for a while
+PIECE_NUMBERS = 1 << 16  # of them that are summarised at once: in float64 they and what is made of them stay in cache
 FIRST_ROUND = 10  # draws before `tolerance` is first looked at; each further round adds about a half
-
-Progress = bool | Callable[[int, int, str], object]
 
 
 def mc_predict(
@@ -76,7 +74,7 @@ def mc_predict(
     gaussian_noise: bool = False,
     workers: int | None = None,
     precision: str = "float32",
-    device: str = "auto",
+    device: str | Sequence[str] = "auto",
     seed: int | None = None,
     progress: Progress = True,
 ) -> MCPrediction:
@@ -91,7 +89,8 @@ def mc_predict(
     n_samples: number of draws, at least 2. batch_size: inputs handled at a time; it never changes the result.
     level: of the intervals.
     masks: "shared" (draw t is the same network for every input) or "per_input" (fresh masks for each input, keyed by
-      `ids`, its position by default); weights of variational layers are drawn once for all inputs in both cases.
+      `ids`, its position by default: inputs with the same id get the same masks); weights of variational layers are
+      drawn once for all inputs in both cases.
     tolerance: draw only until each input's largest Monte Carlo standard error of `mean` is below this, `n_samples`
       being the most; `prediction.n_samples` then says how many each input took, and kept draws end in NaN.
       Inputs whose first draws happen to agree stop early, so answers lean to the sure side: on real images, with a
@@ -108,8 +107,10 @@ def mc_predict(
       uses on a CPU, and one on a GPU. Keras on TensorFlow and JAX has threads of its own.
     precision: "float32", "bfloat16" or "float16" for the network; summaries are in float64 always. On real images
       either moves the mean by less than a tenth of what another `seed` does (tests/benchmarks/bench_precision.py).
-    device: "auto", "cpu", "cuda", ... Precision and device of a Keras model are as Keras has them.
-    seed: decides every mask; None draws one and the result carries it.
+    device: "auto" (the first GPU, if there is one), "cpu", "cuda", "cuda:1", ..., or several, as in
+      `["cuda:0", "cuda:1"]`, which take batches in turns; with how many never changes the result. Precision and device
+      of a Keras model are as Keras has them.
+    seed: from 0 to 2^53 - 1, decides every mask; None draws one and the result carries it.
     progress: a bar on long runs, or a function of (done, total, text).
 
     The result for an input depends on the model, that input, `seed` and `n_samples` alone, up to rounding.
@@ -127,7 +128,7 @@ def mc_predict(
     ids = None if ids is None else check_ids(ids)
     if ids is not None and feed.n_inputs is not None:
         check_length(len(ids), "ids", feed.n_inputs, "x")
-    sampler = network.sampler(feed.head(3), request, besides)
+    sampler = sampler_for(network, feed, request, besides)
     return draw_all(network, sampler, feed, request, ids, progress, started)
 
 
@@ -140,21 +141,22 @@ def mc_predict_point(
     labels: Iterable[Label] | None = None,
     select: Select | None = None,
     precision: str = "float32",
-    device: str = "auto",
+    device: str | Sequence[str] = "auto",
     progress: Progress = True,
 ) -> np.ndarray:
     """The ordinary prediction with dropout off, to compare: probabilities (input, label) or values (input, output).
 
-    Arguments are those of `mc_predict()`; labels are in the order of `model.labels`.
+    Arguments are those of `mc_predict()`, of several devices the first is taken; labels are in the order of
+    `model.labels`.
     """
     batch_size = check_count(batch_size, "batch_size")
     model, x = behind_backbone(model, x, device)
     network = network_of(model, outputs, labels, select, precision, device)
     feed = network.feed(x)
     parts = []
-    with reporting(progress, feed.n_inputs, "Predicting") as report:
+    with reporting(progress, feed.n_inputs, "input", "Predicting") as report:
         for inputs in feed.batches(batch_size):
-            result = network.point(inputs)
+            result = network.point(network.placed(inputs, network.replica.device))
             if not parts:
                 network.outputs.check(result, len(inputs))
             parts.append(network.outputs.draws(network.outputs.tensor(result)[None])[0][0].cpu().numpy())
@@ -175,7 +177,8 @@ def mc_sites(model: Any, x: Any, *, stochastic_depth: bool = True, gaussian_nois
     besides = Besides.checked(stochastic_depth, gaussian_noise)
     where = "cpu" if isinstance(model, nn.Module) and not is_keras(model) else "auto"
     network = network_of(model, None if isinstance(model, MCNetwork) else "values", None, None, "float32", where)
-    return network.sites(network.feed(x).head, besides)
+    feed = network.feed(x)
+    return network.sites(lambda n: network.placed(feed.head(n), network.replica.device), besides)
 
 
 def mc_sampler(
@@ -190,7 +193,7 @@ def mc_sampler(
     stochastic_depth: bool = True,
     gaussian_noise: bool = False,
     precision: str = "float32",
-    device: str = "auto",
+    device: str | Sequence[str] = "auto",
     seed: int | None = None,
 ) -> MCSampler:
     """Prepare `mc_predict()` for a service that is asked again and again: the result is called with inputs.
@@ -203,7 +206,7 @@ def mc_sampler(
     front = model if isinstance(model, FrozenNetwork) else None
     model, given = behind_backbone(model, example, device)
     network = network_of(model, outputs, labels, select, precision, device)
-    sampler = network.sampler(network.feed(given).head(3), request, besides)
+    sampler = sampler_for(network, network.feed(given), request, besides)
     prepared = MCSampler(network, sampler, request, front)
     prepared(example)  # the engine is chosen and the masks are made here, not in the first answer
     return prepared
@@ -223,8 +226,8 @@ def check_ids(ids: Any) -> list[Any]:
 class MCSampler:
     """What `mc_sampler()` gives: call it with inputs.
 
-    Weights that are changed in place, as by an optimizer or `load_state_dict()`, are seen; ones that are put in place
-    of others are not.
+    Weights that are changed in place, as by an optimizer or `load_state_dict()`, are seen where the model lies on the
+    device that draws; ones that are put in place of others are not.
     """
 
     network: Network | KerasNetwork
@@ -311,7 +314,7 @@ def network_of(
     labels: Iterable[Label] | None,
     select: Select | None,
     precision: str,
-    device: str,
+    device: str | Sequence[str],
 ) -> Network | KerasNetwork:
     """How to run this model, by the library that it was made with."""
     if isinstance(model, (str, os.PathLike)) and str(model).endswith(".keras"):
@@ -328,6 +331,7 @@ class Network:
     replica: Replica
     outputs: Outputs
     taking: Taking
+    devices: list[torch.device]  # the replica's is the first
 
     @classmethod
     def of(
@@ -337,7 +341,7 @@ class Network:
         labels: Iterable[Label] | None,
         select: Select | None,
         precision: str,
-        device: str,
+        device: str | Sequence[str],
     ) -> Network:
         """Check what can be known before anything runs."""
         if not isinstance(model, nn.Module):
@@ -346,17 +350,17 @@ class Network:
         ours = isinstance(model, MCNetwork)
         known = Outputs(model.outputs, model.labels or ()) if isinstance(model, MCNetwork) else None
         meaning = Outputs.declared(outputs, labels, select, known)
-        where = as_device(device)
+        devices = as_devices(device)
         modules = list(model.modules())
         dtypes = [parameter.dtype for parameter in model.parameters() if parameter.is_floating_point()]
         taking = Taking(
-            where,
             dtype=dtypes[0] if dtypes else torch.float32,
             keep_whole_numbers=any(isinstance(one, nn.Embedding | nn.EmbeddingBag) for one in modules),
             channels_last=not ours
             and any(isinstance(one, nn.Conv2d | BayesConv2d) for one in modules),  # ours do so themselves
+            columns=model.columns if isinstance(model, MCNetwork) else (),
         )
-        return cls(model, replicate(model, where, precision), meaning, taking)
+        return cls(model, replicate(model, devices[0], precision), meaning, taking, devices)
 
     def feed(self, x: Any) -> Feed:
         """`x` checked, as inputs that can be taken batch by batch."""
@@ -365,6 +369,10 @@ class Network:
             shape = feed.shape if isinstance(feed, ArrayFeed) else (1, *feed.head(1).args[0].shape[1:])
             self.model.check_input_shape(shape)
         return feed
+
+    def placed(self, inputs: Inputs, device: torch.device) -> Inputs:
+        """Inputs as the model takes them on a device."""
+        return self.taking.placed(inputs, device)
 
     def point(self, inputs: Inputs) -> Any:
         """What the model returns with nothing dropped."""
@@ -384,13 +392,16 @@ class Network:
         # hooks of the user may share what they note, so nothing runs beside them
         hooked = any(module._forward_hooks or module._forward_pre_hooks for module in self.model.modules())
 
-        def make_plan(inputs: Inputs) -> Plan:
-            replica = self._replica()
+        def make_plan(inputs: Inputs, device: torch.device) -> Plan:
+            def more_replicas() -> Replica:
+                return replicate(self.model, device, self.replica.precision)
+
+            replica = more_replicas()
             found = probe(self.model, replica, inputs.cycled, besides.stochastic_depth)
             if rate is not None:
                 found.sites = {name: replace(site, rate=rate) for name, site in found.sites.items()}
             self.outputs.check(found.output, found.n_inputs)
-            more = None if hooked else self._replica
+            more = None if hooked else more_replicas
             return Plan(
                 found,
                 replica,
@@ -402,13 +413,17 @@ class Network:
                 request.batch_size,
             )
 
-        return Sampler(make_plan, example, request.seed, request.workers)
-
-    def _replica(self) -> Replica:
-        return replicate(self.model, self.replica.device, self.replica.precision)
+        return Sampler(make_plan, example, request.seed, request.workers, self.devices)
 
 
 # ---- batches --------------------------------------------------------------------------------------------------
+
+
+def sampler_for(
+    network: Network | KerasNetwork, feed: Feed, request: Request, besides: Besides, **more: Any
+) -> Sampler:
+    """The sampler of a network for inputs like the first ones."""
+    return network.sampler(network.placed(feed.head(3), network.replica.device), request, besides, **more)
 
 
 def draw_all(
@@ -426,25 +441,45 @@ def draw_all(
     if request.keep_samples and feed.n_inputs is not None:
         shape = (request.n_samples, feed.n_inputs, *values.shape[2:])
         check_room(shape, 1 if noise is None else 2)
-    size = group_size(request, 4 * out[0].numel(), sampler.input_bytes)
+    devices = sampler.devices
+    size = group_size(request, 4 * out[0].numel(), sampler.input_bytes, chunk_bytes(devices[0], DRAWS_BYTES))
     collected = Collected(feed.n_inputs, request)
-    seen = 0
-    with sampler.at_work() as workers, reporting(progress, feed.n_inputs, "Sampling") as report:
-        for inputs in feed.batches(size):
-            names = None if ids is None else ids[seen : seen + len(inputs)]
-            numbers = input_ids(names, len(inputs)) + (seen if ids is None else 0)
-            for part in _drawn(sampler, inputs, numbers, request, seen, workers, report):
-                summarised = partial(part.summarised, request.level, request.keep_samples)
-                for summary in workers.side_by_side(summarised, part.pieces()):
-                    collected.put(summary)
-            seen += len(inputs)
+    # beside a GPU: the next batch is on its way before this one's summaries are waited for
+    behind = 0 if devices[0].type == "cpu" or len(devices) > 1 else 1
+    under_way: deque[tuple[int, list[Summarised]]] = deque()
+    with (
+        sampler.at_work() as crews,
+        Lanes(len(devices)) as lanes,
+        reporting(progress, feed.n_inputs, "input", "Sampling") as report,
+    ):
+        in_threads = len(devices) > 1
+
+        def work(batch: Batch, lane: int) -> tuple[int, list[Summarised]]:
+            inputs = network.placed(batch.inputs, devices[lane])
+            plan = sampler.plan(inputs, lane)
+            # a caller's function, which may be R's, is called from the caller's thread alone
+            told = _say_nothing if in_threads else report
+            done = []
+            for part in _drawn(plan, batch, inputs, request, crews[lane], told):
+                done += crews[lane].side_by_side(partial(part.summarised, request), part.pieces())
+            return len(inputs), done
+
+        batches = _batches(feed, size, ids)
+        for done in lanes.in_order(work, batches):
+            under_way.append(done)
+            if in_threads:
+                report(done[0])
+            if len(under_way) > behind:
+                collected.put(under_way.popleft()[1])
+        for _, parts in under_way:
+            collected.put(parts)
     if ids is not None:
-        check_length(len(ids), "ids", seen, "x")
+        check_length(len(ids), "ids", collected.n_seen, "x")
     sampler.check_spread()
     summary = collected.summary()
     for name in ("predicted", "second"):
         if name in summary:
-            summary[name] = label_array(network.outputs.labels)[summary[name]]
+            summary[name] = label_array(network.outputs.labels)[summary.pop(name)]
     return MCPrediction(
         task=network.outputs.task,
         n_samples=request.n_samples if request.tolerance is None else collected.n_drawn(),
@@ -453,7 +488,7 @@ def draw_all(
         masks=request.masks,
         engine=sampler.first.engine,
         engine_reason=sampler.first.engine_reason,
-        device=str(network.replica.device),
+        device=", ".join(map(str, devices)),
         precision=network.replica.precision,
         seconds=time.perf_counter() - started,
         labels=network.outputs.labels if network.outputs.task == "classification" else None,
@@ -464,74 +499,100 @@ def draw_all(
     )
 
 
-def group_size(request: Request, output_bytes: int, input_bytes: int) -> int:
+def group_size(request: Request, output_bytes: int, input_bytes: int, most_bytes: int) -> int:
     """Inputs that are drawn together: a batch, several where both they and their draws are small, fewer where large."""
     draws_bytes = request.n_samples * output_bytes
-    batches = GROUP_BYTES // (max(draws_bytes, input_bytes) * request.batch_size)
-    return max(1, min(max(1, batches) * request.batch_size, DRAWS_BYTES // draws_bytes))
+    batches = most_bytes // (max(draws_bytes, input_bytes) * request.batch_size)
+    return max(1, min(max(1, batches) * request.batch_size, most_bytes // draws_bytes))
+
+
+@dataclass
+class Batch:
+    """Some inputs, in the host's memory."""
+
+    inputs: Inputs
+    ids: np.ndarray
+    first: int  # position of the first among all inputs
+
+
+def _batches(feed: Feed, size: int, ids: Sequence[object] | None) -> Iterator[Batch]:
+    """All inputs, in order, with what their masks are keyed by."""
+    first = 0
+    for inputs in feed.batches(size):
+        names = None if ids is None else ids[first : first + len(inputs)]
+        if names is not None and len(names) < len(inputs):
+            raise ValueError(f"`ids` must be as long as `x`; got length {len(ids or ())}, and `x` goes on.")
+        yield Batch(inputs, input_ids(names, len(inputs)) + (first if ids is None else 0), first)
+        first += len(inputs)
 
 
 @dataclass
 class Summarised:
-    """Some inputs and what is kept of them."""
+    """What is kept of the draws of some inputs."""
 
-    places: np.ndarray  # positions in `x`
+    places: np.ndarray  # positions among all inputs
     n_draws: int
-    summaries: dict[str, Tensor]
-    draws: list[Tensor]  # (draw, input, ...) of what is kept: class probabilities or means, and noise variances
+    arrays: Callable[[], dict[str, np.ndarray]]  # as soon as the device has made them: see `Drawn.summarised()`
 
 
 @dataclass
 class Drawn:
     """The complete draws of some inputs."""
 
-    places: np.ndarray  # positions in `x`
+    places: np.ndarray  # positions among all inputs
     raw: Tensor  # (draw, input, ...)
     outputs: Outputs
 
     def pieces(self) -> list[slice]:
-        """The inputs, so many at a time that the summaries are made in cache."""
+        """The inputs, on a CPU so many at a time that the summaries are made in cache."""
         n = len(self.places)
         step = max(1, PIECE_NUMBERS // self.raw[:, 0].numel()) if self.raw.is_cpu else n
         return [slice(start, start + step) for start in range(0, n, step)]
 
-    def values(self, piece: slice) -> tuple[Tensor, Tensor | None]:
-        """What the draws of a piece mean, and their noise variances, once they are known to be numbers."""
+    def summarised(self, request: Request, piece: slice) -> Summarised:
+        """Summaries by their names, "sound" (whether all numbers are finite), and the draws where they are wanted."""
         values, noise = self.outputs.draws(self.raw[:, piece])
-        _check_finite(values, self.places[piece])
-        return values, noise
-
-    def summarised(self, level: float, keep_samples: bool, piece: slice) -> Summarised:
-        """All summaries of a piece, and its draws if they are wanted."""
-        values, noise = self.values(piece)
         if self.outputs.task == "classification":
-            made = summarise_classes(values, level)
+            made = summarise_classes(values, request.level)
         else:
-            made = summarise_values(values, noise, level)
-        draws = [] if not keep_samples else [one.contiguous() for one in (values, noise) if one is not None]
-        return Summarised(self.places[piece], len(values), made, draws)
+            made = summarise_values(values, noise, request.level)
+        made["sound"] = _sound(values)
+        if request.keep_samples:
+            made["samples"] = values.contiguous()
+            if noise is not None:
+                made["noise_variances"] = noise.contiguous()
+        return Summarised(self.places[piece], len(values), fetched(made))
 
     def largest_error(self, piece: slice) -> Tensor:
         """The largest Monte Carlo standard error of each input's means, (input,)."""
-        return standard_error(self.values(piece)[0]).flatten(1).amax(dim=1)
+        values, _ = self.outputs.draws(self.raw[:, piece])
+        return standard_error(values).flatten(1).amax(dim=1)
+
+
+def _sound(values: Tensor) -> Tensor:
+    """Whether all numbers of each input are finite."""
+    if answers_at_once(values) and bool(
+        values.sum(dtype=torch.float64).isfinite()
+    ):  # no sum that meets one that is not is
+        return torch.ones(values.shape[1], dtype=torch.bool)
+    return values.isfinite().flatten(2).all(dim=-1).all(dim=0)
 
 
 def _drawn(
-    sampler: Sampler,
+    plan: Plan,
+    batch: Batch,
     inputs: Inputs,
-    ids: np.ndarray,
     request: Request,
-    first: int,
     workers: Workers,
     report: Callable[[int], None],
 ) -> Iterator[Drawn]:
-    """Draw in rounds; the inputs that are known well enough leave after each."""
-    drawn = None
+    """Draw in rounds; the inputs that are known well enough leave after each. `inputs`: the batch's, on the device."""
+    drawn, ids = None, batch.ids
     for draws in request.rounds():
         last = draws.stop == request.n_samples
-        raw = sampler.run(inputs, ids, draws, workers, report if last else _say_nothing)
+        raw = plan.run(inputs, ids, draws, workers, report if last else _say_nothing).to(for_float64(plan.device))
         if drawn is None:
-            drawn = Drawn(first + np.arange(len(inputs)), raw, sampler.first.outputs)
+            drawn = Drawn(batch.first + np.arange(len(inputs)), raw, plan.outputs)
         else:
             drawn.raw = torch.cat([drawn.raw, raw])
         if request.tolerance is None or last:
@@ -544,26 +605,14 @@ def _drawn(
             if bool(done.all()):
                 return
             left = (~done).nonzero()[:, 0]
-            where = left.cpu().numpy()
-            inputs, ids = inputs[left], ids[where]
-            drawn = replace(drawn, places=drawn.places[where], raw=drawn.raw[:, left])
+            still = left.cpu().numpy()
+            inputs, ids = inputs[left.to(plan.device)], ids[still]
+            drawn = replace(drawn, places=drawn.places[still], raw=drawn.raw[:, left])
     assert drawn is not None
     yield drawn
 
 
 def _say_nothing(_: int) -> None: ...
-
-
-def _check_finite(values: Tensor, places: np.ndarray) -> None:
-    """Name the first input for which the model returned no number."""
-    if bool(values.sum(dtype=torch.float64).isfinite()):  # a sum that meets one that is not is none itself
-        return
-    sound = values.isfinite().flatten(2).all(dim=-1).all(dim=0)
-    number = places[int((~sound).nonzero()[0])] + 1
-    raise ValueError(
-        f"`model` returned NaN or infinite values for input number {number}; look at its weights and at the scale "
-        "of `x`."
-    )
 
 
 class Collected:
@@ -574,15 +623,22 @@ class Collected:
         self.counts = Store((), n_inputs)
         self.summaries: dict[str, Store] = {}
         self.draws: list[Store | None] = [None, None]  # samples, noise variances
+        self.n_seen = 0
 
-    def put(self, some: Summarised) -> None:
-        """Take over what is known of some inputs."""
-        self.counts.put(some.places, np.full(len(some.places), some.n_draws))
-        for name in some.summaries.keys() & BY_INPUT:
-            store = self.summaries.setdefault(name, Store((), self.n_inputs))
-            store.put(some.places, some.summaries[name].cpu().numpy())
-        for which, draws in enumerate(some.draws):
-            self._keep(which, some.places, draws.cpu().numpy())
+    def put(self, parts: list[Summarised]) -> None:
+        """Take over a batch."""
+        for part in parts:
+            arrays, places = part.arrays(), part.places
+            _check_sound(arrays.pop("sound"), places)
+            self.n_seen += len(places)
+            if self.request.tolerance is not None:
+                self.counts.put(places, np.full(len(places), part.n_draws))
+            for which, name in enumerate(("samples", "noise_variances")):
+                if name in arrays:
+                    self._keep(which, places, arrays.pop(name))
+            for name in arrays.keys() & BY_INPUT:
+                store = self.summaries.setdefault(name, Store((), self.n_inputs))
+                store.put(places, arrays[name])
 
     def _keep(self, which: int, places: np.ndarray, draws: np.ndarray) -> None:
         store = self.draws[which]
@@ -591,8 +647,8 @@ class Collected:
         store.put(places, draws)
 
     def summary(self) -> dict[str, np.ndarray]:
-        """Each summary for all inputs, in their order."""
-        return {name: store.whole() for name, store in self.summaries.items()}
+        """Each summary for all inputs, in their order; they are handed over and not kept."""
+        return {name: self.summaries.pop(name).whole() for name in list(self.summaries)}
 
     def n_drawn(self) -> np.ndarray:
         """Draws that each input took."""
@@ -605,6 +661,15 @@ class Collected:
     def noise_variances(self) -> np.ndarray | None:
         """Their noise variances."""
         return None if self.draws[1] is None else self.draws[1].whole()
+
+
+def _check_sound(sound: np.ndarray, places: np.ndarray) -> None:
+    """Name the first input for which the model returned no number."""
+    if not sound.all():
+        raise ValueError(
+            f"`model` returned NaN or infinite values for input number {places[~sound].min() + 1}; look at its weights "
+            "and at the scale of `x`."
+        )
 
 
 class Store:
@@ -623,11 +688,13 @@ class Store:
         """Values (..., input, ...) of the inputs at these positions."""
         axis = len(self.before)
         self.n = max(self.n, int(places.max()) + 1)
+        if self.array is None and values.shape[: axis + 1] == (*self.before, self.n_inputs) and _run_of(places):
+            self.array = np.array(values, order="C")  # all at once
+            return
         if self.array is None or self.array.shape[axis] < self.n:
             self._grow(values)
         assert self.array is not None
-        consecutive = places[-1] - places[0] + 1 == len(places)
-        own = slice(places[0], places[-1] + 1) if consecutive else places
+        own = slice(places[0], places[-1] + 1) if _run_of(places) else places
         self.array[(*map(slice, values.shape[:axis]), own)] = values
 
     def _grow(self, values: np.ndarray) -> None:
@@ -646,7 +713,14 @@ class Store:
         assert self.array is not None
         if self.array.shape[len(self.before)] == self.n:
             return self.array
-        return self.array[(slice(None),) * len(self.before) + (slice(self.n),)].copy()
+        if self.before:
+            return self.array[(slice(None),) * len(self.before) + (slice(self.n),)].copy()
+        self.array.resize((self.n, *self.array.shape[1:]), refcheck=False)  # where it is: a copy would take as much
+        return self.array
+
+
+def _run_of(places: np.ndarray) -> bool:
+    return places[-1] - places[0] + 1 == len(places)
 
 
 def check_room(shape: tuple[int, ...], arrays: int) -> None:
@@ -657,28 +731,3 @@ def check_room(shape: tuple[int, ...], arrays: int) -> None:
             f"`keep_samples` would need {needed / 2**30:.1f} GiB for {shape[0]} draws of {shape[1]} inputs, and "
             f"{free / 2**30:.1f} GiB are free; set it to false to get the summaries alone."
         )
-
-
-@contextmanager
-def reporting(progress: Progress, total: int | None, text: str) -> Iterator[Callable[[int], None]]:
-    """A function that is told how many more inputs are done: a bar, the caller's own function, or nothing.
-
-    The caller's function is told 0 as the total where nobody knows it.
-    """
-    if callable(progress):
-        done = 0
-
-        def tell(more: int) -> None:
-            nonlocal done
-            done += more
-            progress(done, total or 0, text)
-
-        yield tell
-        return
-    show = check_flag(progress, "progress")
-    with tqdm(total=total, desc=text, unit="input", leave=False, delay=1.0, disable=not show) as bar:
-
-        def update(more: int) -> None:
-            bar.update(more)
-
-        yield update

@@ -30,6 +30,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.overrides import TorchFunctionMode
 
 from .checks import NoStochasticSites
+from .devices import chosen, generator_states, put_back
 from .inputs import Inputs
 from .operations import ALPHA, HANDLERS, RELUS, STOCHASTIC_DEPTH, Drop, Shape, Variational, drops
 from .precision import cast_arguments
@@ -120,7 +121,12 @@ class Replica:
     @contextmanager
     def predicting(self, inference: bool = True) -> Iterator[None]:
         """No gradients; `inference` False where writes in place are to be counted."""
-        with torch.inference_mode(inference), torch.no_grad(), torch.autocast(self.device.type, enabled=False):
+        with (
+            torch.inference_mode(inference),
+            torch.no_grad(),
+            torch.autocast(self.device.type, enabled=False),
+            chosen(self.device),
+        ):
             yield
 
 
@@ -188,6 +194,7 @@ def _announce(module: nn.Module, path: str, calls: CallNames) -> None:
 
 
 COUNTED = {**dict.fromkeys(RELUS, "relu"), F.conv2d: "convolution", F.max_pool2d: "pool"}
+CPU = torch.device("cpu")
 LAYERS = {F.linear, F.conv1d, F.conv2d, F.conv3d}
 
 
@@ -421,7 +428,7 @@ def probe(model: nn.Module, replica: Replica, head: Callable[[int], Inputs], sto
     if not stochastic_depth:
         hidden = {name: call for name, call in hidden.items() if call.drop.operation != STOCHASTIC_DEPTH}
     originals = {id(tensor) for tensor in (*model.parameters(), *model.buffers())}
-    with random_state_kept() as random_state_changed:
+    with random_state_kept(replica.device) as random_state_changed:
         plain, plain_output = _calls(replica, head(3), originals)
         raised = _owners_to_raise(hidden, plain.found)
         raise_flags(replica, raised)
@@ -520,7 +527,7 @@ def _calls_in_training(model: nn.Module, device: torch.device, inputs: Inputs) -
         module.training = not isinstance(module, _NormBase) and "running_mean" not in module._buffers
     mode = ProbeMode(replica)
     with (
-        random_state_kept() as random_state_changed,
+        random_state_kept(device) as random_state_changed,
         torch.inference_mode(),
         warnings.catch_warnings(),
         suppress(Exception),  # some models want targets when training: then eval is all there is to see
@@ -617,20 +624,20 @@ def _inputs_outermost(one: Call, three: Call, axis: int) -> bool | None:
 
 
 @contextmanager
-def random_state_kept() -> Iterator[Callable[[], bool]]:
-    """Put torch's global generator back if the block moved it; gives a function that says whether it did."""
-    before = torch.get_rng_state()
+def random_state_kept(device: torch.device = CPU) -> Iterator[Callable[[], bool]]:
+    """Put torch's generators back if the block moved them; gives a function that says whether it did."""
+    before = generator_states(device)
     moved = False
 
     def has_moved() -> bool:
-        return moved or not torch.equal(before, torch.get_rng_state())
+        return moved or not all(map(torch.equal, before, generator_states(device)))
 
     try:
         yield has_moved
     finally:
         moved = has_moved()
         if moved:
-            torch.set_rng_state(before)
+            put_back(before, device)
 
 
 def sites_table(found: Probe) -> pd.DataFrame:

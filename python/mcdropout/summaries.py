@@ -9,10 +9,13 @@ as fast as others: labels are few, inputs are many.
 from __future__ import annotations
 
 import math
+from statistics import NormalDist
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from .devices import answers_at_once
 
 TINY = 2.0**-1022  # float64's least normal number: 0 log 0 is taken as 0 log of it
 
@@ -90,8 +93,11 @@ def variation_ratio(draws: Tensor) -> Tensor:
     Reference: Freeman (1965), Elementary applied statistics; Gal (2016), Uncertainty in deep learning, section 3.3.
     """
     votes = (draws == draws.amax(dim=-1, keepdim=True)).float()  # summed faster than whole numbers, and as exactly
-    if float(votes.sum(dim=-1).amax()) > 1:  # where labels are level the first has the vote
-        votes = torch.nn.functional.one_hot(draws.argmax(dim=-1), draws.shape[-1])
+    if (
+        not answers_at_once(draws) or float(votes.sum(dim=-1).amax()) > 1
+    ):  # where labels are level the first has the vote
+        labels = torch.arange(draws.shape[-1], device=draws.device)
+        votes = (draws.argmax(dim=-1, keepdim=True) == labels).float()
     return 1 - votes.sum(dim=0).amax(dim=-1).double() / len(draws)
 
 
@@ -146,7 +152,7 @@ def mixture_quantile(means: Tensor, variances: Tensor, probability: float) -> Te
     bracket down to float64's rounding.
     """
     means, scales = means.double(), variances.double().sqrt()
-    member = means + scales * torch.special.ndtri(torch.tensor(probability, dtype=torch.float64, device=means.device))
+    member = means + scales * NormalDist().inv_cdf(probability)
     low, high = member.amin(dim=0), member.amax(dim=0)
     for _ in range(60):
         middle = (low + high) / 2

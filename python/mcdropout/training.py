@@ -10,7 +10,6 @@ import hashlib
 import json
 import math
 import os
-import sys
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -24,15 +23,13 @@ import torch
 from torch import Tensor, nn
 from torch.optim import SGD, Adam, AdamW, Optimizer, RMSprop
 from torch.optim.lr_scheduler import ReduceLROnPlateau
-from tqdm import tqdm
 
 from . import containers
-from .arrays import ArrayRows, Label, Rows, as_device, as_rows, check_finite
+from .arrays import ArrayRows, Label, Rows, as_device, as_rows, check_finite, columns_of, in_order
 from .backbones import FrozenNetwork, behind_backbone
 from .checks import (
     check_choice,
     check_count,
-    check_flag,
     check_length,
     check_number,
     check_path,
@@ -49,17 +46,17 @@ from .objectives import (
     preparation,
     raw_outputs,
 )
+from .precision import PRECISIONS
+from .progress import Progress, reporting
 from .variational import kl_divergence_of, variational_layers
 
 Model = TypeVar("Model", bound=nn.Module)
 MakeOptimizer = Callable[[Any], Optimizer]
 Augment = Callable[[Tensor, torch.Generator], Tensor]
 Callback = Callable[[dict[str, Any]], object]
-Progress = bool | Callable[[int, int, str], object]
 KLWeight = str | float | Mapping[str, Any] | Callable[[int], float]
 Weights = dict[str, Tensor]
 
-PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 OPTIMIZERS = ("adam", "adamw", "sgd", "rmsprop")
 SPREADS = ("log_variance", "weight_rho", "bias_rho", "tril")  # names of parameters that say how wide something is
 ON_DEVICE = 1 << 30  # bytes: inputs up to this go to a GPU whole, larger ones batch by batch
@@ -94,7 +91,8 @@ def mc_fit(
 
     model: of `mc_cnn()`, `mc_mlp()` or their kin, or any torch module with attributes `task`, `labels`, `outputs`
       like theirs.
-    x: (input, ...), an array, tensor, data frame or image files. y: labels, or values (input, output).
+    x: (input, ...), an array, tensor, data frame or image files. A network of ours keeps the names of a data frame's
+      columns, and finds them in others, in any order. y: labels, or values (input, output).
     optimizer: "adam", "adamw", "sgd" (momentum 0.9), "rmsprop", or a function from parameters to an optimizer,
       which then has its own learning rate and weight decay.
     validation_split: share of the inputs to hold out, of each label alike. validation_data: (x, y) instead.
@@ -138,7 +136,7 @@ def mc_fit(
         monitor=monitor,
         reduce_lr=_reduction(reduce_lr),
         kl_weight=_kl_weight(kl_weight),
-        precision=check_choice(precision, "precision", list(PRECISIONS)),
+        precision=check_choice(precision, "precision", PRECISIONS),
         seed=check_seed(file.seed if file is not None and seed is None else seed),
     )
     found_device = as_device(device)
@@ -156,12 +154,14 @@ def mc_fit(
     model, x = behind_backbone(model, x, found_device)
 
     rows, targets = _examples(model, x, y, "x", "y")
-    others = _validation_examples(model, validation_data, settings)
+    columns = columns_of(rows)
+    others = _validation_examples(model, validation_data, settings, columns)
     learnt, held = _split(targets, settings)
     settings.check_monitor(objective, validated=others is not None or held is not None)
     class_weights = as_class_weights(class_weight, model, targets[learnt])
     if isinstance(model, MCNetwork):
         _set_scales(model, rows, targets, learnt)
+        model.columns = model.columns or columns
 
     with _at_work(model, found_device), _own_generators(found_device):
         train = _Part.of(model, rows, targets, found_device, augment is not None).choice(learnt)
@@ -174,7 +174,8 @@ def mc_fit(
         if file is not None:
             file.read_into(run)
         try:
-            with _reporting(progress, run) as report:
+            done, total = (epochs * run.batches_per_epoch for epochs in (len(run.rows), settings.epochs))
+            with reporting(progress, total, "batch", done=done, every=0.1) as report:
                 while not run.finished:
                     row = run.one_epoch(augment, report)
                     answers = [tell(dict(row)) for tell in told]
@@ -233,6 +234,7 @@ def mc_train_on_batch(
     everything = np.arange(rows.shape[0])
     if isinstance(model, MCNetwork):
         _set_scales(model, rows, targets, everything)
+        model.columns = model.columns or columns_of(rows)
     stepper = _stepper(model, objective, optimizer)
     device = stepper.learner.device
     seed = model.spec["seed"] if isinstance(model, MCNetwork) else 0
@@ -366,7 +368,7 @@ class _Learner:
         self.outputs = raw_outputs(model)
         self.class_weights = None if class_weights is None else class_weights.to(device)
         self.optimizer = optimizer
-        self.precision = PRECISIONS[precision]
+        self.precision = getattr(torch, precision)
         self.scaler = torch.amp.GradScaler(device.type) if precision == "float16" else None
         self.device = device
         self.layers = variational_layers(model)
@@ -662,10 +664,13 @@ def _plateau(optimizer: Optimizer, settings: _Settings) -> ReduceLROnPlateau | N
     return ReduceLROnPlateau(optimizer, mode, factor, patience - 1, threshold=0.0)  # torch waits one longer
 
 
-def _examples(model: nn.Module, x: object, y: object, x_name: str, y_name: str) -> tuple[Rows, np.ndarray]:
-    """Inputs and targets, checked: what `y` says as codes or values."""
+def _examples(
+    model: nn.Module, x: object, y: object, x_name: str, y_name: str, columns: tuple[str, ...] = ()
+) -> tuple[Rows, np.ndarray]:
+    """Inputs and targets, checked: what `y` says as codes or values. `columns` unless the model knows its own."""
     rows = as_rows(x, x_name)
     if isinstance(model, MCNetwork):
+        rows = in_order(rows, model.columns or columns, x_name)
         model.check_input_shape(rows.shape, x_name)
     check_finite(rows, x_name)
     targets = as_model_targets(model, y, y_name)
@@ -674,7 +679,7 @@ def _examples(model: nn.Module, x: object, y: object, x_name: str, y_name: str) 
 
 
 def _validation_examples(
-    model: nn.Module, validation_data: object, settings: _Settings
+    model: nn.Module, validation_data: object, settings: _Settings, columns: tuple[str, ...]
 ) -> tuple[Rows, np.ndarray] | None:
     if validation_data is None:
         return None
@@ -683,7 +688,7 @@ def _validation_examples(
     if not isinstance(validation_data, (tuple, list)) or len(validation_data) != 2:
         raise ValueError("`validation_data` must be a pair (x, y); got something else.")
     x, y = validation_data
-    return _examples(model, x, y, "validation_data's x", "validation_data's y")
+    return _examples(model, x, y, "validation_data's x", "validation_data's y", columns)
 
 
 def _split(targets: np.ndarray, settings: _Settings) -> tuple[np.ndarray, np.ndarray | None]:
@@ -760,37 +765,6 @@ def _seed_generators(seed: int, epoch: int, device: torch.device, n: int = 0) ->
             torch.cuda.manual_seed(int(dropout))
     shuffled = torch.randperm(n, generator=torch.Generator().manual_seed(int(order)))
     return shuffled, torch.Generator().manual_seed(int(augmentation))
-
-
-@contextmanager
-def _reporting(progress: Progress, run: _Run) -> Iterator[Callable[[int, str], None]]:
-    """A function that is told of batches done: a bar, the caller's own function ten times a second, or nothing."""
-    total = run.settings.epochs * run.batches_per_epoch
-    done = len(run.rows) * run.batches_per_epoch
-    if callable(progress):
-        last = -math.inf
-
-        def tell(more: int, text: str) -> None:
-            nonlocal done, last
-            done += more
-            now = time.perf_counter()
-            if now - last >= 0.1 or done == total:
-                last = now
-                progress(done, total, text)
-
-        yield tell
-        return
-    if not check_flag(progress, "progress"):
-        yield lambda more, text: None
-        return
-    pause = 0.2 if sys.stderr.isatty() else 5.0  # seconds: a log file wants few lines
-    with tqdm(total=total, initial=done, unit="batch", leave=False, delay=1.0, mininterval=pause) as bar:
-
-        def move(more: int, text: str) -> None:
-            bar.set_description_str(text, refresh=False)
-            bar.update(more)
-
-        yield move
 
 
 # Steps of one's own -----------------------------------------------------------------------------------------

@@ -1,9 +1,9 @@
-"""What one answer takes, and how the time grows with draws and with inputs.
+"""How the time grows with draws and with inputs.
 
 Run: python tests/benchmarks/bench_scaling.py [--repeats 5]
-The network of the R Keras example, 28 x 28. Latency: `mc_sampler()` on one image against one plain forward, in turns.
-Growth: each size in turns; where the cost is linear, the time for a draw (an input) is the same in every row but for
-what a prediction does once.
+The network of the R Keras example, 28 x 28, each size in turns, in processor time, which other processes do not
+lengthen. Where the cost is linear, the time for a draw (an input) is the same in every row but for what a prediction
+does once.
 """
 
 from __future__ import annotations
@@ -20,33 +20,14 @@ import mcdropout as mcd
 
 
 def in_turns(runs: Mapping[object, Callable[[], object]], repeats: int) -> list[float]:
-    """Median seconds of each run, one after the other, several times over; the first turn warms up."""
+    """Median processor seconds of each run, one after the other, several times over; the first turn warms up."""
     times: list[list[float]] = [[] for _ in runs]
     for _ in range(repeats + 1):
         for run, found in zip(runs.values(), times, strict=True):
-            started = time.perf_counter()
+            started = time.process_time()
             run()
-            found.append(time.perf_counter() - started)
+            found.append(time.process_time() - started)
     return [statistics.median(found[1:]) for found in times]
-
-
-def latency(net: mcd.MCNetwork, image: np.ndarray, repeats: int) -> None:
-    """One image, 50 draws."""
-    tensor = torch.from_numpy(image)
-
-    def plain() -> object:
-        with torch.inference_mode():
-            return net(tensor)
-
-    sampler = mcd.mc_sampler(net, image, 50, seed=1)
-    before = torch.get_num_threads()
-    print("| threads | plain forward | `mc_sampler`, 50 draws | over a plain forward |")
-    print("|---|---|---|---|")
-    for threads in dict.fromkeys((1, before)):
-        torch.set_num_threads(threads)
-        one, many = in_turns({"plain": plain, "sampler": lambda: sampler(image)}, 10 * repeats)
-        print(f"| {threads} | {1000 * one:.2f} ms | {1000 * many:.1f} ms | {many / one:.0f}x |")
-    torch.set_num_threads(before)
 
 
 def growth(net: mcd.MCNetwork, x: np.ndarray, repeats: int) -> None:
@@ -57,21 +38,20 @@ def growth(net: mcd.MCNetwork, x: np.ndarray, repeats: int) -> None:
 
     for sizes in ([(256, 50), (256, 100), (256, 200), (256, 400)], [(256, 50), (512, 50), (1024, 50), (2048, 50)]):
         seconds = in_turns({size: run(*size) for size in sizes}, repeats)
-        print("\n| inputs | draws | seconds | microseconds for one draw of one input |")
+        print("\n| inputs | draws | processor seconds | microseconds for one draw of one input |")
         print("|---|---|---|---|")
         for (n_inputs, n_samples), took in zip(sizes, seconds, strict=True):
             print(f"| {n_inputs} | {n_samples} | {took:.2f} | {1e6 * took / n_inputs / n_samples:.1f} |")
 
 
 def main() -> None:
-    """Print three tables."""
+    """Print two tables."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--repeats", type=int, default=3)
     options = parser.parse_args()
     net = mcd.mc_cnn((28, 28, 1), labels=range(10))
     x = np.random.default_rng(0).random((2048, 28, 28, 1), dtype=np.float32)
-    print(f"{torch.get_num_threads()} threads unless said otherwise, median of {options.repeats} turns\n")
-    latency(net, x[:1], options.repeats)
+    print(f"{torch.get_num_threads()} threads, median of {options.repeats} turns\n")
     growth(net, x, options.repeats)
 
 

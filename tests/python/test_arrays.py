@@ -90,7 +90,11 @@ def test_what_holds_no_inputs_is_refused(x, kind, message):
 @pytest.mark.parametrize("order", ["C", "F"])
 @pytest.mark.parametrize(
     ("value", "words"),
-    [(np.nan, "NaN"), (-np.inf, "an infinite value"), (1e300, r"1e\+300, too large for float32,")],
+    [
+        (np.nan, r"a missing value \(NA or NaN\)"),
+        (-np.inf, "an infinite value"),
+        (1e300, r"1e\+300, too large for float32,"),
+    ],
 )
 def test_a_number_that_cannot_be_used_is_found_by_the_input_it_is_in(order, value, words):
     x = np.zeros((2000, 7, 5, 11), order=order)  # several pieces
@@ -164,7 +168,7 @@ def test_values_are_columns_of_float64():
     assert as_targets(np.ones((3, 2), np.float32), 2).dtype == np.float64
     with pytest.raises(ValueError, match=r"`y` must have shape \(input, 2\); got \(3,\)"):
         as_targets([1, 2, 3], 2)
-    with pytest.raises(ValueError, match="`y` must hold finite numbers only; got NaN in input number 2 of 2"):
+    with pytest.raises(ValueError, match="`y` must hold finite numbers only; got a missing value .* number 2 of 2"):
         as_targets([1, np.nan], 1)
     with pytest.raises(TypeError, match="`y` must hold numbers; got text"):
         as_targets(["a"], 1)

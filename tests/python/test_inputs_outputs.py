@@ -292,6 +292,6 @@ def test_the_prepared_sampler_checks_each_input(x):
     sampler = mcd.mc_sampler(Net(), x[:2], DRAWS, outputs="logits", seed=3)
     bad = x.copy()
     bad[2, 1] = np.nan
-    with pytest.raises(ValueError, match="got NaN in input number 3 of 11"):
+    with pytest.raises(ValueError, match="got a missing value .NA or NaN. in input number 3 of 11"):
         sampler(bad)
     assert len(sampler(x)) == N

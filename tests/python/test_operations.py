@@ -64,6 +64,30 @@ def test_every_kind_of_dropout_samples(name):
     assert result.engine == "folded"
 
 
+KINDS = {
+    nn.Dropout: (3,),
+    nn.Dropout1d: (3, 4),
+    nn.Dropout2d: (3, 4, 4),
+    nn.Dropout3d: (3, 2, 4, 4),
+    nn.AlphaDropout: (3,),
+    nn.FeatureAlphaDropout: (3, 4, 4),
+}
+
+
+@pytest.mark.parametrize("inplace", [False, True])
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_layer_of_dropout_samples_in_place_or_not(kind, inplace):
+    x = numbers(N, *KINDS[kind])
+    made, plain = (
+        Apply(lambda m, x: m.drop(x * 1), drop=kind(0.5, inplace=where)).eval() for where in (inplace, False)
+    )
+    result = predict(made, x)
+    assert result.std.max() > 0
+    np.testing.assert_array_equal(result.samples, predict(plain, x).samples)
+    np.testing.assert_array_equal(predict(kind(0.5, inplace=inplace), x).samples, result.samples)
+    assert x.tobytes() == numbers(N, *KINDS[kind]).tobytes()
+
+
 @pytest.mark.parametrize("function", [F.dropout1d, F.dropout2d, F.dropout3d, F.feature_alpha_dropout])
 def test_whole_channels_are_dropped(function):
     axes = {F.dropout1d: 3, F.dropout2d: 4, F.dropout3d: 5}.get(function, 4)
@@ -286,44 +310,7 @@ def test_other_random_numbers_are_reported():
         np.testing.assert_array_equal(predict(model, numbers(N, 3)).samples, first.samples)
 
 
-# ---- traps that others fall into (names as in the list of known failures) ------------------------------------------
-
-
-def test_trap_a_the_fused_transformer_path_samples():
-    layer = nn.TransformerEncoderLayer(6, 2, 8, dropout=0.3, batch_first=True)
-    model = nn.TransformerEncoder(layer, 2).eval()
-    x = numbers(N, 5, 6)
-    result = predict(model, x)
-    assert (result.std > 0).all()
-    assert len(mcd.mc_sites(model, x)) == 8
-    padding = torch.zeros(N, 5, dtype=torch.bool)
-    assert (predict(model, {"src": x, "src_key_padding_mask": padding}).std > 0).all()
-
-
-def test_trap_b_attention_and_recurrent_flags_need_not_be_set_by_hand():
-    attention = Apply(lambda m, x: m.mha(x, x, x)[0], mha=nn.MultiheadAttention(6, 2, dropout=0.3, batch_first=True))
-    for model, x in ((attention.eval(), numbers(N, 5, 6)), (recurrent(RECURRENT[2]).eval(), numbers(N, 6, 4))):
-        assert predict(model, x, 20).std.max() > 0
-        assert not any(module.training for module in model.modules())
-
-
-def test_trap_c_functional_dropout_samples_and_batch_norm_stays():
-    model = Apply(lambda m, x: m.norm(F.dropout(x, 0.5, m.training)), norm=nn.BatchNorm1d(3)).train()
-    before = {name: value.clone() for name, value in model.state_dict().items()}
-    assert predict(model, numbers(N, 3)).std.max() > 0
-    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
-    assert model.norm.training
-
-
-def test_trap_e_weights_changed_between_calls_are_used():
-    model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Dropout(0.5, inplace=True), nn.Linear(4, 2))
-    before = predict(model, numbers(N, 3)).mean
-    sampler = mcd.mc_sampler(model, numbers(1, 3), DRAWS, outputs="values", seed=3)
-    with torch.no_grad():
-        model[0].weight.mul_(2)
-    after = predict(model, numbers(N, 3)).mean
-    assert np.abs(after - before).max() > 1e-3
-    np.testing.assert_allclose(sampler(numbers(N, 3)).mean, after, atol=1e-6)
+# ---- where inputs lie ----------------------------------------------------------------------------------------------
 
 
 def test_heads_outside_the_inputs_get_their_own_masks():

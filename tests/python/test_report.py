@@ -235,7 +235,10 @@ def test_a_failed_report_leaves_the_old_one(case, tmp_path, monkeypatch):
         ({"title": 3}, "`title` must be text; got 3."),
         ({"images": np.zeros((5, 4, 4))}, "`images` must be as long as `prediction` (600); got length 5."),
         ({"images": np.zeros((600, 4))}, "`images` must have shape (input, height, width) or"),
-        ({"images": np.full((600, 4, 4), np.nan)}, "`images` must hold finite numbers only; got NaN in input number 1"),
+        (
+            {"images": np.full((600, 4, 4), np.nan)},
+            "`images` must hold finite numbers only; got a missing value (NA",
+        ),
         ({"y": ["Shirt"] * 5}, "`y` must be as long as `prediction` (600); got length 5."),
         ({"y": ["Hat"] * 600}, "Hat"),
         ({"measure": "doubt"}, "`measure` must be one of"),

@@ -427,7 +427,7 @@ def test_values_are_checked_too(example_values, example_classes):
     prediction, y = example_values(6)
     with pytest.raises(ValueError, match=r"`y` must have shape \(input, 2\); got \(6,\)"):
         mc_scores(prediction, y[:, 0])
-    with pytest.raises(ValueError, match="`y` must hold finite numbers only; got NaN"):
+    with pytest.raises(ValueError, match="`y` must hold finite numbers only; got a missing value"):
         mc_scores(prediction, np.where(np.arange(12).reshape(6, 2) == 5, np.nan, y))
     with pytest.raises(ValueError, match="got one of classes and one of values"):
         mc_ood_scores(prediction, example_classes(3)[0])

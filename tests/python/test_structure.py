@@ -14,10 +14,12 @@ PACKAGE = Path(__file__).resolve().parents[2] / "python" / "mcdropout"
 # In the order of the data flow; a module imports only from those before it.
 ORDER = [
     "checks",
+    "progress",
     "arrays",
     "datasets",
     "containers",
     "native",
+    "devices",
     "randomness",
     "inputs",
     "operations",

@@ -14,6 +14,7 @@ import pytest
 import torch
 from torch import nn
 
+import mcdropout as mcd
 from mcdropout.checks import UnreadableFile
 from mcdropout.datasets import mc_read_images, mc_sample_data
 from mcdropout.models import mc_cnn, mc_mlp
@@ -525,7 +526,10 @@ def test_arguments_that_cannot_work_get_one_sentence(table, arguments, message):
     [
         (lambda x, y: (x[:, :4], y), r"`x` must have shape \(input, 5\); got \(90, 4\)"),
         (lambda x, y: (x[:0], y[:0]), r"`x` must hold at least one input; got shape \(0, 5\)"),
-        (lambda x, y: (np.where(x == x[6, 2], np.nan, x), y), "got NaN in input number 7 of 90"),
+        (
+            lambda x, y: (np.where(x == x[6, 2], np.nan, x), y),
+            "got a missing value .*number 7 of 90",
+        ),
         (lambda x, y: (np.where(x == x[6, 2], np.inf, x), y), "got an infinite value in input number 7 of 90"),
         (lambda x, y: (x, y[:-1]), r"`y` must be as long as `x` \(90\); got length 89"),
         (lambda x, y: (x, [*y[:-1], "z"]), '`y` must hold labels out of "u", "v", "w"; got "z" at input number 90'),
@@ -627,3 +631,62 @@ def test_a_callback_may_stop_with_numpys_true():
         callbacks=lambda row: np.bool_(row["epoch"] == 2),
     )
     assert len(net.history) == 2
+
+
+# Tables with names ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def named(table):
+    x, y = table
+    return pd.DataFrame(x, columns=[f"feature {i}" for i in range(FEATURES)]), y
+
+
+def test_columns_are_found_by_their_names(named, tmp_path):
+    x, y = named
+    model = fit(network(), x, y)
+    assert model.columns == tuple(x.columns)
+    other = x[[*x.columns[2:], *x.columns[:2]]]  # no order that undoes itself
+    usual = mcd.mc_predict(model, x, 5, seed=1, progress=False).mean
+    mcd.mc_save(model, tmp_path / "net.mcd")
+    for known in (model, mcd.mc_load(tmp_path / "net.mcd"), copy.deepcopy(model)):
+        for given in (other, {"x": other}, iter([other[:40], other[40:]]), x.to_numpy()):
+            np.testing.assert_allclose(
+                mcd.mc_predict(known, given, 5, seed=1, progress=False).mean, usual, atol=1e-6, err_msg=type(given)
+            )
+    point = mcd.mc_predict_point(model, x, progress=False)
+    np.testing.assert_allclose(mcd.mc_predict_point(model, other, progress=False), point, atol=1e-6)
+    np.testing.assert_allclose(mcd.mc_sampler(model, other, 5, seed=1)(other).mean, usual, atol=1e-6)
+
+
+def test_training_finds_columns_by_their_names(named):
+    x, y = named
+    other = x[[*x.columns[2:], *x.columns[:2]]]  # no order that undoes itself
+    usual = fit(network(), x, y, validation_data=(x, y))
+    assert same_weights(fit(network(), x, y, validation_data=(other, y)), usual)
+    assert same_weights(fit(fit(network(), x, y), other, y), fit(fit(network(), x, y), x, y))
+
+
+def test_other_columns_are_refused(named):
+    x, y = named
+    model = fit(network(), x, y)
+    before = copy.deepcopy(model)
+    must = "`x` must have the columns that `model` was trained on, in any order; got "
+    for change, got in (
+        ({"feature 2": "weight"}, 'no "feature 2".'),
+        ({"feature 0": "weight", "feature 4": "height"}, 'no "feature 0".'),
+    ):
+        for call in (mcd.mc_predict, mcd.mc_predict_point, lambda model, x, **_: fit(model, x, y)):
+            with pytest.raises(ValueError, match=re.escape(must + got)):
+                call(model, x.rename(columns=change), progress=False)
+    with pytest.raises(ValueError, match=re.escape(must + '"weight" besides.')):
+        mcd.mc_predict(model, x.assign(weight=1.0), progress=False)
+    assert same_weights(model, before)
+
+
+def test_columns_without_names_are_taken_by_their_place(named):
+    x, y = named
+    for columns in (range(FEATURES), ["same"] * FEATURES):
+        model = fit(network(), x.set_axis(columns, axis=1), y)
+        assert model.columns == ()
+        assert len(mcd.mc_predict(model, x, 5, seed=1, progress=False)) == len(x)

@@ -77,4 +77,4 @@ example_values <- function() {
 small_net <- function(...) mc_mlp(4, labels = c("a", "b", "c"), hidden = 8, ...)
 small_x <- function() matrix(sin(1:28), 7, 4)
 small_y <- function() factor(c("a", "b", "c", "a", "b", "c", "a"))
-point <- function(net) mc_predict_point(net, small_x(), progress = FALSE)
+point <- function(net, x = small_x()) mc_predict_point(net, x, progress = FALSE)

@@ -141,3 +141,20 @@ test_that("what must be a function is one", {
   expect_snapshot(mc_fit(net, iris[1:4], iris$Species, callbacks = 3), error = TRUE)
   expect_snapshot(mc_fit(net, iris[1:4], iris$Species, augment = "f"), error = TRUE)
 })
+
+test_that("columns of data frames are found by their names", {
+  skip_if_no_core()
+  x <- as.data.frame(small_x())
+  names(x) <- c("a", "b", "c", "d")
+  net <- mc_fit(small_net(), x, small_y(), epochs = 2, seed = 1, progress = FALSE)
+  usual <- point(net, x)
+  expect_equal(point(net, x[c("d", "b", "a", "c")]), usual)
+  expect_equal(point(net, as.matrix(x)), usual)
+  expect_equal(point(unserialize(serialize(net, NULL)), x[4:1]), usual)
+  must <- "`x` must have the columns that `model` was trained on, in any order; got "
+  expect_error(point(net, setNames(x, c("a", "b", "c", "e"))), paste0(must, 'no "d".'), fixed = TRUE)
+  expect_error(point(net, cbind(x, e = 1)), paste0(must, '"e" besides.'), fixed = TRUE)
+  held <- list(x[4:1], small_y())
+  trained <- mc_fit(small_net(), x, small_y(), epochs = 2, validation_data = held, seed = 1, progress = FALSE)
+  expect_equal(point(trained, x), usual)
+})
