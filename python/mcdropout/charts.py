@@ -248,7 +248,7 @@ def mc_draws_table(prediction: MCPrediction, inputs: Positions | None = None) ->
         columns["output"] = np.tile(np.repeat(np.arange(1, n_outputs + 1), n_draws), n)
     columns |= {"draw": np.tile(np.arange(1, n_draws + 1), n * n_outputs), "value": values.ravel()}
     table = pd.DataFrame(columns)
-    return table[table["value"].notna()].reset_index(drop=True)
+    return table.dropna(subset=["value"]).reset_index(drop=True)
 
 
 def mc_plot_draws(prediction: MCPrediction, *, inputs: Positions | None = None, path: Path | None = None) -> Figure:
@@ -260,7 +260,7 @@ def mc_plot_draws(prediction: MCPrediction, *, inputs: Positions | None = None, 
     `mc_draws_table()` gives the numbers.
     """
     table = mc_draws_table(prediction, inputs).drop_duplicates()  # an input asked for twice is shown once
-    chosen = table["input"].unique()
+    chosen = table["input"].drop_duplicates().to_numpy()
     if prediction.task == "classification":
         return _finished(_draws_of_classes(prediction, table, chosen), path)
     return _finished(_draws_of_values(prediction, table, chosen), path)
