@@ -551,7 +551,7 @@ finished <- function(plot, path, width, height, call = rlang::caller_env()) {
   if (is.null(path)) {
     return(plot)
   }
-  path <- as_path(path, "path", call)
+  path <- as_picture_path(path, call)
   ggplot2::ggsave(path, plot, width = width, height = height, dpi = 150, limitsize = FALSE, bg = "white")
   invisible(plot)
 }

@@ -55,7 +55,7 @@ mc_monitor <- function(reference, ..., measure = "predictive_entropy", false_ala
   rlang::check_dots_empty()
   monitor <- call_core(
     "mc_monitor", as_prediction(reference, "reference"),
-    measure = measure,
+    measure = as_names(measure),
     false_alarm_rate = as_number(false_alarm_rate, above = 0, below = 1),
     n_bins = as_count(n_bins, at_least = 2),
     seed = as_seed(seed)

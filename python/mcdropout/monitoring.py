@@ -378,7 +378,7 @@ def _doubts(prediction: object, measure: str, task: str, labels: tuple[Label, ..
         raise ValueError(f"`{name}` must be of {kinds[task]} as the reference; got one of {kinds[found.task]}.")
     if labels is not None:
         check_labels(found, labels, "the reference", name)
-    return measured(found, measure)
+    return measured(found, measure, name)
 
 
 def _table(rows: list[dict[str, Any]]) -> pd.DataFrame:
