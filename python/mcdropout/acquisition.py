@@ -69,8 +69,8 @@ def _warn_if_told_apart(information: Array, n_draws: int) -> None:
     enough = np.flatnonzero(information >= TOLD_APART * np.log(n_draws))
     if len(enough) and enough[0] + 1 < len(information):
         warnings.warn(
-            f"The labels of the first {enough[0] + 1} inputs tell the {n_draws} draws apart, so the others are chosen "
-            "by hardly anything; predict with a larger `n_samples`, or choose fewer inputs at a time.",
+            f"Of the {len(information)} inputs the first {enough[0] + 1} already tell the {n_draws} draws apart, so "
+            "hardly anything chooses the others; predict with a larger `n_samples`, or choose fewer inputs at a time.",
             stacklevel=3,
         )
 
@@ -108,7 +108,8 @@ def _batch(draws: Array, n: int, rng: np.random.Generator) -> tuple[Array, Array
         gains.append(best)
         candidates = candidates[candidates != winner]
         outcomes = outcomes.extended(draws, chosen, rng)
-    return np.array(chosen), np.cumsum(gains)
+    # of N draws no labels can tell more than which one it is; an estimate may
+    return np.array(chosen), np.minimum(np.cumsum(gains), np.log(len(draws)))
 
 
 @dataclass(frozen=True)

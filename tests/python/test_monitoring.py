@@ -395,6 +395,10 @@ def test_bad_input_is_refused_and_loses_nothing(doubts, classes_of, example_valu
     values, _ = example_values(50)
     for call, said in [
         (lambda: mc_monitor(good[:19]), r"`reference` must have at least 20 inputs; got 19\."),
+        (
+            lambda: mc_monitor(replace(good, predictive_entropy=np.where(np.arange(50) == 6, np.nan, 1.0))),
+            r"`reference` must hold finite numbers only; got NaN or infinity in input number 7\.",
+        ),
         (lambda: mc_monitor(good, n_bins=60), r"`reference` must have at least 60 inputs; got 50\."),
         (lambda: mc_monitor(good, n_bins=1), r"`n_bins` must be a whole number of at least 2; got 1\."),
         (lambda: mc_monitor(good, measure="entropy"), r'`measure` must be one of .*; got "entropy"\.'),
