@@ -74,6 +74,20 @@ def test_pruning_leaves_nothing_out(example_classes, monkeypatch):
     assert mc_acquire(prediction, 5, by="batchbald")["input"].tolist() == whole["input"].tolist()
 
 
+def test_pruning_leaves_nothing_out_where_many_are_alike(example_classes, classes_of, monkeypatch):
+    """Copies of what was chosen come first in the order of what each tells alone, and tell nothing more."""
+    prediction, _ = example_classes(40, n_labels=3, n_draws=12, sharpness=1)
+    sharp = prediction.samples.astype(float) ** np.linspace(2, 20, 40)[:, None]
+    draws = sharp / sharp.sum(axis=-1, keepdims=True)
+    copies = classes_of(draws.astype(np.float32))[np.repeat(np.arange(40), 6)]
+    whole = mc_acquire(copies, 4, by="batchbald")
+    for size in (1, 4, 7):
+        monkeypatch.setattr(acquisition, "N_AT_ONCE", size)
+        found = mc_acquire(copies, 4, by="batchbald")
+        assert (found["input"] // 6).tolist() == (whole["input"] // 6).tolist()  # which of the copies is rounding
+        np.testing.assert_allclose(found["score"], whole["score"], rtol=1e-9)
+
+
 def test_a_batch_is_not_many_times_the_same(example_classes, classes_of):
     prediction, _ = example_classes(30, sharpness=1)
     sharp = prediction.samples.astype(float) ** 20  # nearly sure each: a second look at the same tells nothing new

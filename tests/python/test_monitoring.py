@@ -169,6 +169,7 @@ def test_a_batch_by_itself_is_compared_as_scipy_and_a_loop_do(doubts):
         now = (((batch > low) & (batch <= high)).sum() + 0.5) / (70 + 2.5)
         index += (now - before) * math.log(now / before)
     assert row["psi"] == pytest.approx(index, abs=1e-12)  # rounding
+    assert row["psi_limit"] == pytest.approx(stats.chi2.ppf(0.95, 4) * (1 / 200 + 1 / 70), rel=1e-12)
     assert (row["n"], row["seen"], row["mean"]) == (70, 70, batch.mean())
 
 
