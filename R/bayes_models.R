@@ -119,8 +119,8 @@ mc_to_bayesian <- function(model, ..., layers = NULL, posterior = NULL, prior = 
 
 #' How the weights of a Bayesian network are distributed
 #'
-#' `mc_posterior_table()` has one row per variational layer, `mc_weights_table()` one per weight: those of each
-#' layer that are most surely not zero. [mc_plot_posterior()] draws both.
+#' `mc_posterior_table()` has one row per variational layer, `mc_weights_table()` one per weight: those of
+#' each layer that are most surely not zero. [mc_plot_posterior()] draws both.
 #'
 #' @param model (mc_model or torch module) A network with variational layers.
 #' @param ... Not used; what follows is given by name.
@@ -128,9 +128,9 @@ mc_to_bayesian <- function(model, ..., layers = NULL, posterior = NULL, prior = 
 #' @param level (number) Of the intervals of the weights, between 0 and 1.
 #' @return `mc_posterior_table()`: (tibble) `layer` (its path), `n_weights`, `n_parameters`, `std` and
 #'   `variance` (means over the weights of their posterior standard deviation and variance), `kl` (divergence
-#'   from prior to posterior, in nats, summed over the weights), `std_5`, `std_25`, `std_50`, `std_75`, `std_95`
-#'   (what that many per cent of the weights have at most as standard deviation), `prior_std` (that of the
-#'   prior, mean over the weights; `NaN` or `Inf` where the prior has none).
+#'   from prior to posterior, in nats, summed over the weights), `std_5`, `std_25`, `std_50`, `std_75`,
+#'   `std_95` (what that many per cent of the weights have at most as standard deviation), `prior_std` (that
+#'   of the prior, mean over the weights; `NaN` or `Inf` where the prior has none).
 #'
 #'   `mc_weights_table()`: (tibble) `layer`, `weight` (`weight[1, 4]` or `bias[3]`, positions from 1), `mean`,
 #'   `std` (of its posterior), `lower`, `upper` (the middle `level` of a normal distribution of that mean and

@@ -148,18 +148,18 @@ mc_uncertainty_table <- function(prediction, y = NULL, prediction_out = NULL, ..
 #' Posterior spread: what each draw predicts
 #'
 #' Each dot is what one draw of the network predicts for an input; the line is the interval of the draws at
-#' `prediction$level`, the diamond their mean. Draws in two clumps are two opinions that a mean and an interval
-#' would hide. For classes one panel per input, with its three most probable labels; for values one panel per
-#' output.
+#' `prediction$level`, the diamond their mean. Draws in two clumps are two opinions that a mean and an
+#' interval would hide. For classes one panel per input, with its three most probable labels; for values one
+#' panel per output.
 #'
 #' @inheritParams mc_plot_reliability
 #' @param prediction (mc_prediction) That holds its draws.
 #' @param inputs (integer vector) Positions, from 1; by default the 12 most doubtful, by predictive entropy or
 #'   standard deviation.
 #' @return `mc_plot_draws()`: (ggplot). `mc_draws_table()`: (tibble) its numbers, one row per chosen input,
-#'   label or output, and draw: `input`, `id` (where the prediction has ids), `label` (of classes) or `output`,
-#'   `draw`, `value` (the label's probability, or the output in the unit of the values). Draws that `tolerance`
-#'   has saved are left out.
+#'   label or output, and draw: `input`, `id` (where the prediction has ids), `label` (of classes) or
+#'   `output`, `draw`, `value` (the label's probability, or the output in the unit of the values). Draws
+#'   that `tolerance` has saved are left out.
 #' @export
 #' @examplesIf mc_python_available() && requireNamespace("ggplot2", quietly = TRUE)
 #' net <- mc_mlp(4, labels = levels(iris$Species))
@@ -261,11 +261,12 @@ draws_of_values <- function(prediction, chosen) {
 
 #' Posterior spread of the weights of a Bayesian network
 #'
-#' On the left, for each variational layer, how large the posterior standard deviations of its weights are: the dot is
-#' the median, the thick line holds the middle half of the weights, the thin one 90 % of them, and the upright
-#' stroke is the standard deviation of the prior, where the data have taught nothing; on a logarithmic scale.
-#' On the right, the weights of each layer that are most surely not zero: the dot is the mean, the line the middle
-#' `level` of the posterior. [mc_posterior_table()] and [mc_weights_table()] give the numbers.
+#' On the left, for each variational layer, how large the posterior standard deviations of its weights are:
+#' the dot is the median, the thick line holds the middle half of the weights, the thin one 90 % of them,
+#' and the upright stroke is the standard deviation of the prior, where the data have taught nothing; on a
+#' logarithmic scale. On the right, the weights of each layer that are most surely not zero: the dot is the
+#' mean, the line the middle `level` of the posterior. [mc_posterior_table()] and [mc_weights_table()] give
+#' the numbers.
 #'
 #' @inheritParams mc_plot_reliability
 #' @inheritParams mc_posterior_table

@@ -99,8 +99,8 @@ mc_decide <- function(policy, prediction) {
 #' The `n` inputs whose labels would teach the network most, the most useful first.
 #'
 #' The joint information of `"batchbald"` cannot be more than log(number of draws), so that 20 draws are told
-#' apart by a handful of labels and what is chosen after those is chosen by chance: a warning says so; 100 draws
-#' or more are for batches of ten.
+#' apart by a handful of labels and what is chosen after those is chosen by chance: a warning says so; 100
+#' draws or more are for batches of ten.
 #'
 #' Where inputs resemble each other (frames of a video, copies), single measures ask for much the same many
 #' times, which may teach less than random choice does, and `"batchbald"` does not. Where every input is
@@ -131,7 +131,9 @@ mc_decide <- function(policy, prediction) {
 #' mc_acquire(pool, 5, by = "batchbald")
 mc_acquire <- function(prediction, n, ..., by = "mutual_information", seed = 0) {
   rlang::check_dots_empty()
-  table <- call_core("mc_acquire", as_prediction(prediction), as_count(n), by = as_names(by), seed = as_seed(seed))
+  table <- call_core(
+    "mc_acquire", as_prediction(prediction), as_count(n), by = as_names(by), seed = as_seed(seed)
+  )
   table <- table_from_python(table)
   table$input <- as.integer(table$input + 1)
   if (!is.null(prediction$ids)) {

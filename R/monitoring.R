@@ -30,12 +30,13 @@
 #' @param seed (whole number) Decides among equals.
 #' @return A list of class `mc_monitor`: `drift` (whether there was an alarm); with one `alarm_input`,
 #'   `alarm_batch` (where it was raised), `since_input`, `since_batch` (where the change most probably
-#'   began); `n_seen` inputs and `n_batches`; `alarm_at` (the evidence, as log10, that makes an alarm); the settings; and `batches`, a tibble
-#'   with a row for each of the last 1,000 batches: `batch`, `name`, `n` inputs, `seen` in all so far, `mean` of the measure, `ks`
-#'   and `ks_p_value` (Kolmogorov-Smirnov test of this batch against the reference), `psi` (population
-#'   stability index) and `psi_limit` (which a batch of this size exceeds by chance once in twenty times),
-#'   `log10_evidence` of the sequential test over the whole run, `drift` (whether there had been an alarm by
-#'   then). `update()` returns the monitor after the batch. [mc_save()] writes it as JSON.
+#'   began); `n_seen` inputs and `n_batches`; `alarm_at` (the evidence, as log10, that makes an alarm); the
+#'   settings; and `batches`, a tibble with a row for each of the last 1,000 batches: `batch`, `name`, `n`
+#'   inputs, `seen` in all so far, `mean` of the measure, `ks` and `ks_p_value` (Kolmogorov-Smirnov test of
+#'   this batch against the reference), `psi` (population stability index) and `psi_limit` (which a batch of
+#'   this size exceeds by chance once in twenty times), `log10_evidence` of the sequential test over the
+#'   whole run, `drift` (whether there had been an alarm by then). `update()` returns the monitor after the
+#'   batch. [mc_save()] writes it as JSON.
 #' @references Vovk, Gammerman and Shafer (2022), *Algorithmic learning in a random world*, chapter 8, and
 #'   Vovk et al. (2021), \doi{10.48550/arXiv.2102.10439}, for conformal test martingales. Ville (1939),
 #'   *Etude critique de la notion de collectif*. Yurdakul and Naranjo (2020), *Journal of Risk Model
@@ -89,6 +90,7 @@ monitor_from_python <- function(object) {
   for (name in c("alarm_at", "drift")) {
     fields[[name]] <- from_python(object[[name]])
   }
-  inner <- c("log_capital", "log_best", "best_start", "edges", "counts", "highest_evidence") # what `json` has for the core
+  # what `json` has for the core
+  inner <- c("log_capital", "log_best", "best_start", "edges", "counts", "highest_evidence")
   new_learnt(object, fields[setdiff(names(fields), inner)], "mc_monitor")
 }

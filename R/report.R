@@ -6,7 +6,8 @@
 #' words, and the tier of each input; the state of a monitor; and the review queue, every input with its
 #' image, its most probable labels as bars with the interval of the draws, the most doubtful first, with
 #' filters by tier, label and name. Made for the screen, the phone and paper: it prints the cards that are
-#' shown, at first the `n_shown` most doubtful, and says how many it leaves out. What labels and files are called is shown as it is, and never run.
+#' shown, at first the `n_shown` most doubtful, and says how many it leaves out. What labels and files are
+#' called is shown as it is, and never run.
 #'
 #' @param prediction (mc_prediction) What to report.
 #' @param images (numeric array or mc_images) The images that were predicted, all of them; put in as
