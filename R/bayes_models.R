@@ -119,13 +119,39 @@ mc_to_bayesian <- function(model, ..., layers = NULL, posterior = NULL, prior = 
 
 #' How the weights of a Bayesian network are distributed
 #'
+#' `mc_posterior_table()` has one row per variational layer, `mc_weights_table()` one per weight: those of
+#' each layer that are most surely not zero. [mc_plot_posterior()] draws both.
+#'
 #' @param model (mc_model or torch module) A network with variational layers.
-#' @return (tibble) One row per layer: `layer` (its path), `n_weights`, `n_parameters`, `std` and `variance`
-#'   (means over the weights of their posterior standard deviation and variance), `kl` (divergence from prior
-#'   to posterior, in nats, summed over the weights).
+#' @param ... Not used; what follows is given by name.
+#' @param n_weights (count) Of each layer at most.
+#' @param level (number) Of the intervals of the weights, between 0 and 1.
+#' @return `mc_posterior_table()`: (tibble) `layer` (its path), `n_weights`, `n_parameters`, `std` and
+#'   `variance` (means over the weights of their posterior standard deviation and variance), `kl` (divergence
+#'   from prior to posterior, in nats, summed over the weights), `std_5`, `std_25`, `std_50`, `std_75`,
+#'   `std_95` (what that many per cent of the weights have at most as standard deviation), `prior_std` (that
+#'   of the prior, mean over the weights; `NaN` or `Inf` where the prior has none).
+#'
+#'   `mc_weights_table()`: (tibble) `layer`, `weight` (`weight[1, 4]` or `bias[3]`, positions from 1), `mean`,
+#'   `std` (of its posterior), `lower`, `upper` (the middle `level` of a normal distribution of that mean and
+#'   deviation, so exact for normal posteriors), `signal` (|mean| / std, by which the weights are chosen and
+#'   sorted).
+#' @references Blundell et al. (2015), \doi{10.48550/arXiv.1505.05424}, for the signal-to-noise ratio.
 #' @export
 #' @examplesIf mc_python_available()
-#' mc_posterior_table(mc_bayes_mlp(4, labels = levels(iris$Species)))
+#' net <- mc_bayes_mlp(4, labels = levels(iris$Species))
+#' mc_posterior_table(net)
+#' mc_weights_table(net, n_weights = 2)
 mc_posterior_table <- function(model) {
   table_from_python(call_core("mc_posterior_table", as_network(model)))
+}
+
+#' @rdname mc_posterior_table
+#' @export
+mc_weights_table <- function(model, ..., n_weights = 8, level = 0.95) {
+  rlang::check_dots_empty()
+  table_from_python(call_core(
+    "bayes_models.weights_of", as_network(model),
+    n_weights = as_count(n_weights), level = as_number(level, above = 0, below = 1), first = 1L
+  ))
 }

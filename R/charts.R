@@ -145,6 +145,179 @@ mc_uncertainty_table <- function(prediction, y = NULL, prediction_out = NULL, ..
   ))
 }
 
+#' Posterior spread: what each draw predicts
+#'
+#' Each dot is what one draw of the network predicts for an input; the line is the interval of the draws at
+#' `prediction$level`, the diamond their mean. Draws in two clumps are two opinions that a mean and an
+#' interval would hide. For classes one panel per input, with its three most probable labels; for values one
+#' panel per output.
+#'
+#' @inheritParams mc_plot_reliability
+#' @param prediction (mc_prediction) That holds its draws.
+#' @param inputs (integer vector) Positions, from 1; by default the 12 most doubtful, by predictive entropy or
+#'   standard deviation.
+#' @return `mc_plot_draws()`: (ggplot). `mc_draws_table()`: (tibble) its numbers, one row per chosen input,
+#'   label or output, and draw: `input`, `id` (where the prediction has ids), `label` (of classes) or
+#'   `output`, `draw`, `value` (the label's probability, or the output in the unit of the values). Draws
+#'   that `tolerance` has saved are left out.
+#' @export
+#' @examplesIf mc_python_available() && requireNamespace("ggplot2", quietly = TRUE)
+#' net <- mc_mlp(4, labels = levels(iris$Species))
+#' net <- mc_fit(net, iris[1:4], iris$Species, epochs = 20, batch_size = 32, seed = 1)
+#' pred <- mc_predict(net, iris[1:4], n_samples = 50, seed = 1)
+#' mc_plot_draws(pred, inputs = c(71, 84, 107))
+mc_plot_draws <- function(prediction, ..., inputs = NULL, path = NULL) {
+  rlang::check_dots_empty()
+  check_ggplot2()
+  table <- unique(mc_draws_table(prediction, inputs)) # an input asked for twice is shown once
+  chosen <- unique(table$input)
+  classes <- "label" %in% names(table)
+  rows <- if (classes) draws_of_classes(prediction, chosen) else draws_of_values(prediction, chosen)
+  table <- merge(table, rows, by = c("input", if (classes) "label" else "output"))
+  table$aside <- ((table$draw - 1) * 0.618034) %% 1 * 0.5 - 0.25
+  level <- paste0(format(100 * prediction$level), " %")
+  words <- paste("in each draw (dots), their mean (diamond) and", level, "interval (line)")
+  plot <- ggplot2::ggplot(table, ggplot2::aes(y = .data$place)) +
+    ggplot2::geom_segment(
+      ggplot2::aes(x = .data$lower, xend = .data$upper, yend = .data$place), rows,
+      colour = "grey75", linewidth = 2
+    ) +
+    ggplot2::geom_point(
+      ggplot2::aes(x = .data$value, y = .data$place + .data$aside),
+      colour = dark, size = 1.2, alpha = 0.75, stroke = 0
+    ) +
+    ggplot2::geom_point(ggplot2::aes(x = .data$mean), rows, shape = 23, fill = "white", size = 2) +
+    ggplot2::labs(x = paste(if (classes) "probability" else "value", words), y = NULL) +
+    chart_theme()
+  if (classes) {
+    plot <- plot +
+      ggplot2::scale_y_reverse(breaks = NULL, expand = ggplot2::expansion(add = 0.4)) +
+      ggplot2::geom_text(
+        ggplot2::aes(x = -0.04, label = .data$name), rows, hjust = 1, size = 8 / ggplot2::.pt
+      ) +
+      ggplot2::scale_x_continuous(breaks = c(0, 0.5, 1), limits = c(-0.6, 1.02)) +
+      ggplot2::facet_wrap(ggplot2::vars(.data$panel), ncol = min(3, length(chosen)))
+  } else {
+    plot <- plot +
+      ggplot2::scale_y_reverse(
+        breaks = seq_along(chosen), labels = unique(rows$name), expand = ggplot2::expansion(add = 0.4)
+      ) +
+      ggplot2::facet_wrap(ggplot2::vars(.data$panel), scales = "free_x")
+  }
+  plot <- plot + ggplot2::theme(strip.text = ggplot2::element_text(hjust = 0, size = 8))
+  size <- if (classes) {
+    c(max(4.4, 2.8 * min(3, length(chosen))), 0.5 + 1.6 * ceiling(length(chosen) / 3))
+  } else {
+    c(max(4.6, 4.2 * length(unique(rows$panel))), 1 + 0.3 * length(chosen))
+  }
+  finished(plot, path, size[[1]], size[[2]])
+}
+
+#' @rdname mc_plot_draws
+#' @export
+mc_draws_table <- function(prediction, inputs = NULL) {
+  python <- as_prediction(prediction)
+  positions <- if (!is.null(inputs)) as.array(as_inputs(inputs, nrow(prediction)) - 1L)
+  table <- table_from_python(call_core("mc_draws_table", python, positions))
+  table$input <- as.integer(table$input + 1)
+  if (!is.null(prediction$ids)) {
+    table$id <- prediction$ids[table$input]
+  }
+  table
+}
+
+# Of each chosen input its most probable labels: where they are drawn, their mean and interval.
+draws_of_classes <- function(prediction, chosen) {
+  labels <- as.character(prediction$labels)
+  parts <- lapply(chosen, function(i) {
+    top <- utils::head(order(-prediction$mean[i, ]), 3)
+    name <- if (is.null(prediction$ids)) paste("input", i) else paste("id", prediction$ids[[i]])
+    data.frame(
+      input = i, label = labels[top], name = shortened(labels[top], 12), place = seq_along(top),
+      mean = prediction$mean[i, top], lower = prediction$lower[i, top], upper = prediction$upper[i, top],
+      panel = sprintf(
+        "%s: entropy %.2f nats,\n%.2f of it epistemic", shortened(name), prediction$predictive_entropy[[i]],
+        prediction$mutual_information[[i]]
+      )
+    )
+  })
+  rows <- do.call(rbind, parts)
+  rows$panel <- factor(rows$panel, unique(rows$panel))
+  rows
+}
+
+draws_of_values <- function(prediction, chosen) {
+  by_output <- function(part) matrix(part, nrow = nrow(prediction))[chosen, , drop = FALSE]
+  mean <- by_output(prediction$mean)
+  outputs <- rep(seq_len(ncol(mean)), each = length(chosen))
+  names <- if (is.null(prediction$ids)) paste("input", chosen) else paste("id", prediction$ids[chosen])
+  data.frame(
+    input = rep(chosen, ncol(mean)), output = outputs, name = rep(shortened(names, 12), ncol(mean)),
+    place = rep(seq_along(chosen), ncol(mean)), mean = as.vector(mean),
+    lower = as.vector(by_output(prediction$lower)), upper = as.vector(by_output(prediction$upper)),
+    panel = paste("output", outputs)
+  )
+}
+
+#' Posterior spread of the weights of a Bayesian network
+#'
+#' On the left, for each variational layer, how large the posterior standard deviations of its weights are:
+#' the dot is the median, the thick line holds the middle half of the weights, the thin one 90 % of them,
+#' and the upright stroke is the standard deviation of the prior, where the data have taught nothing; on a
+#' logarithmic scale. On the right, the weights of each layer that are most surely not zero: the dot is the
+#' mean, the line the middle `level` of the posterior. [mc_posterior_table()] and [mc_weights_table()] give
+#' the numbers.
+#'
+#' @inheritParams mc_plot_reliability
+#' @inheritParams mc_posterior_table
+#' @param model (mc_model or torch module) A network with variational layers.
+#' @return (ggplot) The picture.
+#' @export
+#' @examplesIf mc_python_available() && requireNamespace("ggplot2", quietly = TRUE)
+#' net <- mc_bayes_mlp(4, labels = levels(iris$Species))
+#' net <- mc_fit(net, iris[1:4], iris$Species, epochs = 20, batch_size = 32, seed = 1)
+#' mc_plot_posterior(net, n_weights = 5)
+mc_plot_posterior <- function(model, ..., n_weights = 8, level = 0.95, path = NULL) {
+  rlang::check_dots_empty()
+  check_ggplot2()
+  layers <- mc_posterior_table(model)
+  weights <- mc_weights_table(model, n_weights = n_weights, level = level)
+  kinds <- c(
+    "posterior standard deviation of the weights, log10\n(stroke: of the prior)",
+    paste0("weight: mean and ", format(100 * level), " % of its posterior")
+  )
+  of_weights <- paste(weights$layer, weights$weight)
+  in_rows <- function(names) factor(names, rev(c(layers$layer, of_weights))) # the first on top
+  layers$panel <- factor(kinds[[1]], kinds)
+  layers$row <- in_rows(layers$layer)
+  layers$prior_std[!is.finite(layers$prior_std)] <- NA
+  weights$panel <- factor(kinds[[2]], kinds)
+  weights$row <- in_rows(of_weights)
+  segment <- function(low, high, table, width) {
+    ggplot2::geom_segment(
+      ggplot2::aes(x = .data[[low]], xend = .data[[high]], yend = .data$row), table,
+      colour = dark, linewidth = width
+    )
+  }
+  deviations <- grep("std_", names(layers), value = TRUE)
+  layers[c(deviations, "prior_std")] <- log10(layers[c(deviations, "prior_std")])
+  plot <- ggplot2::ggplot(mapping = ggplot2::aes(y = .data$row)) +
+    segment("std_5", "std_95", layers, 0.5) +
+    segment("std_25", "std_75", layers, 2) +
+    ggplot2::geom_point(ggplot2::aes(x = .data$std_50), layers, shape = 21, fill = "white") +
+    ggplot2::geom_text(ggplot2::aes(x = .data$prior_std), layers, label = "|", na.rm = TRUE, size = 4) +
+    ggplot2::geom_vline(ggplot2::aes(xintercept = 0), weights[1, "panel"], colour = "grey75") +
+    # both panels' rows at once: each alone would be sorted by the alphabet
+    ggplot2::scale_y_discrete(limits = function(rows) levels(layers$row)[levels(layers$row) %in% rows]) +
+    segment("lower", "upper", weights, 0.5) +
+    ggplot2::geom_point(ggplot2::aes(x = .data$mean), weights, size = 0.9) +
+    ggplot2::facet_wrap(ggplot2::vars(.data$panel), scales = "free", strip.position = "bottom") +
+    ggplot2::labs(x = NULL, y = NULL) +
+    chart_theme() +
+    ggplot2::theme(strip.placement = "outside", axis.text.y = ggplot2::element_text(size = 7))
+  finished(plot, path, 8.6, max(2.6, 0.9 + 0.16 * (nrow(weights) + nrow(layers))))
+}
+
 #' Predicted values with their bands, and the data
 #'
 #' Values along one input. The line is the mean; the dark band the interval of the mean over the draws at
@@ -379,7 +552,7 @@ finished <- function(plot, path, width, height, call = rlang::caller_env()) {
   if (is.null(path)) {
     return(plot)
   }
-  path <- as_path(path, "path", call)
+  path <- as_picture_path(path, call)
   ggplot2::ggsave(path, plot, width = width, height = height, dpi = 150, limitsize = FALSE, bg = "white")
   invisible(plot)
 }

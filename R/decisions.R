@@ -98,6 +98,14 @@ mc_decide <- function(policy, prediction) {
 #'
 #' The `n` inputs whose labels would teach the network most, the most useful first.
 #'
+#' The joint information of `"batchbald"` cannot be more than log(number of draws), so that 20 draws are told
+#' apart by a handful of labels and what is chosen after those is chosen by chance: a warning says so; 100
+#' draws or more are for batches of ten.
+#'
+#' Where inputs resemble each other (frames of a video, copies), single measures ask for much the same many
+#' times, which may teach less than random choice does, and `"batchbald"` does not. Where every input is
+#' different and all labels are as frequent, none of them is sure to beat random choice by much.
+#'
 #' @param prediction (mc_prediction) Of classes, for inputs without labels.
 #' @param n (count) How many.
 #' @param ... Not used; what follows is given by name.
@@ -123,7 +131,9 @@ mc_decide <- function(policy, prediction) {
 #' mc_acquire(pool, 5, by = "batchbald")
 mc_acquire <- function(prediction, n, ..., by = "mutual_information", seed = 0) {
   rlang::check_dots_empty()
-  table <- call_core("mc_acquire", as_prediction(prediction), as_count(n), by = by, seed = as_seed(seed))
+  table <- call_core(
+    "mc_acquire", as_prediction(prediction), as_count(n), by = as_names(by), seed = as_seed(seed)
+  )
   table <- table_from_python(table)
   table$input <- as.integer(table$input + 1)
   if (!is.null(prediction$ids)) {
@@ -162,6 +172,9 @@ as_names <- function(x) {
   if (is_one_number(x) && x == trunc(x)) {
     return(as_integer_if_small(x))
   }
+  if (length(x) == 1 && is.atomic(x) && is.na(x)) {
+    return(NA_character_) # a plain NA would be Python's True
+  }
   if (length(x) == 1) x else as.list(x)
 }
 
@@ -170,11 +183,17 @@ as_costs <- function(x) {
   if (is.null(names(x))) {
     return(as_names(x))
   }
-  lapply(as.list(x), function(cost) if (is.data.frame(cost)) as.matrix(cost) else cost)
+  lapply(as.list(x), function(cost) {
+    cost <- if (is.data.frame(cost)) as.matrix(cost) else cost
+    if (is.logical(cost) && anyNA(cost)) cost + 0 else cost # a plain NA would be Python's True
+  })
 }
 
 # Limits by label: a named vector or list for each kind of error.
-as_label_limits <- function(x) {
+as_label_limits <- function(x, call = rlang::caller_env()) {
+  if (is.logical(x)) {
+    return(as_flag(x, "by_label", call))
+  }
   if (!is.list(x)) {
     return(x)
   }

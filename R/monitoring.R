@@ -10,12 +10,15 @@
 #' changes, whatever the network and the measure. Against that the test bets, boldly or carefully, that
 #' doubt is higher, lower, further out or further in than before, starting at every input with a part of its
 #' capital. By Ville's inequality the capital ever reaches 1 / `false_alarm_rate` with a chance of at most
-#' `false_alarm_rate`. The result is the same however the inputs are cut into batches. The monitor holds all
-#' doubts that it has seen.
+#' `false_alarm_rate`. The result is the same however the inputs are cut into batches.
 #'
-#' Kolmogorov-Smirnov and the population stability index of each batch are there to look at: their p-values
-#' and limits are of one batch alone, and many batches exceed them sooner or later. A change that leaves the
-#' distribution of doubt as it is cannot be seen in it; another measure may see it.
+#' Of the inputs seen the monitor keeps only how many fell between each two neighbours of the reference; among
+#' those a new one takes a place by lot. As long as nothing changes every place is as likely as any other, so
+#' the promise is exact, while size and time of an update do not grow with the stream.
+#'
+#' Kolmogorov-Smirnov and the population stability index of each batch are exact too, and there to look at:
+#' their p-values and limits are of one batch alone, and many batches exceed them sooner or later. A change
+#' that leaves the distribution of doubt as it is cannot be seen in it; another measure may see it.
 #'
 #' @param reference (mc_prediction) Of inputs as they should be, that the network was not trained on; at
 #'   least 20, better some hundreds.
@@ -27,12 +30,13 @@
 #' @param seed (whole number) Decides among equals.
 #' @return A list of class `mc_monitor`: `drift` (whether there was an alarm); with one `alarm_input`,
 #'   `alarm_batch` (where it was raised), `since_input`, `since_batch` (where the change most probably
-#'   began); `alarm_at` (the evidence, as log10, that makes an alarm); the settings; and `batches`, a tibble
-#'   with a row per batch: `batch`, `name`, `n` inputs, `seen` in all so far, `mean` of the measure, `ks`
-#'   and `ks_p_value` (Kolmogorov-Smirnov test of this batch against the reference), `psi` (population
-#'   stability index) and `psi_limit` (which a batch of this size exceeds by chance once in twenty times),
-#'   `log10_evidence` of the sequential test over the whole run, `drift` (whether there had been an alarm by
-#'   then). `update()` returns the monitor after the batch. [mc_save()] writes it as JSON.
+#'   began); `n_seen` inputs and `n_batches`; `alarm_at` (the evidence, as log10, that makes an alarm); the
+#'   settings; and `batches`, a tibble with a row for each of the last 1,000 batches: `batch`, `name`, `n`
+#'   inputs, `seen` in all so far, `mean` of the measure, `ks` and `ks_p_value` (Kolmogorov-Smirnov test of
+#'   this batch against the reference), `psi` (population stability index) and `psi_limit` (which a batch of
+#'   this size exceeds by chance once in twenty times), `log10_evidence` of the sequential test over the
+#'   whole run, `drift` (whether there had been an alarm by then). `update()` returns the monitor after the
+#'   batch. [mc_save()] writes it as JSON.
 #' @references Vovk, Gammerman and Shafer (2022), *Algorithmic learning in a random world*, chapter 8, and
 #'   Vovk et al. (2021), \doi{10.48550/arXiv.2102.10439}, for conformal test martingales. Ville (1939),
 #'   *Etude critique de la notion de collectif*. Yurdakul and Naranjo (2020), *Journal of Risk Model
@@ -52,7 +56,7 @@ mc_monitor <- function(reference, ..., measure = "predictive_entropy", false_ala
   rlang::check_dots_empty()
   monitor <- call_core(
     "mc_monitor", as_prediction(reference, "reference"),
-    measure = measure,
+    measure = as_names(measure),
     false_alarm_rate = as_number(false_alarm_rate, above = 0, below = 1),
     n_bins = as_count(n_bins, at_least = 2),
     seed = as_seed(seed)
@@ -83,9 +87,10 @@ monitor_from_python <- function(object) {
   for (name in c("batch", "n", "seen")) {
     fields$batches[[name]] <- as.integer(fields$batches[[name]])
   }
-  for (name in c("alarm_at", "drift", "alarm_batch", "since_batch")) {
+  for (name in c("alarm_at", "drift")) {
     fields[[name]] <- from_python(object[[name]])
   }
-  inner <- c("log_capital", "log_best", "best_start", "edges", "seen") # what `json` has for the core
+  # what `json` has for the core
+  inner <- c("log_capital", "log_best", "best_start", "edges", "counts", "highest_evidence")
   new_learnt(object, fields[setdiff(names(fields), inner)], "mc_monitor")
 }

@@ -35,7 +35,7 @@ mc_plot_probabilities <- function(prediction, images = NULL, ..., inputs = NULL,
     columns <- n_columns(length(inputs))
     height <- 0.5 + (0.6 + panel_height(bars, pictures)) * ceiling(length(inputs) / columns)
     ggplot2::ggsave(
-      as_path(path), plot, width = 0.3 + panel_width * columns, height = height, dpi = 150,
+      as_picture_path(path), plot, width = 0.3 + panel_width * columns, height = height, dpi = 150,
       limitsize = FALSE, bg = "white"
     )
     return(invisible(plot)) # a script would draw it once more, into Rplots.pdf
@@ -272,6 +272,19 @@ check_ggplot2 <- function() {
   rlang::check_installed("ggplot2", "to draw.", version = "3.4.0")
 }
 
+# Of a kind that ggplot2 writes, and in a folder that exists.
+as_picture_path <- function(path, call = rlang::caller_env()) {
+  path <- as_path(path, "path", call)
+  kinds <- c("bmp", "eps", "jpeg", "jpg", "pdf", "png", "ps", "svg", "tex", "tiff")
+  if (!tolower(tools::file_ext(path)) %in% kinds) {
+    abort_must("path", paste0("end in one of .", paste(kinds, collapse = ", .")), path, call = call)
+  }
+  if (!dir.exists(dirname(path))) {
+    abort_must("path", "be in a folder that exists", path, call = call)
+  }
+  path
+}
+
 check_classes <- function(prediction, call = rlang::caller_env()) {
   if (!inherits(prediction, "mc_prediction")) {
     got <- shown(class(prediction)[[1]])
@@ -282,6 +295,16 @@ check_classes <- function(prediction, call = rlang::caller_env()) {
   }
   if (nrow(prediction) == 0) {
     abort_must("prediction", "have at least one input", got = "none", call = call)
+  }
+  check_finite(prediction$mean, "prediction", "NaN or infinity", call = call)
+}
+
+check_finite <- function(x, name, what, end = "", call = rlang::caller_env()) {
+  strange <- which(!is.finite(x))
+  if (length(strange) > 0) {
+    input <- min((strange - 1) %% (dim(x) %||% length(x))[[1]] + 1)
+    got <- paste0(what, " in input number ", input, end)
+    abort_must(name, "hold finite numbers only", got = got, call = call)
   }
 }
 
@@ -306,6 +329,10 @@ as_inputs <- function(inputs, n, call = rlang::caller_env()) {
 as_truth <- function(truth, name, prediction, call = rlang::caller_env()) {
   check_length(length(truth), name, nrow(prediction), "prediction", call)
   truth <- as.character(truth)
+  if (anyNA(truth)) {
+    got <- paste("none at input number", which(is.na(truth))[[1]])
+    abort_must(name, "have a label for every input", got = got, call = call)
+  }
   wrong <- which(!truth %in% as.character(prediction$labels))
   if (length(wrong) > 0) {
     words <- paste(vapply(as.list(prediction$labels), shown, character(1)), collapse = ", ")
@@ -342,6 +369,7 @@ as_pixels <- function(images, inputs, n, call) {
     files <- as_image_files(images[inputs], call)
     return(from_python(with_core(files$take(as.array(seq_along(inputs) - 1L)), call)))
   }
+  check_finite(images, "images", "NaN", paste(" of", sizes[[1]]), call)
   chosen <- along(images, 1, inputs)
   if (length(sizes) == 3) {
     dim(chosen) <- c(dim(chosen), 1)
@@ -504,6 +532,6 @@ saved_plot <- function(plot, path, width, height) {
   if (is.null(path)) {
     return(plot)
   }
-  ggplot2::ggsave(as_path(path), plot, width = width, height = height, dpi = 150, bg = "white")
+  ggplot2::ggsave(as_picture_path(path), plot, width = width, height = height, dpi = 150, bg = "white")
   invisible(plot)
 }

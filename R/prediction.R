@@ -37,8 +37,12 @@
 #' @return `dim()`: inputs and labels (or outputs). `[`: the prediction for some of the inputs. `rbind()`:
 #'   predictions of one network for different inputs, as one. `as.data.frame()` and `as_tibble()`: one row per
 #'   input; columns named as tidymodels does, `.pred_class`, `.pred_{label}`, `.pred_lower_{label}`,
-#'   `.pred_upper_{label}`, or `.pred`, `.pred_lower`, `.pred_upper`. `tidy()`: one row per input and label or
-#'   output. `glance()`: one row. `summary()`: the whole in a few numbers, as a list.
+#'   `.pred_upper_{label}`, or `.pred`, `.pred_lower`, `.pred_upper`. There `.pred_lower` and `.pred_upper`
+#'   are the interval of the mean (`lower` and `upper` of the prediction, `type = "conf_int"` of
+#'   `predict()`), and `.pred_int_lower` and `.pred_int_upper` that of a new observation (`pred_lower` and
+#'   `pred_upper` of the prediction, and of `to_pandas()` in Python; `predict(type = "pred_int")` calls it
+#'   `.pred_lower` and `.pred_upper`, as tidymodels does). `tidy()`: one row per input and label or output.
+#'   `glance()`: one row. `summary()`: the whole in a few numbers, as a list.
 #' @references Houlsby et al. (2011), *Bayesian active learning for classification and preference learning*,
 #'   \doi{10.48550/arXiv.1112.5745}, for the mutual information. Kendall and Gal (2017), *What uncertainties
 #'   do we need in Bayesian deep learning for computer vision?*, \doi{10.48550/arXiv.1703.04977}, for the
@@ -162,6 +166,16 @@ dim.mc_prediction <- function(x) {
 #' @rdname mc_prediction
 #' @export
 `[.mc_prediction` <- function(x, i, ...) {
+  others <- eval(substitute(alist(...)))
+  others <- others[!rlang::names2(others) %in% "drop"]
+  if (!all(vapply(others, rlang::is_missing, logical(1)))) {
+    abort_mc(
+      paste(
+        "`x` must be indexed by inputs alone, as `x[i]`; got a second index. `x$mean[i, j]` has labels or",
+        "outputs."
+      )
+    )
+  }
   chosen <- seq_len(nrow(x))[i]
   if (anyNA(chosen)) {
     abort_must("i", paste("choose among the", nrow(x), "inputs"), i)

@@ -5,8 +5,9 @@
 #' Writes one HTML file that needs no network and no other file: a summary; with `y` the scores; the policy in
 #' words, and the tier of each input; the state of a monitor; and the review queue, every input with its
 #' image, its most probable labels as bars with the interval of the draws, the most doubtful first, with
-#' filters by tier, label and name. Made for the screen, the phone and paper: it prints what is
-#' shown. What labels and files are called is shown as it is, and never run.
+#' filters by tier, label and name. Made for the screen, the phone and paper: it prints the cards that are
+#' shown, at first the `n_shown` most doubtful, and says how many it leaves out. What labels and files are
+#' called is shown as it is, and never run.
 #'
 #' @param prediction (mc_prediction) What to report.
 #' @param images (numeric array or mc_images) The images that were predicted, all of them; put in as
@@ -19,6 +20,7 @@
 #' @param measure (string) Of the doubt that sorts the queue; by default the policy's first, else the
 #'   predictive entropy, for values the standard deviation with the noise where the model tells it.
 #' @param title (string) Of the page.
+#' @param n_shown (count) Cards that are shown at first, and added by a press of the button.
 #' @return (string) The path, invisibly.
 #' @export
 #' @examplesIf mc_python_available() && reticulate::py_module_available("jinja2")
@@ -29,7 +31,7 @@
 #' mc_report(pred, y = iris$Species, path = path)
 #' if (interactive()) browseURL(path)
 mc_report <- function(prediction, images = NULL, y = NULL, policy = NULL, ..., path, monitor = NULL,
-                      measure = NULL, title = "How sure the predictions are") {
+                      measure = NULL, title = "How sure the predictions are", n_shown = 100) {
   rlang::check_dots_empty()
   if (missing(path)) {
     abort_mc("`path` must be given; got nothing.")
@@ -46,7 +48,7 @@ mc_report <- function(prediction, images = NULL, y = NULL, policy = NULL, ..., p
     if (!is.null(y)) as_targets(y, prediction$labels),
     if (!is.null(policy)) learnt_to_python(policy),
     path = path, monitor = as_monitor_words(monitor), measure = measure, title = title,
-    first = 1L
+    n_shown = as_count(n_shown), first = 1L
   )
   invisible(path)
 }

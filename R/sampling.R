@@ -112,6 +112,11 @@ predict.mc_model <- function(object, new_data, type = NULL, ...) {
     c("prob", "class", "conf_int")
   }
   type <- as_choice(type %||% types[[1]], types, "type")
+  if ("keep_samples" %in% ...names()) {
+    abort_mc(paste(
+      "`keep_samples` must be left out of `predict()`, whose table has no draws; `mc_predict()` keeps them."
+    ))
+  }
   columns_of_type(mc_predict(object, new_data, ..., keep_samples = FALSE), type)
 }
 

@@ -1,7 +1,17 @@
 # Let a network decide what it is sure of, and send the rest to a person: learn where the line is on images
 # kept from training, see whether what was promised holds on others, and hear when the world changes.
 # triage.py does the same.
+#
+# Rscript triage.R [--epochs 8] [--draws 50]
 library(mcdropout)
+
+given <- list(epochs = 8, draws = 50)
+arguments <- commandArgs(trailingOnly = TRUE)
+for (place in which(startsWith(arguments, "--"))) {
+  name <- substring(arguments[[place]], 3)
+  stopifnot("an option is not known" = name %in% names(given))
+  given[[name]] <- as.integer(arguments[[place + 1]])
+}
 
 # Real images of clothes. Every third one is kept from training: a policy must be learnt on images that the
 # network has not seen, or it would be too trusting.
@@ -11,11 +21,11 @@ kept <- seq_along(data$y_train) %% 3 == 1
 net <- mc_cnn(c(28, 28, 1), labels = data$labels)
 net <- mc_fit(
   net, data$x_train[!kept, , , , drop = FALSE], data$y_train[!kept],
-  epochs = 8, batch_size = 128, seed = 1, progress = TRUE
+  epochs = given$epochs, batch_size = 128, seed = 1, progress = TRUE
 )
 x_calibration <- data$x_train[kept, , , , drop = FALSE]
-calibration <- mc_predict(net, x_calibration, n_samples = 50, seed = 1, progress = TRUE)
-test <- mc_predict(net, data$x_test, n_samples = 50, seed = 1, progress = TRUE)
+calibration <- mc_predict(net, x_calibration, n_samples = given$draws, seed = 1, progress = TRUE)
+test <- mc_predict(net, data$x_test, n_samples = given$draws, seed = 1, progress = TRUE)
 
 # How good it is, and whether its doubt finds its errors.
 scores <- mc_scores(test, data$y_test)
@@ -50,7 +60,7 @@ for (first in seq(1, length(wrong), by = 250)) {
   monitor <- update(monitor, test[first:(first + 249)], name = "upright")
 }
 turned <- aperm(data$x_test[1:250, , , , drop = FALSE], c(1, 3, 2, 4))
-turned <- mc_predict(net, turned, n_samples = 50, seed = 1, progress = TRUE)
+turned <- mc_predict(net, turned, n_samples = given$draws, seed = 1, progress = TRUE)
 monitor <- update(monitor, turned, name = "turned")
 cat("\n")
 print(monitor)

@@ -1,11 +1,17 @@
 # Let a network decide what it is sure of, and send the rest to a person: learn where the line is on images kept from
 # training, see whether what was promised holds on others, and hear when the world changes. triage.R does the same.
+import argparse
 from pathlib import Path
 
 import numpy as np
 from scipy import stats
 
 import mcdropout as mcd
+
+options = argparse.ArgumentParser()
+options.add_argument("--epochs", type=int, default=8)
+options.add_argument("--draws", type=int, default=50)
+given = options.parse_args()
 
 # Real images of clothes. Every third one is kept from training: a policy must be learnt on images that the network
 # has not seen, or it would be too trusting.
@@ -15,9 +21,9 @@ x_train, y_train = data.x_train[~kept], data.y_train[~kept]
 x_calibration, y_calibration = data.x_train[kept], data.y_train[kept]
 
 net = mcd.mc_cnn((28, 28, 1), labels=data.labels)
-net = mcd.mc_fit(net, x_train, y_train, epochs=8, batch_size=128, seed=1, progress=True)
-calibration = mcd.mc_predict(net, x_calibration, n_samples=50, seed=1, progress=True)
-test = mcd.mc_predict(net, data.x_test, n_samples=50, seed=1, progress=True)
+net = mcd.mc_fit(net, x_train, y_train, epochs=given.epochs, batch_size=128, seed=1, progress=True)
+calibration = mcd.mc_predict(net, x_calibration, n_samples=given.draws, seed=1, progress=True)
+test = mcd.mc_predict(net, data.x_test, n_samples=given.draws, seed=1, progress=True)
 
 # How good it is, and whether its doubt finds its errors.
 scores = mcd.mc_scores(test, data.y_test)
@@ -44,7 +50,7 @@ print(f"Among those referred to a person: {wrong[~accepted].mean():.1%}.")
 monitor = mcd.mc_monitor(calibration, measure="mutual_information", false_alarm_rate=0.01)
 for first in range(0, len(test), 250):
     monitor.update(test[first : first + 250], name="upright")
-turned = mcd.mc_predict(net, data.x_test[:250].transpose(0, 2, 1, 3), n_samples=50, seed=1, progress=True)
+turned = mcd.mc_predict(net, data.x_test[:250].transpose(0, 2, 1, 3), n_samples=given.draws, seed=1, progress=True)
 monitor.update(turned, name="turned")
 print()
 print(monitor)

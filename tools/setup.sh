@@ -24,6 +24,7 @@ set_up_python
 if [ "${FOR_TESTS:-no}" != no ]; then
   set_up_zoo
   set_up_backends
+  set_up_browser
 fi
 set_up_libpython
 set_up_r_package

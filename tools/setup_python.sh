@@ -75,3 +75,17 @@ set_up_backends() {
     "$VENV/bin/python" -m pip install -c constraints.txt --no-build-isolation -e ".[backends]"
   mark_done backends "$key"
 }
+
+have_browser() { have chromium || have chromium-browser || have google-chrome; }
+
+# Chromium, to open reports in: for the tests alone, which say so and skip where there is none.
+set_up_browser() {
+  local log="$SETUP/browser.log"
+  have_browser && return
+  [ -e "$SETUP/browser.stamp" ] && return  # tried already
+  if can_apt; then
+    echo "Installing Chromium, to test reports in a browser ..."
+    apt_install chromium >"$log" 2>&1 </dev/null || echo "It cannot be had here (.setup/browser.log says why); the tests in a browser are left out."
+  fi
+  mark_done browser tried
+}

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from .bayes_models import mc_bayes_resnet as mc_bayes_resnet
     from .bayes_models import mc_posterior_table as mc_posterior_table
     from .bayes_models import mc_to_bayesian as mc_to_bayesian
+    from .bayes_models import mc_weights_table as mc_weights_table
     from .calibration import MCCalibration as MCCalibration
     from .calibration import MCConformal as MCConformal
     from .calibration import mc_apply as mc_apply
@@ -27,10 +28,13 @@ if TYPE_CHECKING:
     from .calibration import mc_conformal as mc_conformal
     from .charts import mc_balance_table as mc_balance_table
     from .charts import mc_band_table as mc_band_table
+    from .charts import mc_draws_table as mc_draws_table
     from .charts import mc_plot_balance as mc_plot_balance
     from .charts import mc_plot_band as mc_plot_band
+    from .charts import mc_plot_draws as mc_plot_draws
     from .charts import mc_plot_history as mc_plot_history
     from .charts import mc_plot_images as mc_plot_images
+    from .charts import mc_plot_posterior as mc_plot_posterior
     from .charts import mc_plot_reliability as mc_plot_reliability
     from .charts import mc_plot_risk_coverage as mc_plot_risk_coverage
     from .charts import mc_plot_uncertainty as mc_plot_uncertainty
@@ -115,6 +119,7 @@ HOMES = {  # where each public name lives
     "mc_conformal": "calibration",
     "mc_convergence": "convergence",
     "mc_decide": "decisions",
+    "mc_draws_table": "charts",
     "mc_fit": "training",
     "mc_frozen_backbone": "backbones",
     "mc_load": "files",
@@ -124,9 +129,11 @@ HOMES = {  # where each public name lives
     "mc_plot_balance": "charts",
     "mc_plot_band": "charts",
     "mc_plot_convergence": "plots",
+    "mc_plot_draws": "charts",
     "mc_plot_drift": "plots",
     "mc_plot_history": "charts",
     "mc_plot_images": "charts",
+    "mc_plot_posterior": "charts",
     "mc_plot_probabilities": "plots",
     "mc_plot_reliability": "charts",
     "mc_plot_risk_coverage": "charts",
@@ -158,6 +165,7 @@ HOMES = {  # where each public name lives
     "mc_train_on_batch": "training",
     "mc_triage": "decisions",
     "mc_uncertainty_table": "charts",
+    "mc_weights_table": "bayes_models",
 }
 
 __all__ = list(HOMES)  # pyright: ignore[reportUnsupportedDunderAll]  (one list, not two)

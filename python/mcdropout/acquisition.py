@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +15,7 @@ from .prediction import Array, MCPrediction
 
 N_OUTCOMES = 2_000  # labels that a batch may have: all of them up to so many, beyond that as many drawn ones
 N_AT_ONCE = 256  # candidates looked at in one go
+TOLD_APART = 0.98  # of all information that there is in the draws: what comes after is chosen by hardly anything
 
 
 def mc_acquire(
@@ -29,7 +31,13 @@ def mc_acquire(
     `smallest_margin`, `std` or `expected_entropy`; equals in the order of the inputs. Or "batchbald": inputs
     whose labels together tell most about the network, so that a batch is not n times much the same; it needs the draws,
     under masks shared by all inputs. Where a batch has more than 2,000 possible outcomes, its information is estimated
-    on drawn ones, by `seed`.
+    on drawn ones, by `seed`. It cannot be more than log(number of draws), so that 20 draws are told apart by a handful
+    of labels and what is chosen after those is chosen by chance: a warning says so; 100 draws or more are for batches
+    of ten.
+
+    Where inputs resemble each other (frames of a video, copies), single measures ask for much the same many times,
+    which may teach less than random choice does, and "batchbald" does not. Where every input is different and all
+    labels are as frequent, none of them is sure to beat random choice by much.
 
     Columns: input (position in the prediction, from 0), id (where the prediction has ids), score: the measure; for
     "batchbald" the information, in nats, of the batch up to this input about the network.
@@ -45,13 +53,26 @@ def mc_acquire(
     check_choice(by, "by", (*CLASS_MEASURES, "batchbald"))
     seed = check_seed(seed)
     if by == "batchbald":
-        chosen, scores = _batch(_shared_draws(prediction), n, np.random.default_rng(seed))
+        draws = _shared_draws(prediction)
+        chosen, scores = _batch(draws, n, np.random.default_rng(seed))
+        _warn_if_told_apart(scores, len(draws))
     else:
         doubt = measured(prediction, by)
         chosen = np.argsort(-doubt, kind="stable")[:n]
         scores = doubt[chosen]
     ids = {} if prediction.ids is None else {"id": prediction.ids[chosen]}
     return pd.DataFrame({"input": chosen, **ids, "score": scores})
+
+
+def _warn_if_told_apart(information: Array, n_draws: int) -> None:
+    """Of N draws no labels can tell more than which one it is: log N."""
+    enough = np.flatnonzero(information >= TOLD_APART * np.log(n_draws))
+    if len(enough) and enough[0] + 1 < len(information):
+        warnings.warn(
+            f"Of the {len(information)} inputs the first {enough[0] + 1} already tell the {n_draws} draws apart, so "
+            "hardly anything chooses the others; predict with a larger `n_samples`, or choose fewer inputs at a time.",
+            stacklevel=3,
+        )
 
 
 def _shared_draws(prediction: MCPrediction) -> Array:
@@ -87,7 +108,8 @@ def _batch(draws: Array, n: int, rng: np.random.Generator) -> tuple[Array, Array
         gains.append(best)
         candidates = candidates[candidates != winner]
         outcomes = outcomes.extended(draws, chosen, rng)
-    return np.array(chosen), np.cumsum(gains)
+    # of N draws no labels can tell more than which one it is; an estimate may
+    return np.array(chosen), np.minimum(np.cumsum(gains), np.log(len(draws)))
 
 
 @dataclass(frozen=True)

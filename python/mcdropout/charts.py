@@ -28,6 +28,7 @@ from .measures import (
 from .plots import (
     FILE_DPI,
     INK,
+    N_INPUTS,
     OTHER,
     PREDICTED,
     SMALL,
@@ -46,6 +47,7 @@ from .scores import MCScores
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from torch.nn import Module
 
 Path = str | os.PathLike[str]
 
@@ -56,6 +58,8 @@ PANEL = (4.2, 3.2)  # width and height in inches
 SIDE = 1.1  # of an image of the grid, in inches
 N_GRID = 40  # images: rows of eight
 SETTLED = 0.05  # coverage from which on the axis has room for the risk: of the first few inputs it may be anything
+MOST_ROWS = 3  # labels of an input whose draws are shown
+GOLDEN = 0.618034  # its multiples lie far from each other on (0, 1)
 MOST_LABELS = 60  # that can be read below each other
 UNITS = {
     "predictive_entropy": "predictive entropy (nats)",
@@ -215,6 +219,171 @@ def mc_plot_uncertainty(
     _labelled(axes, UNITS[str(table["measure"].iloc[0])], "share of the group")
     _legend(axes)
     return _finished(figure, path)
+
+
+# Posterior ------------------------------------------------------------------------------------------------
+
+
+def mc_draws_table(prediction: MCPrediction, inputs: Positions | None = None) -> pd.DataFrame:
+    """The draws that `mc_plot_draws()` shows: one row per chosen input, label or output, and draw.
+
+    Columns: input (position from 0), id (where the prediction has ids), label (of classes) or output (from 1), draw
+    (from 1), value (the label's probability, or the output in the unit of the values). inputs: positions; by default
+    the 12 most doubtful, by predictive entropy or standard deviation. Draws that `tolerance` has saved are left out.
+    Raises ValueError for a prediction that does not hold its draws.
+    """
+    prediction = check_prediction(prediction)
+    if prediction.samples is None:
+        raise ValueError("`prediction` must hold its draws; predict with `keep_samples` set to true.")
+    chosen = _most_doubtful(prediction) if inputs is None else as_positions(inputs, len(prediction))
+    values = prediction.samples[:, chosen].reshape(len(prediction.samples), len(chosen), -1)
+    values = values.transpose(1, 2, 0).astype(np.float64)  # (input, output, draw)
+    n, n_outputs, n_draws = values.shape
+    columns: dict[str, object] = {"input": np.repeat(chosen, n_outputs * n_draws)}
+    if prediction.ids is not None:
+        columns["id"] = np.repeat(prediction.ids[chosen], n_outputs * n_draws)
+    if prediction.task == "classification":
+        columns["label"] = [label for label in labels_of(prediction) for _ in range(n_draws)] * n
+    else:
+        columns["output"] = np.tile(np.repeat(np.arange(1, n_outputs + 1), n_draws), n)
+    columns |= {"draw": np.tile(np.arange(1, n_draws + 1), n * n_outputs), "value": values.ravel()}
+    table = pd.DataFrame(columns)
+    return table.dropna(subset=["value"]).reset_index(drop=True)
+
+
+def mc_plot_draws(prediction: MCPrediction, *, inputs: Positions | None = None, path: Path | None = None) -> Figure:
+    """Posterior spread: what each draw of the network predicts for chosen inputs.
+
+    Each dot is one draw; the line is their interval at `prediction.level`, the diamond their mean. Draws in two clumps
+    are two opinions that a mean and an interval would hide. For classes one panel per input, with its three most
+    probable labels; for values one panel per output. inputs: positions, from 0; by default the 12 most doubtful.
+    `mc_draws_table()` gives the numbers.
+    """
+    table = mc_draws_table(prediction, inputs).drop_duplicates()  # an input asked for twice is shown once
+    chosen = table["input"].drop_duplicates().to_numpy()
+    if prediction.task == "classification":
+        return _finished(_draws_of_classes(prediction, table, chosen), path)
+    return _finished(_draws_of_values(prediction, table, chosen), path)
+
+
+def _draws_of_classes(prediction: MCPrediction, table: pd.DataFrame, chosen: Array) -> Figure:
+    labels = np.array([str(label) for label in labels_of(prediction)], dtype=object)
+    n_shown = min(MOST_ROWS, len(labels))
+    columns = min(3, len(chosen))
+    n_rows = math.ceil(len(chosen) / columns)
+    height = (0.75 + 0.3 * n_shown) * n_rows + 0.3
+    figure, panels = _panels(n_rows, columns, size=(max(3.0, 2.8 * columns), height))
+    for axes in panels[len(chosen) :]:
+        axes.set_axis_off()
+    by_input = dict(iter(table.groupby("input")))
+    for axes, i in zip(panels, chosen, strict=False):
+        one = by_input[i]
+        top = np.argsort(-prediction.mean[i], kind="stable")[:n_shown]
+        for row, k in enumerate(top):
+            draws = one.loc[one["label"].astype(str) == labels[k], "value"].to_numpy()
+            _draw_row(axes, row, draws, *(float(part[i, k]) for part in _means_and_bounds(prediction)))
+        _labelled(axes, "", "", (-0.02, 1.02), (n_shown - 0.4, -0.6))
+        _row_names(axes, [shortened(label, 1.0) for label in labels[top]])
+        entropy, mutual = (
+            float(cast(Array, part)[i]) for part in (prediction.predictive_entropy, prediction.mutual_information)
+        )
+        name = f"input {i}" if prediction.ids is None else f"id {prediction.ids[i]}"
+        title = f"{shortened(name, 1.2)}: entropy {entropy:.2f} nats,\n{mutual:.2f} of it epistemic"
+        axes.set_title(title, size=SMALL, color=INK, loc="left", parse_math=False)
+    words = f"probability in each draw (dots), their mean (diamond) and {100 * prediction.level:g} % interval (line)"
+    figure.supxlabel(words, size=SMALL + 1, color=INK)
+    return figure
+
+
+def _draws_of_values(prediction: MCPrediction, table: pd.DataFrame, chosen: Array) -> Figure:
+    n_outputs = int(table["output"].max())
+    figure, panels = _panels(1, n_outputs, size=(PANEL[0] * n_outputs, 1.0 + 0.3 * len(chosen)))
+    parts = [part.reshape(len(prediction), -1) for part in _means_and_bounds(prediction)]
+    names = [f"input {i}" if prediction.ids is None else f"id {prediction.ids[i]}" for i in chosen]
+    for number, axes in enumerate(panels):
+        own = table[table["output"] == number + 1]
+        for row, i in enumerate(chosen):
+            draws = own.loc[own["input"] == i, "value"].to_numpy()
+            _draw_row(axes, row, draws, *(float(part[i, number]) for part in parts))
+        words = "value" if n_outputs == 1 else f"value of output {number + 1}"
+        _labelled(axes, f"{words} in each draw", "", None, (len(chosen) - 0.4, -0.6))
+        _row_names(axes, [shortened(name, 1.0) for name in names])
+    return figure
+
+
+def _draw_row(axes: Axes, row: int, draws: Array, mean: float, lower: float, upper: float) -> None:
+    """The draws of one quantity as dots, beside each other so that few hide another, over their interval."""
+    asides = (np.arange(len(draws)) * GOLDEN % 1 - 0.5) * 0.5
+    size = 2.4 if len(draws) <= 100 else 1.4
+    axes.plot([lower, upper], [row, row], "-", color=OTHER, linewidth=5, solid_capstyle="butt", zorder=1)
+    axes.plot(draws, row + asides, "o", color=PREDICTED, markersize=size, markeredgewidth=0, alpha=0.75, zorder=2)
+    axes.plot([mean], [row], "D", color="white", markeredgecolor=INK, markersize=5, zorder=3, clip_on=False)
+
+
+def _row_names(axes: Axes, names: Sequence[str]) -> None:
+    axes.set_yticks(range(len(names)), names)
+    for text in axes.get_yticklabels():
+        text.set(parse_math=False)
+    axes.grid(False, axis="y")
+
+
+def _means_and_bounds(prediction: MCPrediction) -> tuple[Array, Array, Array]:
+    return prediction.mean, prediction.lower, prediction.upper
+
+
+def _most_doubtful(prediction: MCPrediction) -> Array:
+    """Positions of the inputs of the highest entropy or deviation over the draws, that first."""
+    doubt = measured(prediction, "predictive_entropy" if prediction.task == "classification" else "std")
+    return np.argsort(-doubt, kind="stable")[:N_INPUTS]
+
+
+def mc_plot_posterior(model: object, *, n_weights: int = 8, level: float = 0.95, path: Path | None = None) -> Figure:
+    """Posterior spread of the weights of a Bayesian network.
+
+    On the left, for each variational layer, how large the posterior standard deviations of its weights are: the dot is
+    the median, the thick line holds the middle half of the weights, the thin one 90 % of them, and the upright stroke
+    is the standard deviation of the prior, where the data have taught nothing; on a logarithmic scale. On the right
+    the `n_weights` weights of each layer that are most surely not zero: the dot is the mean, the line the middle
+    `level` of the posterior. `mc_posterior_table()` and `mc_weights_table()` give the numbers.
+    Raises ValueError for a network without variational layers.
+    """
+    from .bayes_models import mc_posterior_table, mc_weights_table
+
+    layers = mc_posterior_table(cast("Module", model))
+    weights = mc_weights_table(cast("Module", model), n_weights=n_weights, level=level)
+    n_rows = len(weights) + len(layers)  # a line between the layers
+    check_matplotlib()
+    figure, (left, right) = _panels(1, 2, size=(8.6, max(2.6, 0.9 + 0.16 * n_rows)))
+    rows = np.arange(len(layers))
+    for width, low, high in ((1.2, "std_5", "std_95"), (5.0, "std_25", "std_75")):
+        left.hlines(rows, layers[low], layers[high], color=PREDICTED, linewidth=width, zorder=2)
+    left.plot(layers["std_50"], rows, "o", color="white", markeredgecolor=INK, markersize=5, zorder=3)
+    left.plot(layers["prior_std"].where(np.isfinite(layers["prior_std"])), rows, "|", color=INK, markersize=14)
+    left.set_xscale("log")
+    label = "posterior standard deviation of the weights\n(stroke: of the prior)"
+    _labelled(left, label, "", None, (len(layers) - 0.5, -0.5))
+    _plain_decades(left)
+    _row_names(left, [shortened(name, 1.4) for name in layers["layer"]])
+    places = np.arange(len(weights)) + pd.factorize(weights["layer"])[0]
+    right.axvline(0, color=OTHER, linewidth=1, zorder=1)
+    right.hlines(places, weights["lower"], weights["upper"], color=PREDICTED, linewidth=1.4, zorder=2)
+    right.plot(weights["mean"], places, "o", color=INK, markersize=3, zorder=3)
+    _labelled(right, f"weight: mean and {100 * level:g} % of its posterior", "", None, (n_rows - 1.5, -0.8))
+    names = [f"{shortened(layer, 1.0)} {name}" for layer, name in zip(weights["layer"], weights["weight"], strict=True)]
+    right.set_yticks(places, names)
+    right.tick_params(axis="y", labelsize=SMALL - 2)
+    right.grid(False, axis="y")
+    return _finished(figure, path)
+
+
+def _plain_decades(axes: Axes) -> None:
+    """Numbers as they are written, on a logarithmic axis that may span less than a decade."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
+
+    axes.xaxis.set_major_locator(LogLocator(base=10, subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_minor_formatter(NullFormatter())
 
 
 # Values ---------------------------------------------------------------------------------------------------

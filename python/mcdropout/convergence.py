@@ -161,7 +161,8 @@ def _spread(draws: Tensor, mean: Tensor, variance: Tensor) -> tuple[Tensor, Tens
 
 
 def _counts(n_samples: object) -> tuple[int, ...]:
-    given = list(n_samples) if isinstance(n_samples, (Sequence, np.ndarray)) else [n_samples]
+    several = isinstance(n_samples, (Sequence, np.ndarray)) and not isinstance(n_samples, str)
+    given = list(n_samples) if several else [n_samples]  # pyright: ignore[reportArgumentType]
     counts = tuple(check_count(one, "n_samples", at_least=2) for one in given)
     if not counts or any(later <= one for one, later in itertools.pairwise(counts)):
         raise ValueError(f"`n_samples` must be rising numbers of draws; got {shown(list(given))}.")
@@ -233,7 +234,7 @@ def mc_compare_rates(
         feed = network.feed(x)
         sampler = sampler_for(network, feed, request, Besides(True, False), rate=None if refit else rate)
         prediction = draw_all(network, sampler, feed, request, None, progress, started)
-        loss, more = _loss(check_prediction(prediction), y)
+        loss, more = _loss(check_prediction(prediction, "x"), y)
         losses.append(loss)
         rows.append({"rate": rate, "loss": float(loss.mean()), **more})
     table = pd.DataFrame(rows)
@@ -249,14 +250,14 @@ def mc_compare_rates(
 def _loss(prediction: MCPrediction, y: object) -> tuple[Array, dict[str, float]]:
     """Loss of each input, and what else there is to say."""
     if prediction.task == "classification":
-        codes = true_codes(y, prediction)
+        codes = true_codes(y, prediction, of="x")
         of_truth = prediction.mean[np.arange(len(codes)), codes]
         right = predicted_codes(prediction) == codes
         spread = float(np.mean(np.asarray(prediction.mutual_information)))
         # where no draw gave the true label any probability, the least above 0: one input leaves the loss finite
         loss = -np.log(np.maximum(of_truth, np.finfo(np.float64).tiny))
         return loss, {"accuracy": float(right.mean()), "spread": spread}
-    values = true_values(y, prediction)
+    values = true_values(y, prediction, of="x")
     if prediction.noise_variances is None:
         each = (values - prediction.mean) ** 2
     else:

@@ -134,6 +134,7 @@ class ImageFiles:
         self.paths = [str(path) for path in paths]
         self.color = check_choice(color, "color", list(MODES))
         self.size = _image_size(size)
+        self.roughly = False
         self.y = None if y is None else np.asarray([str(label) for label in y])
         self.labels = None if labels is None else tuple(str(label) for label in as_label_set(labels))
         if self.y is not None:
@@ -163,6 +164,14 @@ class ImageFiles:
         y = None if self.y is None else self.y[chosen]
         return ImageFiles([self.paths[i] for i in chosen], y, self.labels, self.size, self.color)
 
+    def within(self, side: int) -> ImageFiles:
+        """The same files, read no larger than fits into a square of that side; of JPEGs no more is decoded."""
+        shrink = min(1.0, side / max(self.size))
+        size = [max(1, round(shrink * one)) for one in self.size]
+        small = ImageFiles(self.paths, self.y, self.labels, size, self.color)
+        small.roughly = True
+        return small
+
     def take(self, index: slice | np.ndarray) -> np.ndarray:
         """Pixels of those files, (input, height, width, channel) float32 in [0, 1]."""
         chosen = [self.paths[i] for i in np.arange(len(self))[index]]
@@ -176,6 +185,8 @@ class ImageFiles:
         pillow, ops = _pillow()
         try:
             with pillow.open(path) as image:
+                if self.roughly:
+                    image.draft(None, (2 * self.size[1], 2 * self.size[0]))  # a JPEG is decoded at 1/2, 1/4 or 1/8
                 return _resized(ops.exif_transpose(image), self.size, MODES[self.color])
         except (OSError, SyntaxError, ValueError, pillow.DecompressionBombError) as error:
             raise UnreadableFile(f"`x` must hold readable images; got {shown(path)}: {error}.") from error

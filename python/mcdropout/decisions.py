@@ -712,7 +712,8 @@ def _limits(max_error: object, by_label: object, names: tuple[str, ...], budgete
         )
     if len(errors) != wanted and not (len(errors) == 0 and wanted == 1):
         hint = "; or `budget` says what share the last takes" if len(names) == 3 and not budgeted else ""
-        raise ValueError(f"`max_error` must have {wanted} numbers for {len(names)} tiers{hint}; got {len(errors)}.")
+        numbers = "one number" if wanted == 1 else f"{wanted} numbers"
+        raise ValueError(f"`max_error` must have {numbers} for {len(names)} tiers{hint}; got {len(errors)}.")
     if errors != sorted(errors):
         raise ValueError(f"`max_error` must not fall from tier to tier; got {shown(errors)}.")
     limits = [{"tier": tier, "kind": "wrong", "label": None, "max_error": one} for tier, one in enumerate(errors)]

@@ -55,19 +55,19 @@ def usual_measure(prediction: MCPrediction) -> str:
     return known[0] if prediction.task == "classification" else known[-1]
 
 
-def measured(prediction: MCPrediction, measure: str, name: str = "measure") -> Array:
-    """How doubtful each input is by that measure, (input,), larger for more doubt.
+def measured(prediction: MCPrediction, measure: str, whose: str = "prediction") -> Array:
+    """How doubtful each input is by that measure, (input,), larger for more doubt; `whose`: the argument's name.
 
     For classes: `predictive_entropy`, `expected_entropy`, `mutual_information` (nats), `variation_ratio`,
     `least_confidence` (1 - confidence), `smallest_margin` (1 - margin), `std` (of the predicted label's
     probability). For values: `std` (of the draws), `total_std` (with the noise), in the unit of the values.
     """
-    check_choice(measure, name, measures_of(prediction))
+    check_choice(measure, "measure", measures_of(prediction))
     of = CLASS_MEASURES if prediction.task == "classification" else VALUE_MEASURES
     values = of[measure](prediction)
     if values is None:
-        raise ValueError(f"`prediction` must hold its {measure}; got none.")
-    _refuse_not_finite(values, "prediction")
+        raise ValueError(f"`{whose}` must hold its {measure}; got none.")
+    _refuse_not_finite(values, whose)
     return np.asarray(values, dtype=np.float64)
 
 
@@ -117,10 +117,10 @@ def labels_of(prediction: MCPrediction) -> tuple[Label, ...]:
     return cast("tuple[Label, ...]", prediction.labels)
 
 
-def true_codes(y: object, prediction: MCPrediction, name: str = "y") -> Array:
-    """Position of each input's true label among those of the prediction, (input,)."""
+def true_codes(y: object, prediction: MCPrediction, name: str = "y", of: str = "prediction") -> Array:
+    """Position of each input's true label among those of the prediction, (input,); `of`: what it must be as long as."""
     codes, _ = as_labels(y, labels_of(prediction), name)
-    check_length(len(codes), name, len(prediction), "prediction")
+    check_length(len(codes), name, len(prediction), of)
     return codes
 
 
@@ -133,11 +133,11 @@ def codes_to_learn_from(y: object, prediction: MCPrediction) -> Array:
     return codes
 
 
-def true_values(y: object, prediction: MCPrediction, name: str = "y") -> Array:
-    """What was observed, of the shape of the prediction's mean."""
+def true_values(y: object, prediction: MCPrediction, name: str = "y", of: str = "prediction") -> Array:
+    """What was observed, of the shape of the prediction's mean; `of`: what it must be as long as."""
     n_outputs = prediction.mean[:1].size
     values = as_targets(_in_columns(y, n_outputs), n_outputs, name)
-    check_length(len(values), name, len(prediction), "prediction")
+    check_length(len(values), name, len(prediction), of)
     return values.reshape(prediction.mean.shape)
 
 

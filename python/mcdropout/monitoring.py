@@ -25,6 +25,8 @@ POWERS = (0.25, 0.5, 0.75)  # bets from bold to careful
 N_BETS = 4 * len(POWERS)
 HALF_STARTED = 100  # inputs after which half of the capital is at stake
 LEAST = 2.0**-53  # keeps a bet on a rank of exactly 0 finite; it lowers what is won, so the promise stays
+AT_ONCE = 4_096  # values whose ranks among each other are found by inserting them one by one
+MOST_BATCHES = 1_000  # rows of the table of batches that are kept
 COLUMNS = ("batch", "name", "n", "seen", "mean", "ks", "ks_p_value", "psi", "psi_limit", "log10_evidence", "drift")
 
 
@@ -38,6 +40,7 @@ class MCMonitor:
     `log10_evidence`, that of the sequential test over the whole run, and `drift`, whether there had been an alarm by
     then. `drift`: whether there was one; `alarm_input`, `alarm_batch`: at which input and batch, counted from 1;
     `since_input`, `since_batch`: where the change most probably began; `alarm_at`: the evidence that makes an alarm.
+    `n_seen`, `n_batches`: how much it has seen. It grows no further than `batches` does, which holds the last 1,000.
     """
 
     task: str
@@ -47,13 +50,18 @@ class MCMonitor:
     n_bins: int
     seed: int
     reference: Array  # in rising order
-    seen: Array  # of all batches, in rising order
-    batches: pd.DataFrame
+    counts: Array  # (cell,), inputs seen below the first of the reference, between it and the second, and so on
+    n_seen: int
+    batches: pd.DataFrame  # the last ones
+    n_batches: int
+    highest_evidence: float  # log10, at the end of a batch
     log_capital: Array  # (bet,), of what is at stake
     log_best: Array  # (bet,), of the one start that did best
     best_start: Array  # (bet,), that start, an input counted from 1
     alarm_input: int | None = None
+    alarm_batch: int | None = None  # counted from 1, as inputs are
     since_input: int | None = None
+    since_batch: int | None = None
     edges: Array = field(init=False)
 
     def __post_init__(self) -> None:
@@ -70,21 +78,6 @@ class MCMonitor:
         """The evidence, as log10, that makes an alarm: one over the false alarm rate."""
         return -math.log10(self.false_alarm_rate)
 
-    @property
-    def alarm_batch(self) -> int | None:
-        """The batch of the alarm, counted from 1."""
-        return self._batch_of(self.alarm_input)
-
-    @property
-    def since_batch(self) -> int | None:
-        """The batch in which the change most probably began, counted from 1."""
-        return self._batch_of(self.since_input)
-
-    def _batch_of(self, number: int | None) -> int | None:
-        if number is None:
-            return None
-        return int(np.searchsorted(self.batches["seen"], number)) + 1
-
     def update(self, prediction: MCPrediction, *, name: str | None = None) -> MCMonitor:
         """Take the next batch, of any size, into account; changes this monitor, and returns it.
 
@@ -94,29 +87,51 @@ class MCMonitor:
         values = _doubts(prediction, self.measure, self.task, self.labels, "prediction")
         if name is not None and not isinstance(name, str):
             raise ValueError(f"`name` must be a string; got {shown(name)}.")
-        n_before = len(self.seen)
-        everything = np.sort(np.concatenate([self.reference, self.seen]))
-        p, q = smoothed_ranks(values, everything, _uniforms(self.seed, n_before, len(values)))
+        n_before = self.n_seen
+        p, q, counts = self._ranks(values)
         bets = _Bets.placed(p, q, n_before, self.log_capital, self.log_best, self.best_start)
         evidence = bets.log_evidence / math.log(10)
         row = self._row(values, n_before + len(values))
         alarms = np.flatnonzero(evidence >= self.alarm_at)
-        if self.alarm_input is None and len(alarms):
-            first = int(alarms[0])
-            self.alarm_input = n_before + first + 1
-            self.since_input = int(bets.starts[bets.log_best[:, first].argmax(), first])
-        row |= {"name": name, "log10_evidence": float(evidence[-1]), "drift": self.drift}
-        self.batches = _table([*self.batches.to_dict(orient="records"), row])
-        self.seen = np.sort(np.concatenate([self.seen, values]))
+        is_first = self.alarm_input is None and len(alarms) > 0
+        row |= {"name": name, "log10_evidence": float(evidence[-1]), "drift": self.drift or is_first}
+        rows = [*self.batches.to_dict(orient="records"), row][-MOST_BATCHES:]
+        self.batches = _table(rows)
+        self.n_seen, self.n_batches = n_before + len(values), self.n_batches + 1
+        self.counts = counts
+        self.highest_evidence = max(self.highest_evidence, float(evidence[-1]))
         self.log_capital, self.log_best = bets.log_capital[:, -1], bets.next_best
         self.best_start = bets.next_start
+        if is_first:
+            first = int(alarms[0])
+            self.alarm_input, self.alarm_batch = n_before + first + 1, self.n_batches
+            self.since_input = int(bets.starts[bets.log_best[:, first].argmax(), first])
+            self.since_batch = self._batch_of(self.since_input)
         return self
+
+    def _ranks(self, values: Array) -> tuple[Array, Array, Array]:
+        """Of each value its rank from above and from below, and what the counts are then."""
+        uniforms = _uniforms(self.seed, self.n_seen, len(values))
+        cells = cells_of(values, self.reference, self._among_equals(), uniforms[:, 0])
+        return smoothed_ranks(cells, self.counts, uniforms[:, 1])
+
+    def _among_equals(self) -> Array:
+        """Where each of the reference stands among those of the same value: numbers in (0, 1), rising among equals."""
+        drawn = np.random.default_rng([self.seed, 1]).random(len(self.reference))
+        return drawn[np.lexsort((drawn, self.reference.searchsorted(self.reference)))]
+
+    def _batch_of(self, number: int) -> int | None:
+        """The batch of that input, if its row is still there."""
+        kept = self.batches
+        if number <= kept["seen"].iloc[0] - kept["n"].iloc[0]:
+            return None
+        return int(kept["batch"].iloc[int(np.searchsorted(kept["seen"], number))])
 
     def _row(self, values: Array, seen: int) -> dict[str, Any]:
         """What is known of one batch by itself."""
         test = stats.ks_2samp(self.reference, values, method="asymp")
         return {
-            "batch": len(self.batches) + 1,
+            "batch": self.n_batches + 1,
             "n": len(values),
             "seen": seen,
             "mean": float(values.mean()),
@@ -143,7 +158,8 @@ class MCMonitor:
     @classmethod
     def from_state(cls, state: Mapping[str, Any]) -> MCMonitor:
         """What `to_state()` took apart."""
-        kinds = dict.fromkeys((*SORTED, "log_capital", "log_best"), np.float64) | {"best_start": np.int64}
+        kinds = dict.fromkeys(("reference", "log_capital", "log_best"), np.float64)
+        kinds |= dict.fromkeys(("best_start", "counts"), np.int64)
         arrays = {name: np.array(state[name], dtype=kind) for name, kind in kinds.items()}
         columns = state["batches"]
         batches = _table([dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)])
@@ -155,13 +171,12 @@ class MCMonitor:
     def _check_parts(self) -> None:
         """Refuse parts that cannot be those of one monitor."""
         sizes = {len(values) for values in (self.log_capital, self.log_best, self.best_start)}
-        sound = all(np.isfinite(values).all() for values in (self.reference, self.seen, self.log_capital))
-        rising = all((np.diff(getattr(self, name)) >= 0).all() for name in SORTED)
-        if sizes != {N_BETS} or not sound or not rising or len(self.seen) != self.batches["n"].sum():
-            raise ValueError("A monitor must hold what it has seen, in rising order, and what was bet on it.")
-
-
-SORTED = ("reference", "seen")
+        sound = all(np.isfinite(values).all() for values in (self.reference, self.log_capital, self.log_best))
+        rising = (np.diff(self.reference) >= 0).all()
+        counted = len(self.counts) == len(self.reference) + 1 and (self.counts >= 0).all()
+        counted = counted and self.counts.sum() == self.n_seen >= self.batches["n"].sum()
+        if sizes != {N_BETS} or not sound or not rising or not counted or len(self.batches) > self.n_batches:
+            raise ValueError("A monitor must hold its reference in rising order, and how many inputs it saw where.")
 
 
 def mc_monitor(
@@ -185,8 +200,12 @@ def mc_monitor(
     ranks for as long as nothing changes, whatever the network and the measure. Against that it bets, boldly or
     carefully, that doubt is higher, lower, further out or further in than before, starting at every input with a part
     of its capital. The capital reaches 1 / `false_alarm_rate` with a chance of at most `false_alarm_rate` (Ville).
-    It holds all doubts that it has seen. Kolmogorov-Smirnov and the stability index of each batch are there to look
-    at: their p-values and limits are of one batch alone, and many batches exceed them sooner or later.
+
+    Of the inputs seen it keeps only how many fell between each two neighbours of the reference; among those a new one
+    takes a place by lot. As long as nothing changes every place is as likely as any other, so the promise is exact,
+    while size and time of an update do not grow with the stream. Kolmogorov-Smirnov and the stability index of each
+    batch are exact too, and there to look at: their p-values and limits are of one batch alone, and many batches
+    exceed them sooner or later.
 
     A change that leaves the distribution of doubt as it is cannot be seen in it; another measure may see it.
 
@@ -212,8 +231,11 @@ def mc_monitor(
         n_bins=bins,
         seed=seed,
         reference=np.sort(values),
-        seen=np.empty(0),
+        counts=np.zeros(len(values) + 1, dtype=np.int64),
+        n_seen=0,
         batches=_table([]),
+        n_batches=0,
+        highest_evidence=0.0,
         log_capital=first,
         log_best=first,
         best_start=np.ones(N_BETS, dtype=np.int64),
@@ -223,30 +245,53 @@ def mc_monitor(
 # Ranks and bets -------------------------------------------------------------------------------------------
 
 
-def smoothed_ranks(values: Array, before: Array, ties: Array) -> tuple[Array, Array]:
-    """The conformal p-value of each value among all before it and itself, and one minus it, both (value,).
+def cells_of(values: Array, reference: Array, among_equals: Array, ties: Array) -> Array:
+    """How many of the reference lie below each value, (value,).
 
-    (number larger + tie * number equal) / number: near 0 for the largest. before: in rising order. ties: uniform
-    numbers in (0, 1) that put a value among its equals.
+    Equals are put in order by numbers in (0, 1): `among_equals` of the reference, `ties` of the values.
     """
-    larger = len(before) - np.searchsorted(before, values, side="right")
-    smaller = np.searchsorted(before, values, side="left")
-    batch: list[float] = []
-    for place, value in enumerate(values.tolist()):
-        low, high = bisect.bisect_left(batch, value), bisect.bisect_right(batch, value)
-        larger[place] += place - high
-        smaller[place] += low
-        batch.insert(high, value)
-    number = len(before) + 1 + np.arange(len(values))
-    equal = number - larger - smaller
-    return (larger + ties * equal) / number, (smaller + (1 - ties) * equal) / number
+    low = np.searchsorted(reference, values, side="left")
+    high = np.searchsorted(reference, values, side="right")
+    equal = high > low
+    # reference and values as positions of the first equal one, and a fraction
+    keys = np.searchsorted(reference, reference) + among_equals
+    low[equal] = np.searchsorted(keys, low[equal] + ties[equal])
+    return low
+
+
+def smoothed_ranks(cells: Array, counts: Array, lots: Array) -> tuple[Array, Array, Array]:
+    """The conformal p-value of each value among all before it and itself, one minus it, (value,), and the new counts.
+
+    counts: of those seen, how many lie between each two neighbours of the reference, (cell,). A value that falls into a
+    cell with m of them has one of m + 1 places there; `lots`, uniform in (0, 1), say which. Given the earlier cells,
+    every place in every cell is as likely as any other (an urn of Polya's), so the p-values are uniform and
+    independent. p is near 0 for the largest.
+    """
+    counts = counts.copy()
+    p, q = np.empty(len(cells)), np.empty(len(cells))
+    for start in range(0, len(cells), AT_ONCE):
+        some = cells[start : start + AT_ONCE]
+        ends = np.cumsum(counts + 1)  # places up to the end of each cell
+        below, inside = (ends - counts - 1)[some], (counts + 1)[some]
+        batch: list[int] = []
+        for place, cell in enumerate(some.tolist()):
+            low, high = bisect.bisect_left(batch, cell), bisect.bisect_right(batch, cell)
+            below[place] += low
+            inside[place] += high - low
+            batch.insert(high, cell)
+        places = ends[-1] + np.arange(len(some))
+        lot = lots[start : start + AT_ONCE]
+        q[start : start + AT_ONCE] = (below + lot * inside) / places
+        p[start : start + AT_ONCE] = (places - below - lot * inside) / places
+        counts += np.bincount(some, minlength=len(counts))
+    return p, q, counts
 
 
 def _uniforms(seed: int, first: int, n: int) -> Array:
-    """Uniform numbers in (0, 1), those of the inputs from `first` on: the same however the inputs are cut."""
+    """Uniform numbers in (0, 1), two for each of the inputs from `first` on: the same however the inputs are cut."""
     generator = np.random.PCG64(seed)
-    generator.advance(first)
-    return np.clip(np.random.Generator(generator).random(n), LEAST, 1 - LEAST)
+    generator.advance(2 * first)
+    return np.clip(np.random.Generator(generator).random((n, 2)), LEAST, 1 - LEAST)
 
 
 def _log_gains(p: Array, q: Array) -> Array:
@@ -333,7 +378,7 @@ def _doubts(prediction: object, measure: str, task: str, labels: tuple[Label, ..
         raise ValueError(f"`{name}` must be of {kinds[task]} as the reference; got one of {kinds[found.task]}.")
     if labels is not None:
         check_labels(found, labels, "the reference", name)
-    return measured(found, measure)
+    return measured(found, measure, name)
 
 
 def _table(rows: list[dict[str, Any]]) -> pd.DataFrame:
@@ -344,7 +389,7 @@ def _table(rows: list[dict[str, Any]]) -> pd.DataFrame:
 def _words(monitor: MCMonitor) -> list[str]:
     lines = [
         f"# A drift monitor of {monitor.measure}, against {len(monitor.reference)} reference inputs",
-        f"Seen: {len(monitor.seen)} inputs in {len(monitor.batches)} batches.",
+        f"Seen: {monitor.n_seen} inputs in {monitor.n_batches} batches.",
     ]
     if len(monitor.batches):
         last: Any = next(monitor.batches.iloc[[-1]].itertuples())
@@ -355,21 +400,22 @@ def _words(monitor: MCMonitor) -> list[str]:
         )
     rate = f"{100 * monitor.false_alarm_rate:.3g} %"
     if not monitor.drift:
-        evidence = monitor.batches["log10_evidence"].max() if len(monitor.batches) else 0.0
         return [
             *lines,
-            f"No drift: the evidence reached 10^{evidence:.2f} at the end of a batch at most, and 10^"
+            f"No drift: the evidence reached 10^{monitor.highest_evidence:.2f} at the end of a batch at most, and 10^"
             f"{monitor.alarm_at:.2f} makes an alarm. While nothing changes, the chance of ever having one is at most "
             f"{rate}.",
         ]
+    since = "" if monitor.since_batch is None else f", in {_batch_words(monitor, monitor.since_batch)}"
     return [
         *lines,
         f"DRIFT: alarm at input {monitor.alarm_input}, in {_batch_words(monitor, monitor.alarm_batch)}; since about "
-        f"input {monitor.since_input}, in {_batch_words(monitor, monitor.since_batch)}.",
+        f"input {monitor.since_input}{since}.",
         f"Had nothing changed, the chance of an alarm in the whole run would have been at most {rate}.",
     ]
 
 
 def _batch_words(monitor: MCMonitor, batch: int | None) -> str:
-    name = None if batch is None else monitor.batches["name"][batch - 1]
+    names = monitor.batches.set_index("batch")["name"]
+    name = names.get(batch)  # of a batch whose row is still there
     return f"batch {batch}" if name is None else f"batch {batch} ({name})"

@@ -18,6 +18,7 @@ import pandas as pd
 
 from .arrays import ArrayRows, Label, Rows, as_labels, as_rows, check_finite
 from .checks import check_length, shown, whole
+from .measures import check_prediction
 from .monitoring import MCMonitor
 from .prediction import MCPrediction
 
@@ -304,7 +305,7 @@ def _checked(prediction: object) -> MCPrediction:
         raise ValueError("`prediction` must be of classes to have class probabilities; got one of values.")
     if len(prediction) == 0:
         raise ValueError("`prediction` must have at least one input; got none.")
-    return prediction
+    return check_prediction(prediction)
 
 
 def _labels(prediction: MCPrediction) -> tuple[Label, ...]:

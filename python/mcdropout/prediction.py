@@ -165,6 +165,9 @@ class MCPrediction:
     def to_pandas(self) -> pd.DataFrame:
         """One row per input; for classes one column per label for the mean, lower and upper probability.
 
+        Of values, lower and upper are the interval of the mean, pred_lower and pred_upper that of a new observation,
+        where the model tells its noise (`.pred_lower` and `.pred_int_lower` in R's table, named as tidymodels does).
+
         Raises ValueError for class probabilities with further axes, such as segmentation maps: use the arrays.
         """
         if self.task == "classification" and self.mean.ndim > 2:

@@ -11,6 +11,7 @@ import hashlib
 import io
 import os
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
@@ -21,7 +22,8 @@ import pandas as pd
 
 from . import containers
 from .arrays import Rows
-from .checks import check_path, shown
+from .checks import check_count, check_path, shown
+from .datasets import ImageFiles
 from .decisions import MCPolicy, mc_decide
 from .measures import check_prediction, labels_of, measured, predicted_codes, true_codes, true_values, usual_measure
 from .plots import Scale, as_image_rows
@@ -29,11 +31,12 @@ from .prediction import Array, MCPrediction
 from .scores import MCScores, mc_scores
 
 TITLE = "How sure the predictions are"
-PAGE = 100  # cards that are shown at first, and added by a press of the button
+PAGE = 100  # cards that are shown at first and printed, and added by a press of the button
 MOST_BARS = 5  # the most probable labels of each input
 THUMBNAIL = 88  # pixels: the side of the square on the page that an image is fitted into
 QUALITY = 80  # of JPEG, for images that are made smaller
-BATCH = 256  # images in memory at a time
+BATCH = 64  # images in memory at a time
+ENCODERS = min(8, os.cpu_count() or 1)  # threads: Pillow lets go of Python's lock while it resizes and encodes
 
 UNITS = {
     "predictive_entropy": "nats",
@@ -94,13 +97,15 @@ def mc_report(
     monitor: object = None,
     measure: str | None = None,
     title: str = TITLE,
+    n_shown: int = PAGE,
 ) -> Path:
     """Write a report of a prediction to `path`: one HTML file that needs no network and no other file.
 
     It has a summary; with `y` (the true label of each input, or the values observed) the scores; the policy of
     `mc_triage()` in words, and the tier of each input; the state of a `monitor` in its words; and the review queue:
     every input, the most doubtful first, with its image, its most probable labels as bars with the interval of the
-    draws, and filters by tier, label and name. Made for the screen, the phone and paper: it prints what is shown.
+    draws, and filters by tier, label and name. Made for the screen, the phone and paper: it prints the cards that are
+    shown, at first the `n_shown` most doubtful, and says how many it leaves out; buttons and filters change that.
 
     images: all that were predicted, as for `mc_plot_probabilities()`, put in as thumbnails; of image files, the names
     are shown too. measure: of the doubt that sorts the queue; by default the policy's first, else the predictive
@@ -109,7 +114,9 @@ def mc_report(
     Raises ValueError for images or `y` of another length, and a path that does not end in .html; ImportError without
     jinja2 and Pillow.
     """
-    return write_report(prediction, images, y, policy, path=path, monitor=monitor, measure=measure, title=title)
+    return write_report(
+        prediction, images, y, policy, path=path, monitor=monitor, measure=measure, title=title, n_shown=n_shown
+    )
 
 
 def write_report(
@@ -122,6 +129,7 @@ def write_report(
     monitor: object,
     measure: str | None,
     title: str,
+    n_shown: int,
     first: int = 0,
 ) -> Path:
     """The same, with the number that the first input is called by."""
@@ -130,17 +138,18 @@ def write_report(
     _check_extras()
     if not isinstance(title, str):
         raise ValueError(f"`title` must be text; got {shown(title)}.")
+    n_shown = check_count(n_shown, "n_shown")
     drift = _monitor_words(monitor)
     queue = _queue(prediction, images, y, policy, measure, first)
     scores = None if y is None else mc_scores(prediction, y)
-    containers.write_text(target, _page(queue, scores, drift, title))
+    containers.write_text(target, _page(queue, scores, drift, title, n_shown))
     return target
 
 
 # The page -------------------------------------------------------------------------------------------------
 
 
-def _page(queue: _Queue, scores: MCScores | None, drift: str | None, title: str) -> str:
+def _page(queue: _Queue, scores: MCScores | None, drift: str | None, title: str, n_shown: int) -> str:
     from jinja2 import Environment, PackageLoader, StrictUndefined
     from markupsafe import Markup
 
@@ -162,8 +171,8 @@ def _page(queue: _Queue, scores: MCScores | None, drift: str | None, title: str)
         tier_names=() if queue.policy is None else queue.policy.tiers,
         labels=[str(label) for label in labels_of(queue.prediction)] if queue.of_classes else (),
         with_truth=queue.truth is not None,
-        page=PAGE,
-        data=_data(queue),
+        page=n_shown,
+        data=_data(queue, n_shown),
         origin=repr(queue.prediction),
         version=_version(),
         style=Markup(style),
@@ -279,7 +288,7 @@ def _measure_table(scores: MCScores) -> _Table:
 # The queue ------------------------------------------------------------------------------------------------
 
 
-def _data(queue: _Queue) -> dict[str, Any]:
+def _data(queue: _Queue, n_shown: int) -> dict[str, Any]:
     """What the page's script makes the cards from."""
     prediction = queue.prediction
     pictures, small = _thumbnails(queue.images, queue.order)
@@ -294,7 +303,7 @@ def _data(queue: _Queue) -> dict[str, Any]:
         "tiers": [] if queue.policy is None else list(queue.policy.tiers),
         "is_share": queue.of_classes,
         "small": small,
-        "page": PAGE,
+        "page": n_shown,
     }
 
 
@@ -425,24 +434,29 @@ def _thumbnails(images: Rows | None, order: Array) -> tuple[list[str | None], bo
     """Each image in the order given, as what follows `data:image/`; and whether they are so small as to be enlarged."""
     if images is None:
         return [None] * len(order), False
-    scale = Scale.of(images)
+    scale, small = Scale.of(images), max(images.shape[1:3]) <= THUMBNAIL
+    # of large image files only so much is decoded as a thumbnail needs
+    rows = images.within(THUMBNAIL) if isinstance(images, ImageFiles) else images
     found: list[str | None] = []
-    for start in range(0, len(order), BATCH):
-        pixels = scale.applied(images.take(order[start : start + BATCH]))
-        found += [_thumbnail(one) for one in (255 * pixels + 0.5).astype(np.uint8)]
-    return found, max(images.shape[1:3]) <= THUMBNAIL
+    with ThreadPoolExecutor(ENCODERS) as pool:
+        for start in range(0, len(order), BATCH):
+            found += pool.map(lambda one: _thumbnail(one, scale, small), rows.take(order[start : start + BATCH]))
+    return found, small
 
 
-def _thumbnail(pixels: Array) -> str:
+def _thumbnail(pixels: Array, scale: Scale, small: bool) -> str:
     """PNG where it stays as it is or can be seen through, else JPEG."""
     from PIL import Image
 
-    image = Image.fromarray(pixels)
-    made_smaller = max(image.size) > THUMBNAIL
-    if made_smaller:
-        image.thumbnail((THUMBNAIL, THUMBNAIL))
+    # image by image: one fits into the processor's cache, a batch does not
+    pixels = scale.applied(pixels[None])[0] * np.float32(255)
+    pixels += np.float32(0.5)
+    image = Image.fromarray(pixels.astype(np.uint8))
+    if max(image.size) > THUMBNAIL:
+        # first by a whole number, which is quick, then smoothly
+        image.thumbnail((THUMBNAIL, THUMBNAIL), Image.Resampling.BILINEAR, reducing_gap=1.0)
     file = io.BytesIO()
-    kind = "jpeg" if made_smaller and image.mode != "RGBA" else "png"
+    kind = "png" if small or image.mode == "RGBA" else "jpeg"
     image.save(file, kind, **({"quality": QUALITY} if kind == "jpeg" else {}))
     return f"{kind};base64,{base64.b64encode(file.getvalue()).decode()}"
 

@@ -442,7 +442,8 @@ def draw_all(
         shape = (request.n_samples, feed.n_inputs, *values.shape[2:])
         check_room(shape, 1 if noise is None else 2)
     devices = sampler.devices
-    size = group_size(request, 4 * out[0].numel(), sampler.input_bytes, chunk_bytes(devices[0], DRAWS_BYTES))
+    most_bytes = chunk_bytes(devices[0], DRAWS_BYTES)
+    size = group_size(request, 4 * out[0].numel(), sampler.input_bytes, most_bytes, len(devices) > 1)
     collected = Collected(feed.n_inputs, request)
     # beside a GPU: the next batch is on its way before this one's summaries are waited for
     behind = 0 if devices[0].type == "cpu" or len(devices) > 1 else 1
@@ -499,11 +500,14 @@ def draw_all(
     )
 
 
-def group_size(request: Request, output_bytes: int, input_bytes: int, most_bytes: int) -> int:
-    """Inputs that are drawn together: a batch, several where both they and their draws are small, fewer where large."""
+def group_size(request: Request, output_bytes: int, input_bytes: int, most_bytes: int, single: bool) -> int:
+    """Inputs that are drawn together: a batch, several where both they and their draws are small, fewer where large.
+
+    `single`: one batch at most, as where several devices take turns.
+    """
     draws_bytes = request.n_samples * output_bytes
-    batches = most_bytes // (max(draws_bytes, input_bytes) * request.batch_size)
-    return max(1, min(max(1, batches) * request.batch_size, most_bytes // draws_bytes))
+    batches = 1 if single else max(1, most_bytes // (max(draws_bytes, input_bytes) * request.batch_size))
+    return max(1, min(batches * request.batch_size, most_bytes // draws_bytes))
 
 
 @dataclass
@@ -571,9 +575,7 @@ class Drawn:
 
 def _sound(values: Tensor) -> Tensor:
     """Whether all numbers of each input are finite."""
-    if answers_at_once(values) and bool(
-        values.sum(dtype=torch.float64).isfinite()
-    ):  # no sum that meets one that is not is
+    if answers_at_once(values) and bool(values.sum(dtype=torch.float64).isfinite()):  # then all that it met are
         return torch.ones(values.shape[1], dtype=torch.bool)
     return values.isfinite().flatten(2).all(dim=-1).all(dim=0)
 

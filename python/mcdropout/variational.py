@@ -305,6 +305,15 @@ class BayesLayer(nn.Module):
         prior = self.prior if what == "weight" else self.bias_prior
         return prior.distribution({name: getattr(self, f"{what}_prior_{name}") for name in prior.numbers})
 
+    def prior_deviation(self) -> float:
+        """Standard deviation of the prior, mean over all weights; NaN where the distribution tells none."""
+        parts = zip(("weight", "bias"), self._shapes(), strict=False)
+        try:
+            deviations = [self._prior(what).stddev.expand(shape).flatten() for what, shape in parts]
+        except NotImplementedError:
+            return math.nan
+        return float(torch.cat(deviations).double().mean())
+
     def full_posterior(self) -> MultivariateNormal:
         """A full covariance as a distribution of all weights, biases last."""
         return MultivariateNormal(self.mean, scale_tril=self.scale_tril())

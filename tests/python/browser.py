@@ -10,7 +10,22 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "microsoft-edge")
+# where Playwright keeps those that it has fetched
+FETCHED = Path(os.environ.get("PLAYWRIGHT_BROWSERS_PATH", Path.home() / ".cache" / "ms-playwright"))
+
+
+def _found() -> str | None:
+    """The browser of this machine, if it has one that runs."""
+    for name in (*NAMES, *map(str, sorted(FETCHED.glob("chromium-*/chrome-linux*/chrome")))):
+        path = shutil.which(name)
+        # on Ubuntu the name may be there and the browser not
+        if path and subprocess.run([path, "--version"], capture_output=True, check=False).returncode == 0:
+            return path
+    return None
+
+
+CHROMIUM = _found()
 
 
 class Browser:

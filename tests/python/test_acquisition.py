@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import warnings
 from dataclasses import replace
+from importlib import util
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -71,6 +74,19 @@ def test_pruning_leaves_nothing_out(example_classes, monkeypatch):
     assert mc_acquire(prediction, 5, by="batchbald")["input"].tolist() == whole["input"].tolist()
 
 
+def test_a_faint_hint_of_something_new_comes_before_a_copy(classes_of, monkeypatch):
+    """Three inputs tell the first bit of the network for sure, a fourth its second bit vaguely: by hand."""
+    first, second = np.repeat([0.0, 1.0], 4), np.tile([0.25, 0.75], 4)
+    yes = np.stack([first, first, first, second], axis=1)
+    prediction = classes_of(np.stack([1 - yes, yes], axis=2).astype(np.float32))
+    alone = np.log(2) - entr([0.25, 0.75]).sum()
+    for size in (1, 256):
+        monkeypatch.setattr(acquisition, "N_AT_ONCE", size)
+        table = mc_acquire(prediction, 2, by="batchbald")
+        assert table["input"].tolist() == [0, 3]
+        np.testing.assert_allclose(table["score"], [np.log(2), np.log(2) + alone], rtol=1e-6)  # float32
+
+
 def test_a_batch_is_not_many_times_the_same(example_classes, classes_of):
     prediction, _ = example_classes(30, sharpness=1)
     sharp = prediction.samples.astype(float) ** 20  # nearly sure each: a second look at the same tells nothing new
@@ -81,6 +97,20 @@ def test_a_batch_is_not_many_times_the_same(example_classes, classes_of):
     together = mc_acquire(copies, 3, by="batchbald")["input"] // 10
     assert alone.nunique() == 1
     assert together.nunique() == 3
+
+
+def test_it_says_where_the_draws_are_told_apart(classes_of):
+    """Three draws that are sure of different labels: the first input or two say which of them it is."""
+    labels = np.random.default_rng(1).integers(0, 3, (3, 40))
+    prediction = classes_of(np.eye(3)[labels].astype(np.float32))
+    with pytest.warns(UserWarning, match=r"Of the 6 inputs the first [12] already tell the 3 draws apart") as said:
+        table = mc_acquire(prediction, 6, by="batchbald")
+    assert said[0].filename == __file__
+    assert table["score"].iloc[-1] == pytest.approx(np.log(3))  # which of three it is, and no more
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        mc_acquire(prediction, 1, by="batchbald")
+        mc_acquire(prediction, 6)
 
 
 def test_bad_input_is_named_in_one_sentence(example_classes, example_values):
@@ -108,42 +138,36 @@ def test_bad_input_is_named_in_one_sentence(example_classes, example_values):
         assert str(error.value) == f"{sentence.strip()}."
 
 
-def quarter_size(images):
-    """Images of 28 x 28 as rows of 14 x 14 means."""
-    return np.asarray(images).reshape(len(images), 14, 2, 14, 2).mean(axis=(2, 4)).reshape(len(images), -1)
+BENCH = Path(__file__).resolve().parents[1] / "benchmarks" / "bench_acquisition.py"
+
+
+@pytest.fixture(scope="module")
+def experiment():
+    """`experiment(pool, by)`: accuracy on bundled images after four rounds of labelling, for each of four seeds."""
+    if not BENCH.exists():
+        pytest.skip("the benchmarks are not in the source distribution")
+    spec = util.spec_from_file_location("bench_acquisition", BENCH)
+    assert spec is not None
+    assert spec.loader is not None
+    bench = util.module_from_spec(spec)
+    spec.loader.exec_module(bench)
+    data = mcd.mc_sample_data()
+    return lambda pool, by: np.array([bench.final_accuracy(by, pool, seed, data) for seed in range(4)])
 
 
 @pytest.mark.slow
-def test_inputs_chosen_by_doubt_teach_more_than_random_ones():
-    """On bundled images as they come unsorted, two labels making up most of them: accuracy on all labels alike.
+@pytest.mark.filterwarnings("ignore:Of the 15 inputs")  # more draws would take longer, and the test passes with these
+@pytest.mark.parametrize("by", ["mutual_information", "batchbald"])
+def test_inputs_chosen_by_doubt_teach_more_than_random_ones(experiment, by):
+    """On images as they come unsorted, two labels making up most of them: accuracy on all labels alike, paired."""
+    found = {name: experiment("unbalanced", name) for name in ("random", by)}
+    print({name: values.round(3).tolist() for name, values in found.items()})
+    assert stats.ttest_1samp(found[by] - found["random"], 0, alternative="greater").pvalue < 0.05
 
-    20 labels, then four times 15 more, chosen or random, from the same first ones; a paired test over four seeds.
-    """
-    data = mcd.mc_sample_data()
-    images, labels = quarter_size(data.x_train), np.asarray(data.y_train)
-    test, truth = quarter_size(data.x_test), np.asarray(data.y_test)
 
-    def final_accuracy(by, seed):
-        rng = np.random.default_rng(seed)
-        sizes = [150 if place < 2 else 15 for place in range(10)]
-        of_label = [rng.permutation(np.flatnonzero(labels == label)) for label in data.labels]
-        kept = rng.permutation(np.concatenate([some[:size] for some, size in zip(of_label, sizes, strict=True)]))
-        pool, y, labelled = images[kept], labels[kept], np.arange(20)
-        for step in range(5):
-            net = mcd.mc_mlp(196, data.labels, hidden=(64,), dropout=0.3, seed=seed)
-            net = mcd.mc_fit(net, pool[labelled], y[labelled], epochs=60, batch_size=10, seed=seed, progress=False)
-            if step < 4:
-                rest = np.setdiff1d(np.arange(len(pool)), labelled)
-                if by == "random":
-                    chosen = rng.choice(len(rest), 15, replace=False)
-                else:
-                    prediction = mcd.mc_predict(net, pool[rest], 20, seed=seed, progress=False)
-                    chosen = mc_acquire(prediction, 15, by=by)["input"].to_numpy()
-                labelled = np.concatenate([labelled, rest[chosen]])
-        return (mcd.mc_predict(net, test, 20, seed=1, keep_samples=False, progress=False).predicted == truth).mean()
-
-    measures = ("random", "mutual_information", "batchbald")
-    found = {by: np.array([final_accuracy(by, seed) for seed in range(4)]) for by in measures}
-    print({by: values.round(3).tolist() for by, values in found.items()})
-    for by in measures[1:]:
-        assert stats.ttest_1samp(found[by] - found["random"], 0, alternative="greater").pvalue < 0.05
+@pytest.mark.slow
+def test_where_images_come_again_and_again_a_joint_choice_teaches_more_than_single_ones(experiment):
+    found = {name: experiment("copies", name) for name in ("predictive_entropy", "batchbald")}
+    print({name: values.round(3).tolist() for name, values in found.items()})
+    apart = found["batchbald"] - found["predictive_entropy"]
+    assert stats.ttest_1samp(apart, 0, alternative="greater").pvalue < 0.05

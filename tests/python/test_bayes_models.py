@@ -76,6 +76,38 @@ def test_the_convolutional_network_is_the_plain_one_without_dropout():
     assert table["n_weights"].tolist() == [4 * 2 * 9 + 4, 5 * 4 * 9 + 5, 5 * 6 + 6, 6 * 3 + 3]
 
 
+def test_the_tables_of_the_posterior_are_its_means_and_deviations():
+    net = mcd.mc_bayes_mlp(4, LABELS, hidden=(5,), prior=mcd.mc_prior_laplace(0, 0.5), seed=3)
+    layer = variational_layers(net)["layers.dense1"]
+    with torch.no_grad():
+        layer.weight_rho.uniform_(-4, 0, generator=torch.Generator().manual_seed(1))
+        mean = torch.cat([layer.weight_mean.flatten(), layer.bias_mean]).double().numpy()
+        std = torch.nn.functional.softplus(torch.cat([layer.weight_rho.flatten(), layer.bias_rho])).double().numpy()
+    row = mcd.mc_posterior_table(net).iloc[0]
+    for share in (5, 25, 50, 75, 95):
+        assert row[f"std_{share}"] == pytest.approx(np.quantile(std, share / 100), rel=1e-6)  # float32
+    assert row["prior_std"] == pytest.approx(np.sqrt(2) * 0.5, rel=1e-6)  # of a Laplace distribution
+    order = np.argsort(-np.abs(mean) / std)
+    table = mcd.mc_weights_table(net, n_weights=7, level=0.9)
+    own = table[table["layer"] == "layers.dense1"]
+    assert len(own) == 7
+    np.testing.assert_allclose(own["mean"], mean[order[:7]], rtol=1e-6)
+    np.testing.assert_allclose(own["std"], std[order[:7]], rtol=1e-6)
+    z = 1.6448536269514722  # the 0.95 quantile of the normal distribution
+    np.testing.assert_allclose(own["lower"], mean[order[:7]] - z * std[order[:7]], rtol=1e-5)
+    np.testing.assert_allclose(own["upper"], mean[order[:7]] + z * std[order[:7]], rtol=1e-5)
+    names = [f"weight[{i // 4}, {i % 4}]" if i < 20 else f"bias[{i - 20}]" for i in order[:7]]
+    assert own["weight"].tolist() == names
+    assert len(mcd.mc_weights_table(net, n_weights=1000)) == 25 + 18  # no more than there are
+
+
+def test_a_prior_without_a_deviation_has_none_in_the_table():
+    for prior in (mcd.mc_prior_cauchy(0, 1), mcd.mc_prior_horseshoe(0, 1)):
+        found = mcd.mc_posterior_table(mcd.mc_bayes_mlp(2, LABELS, hidden=2, prior=prior))["prior_std"]
+        assert not np.isfinite(found).any()
+        mcd.mc_plot_posterior(mcd.mc_bayes_mlp(2, LABELS, hidden=2, prior=prior))
+
+
 def test_the_residual_network_has_blocks_with_shortcuts_where_channels_change():
     net = resnet()
     blocks = [one for one in net.modules() if isinstance(one, ResidualBlock)]

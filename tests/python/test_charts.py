@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -114,6 +115,70 @@ def test_all_doubt_at_zero_still_has_bins(classes_of):
     assert mcd.mc_uncertainty_table(sure)["n"].sum() == 5
 
 
+# Posterior ------------------------------------------------------------------------------------------------
+
+
+def test_draws_table_has_every_draw_of_the_chosen_inputs(example_classes):
+    prediction, _ = example_classes(20, n_labels=5, n_draws=6, ids=np.arange(20) + 100)
+    table = mcd.mc_draws_table(prediction, [7, 3])
+    assert list(table.columns) == ["input", "id", "label", "draw", "value"]
+    assert len(table) == 2 * 5 * 6
+    for row in table.sample(15, random_state=1).itertuples():
+        k = prediction.labels.index(row.label)
+        assert row.value == prediction.samples[row.draw - 1, row.input, k]
+        assert row.id == row.input + 100
+    order = np.argsort(-prediction.predictive_entropy, kind="stable")[:12]
+    assert mcd.mc_draws_table(prediction)["input"].unique().tolist() == order.tolist()
+
+
+def test_draws_that_were_saved_are_left_out(example_classes):
+    prediction, _ = example_classes(4, n_labels=3, n_draws=6)
+    prediction.samples[4:, 1] = np.nan
+    table = mcd.mc_draws_table(prediction, [0, 1])
+    assert table.groupby("input").size().tolist() == [3 * 6, 3 * 4]
+
+
+def test_draws_of_classes_are_dots_beside_their_mean_and_interval(example_classes):
+    prediction, _ = example_classes(20, n_labels=5, n_draws=6)
+    figure = mcd.mc_plot_draws(prediction, inputs=[7, 3, 7])
+    for axes, i in zip(figure.axes, [7, 3], strict=True):
+        top = np.argsort(-prediction.mean[i], kind="stable")[:3]
+        assert [text.get_text() for text in axes.get_yticklabels()] == [prediction.labels[k] for k in top]
+        for row, k in enumerate(top):
+            bar, dots, diamond = axes.lines[3 * row : 3 * row + 3]
+            np.testing.assert_array_equal(bar.get_xdata(), [prediction.lower[i, k], prediction.upper[i, k]])
+            np.testing.assert_array_equal(dots.get_xdata(), prediction.samples[:, i, k])
+            assert (np.abs(dots.get_ydata() - row) <= 0.25).all()  # no dot in another's row
+            assert diamond.get_xdata()[0] == prediction.mean[i, k]
+        assert f"input {i}: entropy {prediction.predictive_entropy[i]:.2f} nats" in axes.get_title(loc="left")
+
+
+def test_draws_of_values_have_a_panel_per_output(example_values):
+    prediction, _ = example_values(9)
+    table = mcd.mc_draws_table(prediction, [4])
+    np.testing.assert_array_equal(table.loc[table["output"] == 2, "value"], prediction.samples[:, 4, 1])
+    first, second = mcd.mc_plot_draws(prediction, inputs=[4, 0]).axes
+    np.testing.assert_array_equal(second.lines[1].get_xdata(), prediction.samples[:, 4, 1])
+    assert first.get_xlabel() == "value of output 1 in each draw"
+    assert [text.get_text() for text in first.get_yticklabels()] == ["input 4", "input 0"]
+
+
+def test_posterior_shows_the_layers_and_their_surest_weights():
+    net = mcd.mc_bayes_mlp(4, ["a", "b"], hidden=3, prior=mcd.mc_prior_normal(0, 0.5))
+    left, right = mcd.mc_plot_posterior(net, n_weights=4).axes
+    layers, weights = mcd.mc_posterior_table(net), mcd.mc_weights_table(net, n_weights=4)
+    thin, thick = left.collections
+    for lines, low, high in ((thin, "std_5", "std_95"), (thick, "std_25", "std_75")):
+        np.testing.assert_allclose(np.array(lines.get_segments())[:, :, 0], layers[[low, high]])
+    np.testing.assert_array_equal(left.lines[0].get_xdata(), layers["std_50"])
+    np.testing.assert_array_equal(left.lines[1].get_xdata(), [0.5, 0.5])
+    assert left.get_xscale() == "log"
+    (lines,) = right.collections
+    np.testing.assert_allclose(np.array(lines.get_segments())[:, :, 0], weights[["lower", "upper"]])
+    np.testing.assert_array_equal(right.lines[1].get_xdata(), weights["mean"])
+    assert len(right.get_yticks()) == 8
+
+
 # Values ---------------------------------------------------------------------------------------------------
 
 
@@ -187,6 +252,8 @@ def test_every_picture_is_written_and_pyplot_left_alone(case, scores, example_va
             lambda path: mcd.mc_plot_reliability(scores, path=path),
             lambda path: mcd.mc_plot_risk_coverage(scores, path=path),
             lambda path: mcd.mc_plot_uncertainty(prediction, y, path=path),
+            lambda path: mcd.mc_plot_draws(prediction, path=path),
+            lambda path: mcd.mc_plot_posterior(mcd.mc_bayes_mlp(2, ["a", "b"], hidden=2), path=path),
             lambda path: mcd.mc_plot_band(values, np.arange(20), observed, path=path),
             lambda path: mcd.mc_plot_balance(y, path=path),
             lambda path: mcd.mc_plot_images(np.zeros((3, 4, 4)), path=path),
@@ -226,6 +293,15 @@ def test_what_cannot_be_drawn_is_said_in_one_sentence(case, scores, example_valu
          lambda: mcd.mc_plot_images(np.zeros((3, 4, 4)), ["a"])),
         (ValueError, "`inputs` must be positions from 0 to 2; got 3.",
          lambda: mcd.mc_plot_images(np.zeros((3, 4, 4)), inputs=[3])),
+        (ValueError, "`prediction` must hold its draws; predict with `keep_samples` set to true.",
+         lambda: mcd.mc_plot_draws(replace(case[0], samples=None))),
+        (ValueError, "`inputs` must be positions from 0 to 499; got 500.",
+         lambda: mcd.mc_draws_table(case[0], [500])),
+        (TypeError, "`model` must be a torch module; got \"int\".", lambda: mcd.mc_plot_posterior(3)),
+        (ValueError, "`model` must have variational layers; it has none. See mc_to_bayesian().",
+         lambda: mcd.mc_plot_posterior(mcd.mc_mlp(2, ["a", "b"]))),
+        (ValueError, "`n_weights` must be a whole number of at least 1; got 0.",
+         lambda: mcd.mc_plot_posterior(mcd.mc_bayes_mlp(2, ["a", "b"]), n_weights=0)),
         (ValueError, "`model` must be trained by `mc_fit()`; got \"int\" without a history.",
          lambda: mcd.mc_plot_history(3)),
     ):  # fmt: skip

@@ -219,6 +219,19 @@ def test_levels_are_handed_on_and_never_add_up_to_more_than_there_is(world, chan
     assert (own > 1e-15).sum() <= 2
 
 
+def test_tiers_share_the_chance_of_being_wrong(world):
+    rng = np.random.default_rng(3)
+    doubt = rng.random(2000)
+    prediction, y = world(doubt, rng.random(2000) < 0.25 * doubt, rng)
+    policy = mc_triage(prediction, y, max_error=[0.08, 0.15], tiers=3, confidence=0.9)
+    assert len(policy.promises) == 2
+    for row in policy.promises.itertuples():
+        bound = stats.beta.ppf(1 - 0.1 / 2, row.wrong + 1, row.n - row.wrong)
+        assert row.upper_bound == pytest.approx(bound, rel=1e-12)  # the same function
+    for _, curve in policy.curve.groupby("tier"):
+        assert curve["level"].max() <= 0.05 + 1e-12
+
+
 def test_what_cannot_be_promised_is_said_with_what_it_takes(world):
     rng = np.random.default_rng(0)
     doubt = rng.random(120)
@@ -495,6 +508,7 @@ def test_bad_input_is_named_in_one_sentence(example_classes, example_values):
         "`max_error` must have 2 numbers for 3 tiers; or `budget` says what share the last takes; got 1": (
             triage(max_error=0.1, tiers=3)
         ),
+        "`max_error` must have one number for 2 tiers; got 2": triage(max_error=[0.1, 0.2]),
         "`max_error` must not fall from tier to tier; got [0.2, 0.1]": triage(max_error=[0.2, 0.1], tiers=3),
         '`measure` must be one of "predictive_entropy", "expected_entropy", "mutual_information", "variation_ratio", '
         '"least_confidence", "smallest_margin", "std"; got "entropy"': triage(max_error=0.1, measure="entropy"),

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from scipy import integrate, ndimage, stats
 
 import mcdropout as mcd
-from mcdropout import UnreadableFile, mc_load, mc_monitor, mc_save
+from mcdropout import UnreadableFile, mc_load, mc_monitor, mc_save, monitoring
 from mcdropout.measures import CLASS_MEASURES, VALUE_MEASURES, measured
-from mcdropout.monitoring import HALF_STARTED, POWERS, smoothed_ranks, stability_index
+from mcdropout.monitoring import HALF_STARTED, POWERS, cells_of, smoothed_ranks, stability_index
 
 
 @pytest.fixture(scope="module")
@@ -35,19 +35,58 @@ def normal(rng, n, shift=0.0, scale=1.0):
 # Ranks and bets, by naive loops ---------------------------------------------------------------------------
 
 
+def naive_ranks(reference, values, among_equals, ties, lots):
+    """Each value by itself: an urn with a ball for every place, and one more wherever a value has come to lie."""
+    known = sorted(zip(reference, among_equals, strict=True))
+    balls = [1] * (len(known) + 1)
+    p, q = [], []
+    for value, tie, lot in zip(values, ties, lots, strict=True):
+        cell = sum(one < (value, tie) for one in known)
+        q.append((sum(balls[:cell]) + lot * balls[cell]) / sum(balls))
+        p.append((sum(balls[cell + 1 :]) + (1 - lot) * balls[cell]) / sum(balls))
+        balls[cell] += 1
+    return p, q, [n - 1 for n in balls]
+
+
 @settings(max_examples=60, deadline=None)
 @given(
     st.lists(st.integers(0, 4), max_size=8),
-    st.lists(st.integers(0, 4), min_size=1, max_size=12),
+    st.lists(st.integers(-1, 5), min_size=1, max_size=12),
+    st.integers(1, 5),
 )
-def test_ranks_are_those_of_a_loop(before, values):
-    ties = np.random.default_rng(len(values)).random(len(values))
-    p, q = smoothed_ranks(np.array(values, float), np.sort(np.array(before, float)), ties)
-    for place, value in enumerate(values):
-        known = [*before, *values[: place + 1]]
-        larger, equal = sum(one > value for one in known), sum(one == value for one in known)
-        assert p[place] == pytest.approx((larger + ties[place] * equal) / len(known), abs=1e-12)  # rounding
-        assert q[place] == pytest.approx(1 - p[place], abs=1e-12)
+def test_ranks_are_those_of_a_loop(reference, values, at_once):
+    rng = np.random.default_rng(len(values))
+    ties, lots = rng.random(len(values)), rng.random(len(values))
+    reference = np.sort(np.array(reference, float))
+    among_equals = np.sort(rng.random(len(reference)))  # rising, so also among equals
+    cells = cells_of(np.array(values, float), reference, among_equals, ties)
+    before = monitoring.AT_ONCE
+    try:
+        monitoring.AT_ONCE = at_once
+        p, q, counts = smoothed_ranks(cells, np.zeros(len(reference) + 1, dtype=int), lots)
+    finally:
+        monitoring.AT_ONCE = before
+    wanted = naive_ranks(reference, values, among_equals, ties, lots)
+    np.testing.assert_allclose(p, wanted[0], atol=1e-12)  # rounding
+    np.testing.assert_allclose(q, wanted[1], atol=1e-12)
+    assert counts.tolist() == wanted[2]
+
+
+@pytest.mark.parametrize("digits", [6, 0])  # also with many ties
+def test_ranks_are_uniform_and_independent_while_nothing_changes(doubts, digits):
+    """Over many references: one alone would leave its own distribution in them."""
+    n_reference, n_values, repetitions = 30, 6, 4000
+    ranks = np.empty((repetitions, n_values))
+    for seed in range(repetitions):
+        rng = np.random.default_rng(seed)
+        monitor = mc_monitor(doubts(np.round(normal(rng, n_reference), digits)), seed=seed)
+        ranks[seed] = monitor._ranks(np.round(normal(rng, n_values), digits))[0]
+    for place in range(n_values):  # one in 10,000 of such p-values is smaller; there are 12
+        assert stats.kstest(ranks[:, place], "uniform").pvalue > 1e-4
+    correlations = np.corrcoef(ranks.T)[np.triu_indices(n_values, 1)]
+    assert np.abs(correlations).max() < 4.5 / math.sqrt(repetitions)  # 15 standard normal numbers over that root
+    sums = ranks.sum(axis=1)  # independent uniform numbers, so nearly normal
+    assert stats.kstest(sums, stats.norm(n_values / 2, math.sqrt(n_values / 12)).cdf).pvalue > 1e-4
 
 
 def naive_evidence(p):
@@ -68,8 +107,9 @@ def naive_evidence(p):
 
 
 def ranks_of(reference, values, seed):
-    ties = np.random.Generator(np.random.PCG64(seed)).random(len(values))
-    return smoothed_ranks(np.asarray(values), np.sort(reference), ties)[0]
+    uniforms = np.random.Generator(np.random.PCG64(seed)).random((len(values), 2))
+    among_equals = np.zeros(len(reference))  # no two are equal here
+    return np.array(naive_ranks(np.sort(reference), values, among_equals, *uniforms.T)[0])
 
 
 @pytest.mark.parametrize("cuts", [[60], [1, 59], [20, 20, 20], [1] * 60])
@@ -129,6 +169,7 @@ def test_a_batch_by_itself_is_compared_as_scipy_and_a_loop_do(doubts):
         now = (((batch > low) & (batch <= high)).sum() + 0.5) / (70 + 2.5)
         index += (now - before) * math.log(now / before)
     assert row["psi"] == pytest.approx(index, abs=1e-12)  # rounding
+    assert row["psi_limit"] == pytest.approx(stats.chi2.ppf(0.95, 4) * (1 / 200 + 1 / 70), rel=1e-12)
     assert (row["n"], row["seen"], row["mean"]) == (70, 70, batch.mean())
 
 
@@ -293,6 +334,32 @@ def test_a_monitor_goes_on_from_its_file_as_if_nothing_had_been(doubts, tmp_path
     assert monitor.drift
 
 
+def test_what_it_keeps_does_not_grow_with_the_stream(doubts, tmp_path, monkeypatch):
+    monkeypatch.setattr(monitoring, "MOST_BATCHES", 20)
+    rng = np.random.default_rng(9)
+    monitor = mc_monitor(doubts(normal(rng, 50)))
+    sizes = []
+    for day in range(60):
+        monitor.update(doubts(normal(rng, 30)), name=f"day {day:02}")
+        mc_save(monitor, tmp_path / "monitor.json")
+        sizes.append((tmp_path / "monitor.json").stat().st_size)
+    assert max(sizes[30:]) < 1.05 * max(sizes[20:25])  # digits of larger counts
+    assert monitor.batches["batch"].tolist() == list(range(41, 61))
+    assert (monitor.n_seen, monitor.n_batches, monitor.counts.sum()) == (1800, 60, 1800)
+    assert monitor.batches["seen"].iloc[-1] == 1800
+    assert not monitor.drift
+    monitor.update(doubts(normal(rng, 60, shift=3)), name="changed")
+    assert monitor.alarm_batch == monitor.since_batch == 61
+    assert "in batch 61 (changed); since about" in repr(monitor)
+    for _ in range(25):
+        monitor.update(doubts(normal(rng, 30)))
+    assert "in batch 61; since about" in repr(monitor)  # its row has gone, its number is known
+    mc_save(monitor, tmp_path / "monitor.json")
+    again = mc_load(tmp_path / "monitor.json")
+    assert isinstance(again, mcd.MCMonitor)
+    assert again.to_state() == monitor.to_state()
+
+
 def test_it_says_what_it_saw(doubts):
     rng = np.random.default_rng(6)
     monitor = mc_monitor(doubts(normal(rng, 100)), false_alarm_rate=0.05)
@@ -316,7 +383,7 @@ def test_a_damaged_file_is_refused(doubts, tmp_path):
     mc_save(mc_monitor(doubts(normal(rng, 100))).update(doubts(normal(rng, 5))), path)
     state = json.loads(path.read_text())
     for name, value in {
-        "seen": [1.0], "reference": [3.0, 2.0], "log_capital": [0.0], "batches": {}, "best_start": "x",
+        "counts": [1], "n_seen": 3, "n_batches": 0, "reference": [3.0, 2.0], "log_capital": [0.0], "best_start": "x",
     }.items():  # fmt: skip
         path.write_text(json.dumps({**state, name: value}))
         with pytest.raises(UnreadableFile, match="whose parts do not fit"):
@@ -329,6 +396,10 @@ def test_bad_input_is_refused_and_loses_nothing(doubts, classes_of, example_valu
     values, _ = example_values(50)
     for call, said in [
         (lambda: mc_monitor(good[:19]), r"`reference` must have at least 20 inputs; got 19\."),
+        (
+            lambda: mc_monitor(replace(good, predictive_entropy=np.where(np.arange(50) == 6, np.nan, 1.0))),
+            r"`reference` must hold finite numbers only; got NaN or infinity in input number 7\.",
+        ),
         (lambda: mc_monitor(good, n_bins=60), r"`reference` must have at least 60 inputs; got 50\."),
         (lambda: mc_monitor(good, n_bins=1), r"`n_bins` must be a whole number of at least 2; got 1\."),
         (lambda: mc_monitor(good, measure="entropy"), r'`measure` must be one of .*; got "entropy"\.'),

@@ -132,6 +132,40 @@ def test_large_images_are_made_smaller(case, tmp_path, channels, kind):
     assert pixels_of(data["rows"][0]["image"]).shape[:2] == (THUMBNAIL, THUMBNAIL // 2)
 
 
+def test_thumbnails_look_like_their_images(case, tmp_path):
+    y, x = np.mgrid[0:224, 0:160] / 224  # smooth, so that each way of making it smaller gives the same
+    image = np.stack([x, y, 1 - x], axis=-1)
+    images = np.stack([image, image[::-1], image[:, ::-1]])
+    prediction = case[0][:3]
+    for row in data_of(mc_report(prediction, images, path=tmp_path / "report.html"))["rows"]:
+        wanted = images[int(row["name"].removeprefix("input "))]
+        found = pixels_of(row["image"]) / 255
+        assert found.shape == (88, 63, 3)
+        at = [np.round((np.arange(n) + 0.5) * side / n - 0.5).astype(int) for n, side in ((88, 224), (63, 160))]
+        # 6 of 255 for JPEG, and half a pixel of an image that rises by 1/88 from one to the next
+        np.testing.assert_allclose(found, wanted[np.ix_(*at)], atol=6 / 255 + 1 / 88)
+
+
+def test_large_image_files_are_decoded_no_larger_than_needed(case, tmp_path):
+    y, x = np.mgrid[0:900, 0:1200] / 1200
+    Image.fromarray((255 * np.stack([x, y, 1 - x], axis=-1)).astype(np.uint8)).save(tmp_path / "one.jpg", quality=95)
+    files = ImageFiles([tmp_path / "one.jpg"] * 3, size=(120, 160), color="rgb")
+    data = data_of(mc_report(case[0][:3], files, path=tmp_path / "report.html"))
+    assert not data["small"]
+    assert data["rows"][0]["image"].startswith("jpeg;base64,")
+    found = pixels_of(data["rows"][0]["image"]) / 255
+    exact = Image.open(tmp_path / "one.jpg").resize((88, 66), Image.Resampling.BILINEAR)
+    np.testing.assert_allclose(found, np.asarray(exact) / 255, atol=8 / 255)  # two times JPEG
+    assert files.within(88).take(slice(0, 1)).shape == (1, 66, 88, 3)
+    assert files.shape == (3, 120, 160, 3)
+
+
+def test_as_many_cards_are_shown_and_printed_as_asked_for(case, tmp_path):
+    path = mc_report(case[0], path=tmp_path / "report.html", n_shown=25)
+    assert data_of(path)["page"] == 25
+    assert "Show 25 more" in text_of(path)
+
+
 def test_scores_policy_and_drift_are_there_in_words(case, tmp_path):
     prediction, images, y, policy = case
 
@@ -232,6 +266,7 @@ def test_a_failed_report_leaves_the_old_one(case, tmp_path, monkeypatch):
     [
         ({"path": "report.pdf"}, '`path` must end in .html; got "report.pdf".'),
         ({"path": "nowhere/r.html"}, '`path` must be in a folder that exists; got "nowhere/r.html".'),
+        ({"n_shown": 0}, "`n_shown` must be a whole number of at least 1; got 0."),
         ({"title": 3}, "`title` must be text; got 3."),
         ({"images": np.zeros((5, 4, 4))}, "`images` must be as long as `prediction` (600); got length 5."),
         ({"images": np.zeros((600, 4))}, "`images` must have shape (input, height, width) or"),
@@ -293,7 +328,8 @@ def test_browser_shows_the_queue_and_filters_it(browser, case, tmp_path):
     prediction, images, y, policy = case
     browser.open(mc_report(prediction, images, y, policy, path=tmp_path / "report.html"))
     assert len(cards(browser)) == PAGE
-    assert "100 shown of 600." in browser.evaluate("document.getElementById('shown').textContent")
+    said = "100 shown of 600. 500 less doubtful ones are left out, here and on paper."
+    assert browser.evaluate("document.getElementById('shown').textContent") == said
     browser.evaluate("document.getElementById('next').click()")
     assert len(cards(browser)) == 2 * PAGE
     tiers = mc_decide(policy, prediction)["tier"].to_numpy()

@@ -35,6 +35,33 @@ test_that("histograms count every input once", {
   expect_setequal(mc_uncertainty_table(pred[1:2], prediction_out = pred[3:5])$group, c("in", "out"))
 })
 
+test_that("draws are shown for the chosen inputs, counted from 1", {
+  skip_if_no_core()
+  skip_if_not_installed("ggplot2")
+  pred <- example_prediction()
+  table <- mc_draws_table(pred, c(4, 2))
+  expect_identical(table$input, rep(c(4L, 2L), each = 12))
+  expect_equal(table$value[table$input == 2 & table$label == "dog"], pred$samples[, 2, 2], tolerance = 1e-6)
+  expect_identical(unique(mc_draws_table(pred)$input), order(-pred$predictive_entropy))
+  plot <- mc_plot_draws(pred, inputs = c(4, 2))
+  expect_setequal(layer_of(plot, 2)$x, mc_draws_table(pred, c(4, 2))$value)
+  expect_equal(sort(layer_of(plot, 3)$x), sort(as.vector(pred$mean[c(2, 4), ])))
+  values <- mc_plot_draws(example_values(), inputs = 3)
+  expect_setequal(unique(layer_of(values, 2)$x), mc_draws_table(example_values(), 3)$value)
+})
+
+test_that("the posterior of the weights is drawn from its tables", {
+  skip_if_no_core()
+  skip_if_not_installed("ggplot2")
+  net <- mc_bayes_mlp(4, labels = c("a", "b"), hidden = 3)
+  weights <- mc_weights_table(net, n_weights = 2)
+  expect_true(all(grepl("^(weight\\[[1-3], [1-4]\\]|bias\\[[1-3]\\])$", weights$weight)))
+  plot <- mc_plot_posterior(net, n_weights = 2)
+  expect_equal(sort(layer_of(plot, 7)$x), sort(weights$mean))
+  expect_equal(layer_of(plot, 3)$x, log10(mc_posterior_table(net)$std_50))
+  expect_equal(layer_of(plot, 4)$x, c(0, 0))
+})
+
 test_that("bands follow x, inputs counted from 1", {
   skip_if_no_core()
   skip_if_not_installed("ggplot2")

@@ -20,6 +20,7 @@ test_that("a monitor sees a change, and says since when", {
   expect_identical(c(monitor$alarm_batch, monitor$since_batch), c(2L, 2L))
   expect_identical(monitor$batches$name, c("Monday", NA))
   expect_identical(monitor$batches$seen, c(100L, 160L))
+  expect_equal(c(monitor$n_seen, monitor$n_batches), c(160, 2))
   expect_identical(monitor$batches$drift, c(FALSE, TRUE))
   expect_snapshot(monitor)
 })

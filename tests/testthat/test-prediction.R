@@ -35,9 +35,13 @@ test_that("inputs are chosen by number or by truth value", {
   expect_identical(pred[pred$confidence > 0.5]$margin, pred$margin[pred$confidence > 0.5])
   expect_identical(dim(pred[3]$samples), c(4L, 1L, 3L))
   expect_identical(pred[1:5], pred)
+  expect_identical(pred[1:2, ], pred[1:2])
+  expect_identical(pred[2, , drop = FALSE], pred[2])
   expect_snapshot(error = TRUE, {
     pred[6]
     pred[NA]
+    pred[1:2, 1]
+    pred[1:2, "cat"]
   })
 })
 

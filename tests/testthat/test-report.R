@@ -33,6 +33,13 @@ test_that("the report has images, scores, the policy and the monitor's words", {
   expect_match(page, "&lt;b&gt;Ours", fixed = TRUE)
 })
 
+test_that("as many cards are shown as asked for", {
+  skip_if_no_jinja2()
+  expect_match(report_text(n_shown = 2), "\"page\": 2", fixed = TRUE)
+  path <- withr::local_tempfile(fileext = ".html")
+  expect_error(mc_report(example_prediction(), path = path, n_shown = 0), "`n_shown` must be a whole number")
+})
+
 test_that("the path comes back invisibly", {
   skip_if_no_jinja2()
   path <- withr::local_tempfile(fileext = ".html")

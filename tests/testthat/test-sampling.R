@@ -92,6 +92,7 @@ test_that("bad arguments get one sentence", {
     mc_predict(net, x, device = "cuda:77")
     mc_predict(net, x, seed = -1)
     mc_predict(net, x, keep_samples = NA)
+    predict(net, x, keep_samples = TRUE)
     mc_predict(net, x, 50, 128, 0.9)
     mc_predict(net, x[, 1:3])
     mc_predict(net, x[0, ])

@@ -66,7 +66,9 @@
     const shown = cards.children.length;
     const many = (n) => n.toLocaleString("en");
     const of = found.length === data.rows.length ? "" : ` that fit, of ${many(data.rows.length)}`;
-    document.getElementById("shown").textContent = `${many(shown)} shown of ${many(found.length)}${of}.`;
+    const rest = found.length - shown;
+    const left = rest ? ` ${many(rest)} less doubtful ones are left out, here and on paper.` : "";
+    document.getElementById("shown").textContent = `${many(shown)} shown of ${many(found.length)}${of}.${left}`;
     document.getElementById("more").hidden = shown === found.length;
   }
 
