@@ -362,12 +362,12 @@ def regression_data():
 
 
 def test_biases_have_a_prior_of_their_own():
-    wide, narrow = mcd.mc_prior_normal(0, 3), mcd.mc_prior_normal(1, 0.5)
-    for posterior in (N(0.2), FULL(0.2)):
-        layer = BayesLinear(3, 2, posterior=posterior, prior=wide, bias_prior=narrow)
-        parts = [kl_divergence(Normal(mean, 0.2), prior).sum() for mean, prior in
-                 zip(layer.means(), (Normal(0.0, 3.0), Normal(1.0, 0.5)), strict=True)]  # fmt: skip
-        assert nats(layer) == pytest.approx(sum(float(one.detach()) for one in parts), rel=1e-5)  # float32
+    for family, kin in ((mcd.mc_prior_normal, Normal), (mcd.mc_prior_laplace, Laplace)):
+        layer = BayesLinear(3, 2, posterior=N(0.2), prior=mcd.mc_prior_normal(0, 3), bias_prior=family(1, 0.5))
+        weight, bias = (one.detach() for one in layer.means())
+        wanted = kl_divergence(Normal(weight, 0.2), Normal(0.0, 3.0)).sum()
+        wanted = wanted + kl_divergence(Normal(bias, 0.2), kin(1.0, 0.5)).sum()
+        assert nats(layer) == pytest.approx(float(wanted), rel=1e-5)  # float32
 
 
 def test_deviations_are_the_roots_of_the_variances():
