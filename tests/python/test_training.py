@@ -18,6 +18,7 @@ import mcdropout as mcd
 from mcdropout.checks import UnreadableFile
 from mcdropout.datasets import mc_read_images, mc_sample_data
 from mcdropout.models import mc_cnn, mc_mlp
+from mcdropout.objectives import objective_of
 from mcdropout.training import mc_fit, mc_train_on_batch, stratified_choice
 
 LABELS = ("u", "v", "w")
@@ -188,6 +189,16 @@ def test_a_weight_on_a_label_makes_it_predicted_more_often(table):
         return int((model(torch.from_numpy(x).float()).argmax(1) == 2).sum())
 
     assert how_many(weighted) > how_many(plain)
+
+
+@pytest.mark.parametrize("noise", ["homoscedastic", "heteroscedastic"])
+def test_values_are_learnt_by_the_whole_log_density(noise):
+    """With its constant, so that a KL divergence beside it makes an evidence lower bound."""
+    net = mc_mlp(2, n_outputs=3, task="regression", noise=noise)
+    out, y = torch.randn(5, 6), torch.randn(5, 3)
+    mean, log_variance = out.chunk(2, dim=-1)
+    wanted = -torch.distributions.Normal(mean, (0.5 * log_variance).exp()).log_prob(y).mean()
+    torch.testing.assert_close(objective_of(net).loss(out, y, None), wanted)
 
 
 def test_balanced_weights_are_the_inverse_frequencies(table):

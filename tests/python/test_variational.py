@@ -361,6 +361,22 @@ def regression_data():
     return x.astype(np.float32), y.astype(np.float32)
 
 
+def test_biases_have_a_prior_of_their_own():
+    for family, kin in ((mcd.mc_prior_normal, Normal), (mcd.mc_prior_laplace, Laplace)):
+        layer = BayesLinear(3, 2, posterior=N(0.2), prior=mcd.mc_prior_normal(0, 3), bias_prior=family(1, 0.5))
+        weight, bias = (one.detach() for one in layer.means())
+        wanted = kl_divergence(Normal(weight, 0.2), Normal(0.0, 3.0)).sum()
+        wanted = wanted + kl_divergence(Normal(bias, 0.2), kin(1.0, 0.5)).sum()
+        assert nats(layer) == pytest.approx(float(wanted), rel=1e-5)  # float32
+
+
+def test_deviations_are_the_roots_of_the_variances():
+    layer = BayesLinear(3, 2, posterior=FULL(0.2))
+    with torch.no_grad():
+        layer.tril.add_(torch.randn_like(layer.tril))
+    torch.testing.assert_close(layer.deviations(), layer.full_posterior().variance.sqrt())
+
+
 def test_the_full_posterior_of_a_linear_regression_is_recovered():
     x, y = regression_data()
     rows = np.column_stack([x, np.ones(len(x))]).astype(float)
@@ -445,6 +461,10 @@ def test_draws_are_whole_networks_with_keyed_weights(posterior):
     """Against a loop that builds each network from the written normals, dropout left out."""
     net = network(posterior)
     net[3].p = 0.0
+    with torch.no_grad():  # no two weights alike
+        for layer in variational_layers(net).values():
+            for parameter in layer.parameters():
+                parameter.add_(0.3 * torch.randn_like(parameter))
     prediction = sampled(net)
     for draw in (0, 7):
         weights = {}
