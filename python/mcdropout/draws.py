@@ -19,9 +19,11 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch._C._functorch import (  # torch has no public way to say this, and its stubs leave it out
     _set_vmap_fallback_warning_enabled,  # pyright: ignore[reportAttributeAccessIssue]
+    is_batchedtensor,
 )
 
 from .checks import IdenticalDraws, OutOfMemory
@@ -30,6 +32,7 @@ from .folding import FoldedMode, can_be_folded
 from .inputs import Inputs
 from .operations import is_opened
 from .outputs import Outputs
+from .precision import cast_arguments
 from .randomness import GENERATORS, keep_masks, normals, seeded_generators
 from .sites import (
     NORMAL_KINDS,
@@ -267,7 +270,7 @@ class Plan:
 
     def _vectorised(self, replica: Replica, inputs: Inputs, masks: Masks) -> Tensor:
         with replica.predicting():
-            return torch.func.vmap(lambda own: self._pass(replica, inputs, own, None))(masks)
+            return torch.func.vmap(lambda own: self._pass(replica, inputs, own))(masks)
 
     def _looped(self, replica: Replica, inputs: Inputs, masks: Masks) -> Tensor:
         n_draws = len(next(iter(masks.values())))
@@ -280,12 +283,12 @@ class Plan:
                     self.prefix_can_be_kept, prefix = False, None
         return torch.stack(draws)
 
-    def _pass(self, replica: Replica, inputs: Inputs, masks: Masks, prefix: Prefix | None) -> Tensor:
+    def _pass(self, replica: Replica, inputs: Inputs, masks: Masks, prefix: Prefix | None = None) -> Tensor:
         """One pass of the network under the masks of one draw (under vmap: of many)."""
         given = replica, self.sites, masks, len(inputs)
         inputs = inputs.clone()  # a model may write to what it is given
         if prefix is None:
-            mode = SampleMode(*given)
+            mode = VectorisedMode(*given)
         elif prefix.versions is None:
             mode, prefix.inputs = RecordingMode(*given, prefix), inputs
         else:
@@ -400,6 +403,50 @@ def _no_talk_of_batching_rules() -> Iterator[None]:
         yield
     finally:
         _set_vmap_fallback_warning_enabled(True)  # as torch has it
+
+
+class VectorisedMode(SampleMode):
+    """A pass under vmap, or of one draw; linear layers take all draws at once.
+
+    vmap makes a product of every linear layer and adds its bias apart; where inputs do not lie outermost it even
+    multiplies a few rows at a time.
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        if func is F.linear:
+            if self.reduced is not None:
+                args, kwargs = cast_arguments(func, args, kwargs or {}, self.reduced)
+            return _linear(*args, **(kwargs or {}))
+        return super().__torch_function__(func, types, args, kwargs)
+
+
+def _linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """`F.linear`, whose arguments it has."""
+    if not is_batchedtensor(input) or any(one is not None and is_batchedtensor(one) for one in (weight, bias)):
+        return F.linear(input, weight, bias)
+    return _LinearOfDraws.apply(input, weight, bias)
+
+
+class _LinearOfDraws(torch.autograd.Function):
+    """`F.linear` of many draws under vmap: of their rows, as they lie in memory."""
+
+    generate_vmap_rule = False
+
+    @staticmethod
+    def forward(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:  # type: ignore[override]  # torch says *args
+        return F.linear(x, weight, bias)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None: ...
+
+    @staticmethod
+    def vmap(info: Any, in_dims: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, int]:  # type: ignore[override]  # torch says *args
+        x = x.movedim(in_dims[0], 0)
+        order = sorted(range(x.ndim - 1), key=lambda axis: -x.stride(axis))
+        rows = x.permute(*order, -1)
+        out = F.linear(rows.reshape(-1, x.shape[-1]), weight, bias).unflatten(0, rows.shape[:-1])
+        back = sorted(range(len(order)), key=lambda place: order[place])
+        return out.permute(*back, -1), 0
 
 
 class Prefix:

@@ -190,7 +190,8 @@ def _attention(
         hidden = attn_mask.logical_not() if attn_mask.dtype == torch.bool else None
         scores = scores + attn_mask if hidden is None else scores.masked_fill(hidden, -math.inf)
     weights = scores.softmax(dim=-1)
-    weights = weights.masked_fill((scores == -math.inf).all(dim=-1, keepdim=True), 0)  # as torch: nothing to see, 0
+    if attn_mask is not None:  # as torch: where there is nothing to see, 0
+        weights = weights.masked_fill((scores == -math.inf).all(dim=-1, keepdim=True), 0)
     if dropout_p == 0:
         return weights @ value
     drop = Drop("scaled_dot_product_attention", float(dropout_p), True, tuple(weights.shape))

@@ -385,3 +385,35 @@ def test_the_kept_prefix_changes_nothing(function, monkeypatch, only_engine):
     kept = predict(model, numbers(N, 3), 10)
     monkeypatch.setattr("mcdropout.draws.Prefix.was_written_to", lambda self: True)
     np.testing.assert_allclose(predict(model, numbers(N, 3), 10).samples, kept.samples, atol=1e-6)
+
+
+# ---- linear layers of many draws under vmap ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("masks", ["shared", "per_input"])
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda m, x: m.out(F.dropout(x, 0.5, m.training)),
+        lambda m, x: m.out(F.dropout(x.transpose(0, 1), 0.5, m.training)).transpose(0, 1),
+        lambda m, x: m.out(F.dropout(x, 0.5, m.training).permute(2, 0, 1, 3)).movedim(0, 2),
+        lambda m, x: F.linear(F.dropout(x, 0.5, m.training).flip(1), m.out.weight),
+        lambda m, x: F.linear(bias=m.out.bias, weight=m.out.weight, input=F.dropout(x, 0.5, m.training)),
+        lambda m, x: F.linear(x, F.dropout(m.out.weight, 0.5, m.training)),
+        lambda m, x: m.out(x) * F.dropout(x, 0.5, m.training).sum(),
+    ],
+    ids=["last axis", "inputs second", "inputs in between", "flipped", "by keyword", "of the weights", "none"],
+)
+def test_linear_layers_under_vmap_give_the_loops_draws(function, precision, masks, only_engine):
+    model = Apply(function, out=seeded(lambda: nn.Linear(5, 3)))
+    x = numbers(N, 4, 6, 5)
+    only_engine("vmap")
+    together = predict(model, x, masks=masks, precision=precision, batch_size=N)
+    assert together.engine == "vmap", together.engine_reason
+    only_engine("loop")
+    looped = predict(model, x, masks=masks, precision=precision, batch_size=N)
+    scale = np.abs(looped.samples).max()
+    # sums in another order; 8 bits of bfloat16
+    tolerance = scale * (1e-5 if precision == "float32" else 1e-2)
+    np.testing.assert_allclose(together.samples, looped.samples, atol=tolerance)
