@@ -36,8 +36,9 @@ from __future__ import annotations
 import hashlib
 import math
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 
 import numpy as np
 import torch
@@ -109,31 +110,34 @@ def keep_masks(
     draws: Tensor,
     ids: Tensor,
     channels: int = 1,
+    room: Callable[[int], Tensor] | None = None,
 ) -> Tensor:
     """Which elements stay: uint8 (draw, id, element), each 1 with probability 1 - rate, else 0.
 
     `draws` and `ids` are 1-d int64 tensors on the device where the masks are wanted. With `channels` the elements,
-    numbered (channel, place), come in the order (place, channel).
+    numbered (channel, place), come in the order (place, channel). `room` gives so many bytes to write them to.
     """
     scaled, bits = _field_bits(rate)
     threshold = math.floor(scaled)
     n_bytes = -(-n_elements * bits // 8)
-    kept = torch.empty(len(draws) * len(ids), n_elements, dtype=torch.uint8, device=draws.device)
+    n_masks = len(draws) * len(ids)
+    empty = room or partial(torch.empty, dtype=torch.uint8, device=draws.device)
+    kept = empty(n_masks * n_elements).view(n_masks, n_elements)
     draw, one = draws.repeat_interleave(len(ids)), ids.repeat(len(draws))  # one row for each (draw, id)
-    for rows in _pieces(len(kept), -(-n_bytes // 16)):
-        data = _bytes(site_key(seed, masks, site), draw[rows], one[rows], n_bytes)
-        at_once = channels > 1 and channels * bits % 64 == 0 and scaled == threshold
-        if at_once:
-            _unpack_by_place(data, bits, threshold, channels, kept[rows])
-            continue
-        piece = kept[rows] if channels == 1 else torch.empty_like(kept[rows])
-        native(_unpack)(data, bits, threshold, piece)
-        if scaled != threshold:
-            tail = site_key(seed, masks, site, "tail")
-            _settle_ties(piece, data, threshold, scaled - threshold, tail, draw[rows], one[rows])
-        if channels > 1:
-            by_place = kept[rows].view(len(piece), -1, channels)
-            by_place.copy_(piece.view(len(piece), channels, -1).transpose(1, 2))
+    given = n_bytes, bits, threshold, *site_key(seed, masks, site), *MULTIPLIERS, *WEYL
+    step = max(1, BLOCKS_AT_ONCE * 16 // n_bytes)
+    if scaled == threshold:
+        # channels whose fields fill whole words of 64 bits are unpacked into such words
+        words = kept.view(torch.int64) if channels > 1 and channels * bits % 64 == 0 else kept.new_empty(0, 0).long()
+        native(_decide_by_pieces)(kept, words, draw, one, channels, step, *given)
+        return kept.view(len(draws), len(ids), n_elements)
+    tail = site_key(seed, masks, site, "tail")
+    for start in range(0, n_masks, step):
+        rows = slice(start, start + step)
+        piece = torch.empty_like(kept[rows])
+        data = native(_decide)(piece, kept.new_empty(0, 0), draw[rows], one[rows], 1, *given)
+        _settle_ties(piece, data, threshold, scaled - threshold, tail, draw[rows], one[rows])
+        kept[rows] = piece.view(len(piece), channels, -1).transpose(1, 2).flatten(1)
     return kept.view(len(draws), len(ids), n_elements)
 
 
@@ -191,21 +195,68 @@ def _field_bits(rate: float) -> tuple[float, int]:
     return rate * 256, 8
 
 
-def _pieces(n_rows: int, blocks_per_row: int) -> list[slice]:
-    """Row numbers in pieces whose working numbers stay in cache."""
-    step = max(1, BLOCKS_AT_ONCE // blocks_per_row)
-    return [slice(start, start + step) for start in range(0, n_rows, step)]
+def _decide_by_pieces(
+    kept: Tensor,
+    kept_words: Tensor,
+    draw: Tensor,
+    one: Tensor,
+    channels: int,
+    step: int,
+    n_bytes: int,
+    bits: int,
+    threshold: int,
+    k0: int,
+    k1: int,
+    m0: int,
+    m1: int,
+    weyl0: int,
+    weyl1: int,
+) -> None:
+    """Fill `kept` (row, element), so many rows at a time that the working numbers stay in cache."""
+    for start in range(0, kept.size(0), step):
+        end = start + step
+        rows, words, draws, ones = kept[start:end], kept_words[start:end], draw[start:end], one[start:end]
+        _decide(rows, words, draws, ones, channels, n_bytes, bits, threshold, k0, k1, m0, m1, weyl0, weyl1)
 
 
-def _bytes(key: Key, draw: Tensor, one: Tensor, n_bytes: int) -> Tensor:
-    """uint8 (row, byte) for rows of (draw, id)."""
-    n_blocks = -(-n_bytes // 16)
+def _decide(
+    kept: Tensor,
+    kept_words: Tensor,
+    draw: Tensor,
+    one: Tensor,
+    channels: int,
+    n_bytes: int,
+    bits: int,
+    threshold: int,
+    k0: int,
+    k1: int,
+    m0: int,
+    m1: int,
+    weyl0: int,
+    weyl1: int,
+) -> Tensor:
+    """Fill `kept` (row, element) for rows of (draw, id); gives the bytes (row, byte) that decided.
+
+    `kept_words`: the same memory in words of 64 bits where it can be filled by words, else nothing.
+    """
+    n_blocks = (n_bytes + 15) // 16
     block = torch.arange(n_blocks, device=draw.device)[None, :]
-    words = philox(key, (block, draw[:, None], *_halves(one[:, None])))
-    out = torch.empty(len(draw), 4, n_blocks, dtype=torch.int32, device=draw.device)
+    low, high = one[:, None] & 0xFFFFFFFF, (one[:, None] >> 32) & 0xFFFFFFFF
+    words = _philox(block, draw[:, None], low, high, k0, k1, m0, m1, weyl0, weyl1)
+    whole = torch.empty([draw.size(0), 4, n_blocks], dtype=torch.int32, device=draw.device)
     for place, word in enumerate(words):
-        out[:, place] = word  # int64 to int32 keeps the low 32 bits
-    return out.view(len(draw), -1).view(torch.uint8)[:, :n_bytes]
+        whole[:, place] = word  # int64 to int32 keeps the low 32 bits
+    data = torch.view_copy(whole.view([draw.size(0), -1]), dtype=torch.uint8)[:, :n_bytes]
+    if channels == 1:
+        _unpack(data, bits, threshold, kept)
+    elif kept_words.numel() > 0:
+        _unpack_by_place(data, bits, threshold, channels, kept, kept_words)
+    else:
+        by_element = torch.empty_like(kept)
+        _unpack(data, bits, threshold, by_element)
+        by_place = by_element.view([kept.size(0), channels, -1]).transpose(1, 2)
+        kept.view([kept.size(0), -1, channels]).copy_(by_place)
+    return data
 
 
 def _unpack(data: Tensor, bits: int, threshold: int, kept: Tensor) -> None:
@@ -226,24 +277,23 @@ def _unpack(data: Tensor, bits: int, threshold: int, kept: Tensor) -> None:
                 torch.bitwise_and(reached[:, : out.size(1)] >> (place * bits), 1, out=out)
 
 
-def _unpack_by_place(data: Tensor, bits: int, threshold: int, channels: int, kept: Tensor) -> None:
-    """As `_unpack`, elements numbered (channel, place) in the order (place, channel).
+def _unpack_by_place(data: Tensor, bits: int, threshold: int, channels: int, kept: Tensor, kept_words: Tensor) -> None:
+    """As `_unpack`, elements numbered (channel, place) in the order (place, channel); `kept` comes as words too.
 
     The channels of which the fields lie in the same bytes come in runs of 8, so bytes are turned before they are
     unpacked, 8 at a time.
     """
     lanes = channels * bits // 8
-    turned = (
-        data.view(data.size(0), lanes, -1).transpose(1, 2).contiguous().view(dtype=torch.int64)
-    )  # (row, place, word)
-    out = kept.view(kept.size(0), -1, 8 // bits, lanes).view(dtype=torch.int64)  # (row, place, field, word)
+    turned = data.view([data.size(0), lanes, -1]).transpose(1, 2).contiguous()
+    fields = torch.view_copy(turned, dtype=torch.int64)  # (row, place, word)
+    out = kept_words.view([kept.size(0), -1, 8 // bits, lanes // 8])  # (row, place, field, word)
     if threshold == 0:
         kept.fill_(1)
     elif bits == 8:
-        out.select(2, 0).copy_(turned)
+        out.select(2, 0).copy_(fields)
         kept.clamp_(threshold - 1, threshold).sub_(threshold - 1)
     else:
-        reached = _reached(turned, bits, threshold)
+        reached = _reached(fields, bits, threshold)
         for place in range(8 // bits):
             torch.bitwise_and(reached >> (place * bits), 0x0101010101010101, out=out.select(2, place))
 
