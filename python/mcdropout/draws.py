@@ -49,6 +49,7 @@ from .sites import (
 from .waiting import fused_calls, unmade
 
 CHUNK_BYTES = 8 << 20  # largest intermediate result of a chunk; tests/benchmarks/bench_chunks.py shows the sweep
+ROW_BYTES = 64  # so large at least is a row taken to be: of smaller ones several results lie about at a time
 PREFIX_BYTES = 64 << 20  # largest result of a chunk before the first site, where one pass serves all draws
 MASK_BYTES = 256 << 20  # masks of all draws are kept for the next batch up to this size, else made again
 INPUTS_PER_CHUNK = 4  # so few at least that a mask, once read, serves several inputs
@@ -150,7 +151,7 @@ class Plan:
         self.weights = {name: site for name, site in self.sites.items() if site.kind == "weights"}
         # a hook of the user's, where there is one, may look at any result
         self.fused = fused_calls(probe, self.device, masks) if more_replicas is not None else {}
-        row_bytes = probe.largest(without=unmade(self.fused))
+        row_bytes = max(ROW_BYTES, probe.largest(without=unmade(self.fused)))
         if masks == "per_input":
             row_bytes = max(row_bytes, *(site.n_elements for site in self.sites.values() if not site.layer), 0)
         at_least = INPUTS_PER_WEIGHTS if self.weights else INPUTS_PER_CHUNK
@@ -189,8 +190,8 @@ class Plan:
                     if some.stop == draws.stop:
                         report(out.shape[1])
                     done.append(out)
-            rounds.append(torch.cat(done, dim=1))
-        out = torch.cat(rounds) if len(rounds) > 1 else rounds[0]
+            rounds.append(_joined(done, 1))
+        out = _joined(rounds, 0)
         self.differing = [torch.stack([*self.differing, (out[1:] != out[:1]).any()]).any()]
         return out
 
@@ -230,7 +231,7 @@ class Plan:
         """A few inputs; halves what is done at a time when memory runs out."""
         inputs, ids = inputs[part], ids[part]
         with _out_of_memory_passed_over():
-            return torch.cat([self._chunk(inputs, ids, part) for part in self._draw_parts(draws)])
+            return _joined([self._chunk(inputs, ids, part) for part in self._draw_parts(draws)], 0)
         # after the error, which held on to all that had been made
         return self._in_halves(inputs, ids, draws)
 
@@ -645,6 +646,11 @@ def _out_of_memory_passed_over() -> Iterator[None]:
     except (MemoryError, RuntimeError) as error:
         if not _is_out_of_memory(error):
             raise
+
+
+def _joined(parts: list[Tensor], dim: int) -> Tensor:
+    """The parts in one; a single one is not copied."""
+    return torch.cat(parts, dim=dim) if len(parts) > 1 else parts[0]
 
 
 def _is_out_of_memory(error: Exception) -> bool:

@@ -51,6 +51,7 @@ from .summaries import standard_error, summarise_classes, summarise_values
 from .variational import BayesConv2d
 
 MASKS = ("shared", "per_input")
+GROUP_BYTES = 2 << 20  # batches are drawn together as long as neither they nor their draws are larger
 DRAWS_BYTES = 8 << 20  # draws at a time on a CPU, float32; there are some copies of them for a while
 PIECE_NUMBERS = 1 << 16  # of them that are summarised at once: in float64 they and what is made of them stay in cache
 FIRST_ROUND = 10  # draws before `tolerance` is first looked at; each further round adds about a half
@@ -447,23 +448,27 @@ def draw_all(
     collected = Collected(feed.n_inputs, request)
     # beside a GPU: the next batch is on its way before this one's summaries are waited for
     behind = 0 if devices[0].type == "cpu" or len(devices) > 1 else 1
-    under_way: deque[tuple[int, list[Summarised]]] = deque()
+    under_way: deque[tuple[int, Iterable[Summarised]]] = deque()
     with (
         sampler.at_work() as crews,
         Lanes(len(devices)) as lanes,
         reporting(progress, feed.n_inputs, "input", "Sampling") as report,
     ):
         in_threads = len(devices) > 1
+        # small results that lie about for long keep the memory around them from being used again
+        at_once = behind == 0 and not in_threads
 
-        def work(batch: Batch, lane: int) -> tuple[int, list[Summarised]]:
+        def work(batch: Batch, lane: int) -> tuple[int, Iterable[Summarised]]:
             inputs = network.placed(batch.inputs, devices[lane])
             plan = sampler.plan(inputs, lane)
             # a caller's function, which may be R's, is called from the caller's thread alone
             told = _say_nothing if in_threads else report
-            done = []
-            for part in _drawn(plan, batch, inputs, request, crews[lane], told):
-                done += crews[lane].side_by_side(partial(part.summarised, request), part.pieces())
-            return len(inputs), done
+            done = (
+                one
+                for part in _drawn(plan, batch, inputs, request, crews[lane], told)
+                for one in crews[lane].side_by_side(partial(part.summarised, request), part.pieces())
+            )
+            return len(inputs), done if at_once else list(done)
 
         batches = _batches(feed, size, ids)
         for done in lanes.in_order(work, batches):
@@ -506,7 +511,7 @@ def group_size(request: Request, output_bytes: int, input_bytes: int, most_bytes
     `single`: one batch at most, as where several devices take turns.
     """
     draws_bytes = request.n_samples * output_bytes
-    batches = 1 if single else max(1, most_bytes // (max(draws_bytes, input_bytes) * request.batch_size))
+    batches = 1 if single else max(1, GROUP_BYTES // (max(draws_bytes, input_bytes) * request.batch_size))
     return max(1, min(batches * request.batch_size, most_bytes // draws_bytes))
 
 
@@ -627,7 +632,7 @@ class Collected:
         self.draws: list[Store | None] = [None, None]  # samples, noise variances
         self.n_seen = 0
 
-    def put(self, parts: list[Summarised]) -> None:
+    def put(self, parts: Iterable[Summarised]) -> None:
         """Take over a batch."""
         for part in parts:
             arrays, places = part.arrays(), part.places
