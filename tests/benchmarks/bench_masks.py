@@ -3,7 +3,7 @@
 Run: python tests/benchmarks/bench_masks.py [--inputs 20] [--seeds 100]
 Three kinds of masks, of the same rate for each unit of each draw. Independent: `mc_predict()`'s own. Antithetic: draw
 2k + 1 takes 1 - u where draw 2k took the uniform number u, so that the two drop no unit together at rates up to a half.
-Stratified: the numbers of a unit are a Latin hypercube over the draws, so that it is dropped in exactly rate * T of
+Stratified: the numbers of a unit are a Latin hypercube over the draws, so that it is dropped in rate * T of
 them. The networks are trained on the bundled images; the truth is all independent draws together. Each run of T
 draws gives one estimate of every quantity.
 """
