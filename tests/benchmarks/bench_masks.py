@@ -1,0 +1,141 @@
+"""What masks that are not independent from draw to draw would save, and what they do to the estimates.
+
+Run: python tests/benchmarks/bench_masks.py [--inputs 20] [--seeds 100]
+Three kinds of masks, of the same rate for each unit of each draw. Independent: `mc_predict()`'s own. Antithetic: draw
+2k + 1 takes 1 - u where draw 2k took the uniform number u, so that the two drop no unit together at rates up to a half.
+Stratified: the numbers of a unit are a Latin hypercube over the draws, so that it is dropped in rate * T of
+them. The networks are trained on the bundled images; the truth is all independent draws together. Each run of T
+draws gives one estimate of every quantity.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from functools import lru_cache
+
+import numpy as np
+import torch
+from torch import Tensor
+
+import mcdropout as mcd
+from mcdropout import draws
+from mcdropout.summaries import entropy_parts, mean_and_variance
+
+INDEPENDENT = draws.keep_masks
+LENGTHS = (10, 20, 50)
+RUNS_AT_ONCE = 10  # so few draws that their masks are kept for all inputs
+
+
+def antithetic(rng: np.random.Generator, n_draws: int, n_elements: int) -> np.ndarray:
+    """Uniform numbers (draw, element)."""
+    first = rng.random((n_draws // 2, 1, n_elements), dtype=np.float32)
+    return np.concatenate([first, 1 - first], axis=1).reshape(n_draws, n_elements)
+
+
+def stratified(rng: np.random.Generator, n_draws: int, n_elements: int) -> np.ndarray:
+    """Uniform numbers (draw, element), one of an element in each n_draws-th of the unit interval."""
+    stratum = rng.random((n_elements, n_draws), dtype=np.float32).argsort(axis=1).T
+    return (stratum + rng.random((n_draws, n_elements), dtype=np.float32)) / n_draws
+
+
+Uniforms = Callable[[np.random.Generator, int, int], np.ndarray]
+
+
+def coupled(uniforms: Uniforms, n_draws: int) -> Callable[..., Tensor]:
+    """In the place of `keep_masks()`, for masks that all inputs share: runs of `n_draws`, each independent."""
+
+    @lru_cache(maxsize=8)  # a run that several chunks share, at each site
+    def kept(seed: int, site: str, rate: float, n_elements: int, run: int) -> np.ndarray:
+        return uniforms(np.random.default_rng([seed, int(site), run]), n_draws, n_elements) >= rate
+
+    def keep_masks(
+        seed: int, _masks: str, site: str, rate: float, n_elements: int, which: Tensor, _ids: Tensor, *_: int
+    ) -> Tensor:
+        rows = [kept(seed, site, rate, n_elements, draw // n_draws)[draw % n_draws] for draw in which.tolist()]
+        return torch.from_numpy(np.stack(rows).astype(np.uint8))[:, None]
+
+    return keep_masks
+
+
+def drawn(net: mcd.MCNetwork, x: np.ndarray, keep_masks: Callable[..., Tensor], n_draws: int, seeds: int) -> np.ndarray:
+    """Probabilities (run, draw, input, label)."""
+    parts = []
+    draws.keep_masks = keep_masks
+    for first in range(0, seeds, RUNS_AT_ONCE):
+        runs = min(RUNS_AT_ONCE, seeds - first)
+        samples = mcd.mc_predict(net, x, runs * n_draws, seed=1 + first, progress=False).samples
+        assert samples is not None
+        parts.append(samples.reshape(runs, n_draws, *samples.shape[1:]))
+    draws.keep_masks = INDEPENDENT
+    return np.concatenate(parts)
+
+
+def estimates(samples: np.ndarray) -> dict[str, np.ndarray]:
+    """What each run says, (run, input, ...)."""
+    runs, n_draws, inputs, labels = samples.shape
+    rows = torch.from_numpy(samples).movedim(1, 0).reshape(n_draws, runs * inputs, labels)
+    mean, variance = mean_and_variance(rows)
+    made = {**entropy_parts(rows), "mean": mean, "variance": variance, "mean_mcse": (variance / n_draws).sqrt()}
+    return {name: one.numpy().reshape(runs, inputs, -1) for name, one in made.items()}
+
+
+def spread(values: np.ndarray) -> float:
+    """Variance over runs, averaged over inputs and labels."""
+    return float(values.var(axis=0, ddof=1).mean())
+
+
+def row(one: dict[str, np.ndarray], plain: dict[str, np.ndarray], truth: dict[str, np.ndarray]) -> list[str]:
+    """Variances over those of independent masks, biases, and errors told over errors made."""
+    names = ("mean", "predictive_entropy", "mutual_information")
+    ratios = [f"{spread(one[name]) / spread(plain[name]):.2f}" for name in names]
+    variance, information = (one[name].mean() / truth[name].mean() - 1 for name in ("variance", "mutual_information"))
+    told = [f"{np.sqrt((one[f'{name}_mcse'] ** 2).mean() / spread(one[name])):.2f}" for name in names]
+    return [*ratios, f"{100 * variance:+.1f} %", f"{100 * information:+.1f} %", *told]
+
+
+def compare(net: mcd.MCNetwork, x: np.ndarray, seeds: int, name: str) -> None:
+    """The rows of one network."""
+    longest = LENGTHS[-1]
+    plain = drawn(net, x, INDEPENDENT, longest, seeds)
+    pairs = drawn(net, x, coupled(antithetic, longest), longest, seeds)
+    truth = estimates(plain.reshape(1, -1, *plain.shape[2:]))
+    for n_draws in LENGTHS:
+        # the start of each run is a run of its own
+        kinds = {
+            "independent": plain[:, :n_draws],
+            "antithetic": pairs[:, :n_draws],
+            "stratified": drawn(net, x, coupled(stratified, n_draws), n_draws, seeds),
+        }
+        made = {kind: estimates(samples) for kind, samples in kinds.items()}
+        for kind, one in made.items():
+            cells = row(one, made["independent"], truth)
+            print(f"| {name} | {n_draws} | {kind} | {' | '.join(cells)} |", flush=True)
+
+
+def main() -> None:
+    """Print a row for each network, number of draws and kind of masks."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--inputs", type=int, default=20)
+    parser.add_argument("--seeds", type=int, default=100)
+    options = parser.parse_args()
+    data = mcd.mc_sample_data()
+    images = data.x_test[:: len(data.x_test) // options.inputs][: options.inputs]
+    settings = {"epochs": 4, "batch_size": 128, "seed": 1, "progress": False}
+    print("Variance over runs, over that of independent masks; bias of the variance and of mutual information; the")
+    print("Monte Carlo error that is told over that which is made. p: mean probabilities, H: predictive entropy, I:")
+    print("mutual information.\n")
+    print("| network, rate | T | masks | p | H | I | bias of variance | bias of I | told p | told H | told I |")
+    print("|---|---|---|---|---|---|---|---|---|---|---|")
+    for rate in (0.25, 0.5):
+        mlp = mcd.mc_mlp(784, data.labels, hidden=(512, 512), dropout=rate)
+        flat = data.x_train.reshape(len(data.x_train), -1)
+        mcd.mc_fit(mlp, flat, data.y_train, **settings)
+        compare(mlp, images.reshape(len(images), -1), options.seeds, f"mc_mlp, {rate}")
+        cnn = mcd.mc_cnn((28, 28, 1), data.labels, dropout=rate)
+        mcd.mc_fit(cnn, data.x_train, data.y_train, **settings)
+        compare(cnn, images, options.seeds, f"mc_cnn, {rate}")
+
+
+if __name__ == "__main__":
+    main()
