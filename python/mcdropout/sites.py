@@ -295,7 +295,7 @@ class ProbeMode(StochasticMode):
         result = super().__torch_function__(func, types, args, kwargs)
         if counted is not None and args and result is not args[0]:
             self._note_result(counted, result)
-        if type(result) is Tensor and not self.found:
+        if type(result) is Tensor and not self.dropped:
             self.prefix_bytes = max(self.prefix_bytes, result.nbytes)
         elif type(result) is Tensor:
             name = self.results[id(result)][0] if id(result) in self.results else ""

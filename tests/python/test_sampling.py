@@ -11,7 +11,9 @@ from torch import nn
 
 import mcdropout as mcd
 from mcdropout.draws import CHUNK_BYTES, Plan, chunk_sizes
+from mcdropout.inputs import Inputs
 from mcdropout.sampling import MASKS
+from mcdropout.sites import probe, replicate
 
 N, LABELS, DRAWS = 11, 5, 7
 
@@ -570,3 +572,21 @@ def test_chunks_fit_the_budget(n_samples, bytes_per_row):
     assert 1 <= draws <= n_samples
     assert inputs >= 1
     assert draws * inputs * bytes_per_row <= CHUNK_BYTES or draws * inputs == 1
+
+
+def test_dropouts_that_drop_nothing_are_no_first_site():
+    """What comes before the first that does is computed once, and is no part of a chunk."""
+    x = torch.from_numpy(np.random.default_rng(0).random((8, 1, 12, 12), dtype=np.float32))
+
+    def sizes(rate):
+        model = nn.Sequential(
+            nn.Conv2d(1, 8, 3), nn.Dropout(rate), nn.Conv2d(8, 8, 3), nn.Flatten(), nn.Linear(512, 16), nn.ReLU(),
+            nn.Dropout(0.5), nn.Linear(16, 3),
+        )  # fmt: skip
+        replica = replicate(model.eval(), torch.device("cpu"))
+        found = probe(model, replica, lambda n: Inputs((x[:n],), {}, n))
+        return found.largest(frozenset()), found.prefix_bytes
+
+    before, after = 4 * 8 * 10 * 10, 4 * 16
+    assert sizes(0.0) == (after, before)
+    assert sizes(0.25) == (before, before)
