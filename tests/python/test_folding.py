@@ -1,5 +1,7 @@
 """Draws laid along axis 0: whatever a network does with them, the numbers are the loop's."""
 
+import random
+
 import numpy as np
 import pytest
 import torch
@@ -335,3 +337,64 @@ def test_masks_meet_the_weights_where_inputs_are_many(monkeypatch):
     products.clear()
     predict(model, numbers(40, 12), masks="per_input")
     assert products == []
+
+
+# ---- any chain of layers
+
+
+class Beside(nn.Module):
+    """A result that two calls take."""
+
+    def __init__(self, layer):
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x):
+        y = self.layer(x)
+        return y + y.amax(dim=(2, 3), keepdim=True) + (x if x.shape == y.shape else 0)
+
+
+def any_network(choose: random.Random) -> nn.Sequential:
+    """Up to nine layers in any order, most of which could wait for each other."""
+    layers, channels, shared = [], 1, nn.Dropout(0.3)
+    for _ in range(choose.randint(2, 9)):
+        kind = choose.choice(
+            ["convolution", "convolution", "relu", "relu", "dropout", "dropout", "pool", "pool", "other"]
+        )
+        if kind == "convolution":
+            width = choose.choice([2, 4, 8])
+            options = {"stride": choose.choice([1, 1, 2]), "padding": choose.choice([0, 0, 1, "valid"])}
+            layers.append(nn.Conv2d(channels, width, choose.choice([1, 2, 3]), bias=choose.random() < 0.7, **options))
+            channels = width
+        elif kind == "relu":
+            layers.append(nn.ReLU(inplace=choose.random() < 0.3))
+        elif kind == "dropout":
+            layers.append(nn.Dropout(choose.choice([0.0, 0.1, 0.25, 0.5]), inplace=choose.random() < 0.2))
+        elif kind == "pool":
+            options = {"stride": choose.choice([None, None, None, 1]), "ceil_mode": choose.random() < 0.15}
+            layers.append(nn.MaxPool2d(choose.choice([2, 2, 3, (2, 1), (1, 3)]), **options))
+        else:
+            others = [nn.BatchNorm2d(channels), nn.Dropout2d(0.3), nn.GELU(), nn.AvgPool2d(2), nn.AlphaDropout(0.2)]
+            others += [shared, Beside(nn.Sequential(nn.ReLU(), nn.Dropout(0.25)))]
+            layers.append(choose.choice(others))
+    hidden = [nn.LazyLinear(6), nn.ReLU()] if choose.random() < 0.6 else []
+    return nn.Sequential(*layers, nn.Flatten(), *hidden, nn.Dropout(0.5), nn.LazyLinear(3))
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_any_network_gives_the_loops_draws(seed, only_engine):
+    choose = random.Random(seed)
+    torch.manual_seed(seed)
+    model = any_network(choose)
+    side = choose.choice([9, 12, 13, 14, 17])
+    x = numbers(choose.choice([3, 8, 20]), 1, side, side)
+    try:
+        model.eval()(torch.from_numpy(x))
+    except RuntimeError:
+        return  # pooled to nothing
+    options = {"masks": choose.choice(["shared", "per_input"]), "batch_size": choose.choice([4, 128])}
+    quick = predict(model, x, **options)
+    only_engine("loop")
+    looped = predict(model, x, **options)
+    scale = max(1e-3, np.abs(looped.samples).max())
+    np.testing.assert_allclose(quick.samples, looped.samples, atol=2e-5 * scale)  # sums in another order
