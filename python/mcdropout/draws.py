@@ -13,7 +13,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from functools import partial
 from threading import local
 from typing import Any, TypeVar
@@ -102,6 +102,11 @@ class Sampler:
             _warn("`model` draws random numbers of its own besides dropout; they depend on `batch_size` too.")
         elif self.first.probe.training_randomness:
             _warn("`model` draws random numbers of its own when training, besides dropout; they are left out.")
+        if self.first.probe.mixes_inputs:
+            _warn(
+                "`model` gives an input other numbers when other inputs come with it, so results depend on "
+                "`batch_size`; leave out what looks at the whole batch."
+            )
         device = self.first.device
         with random_state_kept(device) if own else nullcontext(), ExitStack() as stack:
             if own:
@@ -277,13 +282,20 @@ class Plan:
 
     def _looped(self, replica: Replica, inputs: Inputs, masks: Masks) -> Tensor:
         n_draws = len(next(iter(masks.values())))
-        prefix = Prefix() if self.prefix_can_be_kept else None
-        draws = []
+        own = [{name: mask[draw] for name, mask in masks.items()} for draw in range(n_draws)]
         with replica.predicting(inference=False):  # inference tensors do not count the writes to them
-            for draw in range(n_draws):
-                draws.append(self._pass(replica, inputs, {name: mask[draw] for name, mask in masks.items()}, prefix))
-                if prefix is not None and prefix.was_written_to():
-                    self.prefix_can_be_kept, prefix = False, None
+            if self.prefix_can_be_kept:
+                with suppress(OtherCalls):
+                    return self._looped_with_prefix(replica, inputs, own)
+                self.prefix_can_be_kept = False  # the passes differ before the first site
+            return torch.stack([self._pass(replica, inputs, masks) for masks in own])
+
+    def _looped_with_prefix(self, replica: Replica, inputs: Inputs, own: list[Masks]) -> Tensor:
+        draws, prefix = [], Prefix()
+        for masks in own:
+            draws.append(self._pass(replica, inputs, masks, prefix if self.prefix_can_be_kept else None))
+            if prefix.was_written_to():
+                self.prefix_can_be_kept = False
         return torch.stack(draws)
 
     def _pass(self, replica: Replica, inputs: Inputs, masks: Masks, prefix: Prefix | None = None) -> Tensor:
@@ -464,23 +476,31 @@ class _LinearOfDraws(torch.autograd.Function):
         return out.permute(*back, -1), 0
 
 
+class OtherCalls(Exception):
+    """A pass before the first site is not what the first pass was, or cannot be kept."""
+
+
 class Prefix:
     """The results of all torch calls before the first site: the same in every draw, so computed in the first alone.
 
-    A pass makes the same calls up to there, so the results are handed out by their order. Whether a later call wrote
-    into one of them is seen from torch's own count of the writes to each tensor.
+    A pass makes the same calls up to there, so the results are handed out by their order. That the calls are the same
+    functions is seen as they are made: a model may keep in one pass what it takes from there in the next. Whether a
+    later call wrote into a result is seen from torch's own count of the writes to each tensor.
     """
 
     inputs: Inputs  # as the first pass left them
 
     def __init__(self) -> None:
-        self.results: list[Any] = []
+        self.results: list[tuple[Any, Any]] = []  # the function and what it gave
         self.counts: Counter[str] = Counter()  # stochastic calls before the first site, for the names of later ones
         self.versions: list[tuple[Tensor, int]] | None = None  # None while the first pass is under way
 
     def complete(self, counts: Counter[str]) -> None:
         """The first site is reached."""
-        tensors = tensors_in([self.results, list(self.inputs.args), list(self.inputs.kwargs.values())])
+        given = [list(self.inputs.args), list(self.inputs.kwargs.values())]
+        tensors = tensors_in([[result for _, result in self.results], given])
+        if any(one.is_inference() for one in tensors):
+            raise OtherCalls("no writes to inference tensors are counted")
         self.counts, self.versions = counts, [(one, one._version) for one in tensors]
 
     def was_written_to(self) -> bool:
@@ -498,7 +518,7 @@ class RecordingMode(SampleMode):
     def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         result = super().__torch_function__(func, types, args, kwargs)
         if self.prefix.versions is None and not is_opened(func):
-            self.prefix.results.append(result)
+            self.prefix.results.append((func, result))
         return result
 
     def at_site(self, counts: Counter[str]) -> None:
@@ -515,11 +535,18 @@ class ReplayingMode(SampleMode):
         self.results = iter(prefix.results)
         self.left = len(prefix.results)
 
+    def at_site(self, counts: Counter[str]) -> None:
+        if self.left > 0:
+            raise OtherCalls("a site was reached before all calls had been made")
+
     def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         if self.left == 0 or is_opened(func):
             return super().__torch_function__(func, types, args, kwargs)
         self.left -= 1
-        return next(self.results)
+        known, result = next(self.results)
+        if known is not func:
+            raise OtherCalls(f"{func} where the first pass called {known}")
+        return result
 
 
 # ---- workers --------------------------------------------------------------------------------------------------

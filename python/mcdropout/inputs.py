@@ -110,9 +110,12 @@ class Taking:
 
     def arranged(self, x: Tensor) -> Tensor:
         """In the memory order that suits the model."""
-        if self.channels_last and x.ndim == 4 and x.is_floating_point():
-            return x.contiguous(memory_format=torch.channels_last)
-        return x
+        if not (self.channels_last and x.ndim == 4 and x.is_floating_point()):
+            return x
+        x = x.contiguous(memory_format=torch.channels_last)
+        height, width = x.shape[2:]
+        # a single channel lies last too, which its strides are to say
+        return x.as_strided(x.shape, (height * width, 1, width, 1)) if x.shape[1] == 1 else x
 
 
 def _is_wide(dtype: np.dtype) -> bool:

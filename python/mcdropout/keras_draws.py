@@ -276,6 +276,9 @@ class KerasNetwork:
 
         return Sampler(make_plan, example, request.seed, request.workers, [self.replica.device])
 
+    def settle_order(self, feed: Feed) -> None:
+        """Keras has an order of its own."""
+
     def placed(self, inputs: Inputs, _: torch.device) -> Inputs:
         """Inputs stay with the host: the replica hands them to Keras."""
         return inputs

@@ -631,6 +631,7 @@ def probe_keras(replica: Replica, head: Callable[[int], Inputs], gaussian_noise:
         {},
         (0, 0),
         0,
+        False,
         layouts,
     )
 

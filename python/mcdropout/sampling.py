@@ -46,7 +46,7 @@ from .precision import PRECISIONS
 from .prediction import BY_INPUT, MCPrediction
 from .progress import Progress, reporting
 from .randomness import input_ids
-from .sites import Replica, StochasticMode, advice_on, probe, replicate, sites_table
+from .sites import Replica, StochasticMode, advice_on, probe, random_state_kept, replicate, sites_table
 from .summaries import standard_error, summarise_classes, summarise_values
 from .variational import BayesConv2d
 
@@ -154,6 +154,7 @@ def mc_predict_point(
     model, x = behind_backbone(model, x, device)
     network = network_of(model, outputs, labels, select, precision, device)
     feed = network.feed(x)
+    network.settle_order(feed)
     parts = []
     with reporting(progress, feed.n_inputs, "input", "Predicting") as report:
         for inputs in feed.batches(batch_size):
@@ -179,6 +180,7 @@ def mc_sites(model: Any, x: Any, *, stochastic_depth: bool = True, gaussian_nois
     where = "cpu" if isinstance(model, nn.Module) and not is_keras(model) else "auto"
     network = network_of(model, None if isinstance(model, MCNetwork) else "values", None, None, "float32", where)
     feed = network.feed(x)
+    network.settle_order(feed)
     return network.sites(lambda n: network.placed(feed.head(n), network.replica.device), besides)
 
 
@@ -375,6 +377,18 @@ class Network:
         """Inputs as the model takes them on a device."""
         return self.taking.placed(inputs, device)
 
+    def settle_order(self, feed: Feed) -> None:
+        """Leave inputs in their own order in memory if the model, as one that calls `view()`, can take no other."""
+        if not self.taking.channels_last:
+            return
+        device = self.replica.device
+        try:
+            with random_state_kept(device):
+                self.point(self.placed(feed.head(1), device))
+        except Exception as error:  # any other comes again, and is told of, when the model is probed
+            if "view size is not compatible" in str(error):
+                self.taking = replace(self.taking, channels_last=False)
+
     def point(self, inputs: Inputs) -> Any:
         """What the model returns with nothing dropped."""
         with self.replica.predicting(), StochasticMode(self.replica):
@@ -424,6 +438,7 @@ def sampler_for(
     network: Network | KerasNetwork, feed: Feed, request: Request, besides: Besides, **more: Any
 ) -> Sampler:
     """The sampler of a network for inputs like the first ones."""
+    network.settle_order(feed)
     return network.sampler(network.placed(feed.head(3), network.replica.device), request, besides, **more)
 
 

@@ -412,6 +412,7 @@ class Probe:
     sole_uses: dict[str, Any]  # of dropouts and counted calls whose result one call takes: its name, or its function
     layers: tuple[int, int]  # linear layers and convolutions before the first site, and after it
     prefix_bytes: int  # of the largest result before the first site, for one input
+    mixes_inputs: bool  # an input's output, nothing dropped, depends on what inputs come with it
 
     def largest(self, without: frozenset[str]) -> int:
         """Bytes of the largest intermediate result from the first site on, the results of some calls left out."""
@@ -428,6 +429,7 @@ def probe(model: nn.Module, replica: Replica, head: Callable[[int], Inputs], sto
     if not stochastic_depth:
         hidden = {name: call for name, call in hidden.items() if call.drop.operation != STOCHASTIC_DEPTH}
     originals = {id(tensor) for tensor in (*model.parameters(), *model.buffers())}
+    tolerance = 1e-3 if replica.precision == "float32" else 5e-2
     with random_state_kept(replica.device) as random_state_changed:
         plain, plain_output = _calls(replica, head(3), originals)
         raised = _owners_to_raise(hidden, plain.found)
@@ -438,12 +440,7 @@ def probe(model: nn.Module, replica: Replica, head: Callable[[int], Inputs], sto
         found = [mode.found for mode in modes]
         own_randomness = random_state_changed()
         whole_blocks = any(call.drop.operation == STOCHASTIC_DEPTH for call in found[0].values())
-        if (
-            raised
-            and not whole_blocks
-            and not own_randomness
-            and not _alike(plain_output, output, 1e-3 if replica.precision == "float32" else 5e-2)
-        ):
+        if raised and not whole_blocks and not own_randomness and not _alike(plain_output, output, tolerance):
             raise ValueError(
                 f"`model` changes more than its dropout when training, in {', '.join(raised)}, so it cannot be sampled "
                 "as it predicts; call dropout there whatever `self.training` is, with `training=self.training`."
@@ -479,6 +476,7 @@ def probe(model: nn.Module, replica: Replica, head: Callable[[int], Inputs], sto
         sole_uses,
         (before, after),
         modes[0].prefix_bytes,
+        not own_randomness and not _alike(probes[0][1], _firsts(output, 3), tolerance),
     )
 
 
@@ -487,7 +485,9 @@ def _calls(replica: Replica, inputs: Inputs, originals: set[int] | None = None) 
     with replica.predicting(), mode:
         try:
             return mode, replica.run(inputs.clone())
-        except (RuntimeError, LookupError, AttributeError) as error:
+        except (RuntimeError, LookupError, AttributeError, TypeError, ValueError) as error:
+            if str(error).startswith("`"):  # in words of ours
+                raise
             text = (str(error).strip() or "no words").splitlines()[0].rstrip(".")
             shapes = ", ".join(str(("input", *shape)).replace("'", "") for shape in inputs.signature if shape)
             raise ValueError(
@@ -502,6 +502,15 @@ def _noised_calls(replica: Replica, head: Callable[[int], Inputs]) -> tuple[dict
         generator = torch.Generator().manual_seed(0)
         found.append(_calls(replica, head(n_inputs).noised(generator))[0].found)
     return found[0], found[1]
+
+
+def _firsts(output: Any, n: int) -> Any:
+    """The first input's part of an output on `n` inputs."""
+    if isinstance(output, Tensor):
+        return output[:1] if output.ndim and len(output) == n else output
+    if isinstance(output, Mapping):
+        return {name: _firsts(one, n) for name, one in output.items()}
+    return [_firsts(one, n) for one in output] if isinstance(output, (tuple, list)) else output
 
 
 def _alike(one: Any, other: Any, tolerance: float) -> bool:

@@ -96,6 +96,7 @@ def test_folded_gives_the_loops_draws(name, masks, only_engine, monkeypatch):
         (lambda m, x: drop(m, x) - drop(m, x).mean(dim=0), "vmap"),  # mixes inputs
     ],
 )
+@pytest.mark.filterwarnings("ignore:`model` gives an input other numbers")  # the last is a case of it
 def test_what_cannot_be_folded_runs_otherwise(function, engine):
     result = predict(Apply(function), numbers(N, 4, 3), masks="per_input", batch_size=N)
     assert result.engine == engine, result.engine_reason

@@ -276,3 +276,107 @@ def test_what_a_model_cannot_take_is_said_with_its_shape():
     model = nn.Sequential(nn.Linear(4, 5), nn.Dropout(0.5))
     with pytest.raises(ValueError, match=r"`model` fails on inputs of shape \(input, 7\): RuntimeError, mat1 and mat2"):
         predict(model, numbers(N, 7))
+
+
+# ---- what comes before the first site changes from pass to pass
+
+
+class Memo(nn.Module):
+    """Keeps what it has made for a shape, so that only the first pass with that shape makes it."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.last, self.kept = nn.Linear(12, 9), nn.Linear(9, 3), None
+
+    def forward(self, x):
+        if self.kept is None or self.kept[0] != x.shape:
+            self.kept = x.shape, torch.linspace(0, 1, 9)
+        return self.last(F.dropout(self.first(x), 0.5, self.training) + self.kept[1])
+
+
+class Shift(nn.Module):
+    """Calls before its dropout what its last pass did not."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.last, self.passes = nn.Linear(12, 9), nn.Linear(9, 3), 0
+
+    def forward(self, x):
+        self.passes += 1
+        x = x.neg() if self.passes % 2 else x * -1
+        return self.last(F.dropout(self.first(x), 0.5, self.training))
+
+
+@pytest.mark.parametrize("kind", [Memo, Shift])
+@pytest.mark.parametrize("engine", ["folded", "vmap", "loop"])
+def test_a_kept_prefix_is_the_pass_that_would_be_made(kind, engine, only_engine):
+    only_engine(engine)
+    torch.manual_seed(0)
+    model, x = kind(), np.random.default_rng(0).standard_normal((5, 12)).astype(np.float32)
+    result = mcd.mc_predict(model, x, 30, outputs="values", seed=1, progress=False, batch_size=2)
+    assert result.engine == engine, result.engine_reason
+    masks = mcd.mc_predict(
+        nn.Sequential(nn.Dropout(0.5)), np.ones((1, 9), np.float32), 30, outputs="values", seed=1, progress=False
+    ).samples[:, 0]
+    with torch.no_grad():
+        hidden = model.first(torch.from_numpy(-x if kind is Shift else x))
+        shift = torch.linspace(0, 1, 9) if kind is Memo else 0
+        wanted = [model.last(hidden * mask + shift).numpy() for mask in torch.from_numpy(masks)]
+    np.testing.assert_allclose(result.samples, wanted, atol=1e-5)
+
+
+class Inference(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.last = nn.Linear(4, 6), nn.Linear(6, 3)
+
+    @torch.inference_mode()
+    def forward(self, x):
+        return self.last(F.dropout(self.first(x), 0.5, self.training))
+
+
+def test_a_forward_under_inference_mode_is_sampled():
+    x = np.random.default_rng(0).standard_normal((5, 4)).astype(np.float32)
+    result = mcd.mc_predict(Inference(), x, 5, outputs="values", seed=1, progress=False)
+    assert result.variance.min() > 0
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("masks", ["shared", "per_input"])
+def test_a_view_after_convolutions_takes_inputs_in_their_own_order(channels, masks):
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.out = nn.Conv2d(channels, 6, 3), nn.Linear(6 * 5 * 5, 3)
+
+        def forward(self, x):
+            x = F.max_pool2d(F.relu(self.conv(x)), 2)
+            return self.out(F.dropout(x.view(-1, 6 * 5 * 5), 0.5, self.training))
+
+    torch.manual_seed(0)
+    model, x = Net(), np.random.default_rng(0).standard_normal((5, channels, 12, 12)).astype(np.float32)
+    assert len(mcd.mc_sites(model, x)) == 1
+    result = mcd.mc_predict(model, x, 5, outputs="values", seed=1, masks=masks, progress=False)
+    assert result.variance.min() > 0
+    point = mcd.mc_predict_point(model, x, outputs="values", progress=False)
+    with torch.no_grad():
+        np.testing.assert_allclose(point, model.eval()(torch.from_numpy(x)), atol=1e-5)
+
+
+def test_inputs_that_are_mixed_are_told_of():
+    class Centred(nn.Module):
+        def forward(self, x):
+            return F.dropout(x, 0.5, self.training) - x.mean(dim=0)
+
+    x = np.random.default_rng(0).standard_normal((5, 4)).astype(np.float32)
+    with pytest.warns(UserWarning, match=r"^`model` gives an input other numbers when other inputs come with it"):
+        mcd.mc_predict(Centred(), x, 5, outputs="values", seed=1, progress=False)
+
+
+@pytest.mark.parametrize("given", [lambda x: (x, x), lambda x: {"pixels": x}])
+def test_inputs_that_the_model_does_not_take_are_named_in_a_sentence(given):
+    model, x = nn.Sequential(nn.Dropout(0.5)), np.ones((4, 3), np.float32)
+    with pytest.raises(
+        ValueError, match=r"^`model` fails on inputs of shape .*: TypeError, .*; give it what it takes\.$"
+    ):
+        mcd.mc_predict(model, given(x), 5, outputs="values", progress=False)
