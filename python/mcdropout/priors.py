@@ -271,6 +271,10 @@ class Posterior:
         family = check_choice(spec.get("family"), "family", POSTERIORS[:2])
         return cls(family, **_start(spec.get("scale"), spec.get("mean")))
 
+    def __repr__(self) -> str:
+        mean = "" if self.mean is None else f", mean={self.mean}"
+        return f"posterior {self.family}(scale={self.scale}{mean})"
+
 
 def mc_posterior_normal(scale: float = START_SCALE, mean: float | None = None) -> Posterior:
     """Every weight has a normal posterior of its own (mean-field): two parameters for each.
@@ -361,7 +365,10 @@ def _scale(scale: Any, name: str = "scale") -> Any:
 
 
 def _array(values: Any, name: str) -> np.ndarray:
-    found = np.asarray(values.detach().cpu() if isinstance(values, Tensor) else values, dtype=np.float32)
+    try:
+        found = np.asarray(values.detach().cpu() if isinstance(values, Tensor) else values, dtype=np.float32)
+    except (TypeError, ValueError) as error:  # words, or rows of several lengths
+        raise ValueError(f"`{name}` must be a number, or an array of numbers; got {shown(values)}.") from error
     if not np.isfinite(found).all():
         raise ValueError(f"`{name}` must hold finite numbers only; got one that is not.")
     return found

@@ -68,7 +68,6 @@ class BayesLayer(nn.Module):
         self._keep_prior("weight", self.prior, self.weight_shape)
         if bias is not None:
             self._keep_prior("bias", self.bias_prior, tuple(bias.shape))
-        self.posterior.check_room(self.n_weights)
         rho = _inverse_softplus(self.posterior.scale)
         self.full = self.posterior.family == "multivariate_normal"
         if self.full:
@@ -639,7 +638,7 @@ def converted(
     options: dict[str, Any] = {"estimator": estimator, "kl_samples": kl_samples, "posterior": posterior}
     centred = check_flag(prior_from_weights, "prior_from_weights")
     believed = check_prior(prior)
-    chosen = _chosen(model, layers)
+    chosen = _chosen(model, check_layers(layers))
     changed = copy.deepcopy(model)
     for path in chosen:
         twin = changed.get_submodule(path)
@@ -657,19 +656,15 @@ def converted(
     return changed
 
 
-def _chosen(model: nn.Module, layers: Iterable[str] | str | None) -> list[str]:
+def _chosen(model: nn.Module, wanted: list[str] | None) -> list[str]:
     """Paths of the layers to change; refuses what cannot be."""
     able = [path for path, one in model.named_modules() if type(one) in TWINS]
     if not able:
         raise ValueError("`model` must have a linear layer or a convolution to change; it has none.")
-    if layers is None:
-        chosen = able
-    else:
-        wanted = [layers] if isinstance(layers, str) else list(layers)
-        wrong = next((one for one in wanted if one not in able), None)
-        if wrong is not None or not wanted:
-            raise ValueError(f"`layers` must name linear layers or convolutions of `model`; got {shown(wrong)}.")
-        chosen = wanted
+    chosen = able if wanted is None else wanted
+    for one in chosen:
+        if one not in able:
+            raise _not_named(one)
     owners: dict[int, str] = {}
     for path, one in model.named_modules(remove_duplicate=False):
         for name, parameter in one.named_parameters(recurse=False):
@@ -682,6 +677,20 @@ def _chosen(model: nn.Module, layers: Iterable[str] | str | None) -> list[str]:
 
 
 # ---- checks ----------------------------------------------------------------------------------------------------
+
+
+def check_layers(layers: object) -> list[str] | None:
+    """Names of layers, one or several; None stays None."""
+    if layers is None:
+        return None
+    found = [layers] if isinstance(layers, str) else list(layers) if isinstance(layers, Iterable) else []
+    if not found or not all(isinstance(one, str) for one in found):
+        raise _not_named(layers)
+    return found
+
+
+def _not_named(got: object) -> ValueError:
+    return ValueError(f"`layers` must name linear layers or convolutions of `model`; got {shown(got)}.")
 
 
 def check_estimator(estimator: object, posterior: Posterior) -> str:
