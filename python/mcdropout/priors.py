@@ -344,19 +344,23 @@ def _start(scale: object, mean: object) -> dict[str, Any]:
     }
 
 
-def _several(values: object, name: str) -> list[Any]:
-    found = [values] if np.ndim(values) == 0 else list(values)  # type: ignore[arg-type]  # not 0-d, so a sequence
+def _are_many(values: object) -> bool:
+    return hasattr(values, "__len__") and not isinstance(values, str)
+
+
+def _several(values: Any, name: str) -> list[Any]:
+    found = list(values) if _are_many(values) else [values]
     if not found:
         raise ValueError(f"`{name}` must hold at least one number; got none.")
     return found
 
 
 def _loc(loc: Any) -> Any:
-    return check_number(loc, "loc") if np.ndim(loc) == 0 and not isinstance(loc, Tensor) else _array(loc, "loc")
+    return _array(loc, "loc") if _are_many(loc) else check_number(loc, "loc")
 
 
 def _scale(scale: Any, name: str = "scale") -> Any:
-    if np.ndim(scale) == 0 and not isinstance(scale, Tensor):
+    if not _are_many(scale):
         return check_number(scale, name, above=0)
     values = _array(scale, name)
     if not (values > 0).all():

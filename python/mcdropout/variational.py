@@ -573,29 +573,27 @@ class BayesConv2d(_BayesConv):
     def _terms(self, x: Tensor, pool: tuple[int, int]) -> tuple[Tensor, tuple[int, int]]:
         """What the weights meet, (place in the pool's window, input x pooled place, term), and the pooled sides."""
         x = F.pad(x, self.sides, mode="constant" if self.padding_mode == "zeros" else self.padding_mode)
-        sides = [
-            (size - dilation * (kernel - 1) - 1) // stride + 1
-            for size, kernel, dilation, stride in zip(
-                x.shape[-2:], self.kernel_size, self.dilation, self.stride, strict=True
-            )
-        ]
+        sides = self._output_sides(x)
         height, width = sides[0] // pool[0], sides[1] // pool[1]
         terms = F.unfold(x, self.kernel_size, self.dilation, 0, self.stride).unflatten(2, sides)
         terms = terms[:, :, : height * pool[0], : width * pool[1]]
         terms = terms.unflatten(3, (width, pool[1])).unflatten(2, (height, pool[0]))  # input, term, row, a, column, b
         return terms.permute(3, 5, 0, 2, 4, 1).reshape(pool[0] * pool[1], -1, terms.shape[1]), (height, width)
 
+    def _output_sides(self, x: Tensor) -> list[int]:
+        """Height and width of the outputs for inputs that are padded already."""
+        options = zip(x.shape[-2:], self.kernel_size, self.dilation, self.stride, strict=True)
+        return [(size - dilation * (kernel - 1) - 1) // stride + 1 for size, kernel, dilation, stride in options]
+
     def _without_rest(self, x: Tensor, pool: tuple[int, int]) -> Tensor:
         """`x` without the last rows and columns that no whole window of the pool comes from."""
         if any(self.sides) or is_batchedtensor(x):
             return x
-        kept = []
-        for size, kernel, dilation, stride, window in zip(
-            x.shape[-2:], self.kernel_size, self.dilation, self.stride, pool, strict=True
-        ):
-            places = ((size - dilation * (kernel - 1) - 1) // stride + 1) // window * window
-            kept.append((places - 1) * stride + dilation * (kernel - 1) + 1)
-        part = x[..., : kept[0], : kept[1]]
+        rows, columns = (
+            size - side % window * stride
+            for size, side, window, stride in zip(x.shape[-2:], self._output_sides(x), pool, self.stride, strict=True)
+        )
+        part = x[..., :rows, :columns]
         return part if part.shape == x.shape else part.contiguous(memory_format=torch.channels_last)
 
 

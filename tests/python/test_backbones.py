@@ -375,7 +375,7 @@ def test_a_torchvision_of_another_torch_is_named(monkeypatch):
         raise RuntimeError("operator torchvision::nms does not exist\nand more")
 
     monkeypatch.setattr("mcdropout.backbones.import_module", broken)
-    with pytest.raises(ImportError) as error:
+    with pytest.raises(ImportError) as error:  # noqa: PT011  (the whole sentence is compared)
         mcd.mc_frozen_backbone("torchvision:resnet18", HEADS["residual"])
     assert str(error.value) == (
         f'Backbones after "torchvision:" need a torchvision that was built for torch {torch.__version__}; the one that '
