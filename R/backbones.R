@@ -40,9 +40,9 @@ mc_frozen_backbone <- function(backbone, head, ..., input_shape = NULL, layer = 
   network <- call_core(
     "mc_frozen_backbone", backbone, as_head(head),
     input_shape = if_given(input_shape, function(x, ...) each(x, as_count, name = "input_shape")),
-    layer = layer, pooling = pooling,
+    layer = layer, pooling = if_given(pooling, as_choice, choices = c("mean", "max")),
     prepare = as_python_function(prepare),
-    pretrained = as_flag(pretrained), cache = cache, batch_size = as_count(batch_size)
+    pretrained = as_flag(pretrained), cache = as_path(cache), batch_size = as_count(batch_size)
   )
   new_mc_model(network)
 }
@@ -55,5 +55,8 @@ as_head <- function(head, call = rlang::caller_env()) {
   if (is_python(head) || !is.function(head)) {
     return(head)
   }
-  as_callback(function(shape) as_network(head(as.integer(unlist(shape))), call), name = "head", call = call)
+  as_callback(function(shape) {
+    made <- head(as.integer(unlist(shape)))
+    if (inherits(made, "mc_model")) as_network(made, call) else made
+  }, name = "head", call = call)
 }

@@ -128,13 +128,16 @@ mc_posterior_parameters <- function(posterior, n_weights) {
 }
 
 # One number, or one for each weight: an array keeps its shape, and the core looks at it.
-as_loc <- function(x, name = rlang::caller_arg(x), call = rlang::caller_env()) {
-  if (is.numeric(x) && (length(x) > 1 || !is.null(dim(x)))) as.array(x) else as_number(x, name, call = call)
+as_loc <- function(x, name = rlang::caller_arg(x), call = rlang::caller_env(), above = NULL) {
+  if (length(x) < 2 && is.null(dim(x))) {
+    return(as_number(x, name, above = above, call = call))
+  }
+  if (!is.numeric(x)) {
+    abort_must(name, "be a number, or an array of numbers", x, call = call)
+  }
+  as.array(x)
 }
 
 as_scale <- function(x, name = rlang::caller_arg(x), call = rlang::caller_env()) {
-  if (is.numeric(x) && (length(x) > 1 || !is.null(dim(x)))) {
-    return(as.array(x))
-  }
-  as_number(x, name, above = 0, call = call)
+  as_loc(x, name, call, above = 0)
 }

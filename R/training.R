@@ -145,12 +145,16 @@ as_python_function <- function(f) {
   if (is.function(f) && !is_python(f)) as_callback(f, convert = FALSE) else f
 }
 
-# A function is asked for each epoch; a number is checked here, as NaN would come through as another.
+# A function is asked for each epoch; words and lists are the core's to judge; of all else NA would come through
+# as true.
 as_kl_weight <- function(kl_weight, call = rlang::caller_env()) {
   if (is.function(kl_weight) && !is_python(kl_weight)) {
     return(as_callback(kl_weight, call = call))
   }
-  if (is.numeric(kl_weight)) as_number(kl_weight, "kl_weight", at_least = 0, call = call) else kl_weight
+  if (is.character(kl_weight) || is.list(kl_weight) || is_python(kl_weight)) {
+    return(kl_weight)
+  }
+  as_number(kl_weight, "kl_weight", at_least = 0, call = call)
 }
 
 # A checkpoint knows the seed of its run.

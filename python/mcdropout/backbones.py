@@ -507,6 +507,12 @@ def _torchvision(
         raise ImportError(
             'Backbones after "torchvision:" need torchvision; install it with: pip install torchvision.'
         ) from error
+    except RuntimeError as error:  # operators that torchvision was built for and torch lacks
+        text = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+        raise ImportError(
+            f'Backbones after "torchvision:" need a torchvision that was built for torch {torch.__version__}; the one '
+            f"that is installed does not load: {text}."
+        ) from error
     try:
         with weights_from(0):
             module = models.get_model(name, weights="DEFAULT" if pretrained else None)

@@ -27,6 +27,7 @@ from .variational import (
     BayesLayer,
     BayesLinear,
     check_estimator,
+    check_layers,
     converted,
     layer_facts,
     variational_layers,
@@ -196,17 +197,16 @@ def mc_to_bayesian(
     if not isinstance(model, nn.Module):
         raise TypeError(f"`model` must be a torch module; got {shown(type(model).__name__)}.")
     variational = _Variational.checked(prior, posterior, estimator, kl_samples)
-    named = layers
-    if isinstance(model, MCNetwork) and layers is not None:  # "conv1" for "layers.conv1"
+    named = check_layers(layers)
+    if isinstance(model, MCNetwork) and named is not None:  # "conv1" for "layers.conv1"
         inside = dict(model.layers.named_modules())
-        given = [layers] if isinstance(layers, str) else list(layers)
-        named = [f"layers.{one}" if isinstance(one, str) and one in inside else one for one in given]
+        named = [f"layers.{one}" if one in inside else one for one in named]
     made = converted(model, named, posterior, prior, prior_from_weights, estimator, kl_samples)
     if isinstance(made, MCNetwork):
         made.spec = {
             "kind": "bayesian",
             "model": made.spec,
-            "layers": None if named is None else named if isinstance(named, str) else list(named),
+            "layers": named,
             "prior_from_weights": prior_from_weights,
             "seed": made.spec["seed"],
             **variational.spec(),

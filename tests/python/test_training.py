@@ -156,6 +156,13 @@ def test_two_labels_and_one_logit_learn(table):
     assert model.history["accuracy"].iloc[-1] > 0.8
 
 
+def test_the_accuracy_of_two_labels_parts_them_at_even_odds():
+    quality = objective_of(mc_mlp(2, ["a", "b"], task="binary")).quality
+    logits = torch.tensor([[-2.0], [-0.1], [0.1], [2.0]])
+    assert float(quality(logits, torch.tensor([0.0, 1.0, 1.0, 1.0]))) == 0.75
+    assert float(quality(logits, torch.tensor([0.0, 0.0, 0.0, 1.0]))) == 0.75
+
+
 def test_the_history_has_a_row_per_epoch_and_says_what_a_forward_pass_says(table):
     x, y = table
     model = network(seed=3)

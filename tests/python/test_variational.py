@@ -333,9 +333,12 @@ def test_the_horseshoe_is_the_mixture_it_is_said_to_be(z):
 
 def test_horseshoe_draws_are_of_its_density():
     torch.manual_seed(7)
-    drawn = Horseshoe(0.0, 1.0).rsample((20_000,)).numpy()
-    share, _ = integrate.quad(lambda z: 2 * Horseshoe(0.0, 1.0).log_prob(torch.tensor(z)).exp().item(), 0, 1)
-    assert abs((np.abs(drawn) < 1).mean() - share) < 4.5 * math.sqrt(share * (1 - share) / 20_000)
+    of = Horseshoe(0.5, 2.0)
+    drawn = of.rsample((20_000,)).numpy()
+    for low, high in ((-1.5, 0.5), (0.5, 2.5), (2.5, 12.5)):  # the peak is at 0.5
+        share, _ = integrate.quad(lambda z: of.log_prob(torch.tensor(z)).exp().item(), low, high)
+        found = ((drawn > low) & (drawn < high)).mean()
+        assert abs(found - share) < 4.5 * math.sqrt(share * (1 - share) / 20_000)
 
 
 # ---- the posterior of a linear regression ---------------------------------------------------------------------
@@ -368,6 +371,8 @@ def test_biases_have_a_prior_of_their_own():
         wanted = kl_divergence(Normal(weight, 0.2), Normal(0.0, 3.0)).sum()
         wanted = wanted + kl_divergence(Normal(bias, 0.2), kin(1.0, 0.5)).sum()
         assert nats(layer) == pytest.approx(float(wanted), rel=1e-5)  # float32
+        deviation = (6 * 3 + 2 * float(kin(1.0, 0.5).stddev)) / 8
+        assert layer.prior_deviation() == pytest.approx(deviation, rel=1e-6)
 
 
 def test_deviations_are_the_roots_of_the_variances():
@@ -516,6 +521,13 @@ def test_convolutions_pool_as_the_layers_after_them_do(options, pool, channels, 
         torch.testing.assert_close(layer.sampled(x, layer.weight_mean), plain, rtol=1e-4, atol=1e-5)
         wanted = F.max_pool2d(plain.relu(), pool)
         torch.testing.assert_close(layer(x, pool=pool), wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_convolutions_leave_out_what_no_window_of_the_pool_takes():
+    layer = BayesConv2d(2, 3, 3, stride=2)  # of 12 x 11 pixels it makes 5 x 5, of which two windows take 4 x 4
+    assert layer._without_rest(torch.zeros(1, 2, 12, 11), (2, 2)).shape == (1, 2, 10, 9)
+    whole = torch.zeros(1, 2, 10, 9)
+    assert layer._without_rest(whole, (2, 2)).shape == whole.shape
 
 
 def wide(n_samples, **options):
@@ -715,6 +727,19 @@ def test_a_full_covariance_is_counted_and_refused_where_it_would_not_fit(monkeyp
     ):
         with pytest.raises(ValueError, match=wanted):
             make()
+    BayesLinear(200, 100, posterior=N())  # 40,200 parameters
+    monkeypatch.setattr("mcdropout.priors.free_memory", lambda: 0)
+    BayesLinear(200, 100, posterior=N())  # whether so few fit is torch's to say
+
+
+def test_a_full_covariance_is_refused_before_anything_is_built():
+    # the plain weights alone would be 400 TB, more than a process can address
+    for make in (
+        lambda: BayesLinear(10**7, 10**7, posterior=FULL()),
+        lambda: BayesConv2d(10**6, 10**6, (10, 10), posterior=FULL()),
+    ):
+        with pytest.raises(ValueError, match=r"^`posterior` with a full covariance would give 1[0-9,]+ weights"):
+            make()
 
 
 CUSTOM = mcd.mc_prior_custom(Normal(0.0, 1.0))
@@ -727,6 +752,14 @@ CUSTOM = mcd.mc_prior_custom(Normal(0.0, 1.0))
         (lambda: mcd.mc_prior_laplace(0, -1), "`scale` must be a number above 0; got -1."),
         (lambda: mcd.mc_prior_student_t(0, 1, 0), "`df` must be a number above 0; got 0."),
         (lambda: mcd.mc_prior_cauchy(math.nan), "`loc` must be a number; got nan."),
+        (
+            lambda: mcd.mc_prior_normal(["a", "b"]),
+            "`loc` must be a number, or an array of numbers; got ['a', 'b'].",
+        ),
+        (
+            lambda: mcd.mc_prior_normal(0, [[1.0], [1.0, 2.0]]),
+            "`scale` must be a number, or an array of numbers; got [[1.0], [1.0, 2.0]].",
+        ),
         (lambda: mcd.mc_prior_horseshoe(0, [1.0, -2.0]), "`scale` must be above 0 for every weight; got -2.0."),
         (lambda: mcd.mc_prior_mixture((1, 0)), "`scales` must be a number above 0; got 0."),
         (lambda: mcd.mc_prior_mixture((1, 2), (1, 2, 3)), "`weights` must be as long as `scales` (2); got length 3."),
@@ -742,6 +775,11 @@ CUSTOM = mcd.mc_prior_custom(Normal(0.0, 1.0))
             "`prior` must be of one number for all weights, or of their shape (3, 2); got shape (3,).",
         ),
         (lambda: BayesLinear(2, 3, prior=3), "`prior` must be made by mc_prior_normal() or its kin; got 3."),
+        (
+            lambda: BayesLinear(2, 3, prior=FULL(0.1, 2)),
+            "`prior` must be made by mc_prior_normal() or its kin; got posterior multivariate_normal(scale=0.1, "
+            "mean=2.0).",
+        ),
         (
             lambda: BayesLinear(2, 3, posterior=3),
             "`posterior` must be made by mc_posterior_normal() or its kin; got 3.",
@@ -770,6 +808,14 @@ CUSTOM = mcd.mc_prior_custom(Normal(0.0, 1.0))
         (
             lambda: mcd.mc_to_bayesian(nn.Linear(2, 2), layers="a"),
             '`layers` must name linear layers or convolutions of `model`; got "a".',
+        ),
+        (
+            lambda: mcd.mc_to_bayesian(nn.Linear(2, 2), layers=3),
+            "`layers` must name linear layers or convolutions of `model`; got 3.",
+        ),
+        (
+            lambda: mcd.mc_to_bayesian(mcd.mc_mlp(2, ["a", "b"]), layers=[]),
+            "`layers` must name linear layers or convolutions of `model`; got [].",
         ),
         (
             lambda: mcd.mc_to_bayesian(nn.Linear(2, 2), prior=CUSTOM, prior_from_weights=True),
