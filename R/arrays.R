@@ -20,10 +20,11 @@ as_rows <- function(x, name = rlang::caller_arg(x), call = rlang::caller_env()) 
   as.array(na_as_nan(x))
 }
 
-# The same for a network, which finds the columns of a data frame by their names.
+# The same for a network, which finds the columns of a data frame, or of a matrix that names them, by their names.
 as_network_rows <- function(x, name = rlang::caller_arg(x), call = rlang::caller_env()) {
   rows <- as_rows(x, name, call)
-  if (is.data.frame(x)) call_core("arrays.ArrayRows", rows, as.list(colnames(rows)), call = call) else rows
+  named <- is.data.frame(x) || (is.matrix(x) && !is.null(colnames(x)))
+  if (named) call_core("arrays.ArrayRows", rows, as.list(colnames(rows)), call = call) else rows
 }
 
 # One array of rows, or several: a list goes over as a tuple, with names as a dict.

@@ -158,3 +158,15 @@ test_that("columns of data frames are found by their names", {
   trained <- mc_fit(small_net(), x, small_y(), epochs = 2, validation_data = held, seed = 1, progress = FALSE)
   expect_equal(point(trained, x), usual)
 })
+
+test_that("columns of a matrix that names them are found by their names too", {
+  skip_if_no_core()
+  table <- as.matrix(iris[1:4])
+  net <- mc_mlp(4, labels = levels(iris$Species), hidden = 4)
+  net <- mc_fit(net, table, iris$Species, epochs = 1, seed = 1, progress = FALSE)
+  draws <- function(x) mc_predict(net, x, n_samples = 5, seed = 1, progress = FALSE)$mean
+  expect_identical(draws(table[, 4:1]), draws(table))
+  expect_identical(draws(iris[c(2, 4, 1, 3)]), draws(table))
+  expect_identical(draws(unname(table)), draws(table))
+  expect_error(draws(cbind(table[, 1:3], other = 1)), "must have the columns that `model` was trained on")
+})
