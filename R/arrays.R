@@ -20,7 +20,8 @@ as_rows <- function(x, name = rlang::caller_arg(x), call = rlang::caller_env()) 
   as.array(na_as_nan(x))
 }
 
-# The same for a network, which finds the columns of a data frame, or of a matrix that names them, by their names.
+# The same for a network, which finds the columns of a data frame, or of a matrix that names them, by their
+# names.
 as_network_rows <- function(x, name = rlang::caller_arg(x), call = rlang::caller_env()) {
   rows <- as_rows(x, name, call)
   named <- is.data.frame(x) || (is.matrix(x) && !is.null(colnames(x)))

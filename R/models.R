@@ -21,8 +21,8 @@
 #' @param activation (string) `"relu"`, `"leaky_relu"`, `"elu"`, `"gelu"`, `"silu"` or `"tanh"`.
 #' @param noise (string) What values are scattered by, for `task = "regression"`: `"homoscedastic"` (one
 #'   variance per output, learnt), `"heteroscedastic"` (a variance per input, put out by the network) or
-#'   `"none"`, which learns by squared error. That is taken in standard units, as if there were noise of variance
-#'   1/2 in them, against which a Bayesian network weighs its KL divergence.
+#'   `"none"`, which learns by squared error. That is taken in standard units, as if there were noise of
+#'   variance 1/2 in them, against which a Bayesian network weighs its KL divergence.
 #' @param seed (whole number) The first weights come from it; `NULL` draws one.
 #' @return (mc_model) An untrained network. It lives in Python; what R holds can be printed, saved by
 #'   [saveRDS()] or [mc_save()], and opened in another session.

@@ -145,8 +145,8 @@ as_python_function <- function(f) {
   if (is.function(f) && !is_python(f)) as_callback(f, convert = FALSE) else f
 }
 
-# A function is asked for each epoch; words and lists are the core's to judge; of all else NA would come through
-# as true.
+# A function is asked for each epoch; words and lists are the core's to judge; of all else NA would come
+# through as true.
 as_kl_weight <- function(kl_weight, call = rlang::caller_env()) {
   if (is.function(kl_weight) && !is_python(kl_weight)) {
     return(as_callback(kl_weight, call = call))
@@ -169,7 +169,8 @@ as_validation_data <- function(data, labels, call) {
   if (!is.list(data) || is.data.frame(data) || length(data) != 2) {
     abort_must("validation_data", "be a list of x and y", data, call = call)
   }
-  list(as_network_rows(data[[1]], "validation_data", call), as_targets(data[[2]], labels, "validation_data", call))
+  x <- as_network_rows(data[[1]], "validation_data", call)
+  list(x, as_targets(data[[2]], labels, "validation_data", call))
 }
 
 as_callbacks <- function(callbacks, call = rlang::caller_env()) {

@@ -136,7 +136,11 @@ test_that("what cannot be is refused in one sentence", {
     mc_posterior_table(small_net())
     mc_frozen_backbone("resnet18", small_net())
     mc_frozen_backbone(reticulate::import("torch.nn", convert = FALSE)$ReLU(), 3)
-    mc_frozen_backbone(reticulate::import("torch.nn", convert = FALSE)$ReLU(), function(shape) 3, input_shape = 4)
+    mc_frozen_backbone(
+      reticulate::import("torch.nn", convert = FALSE)$ReLU(),
+      function(shape) 3,
+      input_shape = 4
+    )
     mc_frozen_backbone(reticulate::import("torch.nn", convert = FALSE)$ReLU(), small_net(), pooling = NA)
   })
 })
@@ -158,7 +162,8 @@ test_that("a folder for features may lie at home", {
   home <- withr::local_tempdir()
   withr::local_envvar(HOME = home)
   skip_if(path.expand("~") != home, "R holds on to the home it started with")
-  net <- mc_frozen_backbone(reticulate::import("torch.nn", convert = FALSE)$ReLU(), small_net(), cache = "~/kept")
+  relu <- reticulate::import("torch.nn", convert = FALSE)$ReLU()
+  net <- mc_frozen_backbone(relu, small_net(), cache = "~/kept")
   mc_predict_point(net, small_x(), progress = FALSE)
   expect_length(list.files(file.path(home, "kept")), 1)
   expect_false(file.exists("~kept") || dir.exists(file.path(getwd(), "~")))

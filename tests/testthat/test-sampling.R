@@ -254,11 +254,15 @@ test_that("the prepared sampler answers as mc_predict()", {
 test_that("several devices give the numbers of one", {
   skip_if_no_core()
   predict_on <- function(device) {
-    mc_predict(small_net(), small_x(), n_samples = 5, batch_size = 2, device = device, seed = 1, progress = FALSE)
+    mc_predict(
+      small_net(), small_x(),
+      n_samples = 5, batch_size = 2, device = device, seed = 1, progress = FALSE
+    )
   }
   several <- predict_on(c("cpu", "cpu"))
   expect_identical(several$device, "cpu, cpu")
   expect_identical(several$samples, predict_on("cpu")$samples)
-  expect_error(predict_on(c("cpu", "gpu")), '"auto", "cpu", "cuda", "cuda:1" or the like; got "gpu"', fixed = TRUE)
+  must <- '"auto", "cpu", "cuda", "cuda:1" or the like; got "gpu"'
+  expect_error(predict_on(c("cpu", "gpu")), must, fixed = TRUE)
   expect_error(predict_on(character()), "or the like; got [].", fixed = TRUE)
 })
