@@ -46,7 +46,7 @@ from .precision import PRECISIONS
 from .prediction import BY_INPUT, MCPrediction
 from .progress import Progress, reporting
 from .randomness import input_ids
-from .sites import Replica, StochasticMode, advice_on, probe, random_state_kept, replicate, sites_table
+from .sites import ProbeMode, Replica, StochasticMode, advice_on, probe, replicate, sites_table
 from .summaries import standard_error, summarise_classes, summarise_values
 from .variational import BayesConv2d
 
@@ -103,7 +103,7 @@ def mc_predict(
       labels. labels: names of its classes, 0, 1, ... by default; with more than two axes they tell which is theirs.
     select: which part of a tuple or mapping that `model` returns, or a function that takes it out.
     stochastic_depth: whether whole blocks that are skipped at random when training are sampled too.
-    gaussian_noise: whether the `GaussianNoise` layers of a Keras model are sampled too.
+    gaussian_noise: whether normal noise that acts in training alone is sampled too, as that of Keras's `GaussianNoise`.
     workers: threads that each work on a chunk of draws x inputs with one thread of torch; by default as many as torch
       uses on a CPU, and one on a GPU. Keras on TensorFlow and JAX has threads of its own.
     precision: "float32", "bfloat16" or "float16" for the network; summaries are in float64 always. On real images
@@ -383,8 +383,8 @@ class Network:
             return
         device = self.replica.device
         try:
-            with random_state_kept(device):
-                self.point(self.placed(feed.head(1), device))
+            with self.replica.predicting(), ProbeMode(self.replica):  # which leaves torch's generators alone
+                self.replica.run(self.placed(feed.head(1), device))
         except Exception as error:  # any other comes again, and is told of, when the model is probed
             if "view size is not compatible" in str(error):
                 self.taking = replace(self.taking, channels_last=False)
@@ -396,7 +396,7 @@ class Network:
 
     def sites(self, head: Callable[[int], Inputs], besides: Besides) -> pd.DataFrame:
         """A row for each site."""
-        found = probe(self.model, self.replica, head, besides.stochastic_depth)
+        found = probe(self.model, self.replica, head, besides.stochastic_depth, besides.gaussian_noise)
         ours = isinstance(self.model, MCNetwork)
         for advice in advice_on(found, not ours or self.outputs.task == "classification"):
             warnings.warn(advice, stacklevel=3)
@@ -412,9 +412,9 @@ class Network:
                 return replicate(self.model, device, self.replica.precision)
 
             replica = more_replicas()
-            found = probe(self.model, replica, inputs.cycled, besides.stochastic_depth)
+            found = probe(self.model, replica, inputs.cycled, besides.stochastic_depth, besides.gaussian_noise)
             if rate is not None:
-                found.sites = {name: replace(site, rate=rate) for name, site in found.sites.items()}
+                found.sites = {name: site.at_rate(rate) for name, site in found.sites.items()}
             self.outputs.check(found.output, found.n_inputs)
             more = None if hooked else more_replicas
             return Plan(
