@@ -12,7 +12,9 @@
 #'
 #' @param model (mc_model or Python object) A network of [mc_cnn()] or [mc_mlp()], any `torch.nn.Module` made
 #'   through reticulate, or a Keras 3 model, of the package keras3 or made through reticulate, on Keras's
-#'   backend torch, TensorFlow or JAX; or the path of its `.keras` file. It is left as it was found.
+#'   backend torch, TensorFlow or JAX; or the path of its `.keras` file. It is left as it was found. Random
+#'   numbers that it draws itself are sampled too, uniform ones and decisions also where only training draws
+#'   them.
 #' @param x (numeric array, data frame or mc_images) Inputs along the first axis, as in [mc_fit()]. A list of
 #'   several, by position or, with names, by keyword, for networks that take more than one; or a Python
 #'   object such as a `DataLoader`, so that data larger than memory stream. Whole numbers (`integer`) stay
@@ -38,7 +40,8 @@
 #' @param select (string, count or function) Which part of several that such a network returns: its name, its
 #'   number (from 1), or a function that takes it out of the Python object.
 #' @param stochastic_depth (flag) Sample whole blocks too that are skipped at random in training?
-#' @param gaussian_noise (flag) Sample the `GaussianNoise` layers of a Keras model too?
+#' @param gaussian_noise (flag) Sample normal noise too that acts in training alone, as that of Keras's
+#'   `GaussianNoise`?
 #' @param workers (count) Threads that each work on a piece of the draws and inputs; by default as many as
 #'   Python's torch uses on a CPU, and one on a GPU. Keras on TensorFlow and JAX has threads of its own.
 #' @param precision (string) `"float32"`, or `"bfloat16"` or `"float16"` for the network; summaries are in
@@ -160,8 +163,8 @@ mc_predict_point <- function(model, x, batch_size = 128, ..., outputs = NULL, la
 #' ours for values.
 #'
 #' @inheritParams mc_predict
-#' @return (tibble) One row per place: `site`, its name; `operation`; `rate` of dropping (`NaN` where weights
-#'   are drawn); `shape` of what is dropped from, for one input, or how many weights are drawn. The masks of a
+#' @return (tibble) One row per place: `site`, its name; `operation`; `rate` of dropping (of a 0 where the
+#'   network draws decisions itself, `NaN` where numbers or weights are drawn); `shape` of what is dropped from, for one input, or how many weights are drawn. The masks of a
 #'   place are keyed by its row, so networks with the same rows draw the same masks, of torch and of Keras.
 #' @export
 #' @examplesIf mc_python_available()

@@ -86,9 +86,10 @@ class Site:
 
     def at_rate(self, rate: float) -> Site:
         """With another rate, where torch scales what is kept: what the model itself makes of its decisions stays."""
-        return replace(self, rate=rate) if self.kind in ("scale", "alpha", "gaussian") else self
+        return replace(self, rate=rate) if self.kind in SCALED else self
 
 
+SCALED = ("scale", "alpha", "gaussian")  # what is kept is scaled by the dropout itself
 NORMAL_KINDS = ("gaussian", "noise", "normals")  # made of normal numbers, not of decisions
 
 
@@ -858,7 +859,7 @@ def advice_on(found: Probe, classifier: bool) -> list[str]:
             "`model` has dropout before its last layer alone, so the draws differ in that layer only and doubt about "
             "all before it goes unseen; add dropout after the other layers and train again."
         )
-    sites = [site for site in found.sites.values() if site.operation != STOCHASTIC_DEPTH and classifier]
+    sites = [site for site in found.sites.values() if site.kind in SCALED and classifier]
     for bad, words in (
         (
             [site for site in sites if site.rate < LOWEST],
