@@ -84,7 +84,7 @@ def mc_predict(
     model: any torch module with dropout or variational layers, or Keras 3 model on its backend torch, TensorFlow or JAX
       (or the path of its `.keras` file); it stays as it is. Our own networks and Keras take images as (input, height,
       width, channel); other modules get tensors as they are given. Random numbers that the model draws itself, as by
-      `torch.rand` or `torch.bernoulli`, are sampled too, uniform ones and decisions also where only training draws them.
+      `rand` or `bernoulli`, are sampled too; uniform ones and decisions also where training alone draws them.
     x: an array with inputs along the first axis; a tuple (by position) or a mapping (by keyword) of several; a torch
       Dataset or DataLoader, or any iterator of batches, so that data larger than memory streams. Where batches are
       pairs, the first of each is taken. Whole numbers stay whole by keyword and for models with an embedding.
@@ -171,8 +171,8 @@ def mc_sites(model: Any, x: Any, *, stochastic_depth: bool = True, gaussian_nois
     """The places where `mc_predict(model, x)` will sample: one row per site.
 
     Columns: site (module path and call number), operation, rate (of dropping; of a 0 where the model draws decisions
-    itself; NaN where numbers or weights are drawn), shape (of the mask of one input, or how many weights). The masks of a site are keyed by its row, so models with the same rows
-    draw the same masks, from torch and from Keras.
+    itself; NaN where numbers or weights are drawn), shape (of the mask of one input, or how many weights). The masks
+    of a site are keyed by its row, so models with the same rows draw the same masks, from torch and from Keras.
     Warns where the spread is likely to say little: dropout before the last layer alone, and rates under 0.1 or over 0.7
     in anything but a network of ours for values. Raises NoStochasticSites where there is nothing to sample.
     """
