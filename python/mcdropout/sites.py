@@ -666,10 +666,16 @@ def _inputs_outermost(one: Call, three: Call, axis: int) -> bool | None:
     alone, together = one.x.double(), three.x.double()
     outermost = together.narrow(axis, 0, size)
     innermost = together.unflatten(axis, (size, 3)).select(axis + 1, 0)
-    first, second = (float((place - alone).abs().nan_to_num().sum()) for place in (outermost, innermost))
+    first, second = (_apart(place, alone) for place in (outermost, innermost))
     if abs(first - second) <= 1e-3 * max(first, second):
         return None
     return first < second
+
+
+def _apart(one: Tensor, other: Tensor) -> float:
+    """How far numbers lie apart, each by its own size: large ones say no more than small ones."""
+    gap = (one - other).abs() / torch.maximum(one.abs(), other.abs())
+    return float(gap.nan_to_num(nan=0.0).sum())  # 0 / 0, and where both are infinite
 
 
 @contextmanager

@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from torch import nn
 
 import mcdropout as mcd
-from mcdropout.sites import same_numbers
+from mcdropout.operations import Drop
+from mcdropout.sites import Call, _inputs_outermost, same_numbers
 
 N, DRAWS = 40, 6
 
@@ -546,3 +547,12 @@ def test_standardising_over_the_batch_is_told_of():
     model = Apply(forward, first=nn.Linear(5, 8), drop=nn.Dropout(0.4), last=nn.Linear(8, 3))
     with pytest.warns(UserWarning, match=r"^`model` gives an input other numbers when other inputs come with it"):
         predict(model, numbers(12, 5), outputs="logits")
+
+
+def test_how_inputs_lie_is_not_told_by_the_rounding_of_huge_numbers():
+    drop = Drop("dropout", 0.5, True, (2, 2))
+    entries = torch.tensor([[1e9, 1.0], [1e9, 2.0]])  # of one input
+    three = torch.cat([entries, entries + torch.tensor([0.0, 3.0]), entries + torch.tensor([0.0, 6.0])])
+    three[1, 0] += 64  # float32 near 1e9, as another kernel rounds it
+    one = Call("a[0]", drop, entries, (0, 1))
+    assert _inputs_outermost(one, Call("a[0]", drop, three, (0, 1)), 0)
