@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from functools import partial
-from threading import local
+from threading import Lock, local
 from typing import Any, TypeVar
 
 import numpy as np
@@ -29,7 +29,7 @@ from torch._C._functorch import (  # torch has no public way to say this, and it
 
 from .checks import IdenticalDraws, OutOfMemory
 from .devices import awaited, chunk_bytes, for_float64, give_memory_back, seed_generators, sent
-from .folding import FoldedMode, can_be_folded
+from .folding import FoldedMode, Layout, can_be_folded
 from .inputs import Inputs
 from .operations import is_opened
 from .outputs import Outputs
@@ -52,6 +52,7 @@ from .sites import (
     mask_numbers,
     raise_flags,
     random_state_kept,
+    same_numbers,
     tensors_in,
 )
 from .waiting import fused_calls, unmade
@@ -177,6 +178,11 @@ class Plan:
         self.engine, self.engine_reason = "loop", ""
         if probe.alone or any(site.kind == "generator" for site in self.sites.values()):
             self.engine_reason = "generators draw for one draw after the other"
+        self.chosen_on = 0  # so many inputs
+        self.failed: dict[str, str] = {}  # engines that were chosen and could not go on, and why
+        self.choosing = Lock()
+        self.layout, self.trial = Layout(), local()  # what folded passes lay out; `trial.layout`: while one finds out
+        self.tail = torch.Size()  # axes of the outputs after draw and input
         # random numbers that are not keyed depend on who draws first
         self.alone = more_replicas is None or probe.alone
         self.weights = {name: site for name, site in self.sites.items() if site.kind == "weights"}
@@ -206,8 +212,10 @@ class Plan:
         self, inputs: Inputs, ids: np.ndarray, draws: range, workers: Workers, report: Callable[[int], None]
     ) -> Tensor:
         """Raw outputs (draw, input, ...) of some draws."""
-        if not self.engine_reason:
-            self._choose_engine(inputs[slice(0, 3)], ids[:3])
+        with self.choosing:
+            # where there was one input, calls may have taken it for all draws without laying it out
+            if not self.engine_reason or (self.engine == "folded" and self.chosen_on == 1 < len(inputs)):
+                self._choose_engine(inputs[slice(0, 3)], ids[:3])
         step = self.inputs_per_loop if self.engine == "loop" else self.inputs_per_chunk
         pieces = -(-len(inputs) // step)
         step = -(-len(inputs) // pieces)  # pieces of about one length, so that no worker waits for the others
@@ -216,7 +224,7 @@ class Plan:
         for some in self._rounds(draws):
             done = []
             work = partial(self._some_inputs, inputs, ids, some)
-            with _no_talk_of_batching_rules() if self.engine == "vmap" else nullcontext():
+            with _no_talk_of_batching_rules() if self.engine != "loop" else nullcontext():
                 for out in map(work, parts) if self.alone else workers.side_by_side(work, parts):
                     if some.stop == draws.stop:
                         report(out.shape[1])
@@ -283,9 +291,27 @@ class Plan:
         raise OutOfMemory(TOO_LARGE)
 
     def _chunk(self, inputs: Inputs, ids: np.ndarray, draws: range) -> Tensor:
-        masks = self._masks(draws, ids)
-        with self._borrowed() as replica:
-            return self._engines()[self.engine](replica, inputs, masks)
+        while True:
+            engine = self.engine
+            try:
+                masks = self._masks(draws, ids)
+                with self._borrowed() as replica:
+                    out = self._engines()[engine](replica, inputs, masks)
+                if engine != "loop" and out.shape[2:] != self.tail:
+                    raise ValueError(f"outputs of shape {tuple(out.shape[2:])} where the first had {tuple(self.tail)}")
+                return out
+            except Exception as error:
+                if engine == "loop" or _is_out_of_memory(error):
+                    raise
+                text = _first_line(error)
+            self._hand_over(engine, text, inputs, ids)
+
+    def _hand_over(self, engine: str, failure: str, inputs: Inputs, ids: np.ndarray) -> None:
+        """Another engine goes on where this one failed."""
+        with self.choosing:
+            if self.engine == engine:  # else another worker was first
+                self.failed[engine] = failure
+                self._choose_engine(inputs[slice(0, 3)], ids[:3])
 
     # ---- engines
 
@@ -298,7 +324,8 @@ class Plan:
 
     def _folded(self, replica: Replica, inputs: Inputs, masks: Masks) -> Tensor:
         n_draws = len(next(iter(masks.values())))
-        mode = FoldedMode(replica, self.sites, masks, len(inputs), n_draws, self.fused)
+        layout = vars(self.trial).get("layout", self.layout)
+        mode = FoldedMode(replica, self.sites, masks, len(inputs), n_draws, self.fused, layout)
         with replica.predicting():
             return self._run(replica, inputs.clone(), mode).unflatten(0, (n_draws, len(inputs)))
 
@@ -344,6 +371,7 @@ class Plan:
 
     def _choose_engine(self, inputs: Inputs, ids: np.ndarray) -> None:
         """The first that gives the loop's numbers on two draws of a few inputs."""
+        self.engine = "loop"  # whose masks are numbers
         masks = self._made(range(2), self.sites, self._as_ids(ids))
         looped = None
         with _out_of_memory_passed_over(), self._borrowed() as replica:
@@ -351,17 +379,25 @@ class Plan:
         if looped is None:
             self._choose_engine_by_fewer(inputs, ids)
             return
-        failures = []
+        self.chosen_on, self.tail = len(inputs), looped.shape[2:]
+        failures = [f"{engine} failed: {text}" for engine, text in self.failed.items()]
         for engine, run in self._engines().items():
             if engine == "loop":
                 break
+            if engine in self.failed:
+                continue
+            self.trial.layout = layout = Layout()
             try:
                 with self._borrowed() as replica, _no_talk_of_batching_rules():
                     result = run(replica, inputs, masks)
             except Exception as error:  # there are as many ways to fail as models are written
                 failures.append(f"{engine} failed: {_first_line(error)}")
                 continue
+            finally:
+                del self.trial.layout
             if self._same(looped, result):
+                layout.settled = True
+                self.layout = layout
                 self.engine, self.engine_reason = engine, "; ".join([*failures, f"{engine} gives the loop's numbers"])
                 return
             failures.append(f"{engine} gave other numbers than the loop")
@@ -375,10 +411,7 @@ class Plan:
 
     def _same(self, looped: Tensor, result: Tensor) -> bool:
         tolerance = 1e-4 if self.precision == "float32" else 5e-2  # sums in another order; 8 bits of bfloat16
-        scale = looped.float().abs().max().clamp(min=1e-6)
-        return result.shape == looped.shape and bool(
-            ((result - looped).float().abs() <= tolerance * scale).logical_or(looped.isnan()).all()
-        )
+        return same_numbers(looped, result, tolerance)
 
     # ---- masks and weights
 

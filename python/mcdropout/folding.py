@@ -3,12 +3,19 @@
 What comes before the first site runs on the inputs alone, once for all draws. From there on the network sees a larger
 batch and does not know it. Where something from before meets something from after, as in a skip connection, the
 former is laid out for every draw. That a network takes it well is seen by holding its numbers against the loop's.
+
+What has draws is known: the results of sites, and whatever is made of them. What of the rest wants to be laid out is
+found in that first pass, where a call cannot do without, and later passes do the same. So never do the lengths in a
+chunk decide, which may be equal by chance.
 """
 
 from __future__ import annotations
 
 import weakref
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from itertools import combinations, count
 from typing import Any
 
 import torch
@@ -22,11 +29,21 @@ from .sites import Replica, SampleMode, Site, applied, mask_numbers, tensors_in
 from .waiting import CONV2D_ARGUMENTS, Convolution, Pooling, Source, Waiting, whole
 
 RESHAPES = (Tensor.reshape, Tensor.view, torch.reshape)
+FAILURES = (RuntimeError, LookupError, ValueError, AssertionError)  # of calls that are given too few rows
+MOST_GUESSED = 3  # tensors of one call that are laid out together before all are
 
 
 def can_be_folded(site: Site) -> bool:
     """Whether the mask of a site can be laid along axis 0 with the inputs."""
     return site.axis == 0 and (site.inputs_outermost or site.x_shape[0] == 1)
+
+
+@dataclass
+class Layout:
+    """What a pass lays out for every draw, found in the pass that is held against the loop's."""
+
+    calls: dict[int, tuple[Any, tuple[int, ...]]] = field(default_factory=dict)  # function, which of its tensors
+    settled: bool = False
 
 
 class FoldedMode(SampleMode):
@@ -44,13 +61,75 @@ class FoldedMode(SampleMode):
         n_inputs: int,
         n_draws: int,
         fused: Mapping[str, str],
+        layout: Layout | None = None,
     ) -> None:
         super().__init__(replica, sites, masks, n_inputs)
         self.n_draws, self.fused = n_draws, fused
         self.waiting: dict[int, Waiting] = {}  # by the identity of the stand-in
+        self.drawn: dict[int, weakref.ref[Tensor]] = {}  # what has draws, by its identity
+        self.layout = layout or Layout()
+        self.n_met = 0  # sites so far
+        self.n_meetings = 0  # calls so far in which what has draws met what has none
 
     def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         kwargs = kwargs or {}
+        if not self.drawn:
+            return self._site_called(func, types, args, kwargs)
+        given = tensors_in((args, kwargs))
+        have = [id(one) in self.drawn for one in given]
+        if not any(have):
+            return self._site_called(func, types, args, kwargs)
+        if all(have):
+            return self._marked(self._called(func, types, args, kwargs))
+        result = self._met(func, types, args, kwargs)
+        if func is Tensor.__setitem__:
+            self._marked(args[0])
+        return self._marked(result)
+
+    def _site_called(self, func: Any, types: Any, args: tuple, kwargs: dict[str, Any]) -> Any:
+        """A call of what has no draws; sites in its working may give it some."""
+        before = self.n_met
+        result = self._called(func, types, args, kwargs)
+        return result if self.n_met == before else self._marked(result)
+
+    def _marked(self, result: Any) -> Any:
+        """`result`, which has draws."""
+        for one in tensors_in(result):
+            key = id(one)
+            self.drawn[key] = weakref.ref(one, lambda _, key=key: self.drawn.pop(key, None))
+        return result
+
+    def _met(self, func: Any, types: Any, args: tuple, kwargs: dict[str, Any]) -> Any:
+        """A call in which what has draws meets what has none; as much of this is laid out as in the first pass."""
+        place = self.n_meetings
+        self.n_meetings += 1
+        if not self.layout.settled:
+            return self._met_first(place, func, types, args, kwargs)
+        if place not in self.layout.calls:
+            return self._called(func, types, args, kwargs)
+        known, wanting = self.layout.calls[place]
+        if known != func:
+            raise ValueError(f"{func} where the first pass called {known}")
+        return self._called(func, types, *self._laid_out(args, kwargs, wanting))
+
+    def _met_first(self, place: int, func: Any, types: Any, args: tuple, kwargs: dict[str, Any]) -> Any:
+        """The same in the first pass: no more is laid out than the call needs not to fail."""
+        counts, counted = self.calls.counts.copy(), self.counted.copy()
+        try:
+            return self._called(func, types, args, kwargs)
+        except FAILURES:
+            args, kwargs = self._true((args, kwargs))
+            for wanting in self._guesses((args, kwargs)):
+                # of what was tried, and of calls inside, nothing stays
+                self.calls.counts, self.counted, self.n_meetings = counts.copy(), counted.copy(), place + 1
+                self.layout.calls = {one: known for one, known in self.layout.calls.items() if one < place}
+                self.layout.calls[place] = func, wanting
+                with suppress(*FAILURES):
+                    return self._called(func, types, *self._laid_out(args, kwargs, wanting))
+            raise
+
+    def _called(self, func: Any, types: Any, args: tuple, kwargs: dict[str, Any]) -> Any:
+        """A call, its waiting arguments made or handed on."""
         counted = self.counted_name(func)
         if counted is not None and counted in self.fused and func is not F.max_pool2d:
             return self._waits(func, self.sites[self.fused[counted]], args, kwargs)
@@ -65,15 +144,15 @@ class FoldedMode(SampleMode):
                     return result
             if not drops(func):
                 args, kwargs = self._true((args, kwargs))
-        counts = self.calls.counts.copy()
+        if func not in RESHAPES:
+            return super().__torch_function__(func, types, args, kwargs)
         try:
             return super().__torch_function__(func, types, args, kwargs)
-        except (RuntimeError, LookupError, ValueError, AssertionError):
-            laid_out = self._reshaped(args) if func in RESHAPES else self._laid_out((args, kwargs))
-            if laid_out is None:
+        except FAILURES:
+            reshaped = self._reshaped(args)
+            if reshaped is None:
                 raise
-            self.calls.counts = counts
-            return super().__torch_function__(func, types, *laid_out)
+            return super().__torch_function__(func, types, *reshaped)
 
     def _reshaped(self, args: tuple) -> Any:
         """Arguments of a reshape to sizes of which the first was noted before there were draws."""
@@ -85,11 +164,12 @@ class FoldedMode(SampleMode):
 
     def drop(self, x: Tensor, site: Site) -> Tensor:
         """What becomes of `x` at a site: laid out for every draw, if it is the first."""
+        self.n_met += 1
         if site.name in self.fused:
             before = self.waiting.get(id(x))
             source, relu = (x, False) if before is None else (before.source, before.relu)
-            return self._hand_on(x, source, relu, site)
-        return self._dropped(self._true(x), site)
+            return self._marked(self._hand_on(x, source, relu, site))
+        return self._marked(self._dropped(self._true(x), site))
 
     # ---- results that wait
 
@@ -127,7 +207,10 @@ class FoldedMode(SampleMode):
     def _true(self, given: Any) -> Any:
         """`given` with the results in the place of their stand-ins."""
         if isinstance(given, Tensor):
-            return self._computed(self.waiting[id(given)]) if id(given) in self.waiting else given
+            if id(given) not in self.waiting:
+                return given
+            made = self._computed(self.waiting[id(given)])
+            return self._marked(made) if id(given) in self.drawn else made
         if type(given) in (tuple, list):
             return type(given)(self._true(one) for one in given)
         return {name: self._true(one) for name, one in given.items()} if type(given) is dict else given
@@ -181,19 +264,39 @@ class FoldedMode(SampleMode):
         self.check_shape(x, site, self.n_draws if len(x) > self.n_inputs * entries else 1)
         return x.unflatten(0, (-1, self.n_inputs, entries)), self.masks[site.name].unflatten(1, (-1, site.shape[0]))
 
-    def _laid_out(self, given: Any) -> Any:
-        """`given` with what has no draws yet repeated for every draw; None if nothing is to be repeated."""
-        rows = max((len(one) for one in tensors_in(given) if one.ndim), default=0)
-        alone, rest = divmod(rows, self.n_draws)
-        wanting = [one for one in tensors_in(given) if one.ndim and len(one) == alone]
-        if rest or alone % self.n_inputs or self.n_draws == 1 or not wanting:
-            return None
-        return self._repeated(given, alone)
+    def _guesses(self, given: Any) -> Iterator[tuple[int, ...]]:
+        """Which tensors, by their place in a call, may be what the inputs became before there were draws.
 
-    def _repeated(self, given: Any, rows: int) -> Any:
+        The fewest first: weights may be as many as inputs by chance.
+        """
+        tensors = tensors_in(given)
+        rows = max((len(one) for one in tensors if one.ndim and id(one) in self.drawn), default=0)
+        alone, rest = divmod(rows, self.n_draws)
+        if rest or alone % self.n_inputs:
+            return
+        fitting = [
+            place for place, one in enumerate(tensors) if one.ndim and len(one) == alone and id(one) not in self.drawn
+        ]
+        for n in range(1, min(len(fitting), MOST_GUESSED) + 1):
+            yield from combinations(fitting, n)
+        if len(fitting) > MOST_GUESSED:
+            yield tuple(fitting)
+
+    def _laid_out(self, args: tuple, kwargs: dict[str, Any], wanting: tuple[int, ...]) -> Any:
+        """The arguments of a call with these tensors repeated for every draw."""
+        return self._repeated(self._true((args, kwargs)), wanting, count())
+
+    def _repeated(self, given: Any, wanting: tuple[int, ...], places: Iterator[int]) -> Any:
         if isinstance(given, Tensor):
-            fits = given.ndim > 0 and len(given) == rows
-            return given.repeat(self.n_draws, *(1,) * (given.ndim - 1)) if fits else given
+            if next(places) not in wanting:
+                return given
+            if len(given) % self.n_inputs or id(given) in self.drawn:
+                raise ValueError(f"the first pass laid out what now has shape {tuple(given.shape)}")
+            return given.repeat(self.n_draws, *(1,) * (given.ndim - 1))
         if type(given) in (tuple, list):
-            return type(given)(self._repeated(one, rows) for one in given)
-        return {name: self._repeated(one, rows) for name, one in given.items()} if type(given) is dict else given
+            return type(given)(self._repeated(one, wanting, places) for one in given)
+        if type(given) is dict:
+            return {name: self._repeated(one, wanting, places) for name, one in given.items()}
+        for _ in tensors_in(given):
+            next(places)
+        return given

@@ -527,15 +527,16 @@ def probe(
         unlike = {_owner(name) for name, call in hidden.items() if call.drop.kind not in ("scale", "alpha")}
         plainly = [path for path in raised if path not in unlike]  # these do nothing where nothing is dropped
         raise_flags(replica, plainly)
-        output = _calls(replica, head(3), originals)[1] if plainly else plain_output
-        if not _alike(plain_output, output, tolerance):
+        last = _calls(replica, head(3), originals) if plainly else (plain, plain_output)
+        if not alike(plain_output, last[1], tolerance):
+            where = ", ".join(path or "itself" for path in plainly)
             raise ValueError(
-                f"`model` changes more than its dropout when training, in {', '.join(plainly)}, so it cannot be "
+                f"`model` changes more than its dropout when training, in {where}, so it cannot be "
                 "sampled as it predicts; call dropout there whatever `self.training` is, with `training=self.training`."
             )
         raise_flags(replica, raised)
         probes = [_calls(replica, head(n_inputs)) for n_inputs in (1, 2)]
-        probes.append(_calls(replica, head(3)) if raised else (plain, plain_output))
+        probes.append(last if raised == plainly else _calls(replica, head(3)))
         others = others_moved()
     modes, output = [mode for mode, _ in probes], probes[-1][1]
     found = [mode.found for mode in modes]
@@ -586,7 +587,7 @@ def probe(
         sole_uses,
         (before, after),
         modes[0].prefix_bytes,
-        steadily and not _alike(probes[0][1], _firsts(output, 3), tolerance),
+        steadily and not alike(probes[0][1], _firsts(output, 3), tolerance),
     )
 
 
@@ -640,7 +641,7 @@ def _without_effect(found: dict[str, Call], output: Any, run: Callable[[Middle],
     if not names:
         return names
     with suppress(Exception):
-        return names if all(_alike(output, run(middle), 1e-6) for middle in ENDS) else set()
+        return names if all(alike(output, run(middle), 1e-6) for middle in ENDS) else set()
     return set()
 
 
@@ -679,17 +680,56 @@ def _firsts(output: Any, n: int) -> Any:
     return [_firsts(one, n) for one in output] if isinstance(output, (tuple, list)) else output
 
 
-def _alike(one: Any, other: Any, tolerance: float) -> bool:
-    """Whether two outputs hold the same numbers, up to rounding."""
+SCARCER = 16.0  # so many times too few numbers below t that one of them came out small by chance: 1 in about so many
+SMALL = 1e-2  # smaller numbers are rounded as this one is, where there are numbers of 1 or more
+
+
+def alike(one: Any, other: Any, tolerance: float) -> bool:
+    """Whether two outputs, of whatever parts, hold the same numbers up to rounding, each on a scale of its own."""
     if isinstance(one, Tensor) and isinstance(other, Tensor):
-        return one.shape == other.shape and torch.allclose(
-            one.double(), other.double(), rtol=tolerance, atol=tolerance * float(one.abs().max()), equal_nan=True
-        )
+        return same_numbers(one, other, tolerance)
     if isinstance(one, Mapping) and isinstance(other, Mapping):
-        return one.keys() == other.keys() and all(_alike(one[name], other[name], tolerance) for name in one)
+        return one.keys() == other.keys() and all(alike(one[name], other[name], tolerance) for name in one)
     if isinstance(one, (tuple, list)) and isinstance(other, (tuple, list)):
-        return len(one) == len(other) and all(_alike(*pair, tolerance) for pair in zip(one, other, strict=True))
+        return len(one) == len(other) and all(alike(*pair, tolerance) for pair in zip(one, other, strict=True))
     return True
+
+
+def same_numbers(one: Tensor, other: Tensor, tolerance: float) -> bool:
+    """Whether two tensors hold the same numbers up to `tolerance`, each on a scale of its own.
+
+    Infinities are the same where they are equal, and NaN where both are NaN.
+    """
+    if one.shape != other.shape:
+        return False
+    one, other = one.detach().cpu().double(), other.detach().cpu().double()
+    apart = (one != other) & ~(one.isnan() & other.isnan())
+    if not bool(apart.any()):
+        return True
+    size = torch.maximum(one.abs(), other.abs())
+    return bool(((one - other).abs()[apart] <= tolerance * _scales(size, size[apart])).all())
+
+
+def _scales(sizes: Tensor, some: Tensor) -> Tensor:
+    """For `some` of the sizes of many numbers, how large the numbers are of which each is one.
+
+    A sum that comes out small is rounded as its large parts are, so it is held on the scale of the larger numbers if
+    there are so many that some can be expected to be so small: of n numbers up to s about n * t / s are below t. So
+    neither a few huge numbers nor the logits of many impossible classes are a scale for the others.
+    """
+    sizes = sizes[sizes.isfinite() & (sizes > 0)]
+    if len(sizes) == 0:
+        return torch.zeros_like(some)
+    octaves = torch.frexp(sizes).exponent
+    lowest = octaves.min()
+    counts = torch.bincount(octaves - lowest)
+    places = torch.arange(len(counts))
+    ends = torch.ldexp(torch.ones(len(counts), dtype=torch.float64), places + lowest)  # sizes of an octave are below
+    dense = counts.cumsum(0) / ends
+    may_belong = (dense * SCARCER >= dense[:, None]) & (counts > 0)  # (octave, octave up to which its like may reach)
+    scales = ends[torch.where(may_belong, places, 0).amax(dim=1)]
+    found = scales[(torch.frexp(some).exponent - lowest).clamp(0, len(counts) - 1)]
+    return found.clamp(min=SMALL * min(1.0, float(sizes.max())))
 
 
 def _calls_in_training(
@@ -805,10 +845,16 @@ def _inputs_outermost(one: Call, three: Call, axis: int) -> bool | None:
     alone, together = one.x.double(), three.x.double()
     outermost = together.narrow(axis, 0, size)
     innermost = together.unflatten(axis, (size, 3)).select(axis + 1, 0)
-    first, second = (float((place - alone).abs().nan_to_num().sum()) for place in (outermost, innermost))
+    first, second = (_apart(place, alone) for place in (outermost, innermost))
     if abs(first - second) <= 1e-3 * max(first, second):
         return None
     return first < second
+
+
+def _apart(one: Tensor, other: Tensor) -> float:
+    """How far numbers lie apart, each by its own size: large ones say no more than small ones."""
+    gap = (one - other).abs() / torch.maximum(one.abs(), other.abs())
+    return float(gap.nan_to_num(nan=0.0).sum())  # 0 / 0, and where both are infinite
 
 
 @contextmanager

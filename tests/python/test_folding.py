@@ -399,3 +399,130 @@ def test_any_network_gives_the_loops_draws(seed, only_engine):
     looped = predict(model, x, **options)
     scale = max(1e-3, np.abs(looped.samples).max())
     np.testing.assert_allclose(quick.samples, looped.samples, atol=2e-5 * scale)  # sums in another order
+
+
+# ---- numbers of inputs and draws that equal other lengths
+
+
+class Equal(nn.Module):
+    """Features, weights and constants of one length, `size`."""
+
+    def __init__(self, function, size):
+        super().__init__()
+        self.function, self.size = function, size
+        self.first = nn.Linear(size, size)
+        self.weight = nn.Parameter(torch.randn(size, size))
+        self.scale = nn.Parameter(torch.rand(size) + 0.5)
+        self.cube = nn.Parameter(torch.randn(size, size, size))
+        self.register_buffer("gate", torch.arange(size) % 2 == 1)
+
+    def forward(self, x):
+        return self.function(self, x, F.dropout(self.first(x), 0.5, self.training))
+
+
+def written(m, x, h):
+    out = torch.zeros(len(h), m.size)
+    out[:, : m.size] = h
+    return out + x
+
+
+def column_by_column(m, x, h):
+    return torch.stack([h[:, at] * x[:, at] for at in range(m.size)], dim=1) + m.scale.sqrt()
+
+
+EQUAL = {
+    "addcmul": lambda m, x, h: torch.addcmul(x, m.scale, h),
+    "addcmul of what is made of weights": lambda m, x, h: torch.addcmul(x, m.scale.exp(), h),
+    "where": lambda m, x, h: torch.where(m.gate, x, h),
+    "where of a made mask": lambda m, x, h: torch.where(m.gate & (m.scale > 0), x, h),
+    "einsum": lambda m, x, h: torch.einsum("ni,ij,nj->n", x, m.weight, h)[:, None],
+    "einsum of made weights": lambda m, x, h: torch.einsum("ni,ij,nj->nj", x, m.weight.tanh(), h),
+    "bilinear": lambda m, x, h: F.bilinear(x, h, m.cube),
+    "bilinear of made weights": lambda m, x, h: F.bilinear(x, h, m.cube.tanh()),
+    "joined with a token": lambda m, x, h: torch.cat([m.scale.expand(len(x), 1, -1), h[:, None]], dim=1).flatten(1),
+    "joined with places": lambda m, x, h: torch.cat([x, h + torch.linspace(0, 1, m.size)], dim=1),
+    "rows by number": lambda m, x, h: h[torch.arange(len(h)), x.argmax(dim=1)][:, None],
+    "rows by a number noted before": lambda m, x, h: h[torch.arange(len(x)), x.argmax(dim=1)][:, None],
+    "columns of each": lambda m, x, h: h.gather(1, x.argsort(dim=1)),
+    "reshaped to a number noted before": lambda m, x, h: h.reshape(len(x), 1, m.size).flatten(1) + x,
+    "the number noted last": lambda m, x, h: h.t().reshape(-1, len(x)).t() @ m.weight,
+    "powers and products": lambda m, x, h: torch.lerp(x, h @ m.weight.exp() @ m.weight, m.scale),
+    "distances": lambda m, x, h: torch.cdist(h, m.weight) + torch.cdist(x, m.weight.sin()),
+    "written to": written,
+    "column by column": column_by_column,
+    "a batch of products": lambda m, x, h: torch.baddbmm(
+        x[:, None], h[:, None], m.weight.expand(len(x), -1, -1)
+    ).flatten(1),
+    "what drops twice": lambda m, x, h: torch.addcmul(h, m.scale.exp(), drop(m, x)) + drop(m, h * x),
+    "padded rows": lambda m, x, h: h * torch.ones_like(x[:, :1]) + F.pad(x, (0, 1))[:, : m.size],
+}
+ALWAYS_FOLDED = ("addcmul", "where", "einsum", "bilinear", "joined", "powers", "distances", "written to", "column by")
+
+
+@pytest.mark.parametrize("name", EQUAL)
+def test_lengths_that_are_equal_by_chance_change_nothing(name, monkeypatch):
+    # (features, inputs, draws of a chunk, inputs of a chunk): inputs, draws, rows or all of them as many as features
+    for place, (size, n_inputs, draws, inputs) in enumerate((
+        (4, 4, 5, 4), (4, 7, 2, 2), (4, 9, 4, 3), (3, 3, 3, 3), (6, 7, 3, 2), (6, 11, 2, 3), (5, 8, 7, 1), (2, 3, 1, 2),
+        (4, 1, 4, 1), (7, 2, 7, 2), (1, 4, 2, 2),
+    )):  # fmt: skip
+        masks = ("shared", "per_input")[place % 2]
+        torch.manual_seed(size)
+        model, x = Equal(EQUAL[name], size), numbers(n_inputs, size)
+        monkeypatch.setattr("mcdropout.draws.chunk_sizes", lambda *_, sizes=(draws, inputs): sizes)
+        result = predict(model, x, masks=masks)
+        if name.startswith(ALWAYS_FOLDED):
+            assert result.engine == "folded", (size, n_inputs, result.engine_reason)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Plan, "_engines", lambda self: {"loop": self._looped})
+            looped = predict(model, x, masks=masks)
+        # float32: sums of up to 6 x 6 products in another order
+        np.testing.assert_allclose(result.samples, looped.samples, rtol=1e-4, atol=1e-5, err_msg=str((size, n_inputs)))
+
+
+def test_an_engine_chosen_on_one_input_is_chosen_again_for_several():
+    torch.manual_seed(0)
+    model, x = Equal(EQUAL["joined with a token"], 4), numbers(6, 4)
+    sampler = mcd.mc_sampler(model, x[:1], DRAWS, outputs="values", seed=1)
+    wanted = predict(model, x)
+    for some in (x[:1], x, x[:1], x[:4]):
+        result = sampler(some)
+        assert result.engine == "folded", result.engine_reason
+        np.testing.assert_allclose(result.mean, wanted.mean[: len(some)], atol=1e-6)  # float32
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+@pytest.mark.parametrize("failing", ["_folded", "_vectorised"])
+def test_an_engine_that_fails_later_hands_over_to_the_next(failing, workers, only_engine, monkeypatch):
+    torch.manual_seed(0)
+    model, x = nn.Sequential(nn.Linear(5, 9), nn.Dropout(0.5), nn.Linear(9, 2)), numbers(23, 5)
+    wanted = predict(model, x, masks="per_input")
+    if failing == "_vectorised":
+        only_engine("vmap")
+    monkeypatch.setattr("mcdropout.draws.chunk_sizes", lambda *_: (3, 4))
+    passes, usual = [], getattr(Plan, failing)
+
+    def fails_at_the_fifth(self, replica, inputs, masks):
+        passes.append(len(inputs))
+        if len(passes) >= 5:
+            raise RuntimeError("no more")
+        return usual(self, replica, inputs, masks)
+
+    monkeypatch.setattr(Plan, failing, fails_at_the_fifth)
+    result = predict(model, x, masks="per_input", workers=workers)
+    next_one = "vmap" if failing == "_folded" else "loop"
+    assert result.engine == next_one
+    assert result.engine_reason.startswith(f"{'folded' if failing == '_folded' else 'vmap'} failed: no more")
+    np.testing.assert_allclose(result.samples, wanted.samples, atol=1e-5)
+
+
+def test_what_fails_in_every_engine_is_raised():
+    def forward(m, x):
+        if (x > 5).any():
+            raise ValueError("too large")
+        return drop(m, x)
+
+    x = numbers(9, 3)
+    x[8] = 9
+    with pytest.raises(ValueError, match="too large"):
+        predict(Apply(forward), x, batch_size=4)
