@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 import os
 import time
-import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -33,6 +32,7 @@ from .checks import (
     check_seed,
     free_memory,
     shown,
+    warn,
     whole,
 )
 from .devices import Lanes, answers_at_once, chunk_bytes, fetched, for_float64
@@ -399,7 +399,7 @@ class Network:
         found = probe(self.model, self.replica, head, besides.stochastic_depth)
         ours = isinstance(self.model, MCNetwork)
         for advice in advice_on(found, not ours or self.outputs.task == "classification"):
-            warnings.warn(advice, stacklevel=3)
+            warn(advice)
         return sites_table(found)
 
     def sampler(self, example: Inputs, request: Request, besides: Besides, rate: float | None = None) -> Sampler:
