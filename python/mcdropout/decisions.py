@@ -220,8 +220,8 @@ class _Cases:
         return self.true != self.predicted
 
     def __getitem__(self, chosen: Array) -> _Cases:
-        chosen_ones = (values[chosen] for values in (self.true, self.predicted, self.doubts))
-        return _Cases(*chosen_ones, self.measures, self.labels, self.temperature)
+        true, predicted, doubts = (values[chosen] for values in (self.true, self.predicted, self.doubts))
+        return _Cases(true, predicted, doubts, self.measures, self.labels, self.temperature)
 
     def code(self, label: object) -> int:
         """The place of a label that may be written as in the other language."""

@@ -516,6 +516,7 @@ def draw_all(
         ids=None if ids is None else np.asarray(ids),
         samples=collected.samples(),
         noise_variances=collected.noise_variances(),
+        temperature=1.0,
         **summary,
     )
 
