@@ -43,6 +43,7 @@ from .sites import (
     mask_numbers,
     raise_flags,
     random_state_kept,
+    same_numbers,
     tensors_in,
 )
 from .waiting import fused_calls, unmade
@@ -344,10 +345,7 @@ class Plan:
 
     def _same(self, looped: Tensor, result: Tensor) -> bool:
         tolerance = 1e-4 if self.precision == "float32" else 5e-2  # sums in another order; 8 bits of bfloat16
-        scale = looped.float().abs().max().clamp(min=1e-6)
-        return result.shape == looped.shape and bool(
-            ((result - looped).float().abs() <= tolerance * scale).logical_or(looped.isnan()).all()
-        )
+        return same_numbers(looped, result, tolerance)
 
     # ---- masks and weights
 

@@ -83,7 +83,9 @@ class Outputs:
             )
         if self.task == "classification":
             self.label_axis = self._found_label_axis(out)
-            self._check_meaning(out.movedim(self.label_axis, -1))
+            unsound = (out.isnan() | out.isposinf()).flatten(1).any(dim=1)  # of which is told where they are met
+            if not bool(unsound.all()):
+                self._check_meaning(out[~unsound].movedim(self.label_axis, -1))
             n_labels = max(2, out.shape[self.label_axis])
             self.labels = self.labels or tuple(range(n_labels))
             if len(self.labels) != n_labels:

@@ -46,7 +46,16 @@ from .precision import PRECISIONS
 from .prediction import BY_INPUT, MCPrediction
 from .progress import Progress, reporting
 from .randomness import input_ids
-from .sites import Replica, StochasticMode, advice_on, probe, random_state_kept, replicate, sites_table
+from .sites import (
+    Replica,
+    StochasticMode,
+    advice_on,
+    probe,
+    random_state_kept,
+    replicate,
+    sites_table,
+    tensors_in,
+)
 from .summaries import standard_error, summarise_classes, summarise_values
 from .variational import BayesConv2d
 
@@ -155,13 +164,16 @@ def mc_predict_point(
     network = network_of(model, outputs, labels, select, precision, device)
     feed = network.feed(x)
     network.settle_order(feed)
-    parts = []
+    parts, n_seen = [], 0
     with reporting(progress, feed.n_inputs, "input", "Predicting") as report:
         for inputs in feed.batches(batch_size):
             result = network.point(network.placed(inputs, network.replica.device))
             if not parts:
                 network.outputs.check(result, len(inputs))
-            parts.append(network.outputs.draws(network.outputs.tensor(result)[None])[0][0].cpu().numpy())
+            values = network.outputs.draws(network.outputs.tensor(result)[None])[0]
+            _check_sound(_sound(values).cpu().numpy(), n_seen + np.arange(len(inputs)))
+            parts.append(values[0].cpu().numpy())
+            n_seen += len(inputs)
             report(len(inputs))
     return np.concatenate(parts)
 
@@ -397,6 +409,7 @@ class Network:
     def sites(self, head: Callable[[int], Inputs], besides: Besides) -> pd.DataFrame:
         """A row for each site."""
         found = probe(self.model, self.replica, head, besides.stochastic_depth)
+        check_numbers(found.output, found.n_inputs)
         ours = isinstance(self.model, MCNetwork)
         for advice in advice_on(found, not ours or self.outputs.task == "classification"):
             warn(advice)
@@ -693,6 +706,14 @@ def _check_sound(sound: np.ndarray, places: np.ndarray) -> None:
             f"`model` returned NaN or infinite values for input number {places[~sound].min() + 1}; look at its weights "
             "and at the scale of `x`."
         )
+
+
+def check_numbers(output: Any, n_inputs: int) -> None:
+    """Name the first input for which a model returned NaN or infinity; not minus infinity, as logits may be that."""
+    by_input = [one for one in tensors_in(output) if one.is_floating_point() and one.ndim and len(one) == n_inputs]
+    if by_input:
+        unsound = (by_input[0].isnan() | by_input[0].isposinf()).reshape(n_inputs, -1).any(dim=1)
+        _check_sound(~unsound.cpu().numpy(), np.arange(n_inputs))
 
 
 class Store:

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import mcdropout as mcd
+from mcdropout.sites import same_numbers
 
 N, DRAWS = 40, 6
 
@@ -380,3 +381,168 @@ def test_inputs_that_the_model_does_not_take_are_named_in_a_sentence(given):
         ValueError, match=r"^`model` fails on inputs of shape .*: TypeError, .*; give it what it takes\.$"
     ):
         mcd.mc_predict(model, given(x), 5, outputs="values", progress=False)
+
+
+# ---- outputs of which a few are huge, infinite or no numbers
+
+
+INF, NAN = float("inf"), float("nan")
+
+
+def test_numbers_are_held_against_each_other_one_by_one():
+    rng = torch.Generator().manual_seed(0)
+    plain = torch.randn(3, 40, generator=rng)
+    for huge in (-1e9, torch.finfo(torch.float32).min, -INF, INF, NAN):
+        one = plain.clone()
+        one[:, ::3] = huge
+        one[0, 1] = huge  # also where it is hidden for one input alone
+        assert same_numbers(one, one + 1e-7 * plain, 1e-4), huge
+        other = one.clone()
+        other[1, 4] += 0.1
+        assert not same_numbers(one, other, 1e-3), huge
+    prices = torch.tensor([[0.03, 210_000.0], [0.02, 190_000.0]])  # a rate beside a price
+    assert not same_numbers(prices, prices * torch.tensor([1.1, 1.0]), 1e-3)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"), [([INF], [-INF]), ([NAN], [0.0]), ([0.0], [NAN]), ([3e38], [INF]), ([0.0, 1.0], [-INF, 1.0])]
+)
+def test_infinite_numbers_are_the_same_as_none_but_themselves(one, other):
+    assert not same_numbers(torch.tensor(one), torch.tensor(other), 1e-3)
+
+
+@pytest.mark.parametrize("n", [1, 6, 5000])
+def test_sums_that_come_out_small_may_be_rounded_as_their_parts_are(n):
+    # of numbers near 1 that differ by 1e-6 some are far below 1e-2, where this is more than 1e-4 of them
+    rng = torch.Generator().manual_seed(1)
+    one = torch.randn(n, generator=rng)
+    assert same_numbers(one, one + 1e-6 * torch.randn(n, generator=rng), 1e-4)
+
+
+class Hidden(nn.Module):
+    """Hides every third of 20 outputs (of each input others, if `by_input`), as masks of impossible classes do."""
+
+    def __init__(self, fill, by_input):
+        super().__init__()
+        self.first, self.last, self.fill, self.by_input = nn.Linear(7, 64), nn.Linear(64, 20), fill, by_input
+
+    def hide(self, x, h):
+        hidden = torch.arange(20) % 3 == 0
+        if self.by_input:
+            hidden = (torch.arange(20) + (x[:, :1] > 0)) % 3 == 0
+        return self.last(h).masked_fill(hidden, self.fill)
+
+
+class HiddenPlain(Hidden):
+    def forward(self, x):
+        return self.hide(x, F.dropout(F.relu(self.first(x)), 0.4, self.training))
+
+
+class HiddenAndMore(Hidden):
+    def forward(self, x):
+        h = F.relu(self.first(x))
+        return self.hide(x, F.dropout(h, 0.4) * 3 if self.training else h)
+
+
+class HiddenAndMixed(Hidden):
+    def forward(self, x):
+        h = F.dropout(F.relu(self.first(x)), 0.4, self.training)
+        return self.hide(x, h - h.mean(dim=0))
+
+
+def hiding(kind, fill, by_input):
+    with torch.random.fork_rng([]):
+        torch.manual_seed(0)
+        return kind(fill, by_input)
+
+
+hidden_cases = [
+    pytest.mark.parametrize("fill", [-1e4, -1e9, torch.finfo(torch.float32).min, -INF]),
+    pytest.mark.parametrize("by_input", [False, True]),
+]
+
+
+def for_hidden(test):
+    return hidden_cases[0](hidden_cases[1](test))
+
+
+@for_hidden
+def test_huge_outputs_do_not_hide_that_training_changes_more(fill, by_input):
+    with pytest.raises(ValueError, match=r"changes more than its dropout when training, in itself, so it cannot be"):
+        predict(hiding(HiddenAndMore, fill, by_input), numbers(9, 7), outputs="logits")
+
+
+@for_hidden
+def test_huge_outputs_do_not_hide_that_inputs_mix(fill, by_input):
+    with pytest.warns(UserWarning, match=r"^`model` gives an input other numbers when other inputs come with it"):
+        result = predict(hiding(HiddenAndMixed, fill, by_input), numbers(9, 7), outputs="logits")
+    assert result.engine != "folded", result.engine_reason  # whose numbers are others
+
+
+@for_hidden
+def test_huge_outputs_do_not_keep_a_network_from_its_quickest_engine(fill, by_input):
+    result = predict(hiding(HiddenPlain, fill, by_input), numbers(9, 7), outputs="logits")
+    assert result.engine == "folded", result.engine_reason
+
+
+CALLS = {
+    "mc_predict": lambda model, x, how: predict(model, x, **how),
+    "mc_predict_point": lambda model, x, how: mcd.mc_predict_point(model, x, progress=False, **how),
+    "mc_sites": lambda model, x, how: mcd.mc_sites(model, x),
+    "mc_sampler": lambda model, x, how: mcd.mc_sampler(model, x, DRAWS, **how),
+    "mc_convergence": lambda model, x, how: mcd.mc_convergence(model, x, (3, 5), progress=False, **how),
+    "mc_compare_rates": lambda model, x, how: mcd.mc_compare_rates(
+        model, x, ["0", "1"] * 4 if how["outputs"] != "values" else numbers(8, 2), (0.1, 0.2), 4, progress=False, **how
+    ),
+}
+
+
+@pytest.mark.parametrize("call", CALLS)
+@pytest.mark.parametrize("outputs", ["logits", "probabilities", "values"])
+@pytest.mark.parametrize("broken", [NAN, INF])
+def test_weights_that_are_no_numbers_end_in_one_sentence(call, outputs, broken):
+    model = nn.Sequential(nn.Linear(5, 8), nn.ReLU(), nn.Dropout(0.4), nn.Linear(8, 2))
+    if outputs == "probabilities":
+        model.append(nn.Softmax(dim=1))
+    with torch.no_grad():
+        model[0].weight.fill_(broken)
+        model[3].weight.fill_(1.0)
+    how = {"outputs": outputs} | ({} if outputs == "values" else {"labels": ["0", "1"]})
+    with pytest.raises(
+        ValueError,
+        match=r"^`model` returned NaN or infinite values for input number 1; look at its weights and at the scale",
+    ):
+        CALLS[call](model, np.abs(numbers(8, 5)), how)
+
+
+def test_the_first_input_without_numbers_is_named_by_its_place():
+    model = Apply(lambda m, x: m.drop(x).abs() - torch.where(x == 2, NAN, 0.0), drop=nn.Dropout(0.5))
+    x = np.ones((9, 3), np.float32)
+    x[7] = 2
+    words = "infinite values for input number 8;"
+    with pytest.raises(ValueError, match=words):
+        mcd.mc_predict_point(model, x, 2, outputs="values", progress=False)
+    with pytest.raises(ValueError, match=words):
+        predict(model, x, batch_size=2)
+
+
+def test_logits_of_minus_infinity_stay_legal():
+    model, x = hiding(HiddenPlain, -INF, False), numbers(9, 7)
+    assert len(mcd.mc_sites(model, x)) == 1
+    for result in (
+        predict(model, x, outputs="logits").mean,
+        mcd.mc_predict_point(model, x, outputs="logits", progress=False),
+    ):
+        assert (result[:, ::3] == 0).all()
+        np.testing.assert_allclose(result.sum(axis=1), 1, atol=1e-6)  # float32
+
+
+@pytest.mark.filterwarnings("ignore:std")
+def test_standardising_over_the_batch_is_told_of():
+    def forward(m, x):
+        h = m.first(x)
+        return m.last(m.drop((h - h.mean(0)) / h.std(0)))  # NaN for one input alone
+
+    model = Apply(forward, first=nn.Linear(5, 8), drop=nn.Dropout(0.4), last=nn.Linear(8, 3))
+    with pytest.warns(UserWarning, match=r"^`model` gives an input other numbers when other inputs come with it"):
+        predict(model, numbers(12, 5), outputs="logits")
