@@ -19,7 +19,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pandas as pd
@@ -687,6 +687,19 @@ def random_state_kept(device: torch.device = CPU) -> Iterator[Callable[[], bool]
         moved = has_moved()
         if moved:
             put_back(before, device)
+
+
+RATED_KINDS = ("scale", "alpha", "gaussian")  # of operations whose whole working follows from their rate
+
+
+def at_rate(sites: dict[str, Site], rate: float) -> dict[str, Site]:
+    """The sites, with another rate where something is dropped; what a model draws itself stays as it is."""
+    if not any(site.kind in RATED_KINDS for site in sites.values()):
+        operations = ", ".join(dict.fromkeys(site.operation for site in sites.values()))
+        raise NoStochasticSites(
+            f"`model` has no dropout whose rate could be another: what is sampled there is {operations}."
+        )
+    return {name: replace(site, rate=rate) if site.kind in RATED_KINDS else site for name, site in sites.items()}
 
 
 def sites_table(found: Probe) -> pd.DataFrame:
