@@ -29,7 +29,8 @@
 #'
 #' @section Where it came from:
 #' `task`, `labels`, `ids`, `n_samples`, `level`, `seed`, `masks`, `engine` (and `engine_reason`), `device`,
-#' `precision`, `seconds`.
+#' `precision`, `seconds`, and `temperature`, the one that [mc_apply()] has calibrated the draws to: 1 as drawn,
+#' `NULL` in older files, which know of none.
 #'
 #' @param x,object (mc_prediction) A prediction.
 #' @param i (integer, logical vector) Which inputs.
@@ -70,7 +71,8 @@ by_input <- c(
 by_draw <- c("samples", "noise_variances") # draw x input x output
 label_codes <- c("predicted", "second")
 origin <- c(
-  "n_samples", "level", "seed", "masks", "engine", "engine_reason", "device", "precision", "seconds"
+  "n_samples", "level", "seed", "masks", "engine", "engine_reason", "device", "precision", "seconds",
+  "temperature"
 )
 derived <- c("std", "mcse", "epistemic_variance", "conf_int", "pred_int") # made when asked for, in Python
 
@@ -188,7 +190,9 @@ dim.mc_prediction <- function(x) {
 rbind.mc_prediction <- function(...) {
   parts <- list(...)
   first <- parts[[1]]
-  same <- c("task", "labels", "level", "seed", "masks", if (length(first$n_samples) == 1) "n_samples")
+  same <- c(
+    "task", "labels", "level", "seed", "masks", "temperature", if (length(first$n_samples) == 1) "n_samples"
+  )
   for (part in parts) {
     differs <- !inherits(part, "mc_prediction") || !identical(unclass(part)[same], unclass(first)[same])
     if (differs || !setequal(names(part), names(first))) {
@@ -269,12 +273,15 @@ print.mc_prediction <- function(x, ..., n = 6) {
 
 describe_size <- function(x) {
   outputs <- counted(utils::tail(dim(x), 1), if (x$task == "classification") "label" else "output")
-  paste0(counted(nrow(x), "input"), ", ", outputs, ", ", describe_draws(x))
+  paste0(
+    counted(nrow(x), "input"), ", ", outputs, ", ", describe_draws(x),
+    if ((x$temperature %||% 1) != 1) paste0(", calibrated at temperature ", signif(x$temperature, 4))
+  )
 }
 
 # With `tolerance` inputs differ in the draws that they took.
 describe_draws <- function(x) {
-  fewest <- if (length(x$n_samples) > 1) paste(min(x$n_samples), "to ") else ""
+  fewest <- if (min(x$n_samples) < max(x$n_samples)) paste(min(x$n_samples), "to ") else ""
   paste0(fewest, counted(max(x$n_samples), "draw"))
 }
 

@@ -1,6 +1,7 @@
 # "Is my model 99 % sure that it is an 8, or 51 %, and it might be a 6?" The network is that of the question,
 # its training and its layers as they were; keras_question.py does the same.
 library(mcdropout)
+reticulate::py_require("scikit-learn")
 
 if (Sys.getenv("KERAS_BACKEND") == "") Sys.setenv(KERAS_BACKEND = "torch")
 stopifnot(mc_python_available()) # and loads Python's torch in the way that is quick in R

@@ -1,5 +1,5 @@
 # "Is my model 99 % sure that it is an 8, or 51 %, and it might be a 6?" The network is that of the question, its
-# training and its layers as they were; keras_question.R does the same.
+# training and its layers as they were; keras_question.R does the same. The digits are those of scikit-learn.
 import os
 
 os.environ.setdefault("KERAS_BACKEND", "torch")

@@ -4,13 +4,14 @@
 # experiments): one Bayesian logistic layer on two half-moons, its six weights normal with a full covariance.
 library(mcdropout)
 library(ggplot2)
+reticulate::py_require("scikit-learn")
 
 # A layer from 3 inputs to one output has 4 weights: 4 means and the 10 entries of a lower triangle.
 full <- mc_posterior_multivariate_normal(scale = log(2), mean = 0) # softplus(0), as the article starts
 small <- mc_bayes_mlp(3, labels = c("no", "yes"), task = "binary", hidden = c(), posterior = full)
 cat("Parameters of a layer from 3 inputs to one output:", mc_posterior_table(small)$n_parameters, "\n")
 
-# The very points of the article are those of scikit-learn, which the Python core has.
+# The very points of the article are those of scikit-learn.
 moons <- reticulate::import("sklearn.datasets")$make_moons(1000L, noise = 0.2, random_state = 42L)
 x <- moons[[1]]
 y <- as.integer(moons[[2]])

@@ -2,6 +2,7 @@
 #
 # Reproduces the experiment "Effect of KL-Weight" of the series "Uncertainty in Deep Learning" (Bayesian CNN
 # experiments): one Bayesian logistic layer on two half-moons, its six weights normal with a full covariance.
+# The points are those of scikit-learn: `pip install scikit-learn`.
 import math
 from pathlib import Path
 

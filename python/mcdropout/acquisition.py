@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 from scipy.special import entr
 
-from .checks import check_choice, check_count, check_seed
+from .checks import check_choice, check_count, check_seed, warn
 from .measures import CLASS_MEASURES, check_classes, measured
 from .prediction import Array, MCPrediction
 
@@ -68,10 +67,9 @@ def _warn_if_told_apart(information: Array, n_draws: int) -> None:
     """Of N draws no labels can tell more than which one it is: log N."""
     enough = np.flatnonzero(information >= TOLD_APART * np.log(n_draws))
     if len(enough) and enough[0] + 1 < len(information):
-        warnings.warn(
+        warn(
             f"Of the {len(information)} inputs the first {enough[0] + 1} already tell the {n_draws} draws apart, so "
-            "hardly anything chooses the others; predict with a larger `n_samples`, or choose fewer inputs at a time.",
-            stacklevel=3,
+            "hardly anything chooses the others; predict with a larger `n_samples`, or choose fewer inputs at a time."
         )
 
 

@@ -5,7 +5,6 @@ Both are learnt on labelled inputs that the network was not trained on, and appl
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, cast
@@ -16,8 +15,9 @@ from scipy.optimize import minimize_scalar
 from scipy.special import entr, logsumexp, xlogy
 
 from .arrays import Label, label_array
-from .checks import check_choice, check_count, check_flag, check_number
+from .checks import check_choice, check_count, check_flag, check_number, warn
 from .measures import (
+    check_calibration,
     check_classes,
     check_labels,
     check_prediction,
@@ -70,12 +70,12 @@ class MCCalibration:
 
     def apply(self, prediction: MCPrediction) -> MCPrediction:
         """The prediction with every draw at this temperature, and all summaries made anew."""
-        prediction = check_classes(prediction, "")
+        prediction = _as_drawn(check_classes(prediction, ""))
         check_labels(prediction, self.labels, "the calibration")
         draws = np.concatenate(
             [_tempered(logs, self.temperature).astype(np.float32) for logs in _log_draws(prediction)], axis=1
         )
-        return replace(prediction, samples=draws, **_summaries(draws, prediction))
+        return replace(prediction, samples=draws, temperature=self.temperature, **_summaries(draws, prediction))
 
     def to_state(self) -> dict[str, Any]:
         """What a file keeps, as JSON holds it."""
@@ -92,14 +92,15 @@ def mc_calibrate(prediction: MCPrediction, y: object) -> MCCalibration:
 
     Every draw's probabilities are raised to 1 / temperature and scaled to sum to 1; the temperature is the one at
     which the mean over the draws has the least log loss on these inputs, which the network must not have been trained
-    on. Above 1 it takes confidence away. `mc_apply()` then calibrates other predictions of this network.
+    on. Above 1 it takes confidence away. `mc_apply()` then calibrates other predictions of this network, whose
+    `temperature` then says so.
 
-    Raises ValueError for a prediction of values or without its draws, and for y of another length, with unknown
-    labels or of one label alone.
+    Raises ValueError for a prediction of values, without its draws or calibrated already, and for y of another length,
+    with unknown labels or of one label alone.
     Reference: Guo et al. (2017), arXiv:1706.04599; scaling each draw before the mean: Rahaman and Thiery (2021),
     arXiv:2007.08792.
     """
-    prediction = check_classes(prediction, "; `mc_conformal()` calibrates the intervals of values")
+    prediction = _as_drawn(check_classes(prediction, "; `mc_conformal()` calibrates the intervals of values"))
     codes = codes_to_learn_from(y, prediction)
     pieces = list(_log_draws(prediction))
 
@@ -115,13 +116,22 @@ def mc_calibrate(prediction: MCPrediction, y: object) -> MCCalibration:
     before = candidates[1.0] = loss(0.0)
     temperature = min(candidates, key=lambda one: candidates[one])
     if best in (0, len(tried) - 1):
-        warnings.warn(
+        warn(
             f"The temperature is at the end of what was searched, {temperature:.3g}: these inputs do not tell it, "
-            "as where no prediction is wrong. Calibrate on more inputs.",
-            stacklevel=2,
+            "as where no prediction is wrong. Calibrate on more inputs."
         )
     curve = pd.DataFrame({"temperature": np.exp(tried), "log_loss": losses})
     return MCCalibration(temperature, labels_of(prediction), len(codes), before, candidates[temperature], curve)
+
+
+def _as_drawn(prediction: MCPrediction) -> MCPrediction:
+    """The prediction, if its draws are as the network gave them."""
+    if not prediction.is_calibrated():
+        return prediction
+    raise ValueError(
+        f"`prediction` must be as `mc_predict()` gave it; got one that is calibrated already, at temperature "
+        f"{prediction.temperature:.4g}. Take the prediction from before `mc_apply()`."
+    )
 
 
 def _log_draws(prediction: MCPrediction) -> Iterator[Array]:
@@ -222,6 +232,7 @@ class MCConformal:
     penalty: float = 0.0
     n_free: int = 0
     allow_empty: bool = False
+    temperature: float | None = None  # of the prediction it was learnt on; None in older files
 
     def words(self) -> str:
         """What was learnt, as text."""
@@ -253,6 +264,7 @@ class MCConformal:
             raise ValueError(f"`prediction` must be of {of}, as what was learnt is; got one of the other kind.")
         if self.labels is not None:
             check_labels(prediction, self.labels, "the conformal sets")
+            check_calibration(prediction, self.temperature, "the one that the conformal sets were learnt on")
             return self._sets(prediction)
         return self._intervals(prediction)
 
@@ -347,9 +359,10 @@ def mc_conformal(
             penalty,
             n_free,
             allow_empty,
+            prediction.temperature,
         )
     if None in learnt.limits:
-        warnings.warn(learnt.words().partition("\n")[2].replace("\n", " "), stacklevel=2)
+        warn(learnt.words().partition("\n")[2].replace("\n", " "))
     return learnt
 
 
@@ -414,7 +427,8 @@ def mc_apply(learnt: MCCalibration | MCConformal, prediction: MCPrediction) -> M
     Of `mc_calibrate()`: the calibrated prediction. Of `mc_conformal()`: a table of sets or intervals, one row per
     input.
 
-    Raises ValueError for a prediction of other labels, and TypeError for anything else.
+    Raises ValueError for a prediction of other labels, for one to be calibrated that is so already, and for sets learnt
+    on a prediction at another temperature. Raises TypeError for anything else.
     """
     if not isinstance(learnt, (MCCalibration, MCConformal)):
         raise TypeError(

@@ -16,6 +16,7 @@ import pandas as pd
 from .arrays import Label, as_label, as_label_set, as_labels
 from .checks import check_choice, check_count, check_length, shown
 from .measures import (
+    check_calibration,
     check_labels,
     check_prediction,
     labels_of,
@@ -174,6 +175,7 @@ def mc_uncertainty_table(
         outside = check_prediction(prediction_out, "prediction_out")
         if prediction.labels is not None:
             check_labels(outside, labels_of(prediction), "`prediction`", "prediction_out")
+            check_calibration(outside, prediction.temperature, "`prediction`", "prediction_out")
         groups = {"in": doubt, "out": measured(outside, measure, "prediction_out")}
     joined = np.concatenate(list(groups.values()))
     edges = np.histogram_bin_edges(joined, n_bins, (min(0.0, float(joined.min())), float(joined.max()) or 1.0))

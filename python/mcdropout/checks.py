@@ -10,11 +10,14 @@ import math
 import operator
 import os
 import secrets
+import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
+PASSED_OVER = (__name__.partition(".")[0], "contextlib")  # whose lines no warning points at
 MAX_SEED = 2**53 - 1  # the largest whole number that R's doubles hold exactly
 
 
@@ -32,6 +35,14 @@ class OutOfMemory(MemoryError):
 
 class UnreadableFile(ValueError):
     """A file that is not ours, is cut short, or was written by a newer version."""
+
+
+def warn(text: str) -> None:
+    """Warn of something at the line, outside this package, that called us: it decides whose the warning is."""
+    level, frame = 1, sys._getframe()
+    while frame is not None and frame.f_globals.get("__name__", "").partition(".")[0] in PASSED_OVER:
+        level, frame = level + 1, frame.f_back
+    warnings.warn(text, stacklevel=level)
 
 
 def shown(value: object) -> str:

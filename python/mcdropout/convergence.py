@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,12 +15,14 @@ import torch
 from torch import Tensor, nn
 
 from .arrays import Label
+from .backbones import behind_backbone
 from .checks import check_count, check_number, check_seed, shown
+from .keras_sites import is_keras, is_keras_2
 from .measures import check_prediction, predicted_codes, true_codes, true_values
 from .outputs import Select
 from .prediction import Array, MCPrediction
 from .progress import Progress
-from .sampling import DRAWS_BYTES, Besides, Network, Request, draw_all, mc_predict, sampler_for
+from .sampling import DRAWS_BYTES, Besides, Request, draw_all, mc_predict, network_of, sampler_for
 from .summaries import entropy_parts, mean_and_variance, standard_error
 
 SHARE = 0.95  # of the inputs for which the recommended number is enough
@@ -189,7 +191,7 @@ def _words(found: MCConvergence) -> list[str]:
 
 
 def mc_compare_rates(
-    model: nn.Module | Callable[[float], nn.Module],
+    model: Any | Callable[[float], Any],
     x: Any,
     y: object,
     rates: Sequence[float] = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7),
@@ -206,9 +208,11 @@ def mc_compare_rates(
 ) -> pd.DataFrame:
     """Which dropout rate predicts best on inputs that were not trained on: one row per rate, by log loss.
 
-    model: a network, which is sampled again with each rate at all its sites, whatever they were trained with; or a
-    function that takes a rate and returns a network fitted with it, which says more and takes longer. y: the true label
-    of each input, or the values observed. The other arguments are those of `mc_predict()`; all rates share one seed.
+    model: as in `mc_predict()`, sampled again with each rate at all its dropouts, whatever they were trained with (what
+    skips whole blocks, and numbers that it draws itself, stay as they are); or a function that takes a rate and returns
+    such a model fitted with it, which says more and takes longer. y: the true label of each input, or the values
+    observed. The other arguments are those of `mc_predict()`, `x` no stream that can be read but once; all rates share
+    one seed.
 
     Columns: rate; loss (mean over the inputs: for classes the log loss of the mean over the draws, in nats; for values
     minus the log density of the mixture of the draws, per output, or the squared error where the network tells no
@@ -216,22 +220,26 @@ def mc_compare_rates(
     difference of less than two of them says little; accuracy (classes); spread (mean mutual information, in nats, or
     mean standard deviation over the draws); best.
 
-    Raises ValueError for rates outside (0, 1), and as `mc_predict()` does.
+    Raises ValueError for rates outside (0, 1), NoStochasticSites where there is no dropout whose rate could be another,
+    and as `mc_predict()` does.
     Reference: Gal, Hron and Kendall (2017), arXiv:1705.07832 (the rate must fit the data for the spread to mean much).
     """
     given = [rates] if not isinstance(rates, (Sequence, np.ndarray)) else list(rates)
     wished = [check_number(one, "rates", above=0, below=1) for one in given]
     if not wished or len(set(wished)) < len(wished):
         raise ValueError(f"`rates` must be at least one rate, all different; got {shown(given)}.")
+    if isinstance(x, Iterator) and len(wished) > 1:
+        raise ValueError("`x` must be inputs that can be read anew for each rate; got a stream that is read but once.")
     seed = check_seed(seed)
-    refit = callable(model) and not isinstance(model, nn.Module)
+    refit = callable(model) and not isinstance(model, nn.Module) and not is_keras(model) and not is_keras_2(model)
     losses, rows = [], []
     for rate in wished:
         started = time.perf_counter()
-        network = Network.of(model(rate) if refit else model, outputs, labels, select, precision, device)
+        asked, given = behind_backbone(model(rate) if refit else model, x, device)
+        network = network_of(asked, outputs, labels, select, precision, device)
         values = network.outputs.task == "regression"  # whose loss needs the draws
         request = Request.checked(n_samples, batch_size, 0.95, "shared", None, values, None, seed)
-        feed = network.feed(x)
+        feed = network.feed(given)
         sampler = sampler_for(network, feed, request, Besides(True, False), rate=None if refit else rate)
         prediction = draw_all(network, sampler, feed, request, None, progress, started)
         loss, more = _loss(check_prediction(prediction, "x"), y)

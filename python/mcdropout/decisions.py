@@ -6,7 +6,6 @@ A policy is learnt on labelled inputs, says what it promises, and decides about 
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
@@ -17,8 +16,9 @@ from scipy import stats
 from scipy.special import betainc
 
 from .arrays import Label
-from .checks import check_count, check_number, check_seed, shown, whole
+from .checks import check_count, check_number, check_seed, shown, warn, whole
 from .measures import (
+    check_calibration,
     check_classes,
     check_labels,
     check_measures,
@@ -70,6 +70,7 @@ class MCPolicy:
     curve: pd.DataFrame
     mean_cost: float | None = None
     needed: str | None = None
+    temperature: float | None = None  # of the prediction it was learnt on; None in older files
 
     @property
     def guaranteed(self) -> bool:
@@ -159,7 +160,7 @@ def mc_triage(
         last = None if budget is None else _shares(budget, 1)[0]
         policy = _with_promise(cases, limits, last, check_seed(seed), *given)
         if policy.needed is not None:
-            warnings.warn(policy.needed, stacklevel=2)
+            warn(policy.needed)
         return policy
     path = cases.path()
     if basis == "budget":
@@ -175,12 +176,14 @@ def mc_triage(
 def mc_decide(policy: MCPolicy, prediction: MCPrediction) -> pd.DataFrame:
     """One row per input: the label predicted, the tier, the reason in words, and the doubt by each measure.
 
-    Raises ValueError for a prediction of other labels than those of the policy, of values, or with NaN.
+    Raises ValueError for a prediction of other labels than those of the policy, at another temperature than the one it
+    was learnt on, of values, or with NaN.
     """
     if not isinstance(policy, MCPolicy):
         raise TypeError(f'`policy` must be what `mc_triage()` returns; got "{type(policy).__name__}".')
     prediction = check_classes(prediction, "")
     check_labels(prediction, policy.labels, "the policy")
+    check_calibration(prediction, policy.temperature, "the one that the policy was learnt on")
     doubts = np.stack([measured(prediction, one) for one in policy.measures], axis=1)  # (input, measure)
     places = _tiers_of(doubts, policy.thresholds)
     columns = {
@@ -204,19 +207,21 @@ class _Cases:
     doubts: Array
     measures: tuple[str, ...]
     labels: tuple[Label, ...]
+    temperature: float | None = None
 
     @classmethod
     def of(cls, prediction: MCPrediction, y: object, measures: tuple[str, ...]) -> _Cases:
         true, labels = codes_to_learn_from(y, prediction), labels_of(prediction)
         doubts = np.stack([measured(prediction, one) for one in measures], axis=1)
-        return cls(true, predicted_codes(prediction), doubts, measures, labels)
+        return cls(true, predicted_codes(prediction), doubts, measures, labels, prediction.temperature)
 
     @property
     def wrong(self) -> Array:
         return self.true != self.predicted
 
     def __getitem__(self, chosen: Array) -> _Cases:
-        return _Cases(self.true[chosen], self.predicted[chosen], self.doubts[chosen], self.measures, self.labels)
+        true, predicted, doubts = (values[chosen] for values in (self.true, self.predicted, self.doubts))
+        return _Cases(true, predicted, doubts, self.measures, self.labels, self.temperature)
 
     def code(self, label: object) -> int:
         """The place of a label that may be written as in the other language."""
@@ -566,6 +571,7 @@ def _policy(
         promises=pd.DataFrame(promises, columns=columns),
         curve=curve,
         mean_cost=None if prices is None else prices.mean(places),
+        temperature=cases.temperature,
     )
 
 

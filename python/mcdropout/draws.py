@@ -9,7 +9,6 @@ the other. In each, what comes before the first site is computed once for all dr
 
 from __future__ import annotations
 
-import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -27,7 +26,7 @@ from torch._C._functorch import (  # torch has no public way to say this, and it
     is_batchedtensor,
 )
 
-from .checks import IdenticalDraws, OutOfMemory
+from .checks import IdenticalDraws, OutOfMemory, warn
 from .devices import awaited, chunk_bytes, for_float64, give_memory_back, seed_generators, sent
 from .folding import FoldedMode, Layout, can_be_folded
 from .inputs import Inputs
@@ -108,7 +107,7 @@ class Sampler:
         """
         self._tell_of_own_randomness()
         if self.first.probe.mixes_inputs:
-            _warn(
+            warn(
                 "`model` gives an input other numbers when other inputs come with it, so results depend on "
                 "`batch_size`; leave out what looks at the whole batch."
             )
@@ -122,7 +121,7 @@ class Sampler:
             yield [stack.enter_context(workers) for workers in crews]
         unknown = sorted({name for plan in self.plans.values() for name in plan.unknown - plan.probe.passed_over})
         if unknown:
-            _warn(
+            warn(
                 "`model` made dropout calls that its first inputs did not show and that were left out: "
                 f"{', '.join(unknown)}."
             )
@@ -130,17 +129,17 @@ class Sampler:
     def _tell_of_own_randomness(self) -> None:
         probe = self.first.probe
         if probe.own_randomness:
-            _warn(
+            warn(
                 "`model` draws random numbers of its own besides dropout that cannot be keyed by input, by "
                 f"{', '.join(probe.own_randomness)}; they depend on `batch_size` too."
             )
         if probe.training_randomness:
-            _warn(
+            warn(
                 "`model` draws random numbers of its own when training, besides dropout, by "
                 f"{', '.join(probe.training_randomness)}; they are left out."
             )
         if probe.training_noise:
-            _warn(
+            warn(
                 f"`model` draws normal numbers when training, by {', '.join(probe.training_noise)}; they are left out "
                 "unless `gaussian_noise` is true."
             )
@@ -152,10 +151,6 @@ class Sampler:
                 "`model` gave the same outputs in every draw, so the spread would say nothing; see `mc_sites()` "
                 "for what was sampled, and look whether what comes after it can change the output."
             )
-
-
-def _warn(text: str) -> None:
-    warnings.warn(text, stacklevel=6)  # the line that called the public function
 
 
 class Plan:

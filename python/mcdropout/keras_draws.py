@@ -14,7 +14,6 @@ from importlib import import_module
 from typing import Any, Protocol
 
 import numpy as np
-import pandas as pd
 import torch
 from torch import Tensor
 from torch._C._functorch import is_batchedtensor  # torch has no public way to ask this
@@ -24,9 +23,19 @@ from .arrays import Label
 from .checks import shown
 from .draws import Masks, Plan, Sampler, site_masks
 from .inputs import Feed, Inputs, Taking, feed_of
-from .keras_sites import KerasProbe, Pass, Replica, SamplePass, check_keras, load_keras, probe_keras, run_or_explain
+from .keras_sites import (
+    KerasProbe,
+    Pass,
+    Replica,
+    SamplePass,
+    check_keras,
+    load_keras,
+    probe_keras,
+    run_or_explain,
+    symbolic_inputs,
+)
 from .outputs import Outputs, Select
-from .sites import Site, sites_table
+from .sites import Probe, Site, at_rate
 
 # Words in the names of losses; with cross-entropies, `from_logits` says the rest.
 OF_CLASSES = ("crossentropy",)
@@ -242,7 +251,7 @@ class KerasNetwork:
         taking = Taking(
             dtype=torch.float64 if any(one.dtype == "float64" for one in model.weights) else torch.float32,
             keep_whole_numbers=any(isinstance(one, kinds.Embedding) for one in layers)
-            or any("int" in str(one.dtype) for one in _symbolic_inputs(model)),
+            or any("int" in str(one.dtype) for one in symbolic_inputs(model)),
         )
         return cls(model, replica, replace(meaning, select=None), taking)
 
@@ -253,14 +262,16 @@ class KerasNetwork:
         return feed_of(tuple(x) if isinstance(x, list) and self._takes_several() else x, self.taking)
 
     def _takes_several(self) -> bool:
-        return len(_symbolic_inputs(self.model)) > 1
+        return len(symbolic_inputs(self.model)) > 1
 
-    def sampler(self, example: Inputs, request: Request, besides: Besides) -> Sampler:
-        """Find the sites, check the outputs, and make ready to draw."""
+    def sampler(self, example: Inputs, request: Request, besides: Besides, rate: float | None = None) -> Sampler:
+        """Find the sites, check the outputs, and make ready to draw; `rate` in place of the rates of all dropouts."""
 
         def make_plan(inputs: Inputs, _: torch.device) -> Plan:
             replica = self._new_replica()
             found = probe_keras(replica, inputs.cycled, besides.gaussian_noise)
+            if rate is not None:
+                found.sites = at_rate(found.sites, rate)
             self.outputs.check(found.output, found.n_inputs)
             more = self._new_replica if replica.backend == "torch" else None  # the others have threads of their own
             return KerasPlan(
@@ -290,9 +301,13 @@ class KerasNetwork:
         """What the model returns with nothing dropped."""
         return self.replica.to_torch(self.replica.take(run_or_explain(self.replica, inputs, Pass())))
 
-    def sites(self, head: Callable[[int], Inputs], besides: Besides) -> pd.DataFrame:
-        """A row for each site."""
-        return sites_table(probe_keras(self.replica, head, besides.gaussian_noise))
+    def probed(self, head: Callable[[int], Inputs], besides: Besides) -> Probe:
+        """Its sites, and what else the probes find out."""
+        return probe_keras(self.replica, head, besides.gaussian_noise)
+
+    def is_of_values(self) -> bool:
+        """Whether it is known to be a network for values."""
+        return outputs_of(self.model, None) == "values"
 
 
 def _device(backend: str) -> torch.device:
@@ -300,14 +315,6 @@ def _device(backend: str) -> torch.device:
     if backend != "torch":
         return torch.device("cpu")
     return load_keras().ops.convert_to_tensor(0.0).device
-
-
-def _symbolic_inputs(model: Any) -> list[Any]:
-    """What a functional or sequential model says of its inputs; none of a subclassed one."""
-    try:
-        return list(model.inputs or [])
-    except AttributeError:
-        return []
 
 
 # ---- what the outputs mean ------------------------------------------------------------------------------------

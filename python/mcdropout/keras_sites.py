@@ -22,7 +22,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 from importlib import import_module
 from typing import Any
 
@@ -33,7 +33,7 @@ from torch import Tensor
 from .checks import NoStochasticSites, shown
 from .inputs import Inputs
 from .operations import ALPHA, Drop, Shape
-from .sites import Call, Probe, Site, random_state_kept, site_of
+from .sites import Call, Probe, Site, alike, random_state_kept, site_of
 
 BACKENDS = ("torch", "tensorflow", "jax")
 OLD_HOMES = ("tf_keras.", "keras.engine.", "keras.src.engine.", "tensorflow.python.keras.")  # of Keras 2's classes
@@ -159,19 +159,25 @@ class KerasCall:
 class ProbePass(Pass):
     """Notes the stochastic calls, where the channels are, and the size of the largest result; drops nothing."""
 
-    def __init__(self) -> None:
+    def __init__(self, gaussian_noise: bool) -> None:
         super().__init__()
+        self.gaussian_noise = gaussian_noise
         self.found: dict[str, KerasCall] = {}
+        self.weighted = [0, 0]  # dense layers and convolutions before the first site, and after it
+        self.dropped = False
         self.largest = 0  # bytes of the largest result at or after the first call
         self.layouts: dict[int, tuple[Any, Layout]] = {}  # by the tensor's id, which lives as long as it is kept here
 
     def at(self, name: str, drop: Drop, x: Any) -> Any:
         self.found[name] = KerasCall(drop, x, Layout() if drop.operation == ATTENTION else self.layout_of(x))
+        self.dropped = self.dropped or self.gaussian_noise or drop.kind != "noise"
         self._seen(x)
         return x
 
     def left(self, layer: Any, x: Any, result: Any) -> None:
         x = x[0] if isinstance(x, (list, tuple)) and x else x
+        if isinstance(layer, _weighted_kinds()):
+            self.weighted[self.dropped] += 1
         if not _is_tensor(result):
             return
         self._seen(result)
@@ -215,6 +221,14 @@ class SamplePass(Pass):
         if drop.active:
             self.unknown.add(name)
         return x
+
+
+@cache
+def _weighted_kinds() -> tuple[type, ...]:
+    """Dense layers and convolutions."""
+    layers = load_keras().layers
+    convolutions = (layers.Conv1D, layers.DepthwiseConv1D, layers.SeparableConv1D)
+    return (layers.Dense, layers.EinsumDense, *(one.__mro__[1] for one in convolutions))
 
 
 @dataclass(frozen=True)
@@ -324,6 +338,10 @@ class Replica:
         if self.backend == "torch":
             return x.detach()
         return torch.from_numpy(np.array(load_keras().ops.cast(x, "float32")))
+
+    def is_precise(self) -> bool:
+        """Whether all its layers compute with 32 bits or more."""
+        return not any(str(one.compute_dtype).endswith("float16") for one in self.model._flatten_layers())
 
     def as_site_input(self, x: Any) -> Tensor:
         """The same, for a probe."""
@@ -596,11 +614,9 @@ def probe_keras(replica: Replica, head: Callable[[int], Inputs], gaussian_noise:
     Raises NoStochasticSites where nothing would be sampled, and ValueError where what is dropped cannot be told apart
     by inputs.
     """
-    passes, output = [], None
+    probed = partial(_probed, replica, gaussian_noise=gaussian_noise)
     with random_state_kept():
-        for n_inputs in (1, 2, 3):
-            on, output = _probed(replica, head(n_inputs))
-            passes.append(on)
+        passes, results = zip(*(probed(head(n_inputs)) for n_inputs in (1, 2, 3)), strict=True)
         own_randomness = replica.changed_seeds(head(1), training=False)
     place = 0
     sites, layouts = {}, {}
@@ -611,7 +627,7 @@ def probe_keras(replica: Replica, head: Callable[[int], Inputs], gaussian_noise:
             continue
         layout = call.layout if _grows_first(calls) else Layout()
         torch_calls = [_as_torch(replica, name, one, layout) for one in calls]
-        sites[name] = site_of(name, place, torch_calls, partial(_noised, replica, head, name, layout))
+        sites[name] = site_of(name, place, torch_calls, partial(_noised, replica, probed, head, name, layout))
         layouts[name] = layout
         place += 1
     if all(site.kind == "noise" or site.rate == 1 for site in sites.values()) and not _has_noise(sites):
@@ -620,10 +636,13 @@ def probe_keras(replica: Replica, head: Callable[[int], Inputs], gaussian_noise:
             "add `keras.layers.Dropout` layers and train again."
         )
     training_randomness = _draws_in_training(replica, head(2))
+    output = replica.to_torch(results[2])
+    before, after = passes[0].weighted
+    tolerance = 1e-3 if replica.is_precise() else 5e-2
     return KerasProbe(
         sites,
         {"": passes[0].largest},
-        replica.to_torch(output),
+        output,
         3,
         ("seeds of its layers",) if own_randomness else (),
         ("seeds of its layers",) if training_randomness else (),
@@ -632,9 +651,9 @@ def probe_keras(replica: Replica, head: Callable[[int], Inputs], gaussian_noise:
         own_randomness,
         [],
         {},
-        (0, 0),
+        (before, after),
         0,
-        False,
+        not own_randomness and len(output) == 3 and not alike(replica.to_torch(results[0]), output[:1], tolerance),
         layouts,
     )
 
@@ -643,29 +662,59 @@ def _has_noise(sites: Mapping[str, Site]) -> bool:
     return any(site.kind == "noise" for site in sites.values())
 
 
-def _probed(replica: Replica, inputs: Inputs) -> tuple[ProbePass, Any]:
-    on = ProbePass()
+def _probed(replica: Replica, inputs: Inputs, gaussian_noise: bool) -> tuple[ProbePass, Any]:
+    on = ProbePass(gaussian_noise)
     return on, replica.take(run_or_explain(replica, inputs, on))
 
 
 def run_or_explain(replica: Replica, inputs: Inputs, on: Pass) -> Any:
     """What the model returns; its own errors become one sentence."""
-    with _explained(inputs):
-        return replica.run(inputs, on)
-
-
-@contextmanager
-def _explained(inputs: Inputs) -> Iterator[None]:
     try:
-        yield
+        return replica.run(inputs, on)
     except Exception as error:  # each backend has errors of its own
         if isinstance(error, MemoryError) or str(error).startswith("`model`"):
             raise
+        size = next((size for size in fixed_sizes(replica.model) if _takes(replica, inputs.cycled(size))), None)
+        if size is not None:
+            raise ValueError(
+                f"`model` takes only {size} inputs at a time, and what it says of one must not depend on how many "
+                "come with it; build it once more without a batch size (and not `stateful`), and give that its weights "
+                "by `set_weights(model.get_weights())`."
+            ) from error
         text = (_said(error).strip() or "no words").splitlines()[0].rstrip(".: ")
         shapes = ", ".join(str(("input", *shape)).replace("'", "") for shape in inputs.signature if shape)
         raise ValueError(
-            f"`model` fails on inputs of shape {shapes}: {type(error).__name__}, {text}; give it what it takes."
+            f"`model` fails on inputs of shape {shapes}, {len(inputs)} at a time: {type(error).__name__}, {text}; it "
+            "must take any number of inputs, each as it was made for."
         ) from error
+
+
+def fixed_sizes(model: Any) -> list[int]:
+    """Numbers of inputs that the model was built for, where it was built for some."""
+    shapes = [one.shape for one in symbolic_inputs(model)]
+    shapes += [one.shape for layer in model._flatten_layers() for one in _states_of(layer)]
+    return sorted({int(shape[0]) for shape in shapes if len(shape) and shape[0] is not None})
+
+
+def _states_of(layer: Any) -> list[Any]:
+    """What a stateful layer keeps from one call to the next."""
+    return load_keras().tree.flatten(getattr(layer, "states", None)) if getattr(layer, "stateful", False) else []
+
+
+def _takes(replica: Replica, inputs: Inputs) -> bool:
+    try:
+        replica.run(inputs, Pass())
+    except Exception:
+        return False
+    return True
+
+
+def symbolic_inputs(model: Any) -> list[Any]:
+    """What a functional or sequential model says of its inputs; none of a subclassed one."""
+    try:
+        return list(model.inputs or [])
+    except AttributeError:
+        return []
 
 
 @contextmanager
@@ -701,13 +750,17 @@ def _as_torch(replica: Replica, name: str, call: KerasCall | None, layout: Layou
 
 
 def _noised(
-    replica: Replica, head: Callable[[int], Inputs], name: str, layout: Layout
+    replica: Replica,
+    probed: Callable[[Inputs], tuple[ProbePass, Any]],
+    head: Callable[[int], Inputs],
+    name: str,
+    layout: Layout,
 ) -> tuple[dict[str, Call], dict[str, Call]]:
     """The calls on one and on three inputs that differ for sure, as in `sites`."""
     found = []
     for n_inputs in (1, 3):
         noised = head(n_inputs).noised(torch.Generator().manual_seed(0))
-        call = _as_torch(replica, name, _probed(replica, noised)[0].found.get(name), layout)
+        call = _as_torch(replica, name, probed(noised)[0].found.get(name), layout)
         found.append({} if call is None else {name: call})
     return found[0], found[1]
 

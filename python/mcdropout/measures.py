@@ -112,6 +112,18 @@ def check_labels(prediction: MCPrediction, labels: Sequence[Label], of: str, nam
         raise ValueError(f"`{name}` must have the labels of {of}, {_listed(theirs)}; got {_listed(ours)}.")
 
 
+def check_calibration(prediction: MCPrediction, temperature: float | None, of: str, name: str = "prediction") -> None:
+    """The same temperature as the prediction that something was learnt on, or as another; older files know of none."""
+    ours = prediction.temperature
+    if None not in (ours, temperature) and ours != temperature:
+        wanted, got = map(_calibrated, (temperature, ours))
+        raise ValueError(f"`{name}` must be {wanted}, as {of}; got one that is {got}.")
+
+
+def _calibrated(temperature: float | None) -> str:
+    return "not calibrated" if temperature == 1 else f"calibrated at temperature {temperature:.4g} by `mc_apply()`"
+
+
 def labels_of(prediction: MCPrediction) -> tuple[Label, ...]:
     """The labels of a prediction of classes."""
     return cast("tuple[Label, ...]", prediction.labels)

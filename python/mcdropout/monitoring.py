@@ -17,7 +17,7 @@ from scipy import stats
 
 from .arrays import Label
 from .checks import check_choice, check_count, check_number, check_seed, shown
-from .measures import check_labels, check_prediction, measured, measures_of
+from .measures import check_calibration, check_labels, check_prediction, measured, measures_of
 from .prediction import Array, MCPrediction
 
 FEWEST = 20  # with fewer in the reference, no rank among them is rarer than one in twenty
@@ -62,6 +62,7 @@ class MCMonitor:
     alarm_batch: int | None = None  # counted from 1, as inputs are
     since_input: int | None = None
     since_batch: int | None = None
+    temperature: float | None = None  # of the reference; None in older files
     edges: Array = field(init=False)
 
     def __post_init__(self) -> None:
@@ -84,7 +85,7 @@ class MCMonitor:
         name: what the batch is called, such as its date. The sequential test is the same however the inputs are cut
         into batches. Raises ValueError, and changes nothing, for a prediction of other labels or without the measure.
         """
-        values = _doubts(prediction, self.measure, self.task, self.labels, "prediction")
+        values = _doubts(prediction, self.measure, self.task, self.labels, self.temperature, "prediction")
         if name is not None and not isinstance(name, str):
             raise ValueError(f"`name` must be a string; got {shown(name)}.")
         n_before = self.n_seen
@@ -219,7 +220,7 @@ def mc_monitor(
     rate = check_number(false_alarm_rate, "false_alarm_rate", above=0, below=1)
     bins = check_count(n_bins, "n_bins", at_least=2)
     seed = check_seed(seed)
-    values = _doubts(prediction, measure, prediction.task, prediction.labels, "reference")
+    values = _doubts(prediction, measure, prediction.task, prediction.labels, prediction.temperature, "reference")
     if len(values) < max(FEWEST, bins):
         raise ValueError(f"`reference` must have at least {max(FEWEST, bins)} inputs; got {len(values)}.")
     first = np.full(N_BETS, _log_weights(np.array([1]))[0])
@@ -239,6 +240,7 @@ def mc_monitor(
         log_capital=first,
         log_best=first,
         best_start=np.ones(N_BETS, dtype=np.int64),
+        temperature=prediction.temperature,
     )
 
 
@@ -371,13 +373,21 @@ def _psi_limit(n_bins: int, n_reference: int, n: int) -> float:
 # What comes in, and what is said --------------------------------------------------------------------------
 
 
-def _doubts(prediction: object, measure: str, task: str, labels: tuple[Label, ...] | None, name: str) -> Array:
+def _doubts(
+    prediction: object,
+    measure: str,
+    task: str,
+    labels: tuple[Label, ...] | None,
+    temperature: float | None,
+    name: str,
+) -> Array:
     found = check_prediction(prediction, name)
     if found.task != task:
         kinds = {"classification": "classes", "regression": "values"}
         raise ValueError(f"`{name}` must be of {kinds[task]} as the reference; got one of {kinds[found.task]}.")
     if labels is not None:
         check_labels(found, labels, "the reference", name)
+        check_calibration(found, temperature, "the reference", name)
     return measured(found, measure, name)
 
 

@@ -81,6 +81,8 @@ class Outputs:
                 f"`model` must return (input, output) or more axes, inputs first; got shape {tuple(out.shape)} for "
                 f"{n_inputs} inputs."
             )
+        if out.numel() == 0:
+            raise ValueError(f"`model` must return at least one number for an input; got shape {tuple(out.shape)}.")
         if self.task == "classification":
             self.label_axis = self._found_label_axis(out)
             unsound = (out.isnan() | out.isposinf()).flatten(1).any(dim=1)  # of which is told where they are met

@@ -172,7 +172,7 @@ def _uncertainty(one: MCPrediction) -> str:
 
 def _caption(prediction: MCPrediction, with_truth: bool) -> str:
     words = (
-        f"Bars: mean probability of each label over {prediction.n_samples} draws; whiskers: their "
+        f"Bars: mean probability of each label over {prediction.draws_in_words()}; whiskers: their "
         f"{100 * prediction.level:g} % interval. Dark: predicted."
     )
     return f"{words} Bold, with a diamond: in truth." if with_truth else words

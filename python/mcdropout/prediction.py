@@ -50,6 +50,7 @@ class MCPrediction:
     the epistemic part, `aleatoric_variance` and `total_variance` exist where the model tells its noise.
 
     `samples` (draw, input, output) are the draws, float32, or None; `noise_variances` the noise of each draw.
+    `temperature` is the one that `mc_apply()` has calibrated them to: 1 as drawn, None in older files, which know none.
     """
 
     task: str  # "classification" or "regression"
@@ -85,6 +86,7 @@ class MCPrediction:
     pred_upper: Array | None = None
     samples: Array | None = None
     noise_variances: Array | None = None
+    temperature: float | None = 1.0
 
     @property
     def std(self) -> Array:
@@ -153,14 +155,21 @@ class MCPrediction:
 
     def __repr__(self) -> str:
         what = f"{self.mean[:1].size} outputs" if self.labels is None else f"{len(self.labels)} labels"
-        counts = np.atleast_1d(self.n_samples)
-        draws = f"{counts.max(initial=0)} draws"
-        if len(counts) and counts.min() < counts.max():
-            draws = f"{counts.min()} to {draws}"
+        calibrated = f"calibrated at temperature {self.temperature:.4g}, " if self.is_calibrated() else ""
         return (
-            f"MCPrediction of {len(self)} inputs, {what}: {draws}, {self.masks} masks, "
+            f"MCPrediction of {len(self)} inputs, {what}: {self.draws_in_words()}, {calibrated}{self.masks} masks, "
             f"seed {self.seed}, {self.engine} on {self.device} in {self.precision}, {self.seconds:.1f} s"
         )
+
+    def is_calibrated(self) -> bool:
+        """Whether `mc_apply()` has changed the draws, as far as is known."""
+        return self.temperature not in (None, 1)
+
+    def draws_in_words(self) -> str:
+        """How many draws there are: with `tolerance`, from the fewest to the most that an input took."""
+        counts = np.atleast_1d(self.n_samples)
+        least, most = (counts.min(), counts.max()) if len(counts) else (0, 0)
+        return f"{most} draws" if least == most else f"{least} to {most} draws"
 
     def to_pandas(self) -> pd.DataFrame:
         """One row per input; for classes one column per label for the mean, lower and upper probability.
@@ -239,7 +248,7 @@ class MCPrediction:
     @classmethod
     def from_state(cls, arrays: Mapping[str, Array], rest: Mapping[str, Any]) -> MCPrediction:
         """The prediction that `to_state()` took apart."""
-        known: dict[str, Any] = dict(rest) | dict(arrays)
+        known: dict[str, Any] = {"temperature": None} | dict(rest) | dict(arrays)
         if known.get("labels") is not None:
             known["labels"] = tuple(known["labels"])
             names = label_array(known["labels"])
@@ -262,6 +271,8 @@ class MCPrediction:
             axis = 1 if name in BY_DRAW else 0
             if not isinstance(value, np.ndarray) or value.ndim <= axis or value.shape[axis] != len(self.mean):
                 raise ValueError(f"A prediction must have one entry per input; `{name}` has not.")
+        if self.temperature is not None and not float(self.temperature) > 0:
+            raise ValueError("A prediction must have a temperature above 0, or none.")
         if not np.issubdtype(np.asarray(self.n_samples).dtype, np.number):
             raise ValueError("A prediction must count its draws.")
 

@@ -199,7 +199,7 @@ def _version() -> str:
 
 def _lead(queue: _Queue) -> str:
     n = len(queue.prediction)
-    words = f"{_many(n, 'input')}, each predicted by {_draws(queue.prediction)} of the network."
+    words = f"{_many(n, 'input')}, each predicted by {queue.prediction.draws_in_words()} of the network."
     if queue.decisions is None:
         return words
     first = cast(MCPolicy, queue.policy).tiers[0]
@@ -207,15 +207,11 @@ def _lead(queue: _Queue) -> str:
     return f"{words} {passed:,} ({_percent(passed / n)}) are in the first tier, “{first}”."
 
 
-def _draws(prediction: MCPrediction) -> str:
-    counts = np.atleast_1d(prediction.n_samples)
-    least, most = int(counts.min()), int(counts.max())
-    return f"{most} draws" if least == most else f"{least} to {most} draws"
-
-
 def _facts(queue: _Queue, scores: MCScores | None) -> list[tuple[str, str]]:
     prediction = queue.prediction
-    facts = [("inputs", f"{len(prediction):,}"), ("draws", _draws(prediction).removesuffix(" draws"))]
+    facts = [("inputs", f"{len(prediction):,}"), ("draws", prediction.draws_in_words().removesuffix(" draws"))]
+    if prediction.is_calibrated():
+        facts.append(("calibrated at temperature", f"{prediction.temperature:.4g}"))
     if queue.of_classes:
         facts.append(("labels", str(len(labels_of(prediction)))))
         facts.append(("mean confidence", f"{cast(Array, prediction.confidence).mean():.3f}"))

@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 import os
 import time
-import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -33,6 +32,7 @@ from .checks import (
     check_seed,
     free_memory,
     shown,
+    warn,
     whole,
 )
 from .devices import Lanes, answers_at_once, chunk_bytes, fetched, for_float64
@@ -47,10 +47,12 @@ from .prediction import BY_INPUT, MCPrediction
 from .progress import Progress, reporting
 from .randomness import input_ids
 from .sites import (
+    Probe,
     ProbeMode,
     Replica,
     StochasticMode,
     advice_on,
+    at_rate,
     probe,
     replicate,
     sites_table,
@@ -186,7 +188,8 @@ def mc_sites(model: Any, x: Any, *, stochastic_depth: bool = True, gaussian_nois
     itself; NaN where numbers or weights are drawn), shape (of the mask of one input, or how many weights). The masks
     of a site are keyed by its row, so models with the same rows draw the same masks, from torch and from Keras.
     Warns where the spread is likely to say little: dropout before the last layer alone, and rates under 0.1 or over 0.7
-    in anything but a network of ours for values. Raises NoStochasticSites where there is nothing to sample.
+    in anything but a network of ours, or a Keras model by its loss, for values. Raises NoStochasticSites where there is
+    nothing to sample.
     """
     model, x = behind_backbone(model, x)
     besides = Besides.checked(stochastic_depth, gaussian_noise)
@@ -194,7 +197,11 @@ def mc_sites(model: Any, x: Any, *, stochastic_depth: bool = True, gaussian_nois
     network = network_of(model, None if isinstance(model, MCNetwork) else "values", None, None, "float32", where)
     feed = network.feed(x)
     network.settle_order(feed)
-    return network.sites(lambda n: network.placed(feed.head(n), network.replica.device), besides)
+    found = network.probed(lambda n: network.placed(feed.head(n), network.replica.device), besides)
+    check_numbers(found.output, found.n_inputs)
+    for advice in advice_on(found, classifier=not network.is_of_values()):
+        warn(advice)
+    return sites_table(found)
 
 
 def mc_sampler(
@@ -407,14 +414,13 @@ class Network:
         with self.replica.predicting(), StochasticMode(self.replica):
             return self.replica.run(inputs)
 
-    def sites(self, head: Callable[[int], Inputs], besides: Besides) -> pd.DataFrame:
-        """A row for each site."""
-        found = probe(self.model, self.replica, head, besides.stochastic_depth, besides.gaussian_noise)
-        check_numbers(found.output, found.n_inputs)
-        ours = isinstance(self.model, MCNetwork)
-        for advice in advice_on(found, not ours or self.outputs.task == "classification"):
-            warnings.warn(advice, stacklevel=3)
-        return sites_table(found)
+    def probed(self, head: Callable[[int], Inputs], besides: Besides) -> Probe:
+        """Its sites, and what else the probes find out."""
+        return probe(self.model, self.replica, head, besides.stochastic_depth, besides.gaussian_noise)
+
+    def is_of_values(self) -> bool:
+        """Whether it is known to be a network for values."""
+        return isinstance(self.model, MCNetwork) and self.outputs.task != "classification"
 
     def sampler(self, example: Inputs, request: Request, besides: Besides, rate: float | None = None) -> Sampler:
         """Find the sites, check the outputs, and make ready to draw; `rate` in place of the rates of all sites."""
@@ -428,7 +434,7 @@ class Network:
             replica = more_replicas()
             found = probe(self.model, replica, inputs.cycled, besides.stochastic_depth, besides.gaussian_noise)
             if rate is not None:
-                found.sites = {name: site.at_rate(rate) for name, site in found.sites.items()}
+                found.sites = at_rate(found.sites, rate)
             self.outputs.check(found.output, found.n_inputs)
             more = None if hooked else more_replicas
             return Plan(
@@ -530,6 +536,7 @@ def draw_all(
         ids=None if ids is None else np.asarray(ids),
         samples=collected.samples(),
         noise_variances=collected.noise_variances(),
+        temperature=1.0,
         **summary,
     )
 

@@ -18,6 +18,7 @@ from scipy.special import ndtr
 from .arrays import as_label
 from .checks import check_count, check_number, check_seed
 from .measures import (
+    check_calibration,
     check_labels,
     check_prediction,
     labels_of,
@@ -177,6 +178,7 @@ def mc_ood_scores(
         )
     if inside.labels is not None:
         check_labels(outside, labels_of(inside), "`prediction_in`", "prediction_out")
+        check_calibration(outside, inside.temperature, "`prediction_in`", "prediction_out")
     n_resamples = check_count(n_resamples, "n_resamples", at_least=0)
     level = check_number(level, "level", above=0, below=1)
     rng = np.random.default_rng(check_seed(seed))

@@ -84,12 +84,7 @@ class Site:
         # any number that is at least the rate; so short that bfloat16 holds it
         return 1 - 2**-7 if self.kind == "uniform" else 1.0
 
-    def at_rate(self, rate: float) -> Site:
-        """With another rate, where torch scales what is kept: what the model itself makes of its decisions stays."""
-        return replace(self, rate=rate) if self.kind in SCALED else self
 
-
-SCALED = ("scale", "alpha", "gaussian")  # what is kept is scaled by the dropout itself
 NORMAL_KINDS = ("gaussian", "noise", "normals")  # made of normal numbers, not of decisions
 
 
@@ -874,6 +869,19 @@ def random_state_kept(device: torch.device = CPU) -> Iterator[Callable[[], bool]
             put_back(before, device)
 
 
+RATED_KINDS = ("scale", "alpha", "gaussian")  # of operations whose whole working follows from their rate
+
+
+def at_rate(sites: dict[str, Site], rate: float) -> dict[str, Site]:
+    """The sites, with another rate where something is dropped; what a model draws itself stays as it is."""
+    if not any(site.kind in RATED_KINDS for site in sites.values()):
+        operations = ", ".join(dict.fromkeys(site.operation for site in sites.values()))
+        raise NoStochasticSites(
+            f"`model` has no dropout whose rate could be another: what is sampled there is {operations}."
+        )
+    return {name: replace(site, rate=rate) if site.kind in RATED_KINDS else site for name, site in sites.items()}
+
+
 def sites_table(found: Probe) -> pd.DataFrame:
     """One row per site: where, what, at which rate, the mask of one input."""
     sites = found.sites.values()
@@ -905,7 +913,7 @@ def advice_on(found: Probe, classifier: bool) -> list[str]:
             "`model` has dropout before its last layer alone, so the draws differ in that layer only and doubt about "
             "all before it goes unseen; add dropout after the other layers and train again."
         )
-    sites = [site for site in found.sites.values() if site.kind in SCALED and classifier]
+    sites = [site for site in found.sites.values() if site.kind in RATED_KINDS and classifier]
     for bad, words in (
         (
             [site for site in sites if site.rate < LOWEST],

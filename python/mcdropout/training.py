@@ -11,7 +11,6 @@ import json
 import math
 import os
 import time
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
@@ -35,6 +34,7 @@ from .checks import (
     check_path,
     check_seed,
     shown,
+    warn,
 )
 from .models import MCNetwork
 from .objectives import (
@@ -185,10 +185,7 @@ def mc_fit(
                     if file is not None:
                         file.write(run)
         except KeyboardInterrupt:
-            warnings.warn(
-                f"Training was interrupted after epoch {len(run.rows)}; the model keeps what it learnt.",
-                stacklevel=2,
-            )
+            warn(f"Training was interrupted after epoch {len(run.rows)}; the model keeps what it learnt.")
         finally:
             run.settle()
     return given

@@ -3,6 +3,8 @@ in a process for each, by KERAS_BACKEND, and compares what they leave in the fol
 """
 
 import os
+import re
+import warnings
 from pathlib import Path
 
 import keras
@@ -524,7 +526,172 @@ def test_numbers_that_are_always_drawn_differ_between_draws():
     assert np.array_equal(model.layers[0].seed_generator.state.value.cpu() if BACKEND == "torch" else [1, 0], [1, 0])
 
 
+# ---- what is told of a model ----------------------------------------------------------------------------------
+
+
+class Centre(layers.Layer):
+    def call(self, x):
+        return x - keras.ops.mean(x, axis=0, keepdims=True)
+
+
+class Normalised(layers.BatchNormalization):
+    """As in training, whatever is asked."""
+
+    def call(self, x):
+        return super().call(x, training=True)
+
+
+class Impossible(layers.Layer):
+    """Logits of a class that cannot be."""
+
+    def __init__(self, logit):
+        super().__init__()
+        self.logit = logit
+
+    def call(self, x):
+        return keras.ops.concatenate([x, keras.ops.full_like(x[:, :1], self.logit)], axis=-1)
+
+
+def told(run):
+    """What is warned of."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        run()
+    return [str(one.message) for one in caught if issubclass(one.category, UserWarning)]
+
+
+@pytest.mark.parametrize("logit", [None, -1e9, -np.inf])
+@pytest.mark.parametrize("mixing", [Centre, Normalised])
+def test_inputs_that_influence_each_other_are_told_of_as_in_torch(mixing, logit):
+    after = [] if logit is None else [Impossible(logit)]
+    model = ending(mixing(), layers.Dense(3), *after)
+    x = np.random.default_rng(0).normal(size=(N, 4)).astype(np.float32)
+    said = told(lambda: predict(model, x, outputs="logits"))
+    assert len(said) == 1
+    assert said[0].startswith("`model` gives an input other numbers when other inputs come with it, so results depend")
+
+
+@pytest.mark.parametrize("logit", [-1e9, -np.inf])
+def test_an_impossible_class_is_nothing_to_be_told_of(logit):
+    model = ending(layers.Dense(3), Impossible(logit))
+    x = np.random.default_rng(0).normal(size=(N, 4)).astype(np.float32)
+    assert told(lambda: predict(model, x, outputs="logits")) == []
+    assert predict(model, x, outputs="logits").engine == "vmap"
+
+
+def head(rate, n_before=2, n_after=1, **compiled):
+    dense = [layers.Dense(5, activation="relu") for _ in range(n_before + n_after - 1)]
+    model = keras.Sequential([keras.Input((4,)), *dense[:n_before], layers.Dropout(rate), *dense[n_before:]])
+    model.add(layers.Dense(2))
+    if compiled:
+        model.compile(**compiled)
+    return model
+
+
+LAST_ALONE = "`model` has dropout before its last layer alone"
+LOW, HIGH = "`model` has dropout rates under 0.1", "`model` has dropout rates over 0.7"
+
+
+@pytest.mark.parametrize(
+    ("model", "starts"),
+    [
+        (lambda: head(0.05), [LAST_ALONE, LOW]),
+        (lambda: head(0.8), [LAST_ALONE, HIGH]),
+        (lambda: head(0.3), [LAST_ALONE]),
+        (lambda: head(0.3, n_before=1), []),
+        (lambda: head(0.3, n_after=2), []),
+        (lambda: head(0.05, n_after=2, loss="mse"), []),
+        (lambda: head(0.05, n_after=2, loss=keras.losses.CategoricalCrossentropy(from_logits=True)), [LOW]),
+    ],
+)
+def test_sites_come_with_torchs_advice(model, starts):
+    x = np.zeros((N, 4), np.float32)
+    said = told(lambda: mcd.mc_sites(model(), x))
+    assert len(said) == len(starts)
+    assert all(one.startswith(start) for one, start in zip(said, starts, strict=True))
+    if starts == [LAST_ALONE, LOW]:
+        twin = nn.Sequential(nn.Linear(4, 5), nn.Linear(5, 5), nn.Dropout(0.05), nn.Linear(5, 2))
+        of_torch = told(lambda: mcd.mc_sites(twin, x))
+        assert [re.sub(r"dropout\w*\[", "2[", one) for one in said] == of_torch  # what each calls the layer
+
+
+def test_rates_are_compared_as_those_of_a_model_made_with_them():
+    x, y = np.random.default_rng(0).normal(size=(N, 4)).astype(np.float32), list("abaabba")
+    given = {"outputs": "logits", "labels": ["a", "b"], "seed": 3, "progress": False}
+    model, twin = (
+        with_weights(
+            keras.Sequential([keras.Input((4,)), layers.Dropout(rate), layers.AlphaDropout(rate), layers.Dense(2)])
+        )
+        for rate in (0.2, 0.4)
+    )
+    found = mcd.mc_compare_rates(model, x, y, (0.4, 0.1), DRAWS, **given)
+    mean = mcd.mc_predict(twin, x, DRAWS, **given).mean
+    codes = ["ab".index(one) for one in y]
+    np.testing.assert_allclose(found.loss[0], -np.log(mean[np.arange(N), codes]).mean(), rtol=1e-5)
+    assert found.loss[0] != found.loss[1]
+    refitted = mcd.mc_compare_rates(lambda rate: twin, x, y, (0.1,), DRAWS, **given)
+    np.testing.assert_allclose(refitted.loss[0], found.loss[0], rtol=1e-5)
+
+
 # ---- errors ---------------------------------------------------------------------------------------------------
+
+
+FIXED = (
+    "`model` takes only 8 inputs at a time, and what it says of one must not depend on how many come with it; build it "
+    "once more without a batch size (and not `stateful`), and give that its weights by "
+    "`set_weights(model.get_weights())`."
+)
+
+
+class Eight(layers.Layer):
+    """Has a hidden state made for eight inputs."""
+
+    def call(self, x):
+        return x + keras.ops.zeros((8, 1, 4))
+
+
+def test_a_model_built_for_so_many_inputs_says_so_and_what_to_do():
+    x = np.random.default_rng(0).normal(size=(16, 5, 4)).astype(np.float32)
+    recurrent = [keras.Input((5, 4), batch_size=8), layers.LSTM(3, stateful=True), layers.Dropout(0.3), layers.Dense(2)]
+    own = [keras.Input((5, 4), batch_size=8), Eight(), layers.Flatten(), layers.Dropout(0.3), layers.Dense(2)]
+    for model in (keras.Sequential(recurrent), keras.Sequential(own)):
+        assert raised(model, x, outputs="values") == FIXED
+        for act in (mcd.mc_sites, lambda *given: mcd.mc_predict_point(*given, outputs="values", progress=False)):
+            with pytest.raises(ValueError, match="`model` takes only 8 inputs at a time"):
+                act(model, x)
+    model = with_weights(keras.Sequential([keras.Input((5, 4), batch_size=8), layers.Dropout(0.3), layers.Flatten()]))
+    assert predict(model, x[:N], outputs="values").mean.shape == (N, 20)  # which takes any number all the same
+
+
+def test_a_model_that_takes_no_single_input_is_not_told_that_its_input_is_wrong():
+    x = keras.Input((4,))
+    fixed = keras.Model(x, layers.Dense(2)(layers.Dropout(0.3)(x + np.zeros((5, 4), np.float32))))
+    said = raised(fixed, np.zeros((N, 4), np.float32), outputs="values")
+    assert said.startswith("`model` fails on inputs of shape (input, 4), 2 at a time: ")
+    assert said.endswith("; it must take any number of inputs, each as it was made for.")
+
+
+@pytest.mark.parametrize("weight", [np.nan, np.inf])
+def test_weights_that_are_no_numbers_end_in_the_sentence_that_names_the_input(weight):
+    model = ending(layers.Dense(3), layers.Dense(2))
+    model.set_weights([np.full_like(one, weight) for one in model.get_weights()])
+    x = np.random.default_rng(0).normal(size=(N, 4)).astype(np.float32)
+    for act in (
+        lambda: predict(model, x, outputs="values"),
+        lambda: mcd.mc_predict_point(model, x, outputs="values", progress=False),
+        lambda: mcd.mc_sampler(model, x, outputs="values"),
+        lambda: mcd.mc_sites(model, x),
+    ):
+        with pytest.raises(ValueError, match="`model` returned NaN or infinite values for input number 1; look at its"):
+            act()
+
+
+def test_a_model_that_returns_no_number_is_told_so():
+    model = ending(layers.Dense(3), layers.Lambda(lambda x: x[:, :0]))
+    x = np.zeros((N, 4), np.float32)
+    assert (
+        raised(model, x, outputs="values") == "`model` must return at least one number for an input; got shape (3, 0)."
+    )
 
 
 def raised(model, x, **kwargs):
@@ -544,7 +711,9 @@ def test_errors_say_what_to_do():
     )
     assert "`precision` of a Keras model" in raised(model, x, precision="bfloat16")
     assert raised(model, x, device="cuda:7").startswith("`device` of a Keras model is where Keras has put it, cpu;")
-    assert raised(model, x[:, :5]).startswith("`model` fails on inputs of shape (input, 5, 8, 2): ValueError, ")
+    assert raised(model, x[:, :5]).startswith(
+        "`model` fails on inputs of shape (input, 5, 8, 2), 1 at a time: ValueError, "
+    )
     assert raised(model, x, outputs="logits").startswith('`outputs` is "logits", but `model` returned probabilities')
     fixed = ending(layers.Dropout(0.3, noise_shape=(None, 3)), layers.Dense(2, activation="softmax"))
     assert "whose `noise_shape` (None, 3) does not fit what it meets" in raised(fixed, x[:, 0, 0, :1].repeat(4, 1))

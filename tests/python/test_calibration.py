@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import mcdropout as mcd
 from mcdropout import mc_apply, mc_calibrate, mc_conformal, mc_load, mc_save, mc_scores
 from mcdropout.calibration import label_nonconformity, least_inputs
 
@@ -267,6 +268,76 @@ def test_what_was_learnt_comes_back_from_its_file(example_classes, example_value
             pd.testing.assert_frame_equal(found, wanted)
         else:
             np.testing.assert_array_equal(found.samples, wanted.samples)
+
+
+# Calibrated once ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def calibrated(example_classes):
+    """A prediction as drawn, its truth, what was learnt of them, and the prediction calibrated."""
+    prediction, truth = example_classes(60, seed=9)
+    learnt = mcd.mc_calibrate(prediction, truth)
+    return prediction, truth, learnt, mcd.mc_apply(learnt, prediction)
+
+
+def test_a_calibrated_prediction_says_so(calibrated, tmp_path):
+    prediction, _, learnt, once = calibrated
+    assert (prediction.temperature, once.temperature) == (1, learnt.temperature)
+    assert once[3:5].temperature == learnt.temperature
+    assert f"calibrated at temperature {learnt.temperature:.4g}" in repr(once)
+    assert "calibrated" not in repr(prediction)
+    mcd.mc_save(once, tmp_path / "once")
+    assert mcd.mc_load(tmp_path / "once").temperature == learnt.temperature
+
+
+def test_draws_are_not_calibrated_twice(calibrated):
+    _, truth, learnt, once = calibrated
+    words = "`prediction` must be as `mc_predict\\(\\)` gave it; got one that is calibrated already, at temperature"
+    for again in (lambda: mcd.mc_apply(learnt, once), lambda: mcd.mc_calibrate(once, truth)):
+        with pytest.raises(ValueError, match=words):
+            again()
+
+
+LEARNT = {
+    "mc_conformal": (mcd.mc_conformal, mcd.mc_apply),
+    "mc_triage": (lambda prediction, y: mcd.mc_triage(prediction, y, budget=0.3), mcd.mc_decide),
+    "mc_monitor": (lambda prediction, _: mcd.mc_monitor(prediction), lambda learnt, one: learnt.update(one)),
+    "mc_ood_scores": (lambda prediction, _: prediction, mcd.mc_ood_scores),
+    "mc_uncertainty_table": (
+        lambda prediction, _: prediction,
+        lambda *two: mcd.mc_uncertainty_table(two[0], None, two[1]),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", LEARNT)
+def test_what_was_learnt_at_one_temperature_is_not_used_at_another(calibrated, name):
+    prediction, truth, learnt, once = calibrated
+    learn, use = LEARNT[name]
+    use(learn(once, truth), once)
+    at = f"calibrated at temperature {learnt.temperature:.4g} by `mc_apply\\(\\)`"
+    with pytest.raises(ValueError, match=f"must be not calibrated, as .*; got one that is {at}"):
+        use(learn(prediction, truth), once)
+    with pytest.raises(ValueError, match=f"must be {at}, as .*; got one that is not calibrated"):
+        use(learn(once, truth), prediction)
+
+
+def test_files_from_before_are_taken_at_any_temperature(calibrated):
+    """Of them nobody knows whether they were calibrated."""
+    prediction, truth, learnt, once = calibrated
+    arrays, rest = once.to_state()
+    del rest["temperature"]
+    old = mcd.MCPrediction.from_state(arrays, rest)
+    assert old.temperature is None
+    assert "calibrated" not in repr(old)
+    assert mcd.mc_apply(learnt, old).temperature == learnt.temperature
+    for name in ("mc_conformal", "mc_triage", "mc_monitor"):
+        learn, use = LEARNT[name]
+        use(learn(prediction, truth), old)
+        state = learn(once, truth).to_state()
+        del state["temperature"]
+        use(type(learn(once, truth)).from_state(state), prediction)
 
 
 def test_ids_are_the_rows(example_classes):

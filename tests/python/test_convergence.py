@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from matplotlib.figure import Figure
+from torch.utils.data import DataLoader, TensorDataset
 
 import mcdropout as mcd
 from mcdropout import mc_compare_rates, mc_convergence, mc_monitor, mc_plot_convergence, mc_plot_drift, mc_predict
@@ -155,6 +156,52 @@ def test_bad_rates_are_refused(net, world):
             mc_compare_rates(net, world[1], world[2], bad, progress=False)
     with pytest.raises(ValueError, match="`y` must be as long as"):
         mc_compare_rates(net, world[1], world[2][:-1], [0.2], progress=False)
+
+
+def test_rates_of_a_head_behind_a_frozen_backbone_are_those_of_the_head_on_its_features(world):
+    _, x, y = world
+    backbone = torch.nn.Linear(4, 7)
+    head = mcd.mc_mlp(7, labels=LABELS, hidden=(5,), dropout=0.3, seed=1)
+    net = mcd.mc_frozen_backbone(backbone, head, input_shape=(4,))
+    found = mc_compare_rates(net, x, y, [0.1, 0.6], 9, seed=5, progress=False)
+    alone = mc_compare_rates(head, net.features(x), y, [0.1, 0.6], 9, seed=5, progress=False)
+    assert found.equals(alone)
+    again = mc_compare_rates(lambda rate: net, x, y, [0.1, 0.6], 9, seed=5, progress=False)
+    assert again["loss"].tolist() == [again["loss"][0]] * 2
+    loader = DataLoader(TensorDataset(torch.tensor(x, dtype=torch.float32)), batch_size=16)
+    assert mc_compare_rates(net, loader, y, [0.1, 0.6], 9, seed=5, progress=False).equals(found)
+
+
+class Drawing(torch.nn.Module):
+    """Dropout at a rate, or none, beside weights that are drawn."""
+
+    def __init__(self, rate):
+        super().__init__()
+        self.first, self.drop = mcd.BayesLinear(4, 6), torch.nn.Dropout(rate)
+        self.last = torch.nn.Linear(6, len(LABELS))
+
+    def forward(self, x):
+        return self.last(self.drop(self.first(x)))
+
+
+def test_what_has_no_rate_is_sampled_as_it_is(world):
+    torch.manual_seed(0)
+    given = {"outputs": "logits", "labels": LABELS, "seed": 5, "progress": False}
+    model, other = Drawing(0.5), Drawing(0.2)
+    other.load_state_dict(model.state_dict())
+    rated = mc_compare_rates(model, world[1], world[2], [0.2], 8, **given)
+    pred = mc_predict(other, world[1], 8, **given)
+    codes = [LABELS.index(one) for one in world[2]]
+    assert rated["loss"][0] == pytest.approx(-np.log(pred.mean[np.arange(len(codes)), codes]).mean(), rel=1e-5)
+    words = "`model` has no dropout whose rate could be another: what is sampled there is weight_draw."
+    with pytest.raises(mcd.NoStochasticSites, match=words):
+        mc_compare_rates(Drawing(0.0), world[1], world[2], [0.2, 0.3], 8, **given)
+
+
+def test_a_stream_that_is_read_but_once_is_refused(net, world):
+    stream = (world[1][start : start + 9] for start in range(0, len(world[1]), 9))
+    with pytest.raises(ValueError, match="`x` must be inputs that can be read anew for each rate; got a stream"):
+        mc_compare_rates(net, stream, world[2], [0.2, 0.3], progress=False)
 
 
 # Advice ---------------------------------------------------------------------------------------------------

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
+import tarfile
+import zipfile
 from pathlib import Path
 
 import pytest
 
-PACKAGE = Path(__file__).resolve().parents[2] / "python" / "mcdropout"
+ROOT = Path(__file__).resolve().parents[2]
+PACKAGE = ROOT / "python" / "mcdropout"
 
 # In the order of the data flow; a module imports only from those before it.
 ORDER = [
@@ -135,7 +139,7 @@ def settings():
         numpy.geterr(), numpy.get_printoptions(), logging.root.level, list(logging.root.handlers),
         list(warnings.filters), dict(os.environ), sorted(os.listdir()),
     ]
-import pandas, scipy, sklearn, safetensors  # these set things of their own
+import pandas, scipy.optimize, scipy.stats, safetensors  # these set things of their own
 before = settings()
 import mcdropout
 for name in mcdropout.__all__: getattr(mcdropout, name)
@@ -152,3 +156,25 @@ def test_the_version_is_that_of_the_description():
     import mcdropout
 
     assert f"\nVersion: {mcdropout.__version__}\n" in (PACKAGE.parents[1] / "DESCRIPTION").read_text()
+
+
+def test_wheel_and_source_distribution_say_that_the_package_is_typed(tmp_path):
+    build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-t", "sdist", "-d", str(tmp_path)]
+    subprocess.run(build, cwd=ROOT, check=True, capture_output=True)
+    with zipfile.ZipFile(next(tmp_path.glob("*.whl"))) as wheel, tarfile.open(next(tmp_path.glob("*.gz"))) as source:
+        names = [*wheel.namelist(), *source.getnames()]
+    assert sum(name.endswith("mcdropout/py.typed") for name in names) == 2
+
+
+IMPORTED_AS = {"scikit-learn": "sklearn"}  # where the package has another name than what it is imported as
+
+
+def test_every_package_that_is_asked_for_is_imported():
+    asked = re.search(r"\ndependencies = \[(.*?)\]", (ROOT / "pyproject.toml").read_text(), re.DOTALL)
+    assert asked is not None
+    packages = re.findall(r'"([\w-]+)[^"]*"', asked[1])
+    assert "numpy" in packages
+    code = "\n".join(path.read_text() for path in PACKAGE.glob("*.py"))
+    for package in packages:
+        name = IMPORTED_AS.get(package, package)
+        assert re.search(rf"^\s*(import|from) {name}\b", code, re.MULTILINE), package
