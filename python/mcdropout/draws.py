@@ -28,13 +28,13 @@ from torch._C._functorch import (  # torch has no public way to say this, and it
 )
 
 from .checks import IdenticalDraws, OutOfMemory
-from .devices import awaited, chunk_bytes, for_float64, give_memory_back, seed_generators, sent
+from .devices import awaited, chunk_bytes, for_float64, give_memory_back, sent
 from .folding import FoldedMode, can_be_folded
 from .inputs import Inputs
 from .operations import is_opened
 from .outputs import Outputs
 from .precision import cast_arguments
-from .randomness import GENERATORS, keep_masks, normals, seeded_generators
+from .randomness import OwnStream, keep_masks, normals, seeded_generators
 from .sites import (
     NORMAL_KINDS,
     Probe,
@@ -43,7 +43,6 @@ from .sites import (
     Site,
     mask_numbers,
     raise_flags,
-    random_state_kept,
     tensors_in,
 )
 from .waiting import fused_calls, unmade
@@ -87,8 +86,7 @@ class Sampler:
         """How inputs that lie on a device are drawn there; `lane` is the device's place in `devices`."""
         key = inputs.signature, lane
         if key not in self.plans:
-            with GENERATORS:  # a probe looks whether torch's generators move, so one at a time
-                self.plans[key] = self.make_plan(inputs, self.devices[lane])
+            self.plans[key] = self.make_plan(inputs, self.devices[lane])
         return self.plans[key]
 
     @contextmanager
@@ -108,9 +106,7 @@ class Sampler:
                 "`batch_size`; leave out what looks at the whole batch."
             )
         device = self.first.device
-        with random_state_kept(device) if own else nullcontext(), ExitStack() as stack:
-            if own:
-                seed_generators(self.seed, device)
+        with OwnStream(self.seed) if own else nullcontext(), ExitStack() as stack:
             crews = [Workers.wanted(self.workers, device, self.devices.count(device)) for device in self.devices]
             yield [stack.enter_context(workers) for workers in crews]
         unknown = sorted({name for plan in self.plans.values() for name in plan.unknown})
@@ -653,7 +649,7 @@ class _KeyedNoise:
     def each(self, sample: Callable[[], Tensor]) -> Tensor:
         drawn = []
         for draw in self.draws.tolist():
-            with seeded_generators(self.seed, self.site.key, draw, self.device):
+            with seeded_generators(self.seed, self.site.key, draw):
                 drawn.append(sample())
         return torch.stack(drawn)
 

@@ -383,7 +383,7 @@ class Network:
             return
         device = self.replica.device
         try:
-            with random_state_kept(device):
+            with random_state_kept():
                 self.point(self.placed(feed.head(1), device))
         except Exception as error:  # any other comes again, and is told of, when the model is probed
             if "view size is not compatible" in str(error):

@@ -30,10 +30,11 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.overrides import TorchFunctionMode
 
 from .checks import NoStochasticSites
-from .devices import chosen, generator_states, put_back
+from .devices import chosen
 from .inputs import Inputs
 from .operations import ALPHA, HANDLERS, RELUS, STOCHASTIC_DEPTH, Drop, Shape, Variational, drops
 from .precision import cast_arguments
+from .randomness import OwnStream
 
 
 @dataclass(frozen=True)
@@ -430,7 +431,7 @@ def probe(model: nn.Module, replica: Replica, head: Callable[[int], Inputs], sto
         hidden = {name: call for name, call in hidden.items() if call.drop.operation != STOCHASTIC_DEPTH}
     originals = {id(tensor) for tensor in (*model.parameters(), *model.buffers())}
     tolerance = 1e-3 if replica.precision == "float32" else 5e-2
-    with random_state_kept(replica.device) as random_state_changed:
+    with random_state_kept() as random_state_changed:
         plain, plain_output = _calls(replica, head(3), originals)
         raised = _owners_to_raise(hidden, plain.found)
         raise_flags(replica, raised)
@@ -536,7 +537,7 @@ def _calls_in_training(model: nn.Module, device: torch.device, inputs: Inputs) -
         module.training = not isinstance(module, _NormBase) and "running_mean" not in module._buffers
     mode = ProbeMode(replica)
     with (
-        random_state_kept(device) as random_state_changed,
+        random_state_kept() as random_state_changed,
         torch.inference_mode(),
         warnings.catch_warnings(),
         suppress(Exception),  # some models want targets when training: then eval is all there is to see
@@ -633,20 +634,10 @@ def _inputs_outermost(one: Call, three: Call, axis: int) -> bool | None:
 
 
 @contextmanager
-def random_state_kept(device: torch.device = CPU) -> Iterator[Callable[[], bool]]:
-    """Put torch's generators back if the block moved them; gives a function that says whether it did."""
-    before = generator_states(device)
-    moved = False
-
-    def has_moved() -> bool:
-        return moved or not all(map(torch.equal, before, generator_states(device)))
-
-    try:
-        yield has_moved
-    finally:
-        moved = has_moved()
-        if moved:
-            put_back(before, device)
+def random_state_kept() -> Iterator[Callable[[], bool]]:
+    """Keep torch's generators as they are, for all threads; gives a function that says whether the block drew."""
+    with OwnStream(0) as stream:
+        yield lambda: stream.has_drawn
 
 
 def sites_table(found: Probe) -> pd.DataFrame:
