@@ -231,6 +231,6 @@ def feed_of(x: Any, taking: Taking) -> Feed:
 
 
 def _quietly(loader: DataLoader) -> Iterator[Any]:
-    """The loader's batches; a loader draws a number from torch's global generator when it starts, which stays as it is."""
+    """The loader's batches; it starts with the number that torch's global generator would give, which does not move."""
     with OwnStream(None):
         return iter(loader)

@@ -35,7 +35,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache, partial
@@ -49,7 +48,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from .checks import whole
-from .devices import generator_states, put_back, seed_generators
+from .devices import generator_states, put_back, seed_generators, shared_lock
 from .native import native
 
 Key = tuple[int, int]
@@ -58,7 +57,7 @@ MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)  # Philox4x32's two multipliers (Salmon e
 WEYL = (0x9E3779B9, 0xBB67AE85)  # what is added to the two key words between rounds
 WORD = 0xFFFFFFFF
 CPU = torch.device("cpu")
-GENERATORS = threading.RLock()  # torch's global generators are lent to one at a time
+GENERATORS = shared_lock()  # torch's global generators are lent to one at a time
 BLOCKS_AT_ONCE = 1 << 14  # 4 words of 8 bytes each: about 1 MiB of working numbers, which stays in a core's cache
 
 
