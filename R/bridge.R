@@ -171,6 +171,7 @@ core_object <- function(name, call) {
 
 # Evaluates `code`, which calls Python.
 with_core <- function(code, call = rlang::caller_env()) {
+  settle_if_forked()
   session$callback_error <- NULL
   log <- record_warnings()
   on.exit(log$stop(), add = TRUE)
@@ -179,6 +180,16 @@ with_core <- function(code, call = rlang::caller_env()) {
     warn_mc(text, call)
   }
   result
+}
+
+# parallel::mclapply() forks past Python, which has to hear of it: threads that were not copied would be waited for.
+settle_if_forked <- function() {
+  if (!identical(session$pid, Sys.getpid())) {
+    if (!is.null(session$pid) && reticulate::py_has_attr(session$core, "devices")) {
+      session$core$devices$in_forked_child()
+    }
+    session$pid <- Sys.getpid()
+  }
 }
 
 # Python's warnings are printed on stderr, past R: they are collected instead.
@@ -208,6 +219,7 @@ error_classes <- c(
   IdenticalDraws = "identical_draws",
   OutOfMemory = "out_of_memory",
   UnreadableFile = "unreadable_file",
+  ForkedProcess = "forked_process",
   FloatingPointError = "diverged",
   ImportError = "python",
   ValueError = "argument",

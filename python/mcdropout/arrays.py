@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast, runtime_checkable
 
 import numpy as np
 
-from .checks import shown
+from .checks import ForkedProcess, shown
 
 if TYPE_CHECKING:
     import torch
@@ -334,13 +334,15 @@ def as_device(device: object) -> torch.device:
     import torch
 
     if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         found = torch.device(cast(str, device))
     except (RuntimeError, TypeError) as error:
         raise ValueError(
             f'`device` must be "auto", "cpu", "cuda", "cuda:1" or the like; got {shown(device)}.'
         ) from error
+    if found.type == "cuda" and torch.cuda._is_in_bad_fork():
+        raise ForkedProcess("`device` is a GPU, which")
     if found.type == "cpu" or _answers(found):
         return found
     raise ValueError(f'`device` "{found}" is not available here; use "cpu" or "auto".')

@@ -24,6 +24,7 @@ from torch.utils.data import DataLoader, Dataset
 from .arrays import ArrayRows, Label, Rows, as_device, as_devices, as_rows, check_finite
 from .checks import UnreadableFile, check_choice, check_count, check_flag, check_path, shown
 from .datasets import ImageFiles
+from .devices import check_can_go_on
 from .models import MCNetwork, check_counts, weights_from
 from .sites import replicate
 
@@ -579,6 +580,7 @@ class _KerasModel:
     keras: Any
 
     def __call__(self, x: Any) -> Tensor:
+        check_can_go_on(self.keras.backend.backend())
         values = np.array(self.keras.ops.convert_to_numpy(self.model(x, training=False)))
         features = torch.from_numpy(values)
         last = self.keras.config.image_data_format() == "channels_last"

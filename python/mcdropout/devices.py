@@ -6,6 +6,9 @@ plain copy is as quick, or the only one that is sure to have arrived.
 
 from __future__ import annotations
 
+import os
+import sys
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, TimeoutError
@@ -16,6 +19,8 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 from torch import Tensor
+
+from .checks import ForkedProcess
 
 CHUNKS_PER_CARD = 64  # of what a chunk works on the largest result is a part, and torch keeps blocks for later
 
@@ -58,6 +63,41 @@ def give_memory_back(device: torch.device) -> None:
 def answers_at_once(x: Tensor) -> bool:
     """Whether Python may ask for a number of this tensor: elsewhere the answer waits for all work that is under way."""
     return x.is_cpu
+
+
+# ---- processes that are forked off ----------------------------------------------------------------------------
+
+
+CANNOT_FORK = ("tensorflow", "jax")  # wait for ever in a process forked off one that has them
+LEFT_BEHIND: set[str] = set()  # of them, those that this process was forked off with
+
+
+def in_forked_child() -> None:
+    """Make a process that was just forked off able to compute: with one thread of torch.
+
+    The others were not copied, and what is shared out among them would be waited for for ever. Python calls this by
+    itself; R's `parallel::mclapply()` forks past it, so the R package calls it.
+    """
+    LEFT_BEHIND.update(name for name in CANNOT_FORK if name in sys.modules)
+    torch.set_num_threads(1)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=in_forked_child)
+
+
+def check_can_go_on(backend: str) -> None:
+    """Refuse a backend of Keras's that this process was forked off with."""
+    if backend in LEFT_BEHIND:
+        raise ForkedProcess(f"Keras's backend {backend}")
+
+
+def shared_lock() -> threading.RLock:
+    """A lock that is free in a process that is forked off, whoever held it."""
+    made = threading.RLock()
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=made._at_fork_reinit)  # type: ignore[attr-defined]  # as `threading` does
+    return made
 
 
 # ---- torch's own generators -----------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from functools import partial
-from threading import Lock, local
+from threading import Lock, Thread, local
 from typing import Any, TypeVar
 
 import numpy as np
@@ -27,14 +27,14 @@ from torch._C._functorch import (  # torch has no public way to say this, and it
 )
 
 from .checks import IdenticalDraws, OutOfMemory, warn
-from .devices import awaited, chunk_bytes, for_float64, give_memory_back, seed_generators, sent
+from .devices import awaited, chunk_bytes, for_float64, give_memory_back, sent, shared_lock
 from .folding import FoldedMode, Layout, can_be_folded
 from .inputs import Inputs
 from .operations import is_opened
 from .outputs import Outputs
 from .precision import cast_arguments
 from .randomness import (
-    GENERATORS,
+    OwnStream,
     generator_starts,
     keep_masks,
     normals,
@@ -50,7 +50,6 @@ from .sites import (
     Site,
     mask_numbers,
     raise_flags,
-    random_state_kept,
     same_numbers,
     tensors_in,
 )
@@ -95,8 +94,7 @@ class Sampler:
         """How inputs that lie on a device are drawn there; `lane` is the device's place in `devices`."""
         key = inputs.signature, lane
         if key not in self.plans:
-            with GENERATORS:  # a probe looks whether torch's generators move, so one at a time
-                self.plans[key] = self.make_plan(inputs, self.devices[lane])
+            self.plans[key] = self.make_plan(inputs, self.devices[lane])
         return self.plans[key]
 
     @contextmanager
@@ -111,12 +109,10 @@ class Sampler:
                 "`model` gives an input other numbers when other inputs come with it, so results depend on "
                 "`batch_size`; leave out what looks at the whole batch."
             )
-        device = self.first.device
         with ExitStack() as stack:
             if self.first.probe.alone:
-                stack.enter_context(random_state_kept(device))
+                stack.enter_context(OwnStream(self.seed))
                 stack.enter_context(other_generators_kept(self.seed))
-                seed_generators(self.seed, device)
             crews = [Workers.wanted(self.workers, device, self.devices.count(device)) for device in self.devices]
             yield [stack.enter_context(workers) for workers in crews]
         unknown = sorted({name for plan in self.plans.values() for name in plan.unknown - plan.probe.passed_over})
@@ -606,6 +602,23 @@ class ReplayingMode(SampleMode):
 # ---- workers --------------------------------------------------------------------------------------------------
 
 
+NEW_THREADS = shared_lock()  # how many threads of torch a new thread gets is one number for the whole process
+
+
+def _compute_alone() -> None:
+    """Let this new thread work with one thread of torch, and other new ones with as many as before.
+
+    Torch has no such setting for one thread alone: what a thread sets, all that come after it start with. So a second
+    one, which does nothing else, puts it back.
+    """
+    with NEW_THREADS:
+        usual = torch.get_num_threads()
+        torch.set_num_threads(1)
+        other = Thread(target=torch.set_num_threads, args=(usual,))
+        other.start()
+        other.join()
+
+
 class Workers:
     """Threads that work on chunks side by side, for as long as one prediction takes.
 
@@ -617,7 +630,6 @@ class Workers:
     def __init__(self, n_workers: int) -> None:
         self.n_workers = n_workers
         self.pool: ThreadPoolExecutor | None = None
-        self.n_threads = torch.get_num_threads()
 
     @classmethod
     def wanted(cls, workers: int | None, device: torch.device, sharing: int = 1) -> Workers:
@@ -633,14 +645,13 @@ class Workers:
     def __exit__(self, *error: object) -> None:
         if self.pool is not None:
             self.pool.shutdown(cancel_futures=True)
-            torch.set_num_threads(self.n_threads)  # what new threads will use, which the workers' own setting changed
 
     def side_by_side(self, work: Callable[[slice], T], parts: list[slice]) -> Iterator[T]:
         """The results for all parts, in order."""
         if self.n_workers == 1 or len(parts) == 1:
             return map(work, parts)
         if self.pool is None:
-            self.pool = ThreadPoolExecutor(self.n_workers, initializer=partial(torch.set_num_threads, 1))
+            self.pool = ThreadPoolExecutor(self.n_workers, initializer=_compute_alone)
         return map(awaited, [self.pool.submit(work, part) for part in parts])
 
 
@@ -714,7 +725,7 @@ class _KeyedNoise:
     def each(self, sample: Callable[[], Tensor]) -> Tensor:
         drawn = []
         for start in generator_starts(self.seed, self.site.key, self.draws).tolist():
-            with seeded_generators(start, self.device):
+            with seeded_generators(start):
                 drawn.append(sample())
         return torch.stack(drawn)
 

@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, RandomSampler
 from .arrays import ArrayRows, Rows, as_rows, check_finite, in_order
 from .checks import check_length
 from .devices import sent
+from .randomness import OwnStream
 
 TARGETS = frozenset(("labels", "label", "targets", "target", "y"))  # not for the model, in batches that are mappings
 
@@ -230,8 +231,6 @@ def feed_of(x: Any, taking: Taking) -> Feed:
 
 
 def _quietly(loader: DataLoader) -> Iterator[Any]:
-    """The loader's batches; a loader draws a number from torch's global generator when it starts, which is undone."""
-    state = torch.get_rng_state()
-    batches = iter(loader)
-    torch.set_rng_state(state)
-    return batches
+    """The loader's batches; it starts with the number that torch's global generator would give, which does not move."""
+    with OwnStream(None):
+        return iter(loader)

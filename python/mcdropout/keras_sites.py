@@ -31,6 +31,7 @@ import torch
 from torch import Tensor
 
 from .checks import NoStochasticSites, shown
+from .devices import check_can_go_on
 from .inputs import Inputs
 from .operations import ALPHA, Drop, Shape
 from .sites import Call, Probe, Site, alike, random_state_kept, site_of
@@ -59,7 +60,7 @@ def is_keras_2(model: object) -> bool:
 def load_keras() -> Any:
     """The module `keras`, or a sentence that says what to install."""
     try:
-        return import_module("keras")
+        keras = import_module("keras")
     except ImportError as error:
         if error.name in (None, "keras"):
             raise ImportError("Keras models need Keras; run `pip install mcdropout[keras]`.") from error
@@ -68,6 +69,8 @@ def load_keras() -> Any:
             f"Keras is set to a backend that needs {package}; run `pip install {package}`, or choose another by "
             'the environment variable KERAS_BACKEND before Keras is loaded: "torch" is there.'
         ) from error
+    check_can_go_on(keras.backend.backend())
+    return keras
 
 
 def load_model(path: str | os.PathLike[str]) -> Any:

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,6 +17,7 @@ from torch import Tensor, nn
 
 from .arrays import Label, as_label_set
 from .checks import check_choice, check_count, check_number, check_seed, shown
+from .randomness import OwnStream
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -280,15 +280,9 @@ def build(spec: dict[str, Any]) -> MCNetwork:
     return kinds[kind](**arguments)
 
 
-@contextmanager
-def weights_from(seed: int) -> Iterator[None]:
-    """Inside, torch's CPU generator runs from `seed`; afterwards the caller's goes on as if nothing were."""
-    state = torch.get_rng_state()
-    try:
-        torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed the GPUs as well
-        yield
-    finally:
-        torch.set_rng_state(state)
+def weights_from(seed: int) -> OwnStream:
+    """Inside, weights are drawn from `seed`; no global generator moves."""
+    return OwnStream(seed)
 
 
 class _Head:

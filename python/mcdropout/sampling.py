@@ -65,6 +65,7 @@ MASKS = ("shared", "per_input")
 GROUP_BYTES = 2 << 20  # batches are drawn together as long as neither they nor their draws are larger
 DRAWS_BYTES = 8 << 20  # draws at a time on a CPU, float32; there are some copies of them for a while
 PIECE_NUMBERS = 1 << 16  # of them that are summarised at once: in float64 they and what is made of them stay in cache
+ASKED_FROM = 16 << 20  # of fewer bytes nobody asks whether memory has room: to ask takes as long as a small prediction
 FIRST_ROUND = 10  # draws before `tolerance` is first looked at; each further round adds about a half
 
 
@@ -776,8 +777,8 @@ def _run_of(places: np.ndarray) -> bool:
 
 def check_room(shape: tuple[int, ...], arrays: int) -> None:
     """Refuse to keep float32 draws of this shape that memory has no room for."""
-    needed, free = 4 * math.prod(shape) * arrays, free_memory()
-    if needed > free:
+    needed = 4 * math.prod(shape) * arrays
+    if needed > ASKED_FROM and needed > (free := free_memory()):
         raise OutOfMemory(
             f"`keep_samples` would need {needed / 2**30:.1f} GiB for {shape[0]} draws of {shape[1]} inputs, and "
             f"{free / 2**30:.1f} GiB are free; set it to false to get the summaries alone."

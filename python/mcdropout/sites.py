@@ -31,11 +31,11 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.overrides import TorchFunctionMode
 
 from .checks import NoStochasticSites
-from .devices import chosen, generator_states, put_back
+from .devices import chosen
 from .inputs import Inputs
 from .operations import ALPHA, HANDLERS, NUMBERS, RANDOM, RELUS, STOCHASTIC_DEPTH, Drop, Shape, Variational, drops
 from .precision import cast_arguments
-from .randomness import other_generators_kept, seeded_generators
+from .randomness import OwnStream, other_generators_kept, seeded_generators
 
 
 @dataclass(frozen=True)
@@ -359,7 +359,7 @@ class ProbeMode(StochasticMode):
         state = None if own is None else own.get_state()
         if own is not None and state is not None:
             self.generators.append((own, state))
-        with seeded_generators(0, self.device):
+        with seeded_generators(0):
             result = run()
         drop = Drop(operation, math.nan, True, tuple(result.shape), "generator")
         self.found[name] = Call(name, drop, result, tuple(range(result.ndim)), state)
@@ -383,7 +383,7 @@ class SampleMode(StochasticMode):
         if name in self.sites:
             self.at_site(before)
             if self.sites[name].kind == "generator":
-                with seeded_generators(int(self.masks[name]), self.device):
+                with seeded_generators(int(self.masks[name])):
                     return _drawn_by_torch(drop, x)
             return self.drop(x, self.sites[name])
         if drop.active and drop.samples and drop.rate != 1 and drop.operation != STOCHASTIC_DEPTH:
@@ -395,10 +395,10 @@ class SampleMode(StochasticMode):
         name = self.calls.next()
         if name not in self.sites:
             self.unknown.add(name)
-            with seeded_generators(0, self.device):
+            with seeded_generators(0):
                 return run()
         self.at_site(before)
-        with seeded_generators(int(self.masks[name]), self.device, own):
+        with seeded_generators(int(self.masks[name]), own):
             return run()
 
     def at_site(self, counts: Counter[str]) -> None:
@@ -507,7 +507,7 @@ def probe(
     in_training, others_in_training = _calls_in_training(model, replica.device, head(1))
     originals = {id(tensor) for tensor in (*model.parameters(), *model.buffers())}
     tolerance = 1e-3 if replica.precision == "float32" else 5e-2
-    with other_generators_kept() as others_moved, replica.generators_kept():
+    with generators_watched() as others_moved, replica.generators_kept():
         plain, plain_output = _calls(replica, head(3), originals)
         idle = _without_effect(plain.found, plain_output, lambda middle: _calls(replica, head(3), middle=middle)[1])
 
@@ -746,7 +746,7 @@ def _calls_in_training(
                 return mode, replica.run(inputs.clone())
         return mode, None
 
-    with other_generators_kept() as others_moved, replica.generators_kept():
+    with generators_watched() as others_moved, replica.generators_kept():
         mode, output = run(MIDDLE)
         others = others_moved()
         idle = set() if output is None else _without_effect(mode.found, output, lambda middle: run(middle)[1])
@@ -853,20 +853,10 @@ def _apart(one: Tensor, other: Tensor) -> float:
 
 
 @contextmanager
-def random_state_kept(device: torch.device = CPU) -> Iterator[Callable[[], bool]]:
-    """Put torch's generators back if the block moved them; gives a function that says whether it did."""
-    before = generator_states(device)
-    moved = False
-
-    def has_moved() -> bool:
-        return moved or not all(map(torch.equal, before, generator_states(device)))
-
-    try:
-        yield has_moved
-    finally:
-        moved = has_moved()
-        if moved:
-            put_back(before, device)
+def random_state_kept() -> Iterator[Callable[[], bool]]:
+    """Keep torch's generators as they are, for all threads; gives a function that says whether the block drew."""
+    with OwnStream(0) as stream:
+        yield lambda: stream.has_drawn
 
 
 RATED_KINDS = ("scale", "alpha", "gaussian")  # of operations whose whole working follows from their rate
@@ -880,6 +870,13 @@ def at_rate(sites: dict[str, Site], rate: float) -> dict[str, Site]:
             f"`model` has no dropout whose rate could be another: what is sampled there is {operations}."
         )
     return {name: replace(site, rate=rate) if site.kind in RATED_KINDS else site for name, site in sites.items()}
+
+
+@contextmanager
+def generators_watched() -> Iterator[Callable[[], tuple[str, ...]]]:
+    """Keep all generators as they are; gives a function that names what drew, besides calls that are met."""
+    with random_state_kept() as torch_has_drawn, other_generators_kept() as others_moved:
+        yield lambda: (*others_moved(), "compiled code") if torch_has_drawn() else others_moved()
 
 
 def sites_table(found: Probe) -> pd.DataFrame:

@@ -12,7 +12,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, TypeVar
 
@@ -48,6 +48,7 @@ from .objectives import (
 )
 from .precision import PRECISIONS
 from .progress import Progress, reporting
+from .randomness import OwnDraws, OwnStream
 from .variational import kl_divergence_of, variational_layers
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -163,7 +164,7 @@ def mc_fit(
         _set_scales(model, rows, targets, learnt)
         model.columns = model.columns or columns
 
-    with _at_work(model, found_device), _own_generators(found_device):
+    with _at_work(model, found_device):
         train = _Part.of(model, rows, targets, found_device, augment is not None).choice(learnt)
         held_out = None if held is None else train.choice(held)
         if others is not None:
@@ -237,8 +238,8 @@ def mc_train_on_batch(
     seed = model.spec["seed"] if isinstance(model, MCNetwork) else 0
     batch = _Part.of(model, rows, targets, device)
     goals = batch.targets
-    with _at_work(model, device), _own_generators(device):
-        _seed_generators(seed, stepper.steps, device)
+    with _at_work(model, device):
+        stepper.learner.seed(seed, stepper.steps)
         model.train()
         stepper.learner.kl_weight = weight
         learnt = stepper.learner.step(batch.prepared(batch.batch(batch.index)[0]), goals)
@@ -370,27 +371,48 @@ class _Learner:
         self.device = device
         self.layers = variational_layers(model)
         self.kl_weight = 0.0
+        self.stream = OwnStream(0)
+        self.ours = isinstance(model, MCNetwork)
+        with torch.no_grad(), OwnStream(0) as stream:  # where the KL divergence has a closed form, nothing is drawn
+            self.kl_draws = bool(self.layers) and (kl_divergence_of(self.layers.values()), stream.has_drawn)[1]
+
+    def seed(self, seed: int, epoch: int, n: int = 0) -> tuple[Tensor, torch.Generator]:
+        """Seed the dropout of an epoch; gives the epoch's order of `n` inputs, and a generator for augmentation."""
+        dropout, order, augmentation = np.random.SeedSequence([seed, epoch]).generate_state(3, np.uint64) >> 1
+        self.stream.start(int(dropout))
+        shuffled = torch.randperm(n, generator=torch.Generator().manual_seed(int(order)))
+        return shuffled, torch.Generator().manual_seed(int(augmentation))
+
+    def drawing(self) -> AbstractContextManager[Any]:
+        """Inside, what torch draws goes by the seed."""
+        return OwnDraws(self.stream) if self.ours else self.stream.lent(self.device)
 
     def step(self, x: Tensor, y: Tensor) -> _Learnt:
         """Learn from one batch; what comes of it is still on the device: reading it would wait for it."""
-        self.optimizer.zero_grad()
-        out = self._outputs(x)
-        loss = nll = self.objective.loss(out, y, self.class_weights)
-        kl = kl_divergence_of(self.layers.values()) if self.layers else None
-        if kl is not None:
-            loss = nll + self.kl_weight * kl
-        if self.scaler is None:
-            loss.backward()
-            self.optimizer.step()
-        else:
-            self.scaler.scale(loss).backward()
-            self.scaler.step(self.optimizer)
-            self.scaler.update()
+        # Other modules than ours may draw where no mode of torch looks, and again when gradients are taken, as
+        # activation checkpointing does, so the global generators are lent to the whole step.
+        with nullcontext() if self.ours else self.drawing():
+            self.optimizer.zero_grad()
+            with self.drawing() if self.ours else nullcontext():
+                out = self._outputs(x)
+                kl = kl_divergence_of(self.layers.values()) if self.kl_draws else None
+            if self.layers and not self.kl_draws:
+                kl = kl_divergence_of(self.layers.values())
+            loss = nll = self.objective.loss(out, y, self.class_weights)
+            if kl is not None:
+                loss = nll + self.kl_weight * kl
+            if self.scaler is None:
+                loss.backward()
+                self.optimizer.step()
+            else:
+                self.scaler.scale(loss).backward()
+                self.scaler.step(self.optimizer)
+                self.scaler.update()
         return _Learnt(loss.detach(), out.detach(), nll.detach(), None if kl is None else kl.detach())
 
     def judge(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """Loss, every label weighing the same, and outputs of one batch."""
-        with torch.no_grad():
+        with torch.no_grad(), self.drawing():
             out = self._outputs(x)
         return self.objective.loss(out, y, None), out
 
@@ -483,7 +505,7 @@ class _Run:
         rate = self.learner.optimizer.param_groups[0]["lr"]
         before = copied_weights(self.model)
 
-        order, generator = _seed_generators(self.settings.seed, epoch, self.learner.device, len(self.train))
+        order, generator = self.learner.seed(self.settings.seed, epoch, len(self.train))
         self.model.train()
         text = self._text(epoch)
         tally = _Tally(self.learner.objective)
@@ -492,7 +514,8 @@ class _Run:
         for chosen in self.train.index[order].split(self.settings.batch_size):
             x, y = self.train.batch(chosen)
             if augment is not None:
-                x = augment(x, generator)
+                with self.learner.drawing():
+                    x = augment(x, generator)
             learnt = self.learner.step(self.train.prepared(x), y)
             tally.add(learnt.loss, learnt.out, y)
             if learnt.kl is not None:
@@ -748,22 +771,6 @@ def _at_work(model: nn.Module, device: torch.device) -> Iterator[None]:
     finally:
         model.to(home)
         model.eval()
-
-
-def _own_generators(device: torch.device) -> AbstractContextManager[None]:
-    """Inside, torch's global generators may be seeded; afterwards they are as they were."""
-    return torch.random.fork_rng([device] if device.type == "cuda" else [], device_type="cuda")
-
-
-def _seed_generators(seed: int, epoch: int, device: torch.device, n: int = 0) -> tuple[Tensor, torch.Generator]:
-    """Seed the dropout of an epoch; gives the epoch's order of `n` inputs, and a generator for augmentation."""
-    dropout, order, augmentation = np.random.SeedSequence([seed, epoch]).generate_state(3, np.uint64) >> 1
-    torch.default_generator.manual_seed(int(dropout))
-    if device.type == "cuda":
-        with torch.cuda.device(device):
-            torch.cuda.manual_seed(int(dropout))
-    shuffled = torch.randperm(n, generator=torch.Generator().manual_seed(int(order)))
-    return shuffled, torch.Generator().manual_seed(int(augmentation))
 
 
 # Steps of one's own -----------------------------------------------------------------------------------------
