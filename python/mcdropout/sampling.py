@@ -13,7 +13,7 @@ import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -161,7 +161,8 @@ def mc_predict_point(
             result = network.point(network.placed(inputs, network.replica.device))
             if not parts:
                 network.outputs.check(result, len(inputs))
-            parts.append(network.outputs.draws(network.outputs.tensor(result)[None])[0][0].cpu().numpy())
+            raw = network.outputs.tensor(result)
+            parts.append(network.outputs.draws(raw.to(for_float64(raw.device))[None])[0][0].cpu().numpy())
             report(len(inputs))
     return np.concatenate(parts)
 
@@ -352,6 +353,9 @@ class Network:
         check_choice(precision, "precision", PRECISIONS)
         ours = isinstance(model, MCNetwork)
         known = Outputs(model.outputs, model.labels or ()) if isinstance(model, MCNetwork) else None
+        if isinstance(model, MCNetwork):
+            # `feed()` and `Outputs.draws()` put numbers into units, in float64; `select` gets the caller's
+            model = model.standard_view(values=select is None)
         meaning = Outputs.declared(outputs, labels, select, known)
         devices = as_devices(device)
         modules = list(model.modules())
@@ -367,6 +371,10 @@ class Network:
 
     def feed(self, x: Any) -> Feed:
         """`x` checked, as inputs that can be taken batch by batch."""
+        if isinstance(self.model, MCNetwork) and not self.model.is_image:
+            self.taking = replace(self.taking, standard=self.model.units("feature", "cpu").standard)
+        if isinstance(self.model, MCNetwork) and self.model.gives_standard and self.outputs.task == "regression":
+            self.outputs.callers = _in_callers_units(self.model)
         feed = feed_of(x, self.taking)
         if isinstance(self.model, MCNetwork):
             shape = feed.shape if isinstance(feed, ArrayFeed) else (1, *feed.head(1).args[0].shape[1:])
@@ -431,6 +439,12 @@ class Network:
         return Sampler(make_plan, example, request.seed, request.workers, self.devices)
 
 
+def _in_callers_units(model: MCNetwork) -> Callable[[Tensor], Tensor]:
+    """With the units of now, which go to each device once: to copy them there for every batch would make a GPU wait."""
+    units = cache(partial(model.units, "target"))
+    return lambda out: model.in_callers_units(out, units(out.device))
+
+
 # ---- batches --------------------------------------------------------------------------------------------------
 
 
@@ -453,10 +467,10 @@ def draw_all(
 ) -> MCPrediction:
     """The prediction of a network whose sampler is ready: batches, rounds of draws, summaries."""
     out = network.outputs.tensor(sampler.first.probe.output)
-    values, noise = network.outputs.draws(out[None])
+    values, noise = network.outputs.draws(out[None].to(for_float64(out.device)))
     if request.keep_samples and feed.n_inputs is not None:
         shape = (request.n_samples, feed.n_inputs, *values.shape[2:])
-        check_room(shape, 1 if noise is None else 2)
+        check_room(shape, 1 if noise is None else 2, values.itemsize)
     devices = sampler.devices
     most_bytes = chunk_bytes(devices[0], DRAWS_BYTES)
     size = group_size(request, 4 * out[0].numel(), sampler.input_bytes, most_bytes, len(devices) > 1)
@@ -725,7 +739,7 @@ class Store:
         room = self.n_inputs or max(self.n, 0 if old is None else 2 * old.shape[axis])
         shape = (*self.before, room, *values.shape[axis + 1 :])
         if axis:
-            check_room(shape, 1)
+            check_room(shape, 1, values.itemsize)
         self.array = np.full(shape, np.nan, values.dtype) if axis else np.empty(shape, values.dtype)
         if old is not None:
             self.array[(slice(None),) * axis + (slice(old.shape[axis]),)] = old
@@ -745,9 +759,9 @@ def _run_of(places: np.ndarray) -> bool:
     return places[-1] - places[0] + 1 == len(places)
 
 
-def check_room(shape: tuple[int, ...], arrays: int) -> None:
-    """Refuse to keep float32 draws of this shape that memory has no room for."""
-    needed, free = 4 * math.prod(shape) * arrays, free_memory()
+def check_room(shape: tuple[int, ...], arrays: int, itemsize: int) -> None:
+    """Refuse to keep draws of this shape, so many bytes a number, that memory has no room for."""
+    needed, free = itemsize * math.prod(shape) * arrays, free_memory()
     if needed > free:
         raise OutOfMemory(
             f"`keep_samples` would need {needed / 2**30:.1f} GiB for {shape[0]} draws of {shape[1]} inputs, and "
