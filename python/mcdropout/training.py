@@ -518,7 +518,7 @@ class _Run:
             text = self._text(epoch)
             self.learner.kl_weight = self.settings.kl_weight.at(epoch, self.train.n_values)
             for x, y in self.train.batches(order, self.settings.batch_size):
-                given = x if augment is None else augment(x, generator)
+                given = x if augment is None else self._augmented(augment, x, generator)
                 learnt = self.learner.step(self.train.prepared(given), y)
                 tally.add(learnt.loss, learnt.out, y)
                 if learnt.kl is not None:
@@ -543,6 +543,13 @@ class _Run:
         row |= {"learning_rate": rate, "seconds": time.perf_counter() - started}
         self._note(row)
         return row
+
+    def _augmented(self, augment: Augment, x: Tensor, generator: torch.Generator) -> Tensor:
+        given = augment(x, generator)
+        shape = tuple(getattr(given, "shape", ()))
+        if isinstance(self.model, MCNetwork) and shape != tuple(x.shape):
+            raise ValueError(f"`augment` must give a tensor of the shape that it gets, {tuple(x.shape)}; got {shape}.")
+        return given
 
     @contextmanager
     def _good_weights_kept(self) -> Iterator[None]:
