@@ -123,7 +123,8 @@ def mc_mlp(
 
     `hidden` has the width of each hidden layer; `dropout` one rate for all of them, or one each: small
     networks want low ones, as in Gal and Ghahramani (2016), arXiv:1506.02142. Features are standardised
-    inside the network, by the means and standard deviations `mc_fit()` found in the training part.
+    by the means and standard deviations `mc_fit()` found in the training part, in float64: columns far from zero,
+    such as time stamps, keep their digits.
     `labels`, `n_outputs`, `task`, `noise` and `seed` are those of `mc_cnn()`.
 
     Raises ValueError for labels, sizes or rates that cannot work.
@@ -284,12 +285,12 @@ class MCNetwork(nn.Module):
         for part, values in found.items():
             getattr(self, f"{what}_{part}").copy_(torch.from_numpy(values.astype(np.float32)))
 
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *more: Any) -> None:
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *more: Any, **others: Any) -> None:
         for what in ("feature", "target"):  # those of the first version have no rest
             if f"{prefix}{what}_mean" in state_dict:
                 mean = state_dict[f"{prefix}{what}_mean"]
                 state_dict.setdefault(f"{prefix}{what}_rest", torch.zeros_like(mean))
-        super()._load_from_state_dict(state_dict, prefix, *more)
+        super()._load_from_state_dict(state_dict, prefix, *more, **others)
 
     def check_input_shape(self, shape: Sequence[int], name: str = "x") -> None:
         """Refuse inputs, (input, ...), whose axes are not this network's, and say what is amiss."""

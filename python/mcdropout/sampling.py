@@ -96,11 +96,12 @@ def mc_predict(
       being the most; `prediction.n_samples` then says how many each input took, and kept draws end in NaN.
       Inputs whose first draws happen to agree stop early, so answers lean to the sure side: on real images, with a
       tolerance that 100 draws meet, the likeliest label gained 0.002 and mutual information lost 0.009 nats.
-    keep_samples: keep the draws themselves, float32 (draw, input, output).
+    keep_samples: keep the draws themselves, float32 (draw, input, output); float64 for values of our own networks.
     outputs: what a module that is not ours returns (of a Keras model read from its last activation, or from its loss,
       where that is sure), "logits", "probabilities", "values" or "mean_log_variance"
       (means, then log variances, along the last axis); a single logit or probability is that of the second of two
       labels. labels: names of its classes, 0, 1, ... by default; with more than two axes they tell which is theirs.
+      Our own networks have theirs, and refuse others.
     select: which part of a tuple or mapping that `model` returns, or a function that takes it out.
     stochastic_depth: whether whole blocks that are skipped at random when training are sampled too.
     gaussian_noise: whether the `GaussianNoise` layers of a Keras model are sampled too.

@@ -106,7 +106,8 @@ def mc_fit(
       values learnt from, makes the loss the negative evidence lower bound per value; or a number, at least 0; a
       function of the epoch (1, 2, ...) to a number; or for a warm-up a mapping with `warm_up`, a number of epochs in
       which it rises evenly to `weight` ("1/N" by default).
-    augment: called with a batch of inputs and a torch.Generator; gives the batch to learn from.
+    augment: called with a batch of inputs and a torch.Generator; gives the batch to learn from. A network of ours gives
+      it tables in the caller's units, in float64 in the host's memory.
     callbacks: called after each epoch with its row of the history; one that gives True or "stop" ends training.
     precision: "float32", or for mixed precision "bfloat16" or "float16".
     seed: decides the held-out part, the order and the dropout; None draws one (or takes the checkpoint's).
@@ -122,7 +123,8 @@ def mc_fit(
     interrupt (Ctrl-C) stops with a warning and keeps what was learnt.
 
     Raises ValueError for arguments that cannot be used, and FloatingPointError when the loss or a weight is no
-    number any more; the model then has its weights from before that epoch.
+    number any more. Whatever the error, what the model learnt in that epoch is taken back; where it had learnt nothing
+    before, it is as it was, its units and columns too.
     """
     given, objective = model, objective_of(model)
     file = None if checkpoint is None else _Checkpoint(checkpoint)
