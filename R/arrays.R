@@ -55,7 +55,20 @@ as_targets <- function(y, labels = NULL, name = rlang::caller_arg(y), call = rla
   if (!is.atomic(y) || is.null(y) || is.object(y)) {
     abort_must(name, "have a label or a number for every input", y, call = call)
   }
-  as.array(na_as_nan(y))
+  as.array(na_as_nan(in_label_order(y, labels, name, call)))
+}
+
+# One-hot rows, whose columns go by their names where they have some: Python gets them in the order of the
+# labels.
+in_label_order <- function(y, labels, name, call) {
+  if (!is.matrix(y) || ncol(y) < 2 || is.null(colnames(y)) || is.null(labels)) {
+    return(y)
+  }
+  if (!setequal(colnames(y), as.character(labels)) || ncol(y) != length(labels)) {
+    wanted <- paste0("have columns named by the labels (", shorten(labels), ") or by nothing")
+    abort_must(name, wanted, got = shorten(colnames(y)), call = call)
+  }
+  y[, as.character(labels), drop = FALSE]
 }
 
 as_number_matrix <- function(x, name, call) {

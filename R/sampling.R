@@ -36,7 +36,8 @@
 #'   or `"mean_log_variance"`. Ours know, and of a Keras model it is read from the last activation, or from
 #'   the loss, where that is sure.
 #' @param labels (character, integer or logical vector, or factor) The names of the classes of such a network;
-#'   where its outputs have more than two axes, they tell which is that of the classes.
+#'   where its outputs have more than two axes, they tell which is that of the classes. Networks of ours have
+#'   theirs, and refuse others.
 #' @param select (string, count or function) Which part of several that such a network returns: its name, its
 #'   number (from 1), or a function that takes it out of the Python object.
 #' @param stochastic_depth (flag) Sample whole blocks too that are skipped at random in training?

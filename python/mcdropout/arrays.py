@@ -79,6 +79,12 @@ def as_rows(x: object, name: str = "x") -> Rows:
     return rows
 
 
+def doubles(rows: Rows, index: slice | np.ndarray) -> np.ndarray:
+    """Those inputs alone in float64, with all the digits that they are held with; copied."""
+    values = rows.values[index] if isinstance(rows, ArrayRows) else rows.take(index)
+    return np.array(values, dtype=np.float64, order="C")
+
+
 def columns_of(rows: Rows) -> tuple[str, ...]:
     """The names of a table's columns; () where it has none."""
     return rows.columns if isinstance(rows, ArrayRows) else ()

@@ -130,6 +130,12 @@ def check_choice(value: object, name: str, choices: Sequence[str]) -> str:
     raise ValueError(f"`{name}` must be one of {words}; got {shown(value)}.")
 
 
+def listed(labels: Sequence[object]) -> str:
+    """Labels in words, the first ten of them."""
+    words = ", ".join(f'"{label}"' for label in labels[:10])
+    return words if len(labels) <= 10 else f"{words} and {len(labels) - 10} more"
+
+
 def check_seed(value: object, name: str = "seed") -> int:
     """A whole number from 0 to 2^53 - 1; None draws one, without touching any global generator."""
     if value is None:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, RandomSampler
 
-from .arrays import ArrayRows, Rows, as_rows, check_finite, in_order
+from .arrays import ArrayRows, Rows, as_rows, check_finite, doubles, in_order
 from .checks import check_length
 from .devices import sent
 from .randomness import OwnStream
@@ -94,9 +94,12 @@ class Taking:
     keep_whole_numbers: bool = False  # token ids stay whole numbers; pixels and features become float32
     channels_last: bool = False  # quicker for convolutions, the same numbers
     columns: tuple[str, ...] = ()  # of the table that the model was trained on
+    standard: Callable[[Tensor], Tensor] | None = None  # of a table: what puts float64 into the model's standard units
 
     def tensor(self, rows: Rows, part: slice) -> Tensor:
         """Some rows, copied so that an in-place operation of the model cannot reach the caller's array."""
+        if self.standard is not None:
+            return self.standard(torch.from_numpy(doubles(rows, part))).to(self.dtype)
         dtype = rows.values.dtype if isinstance(rows, ArrayRows) else np.dtype(np.float32)
         if self.keep_whole_numbers and isinstance(rows, ArrayRows) and (dtype.kind == "b" or _is_wide(dtype)):
             whole = rows.values[part].astype(bool if dtype.kind == "b" else np.int64, order="C")

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from .arrays import Label, as_labels, as_targets, label_array
-from .checks import check_choice, check_length, shown
+from .checks import check_choice, check_length, listed, shown
 from .prediction import Array, MCPrediction
 
 
@@ -109,7 +109,7 @@ def check_labels(prediction: MCPrediction, labels: Sequence[Label], of: str, nam
     """The same labels in the same order as those of what was fitted, or of another prediction."""
     ours, theirs = ([str(label) for label in some] for some in (labels_of(prediction), labels))
     if ours != theirs:
-        raise ValueError(f"`{name}` must have the labels of {of}, {_listed(theirs)}; got {_listed(ours)}.")
+        raise ValueError(f"`{name}` must have the labels of {of}, {listed(theirs)}; got {listed(ours)}.")
 
 
 def check_calibration(prediction: MCPrediction, temperature: float | None, of: str, name: str = "prediction") -> None:
@@ -179,8 +179,3 @@ def _refuse_not_finite(values: Array, name: str) -> None:
     if not finite.all():
         number = int(np.argwhere(~finite)[0][0]) + 1
         raise ValueError(f"`{name}` must hold finite numbers only; got NaN or infinity in input number {number}.")
-
-
-def _listed(labels: Sequence[str]) -> str:
-    words = ", ".join(f'"{label}"' for label in labels[:10])
-    return words if len(labels) <= 10 else f"{words} and {len(labels) - 10} more"

@@ -6,10 +6,11 @@ made with, so a file can name a network without holding any code.
 
 from __future__ import annotations
 
+import copy
 import math
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -32,6 +33,7 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
     "silu": nn.SiLU,
     "tanh": nn.Tanh,
 }
+CONSTANT = 1e-12  # a column that varies by less of its mean is constant: some thousand roundings of float64
 
 
 def mc_cnn(
@@ -121,7 +123,8 @@ def mc_mlp(
 
     `hidden` has the width of each hidden layer; `dropout` one rate for all of them, or one each: small
     networks want low ones, as in Gal and Ghahramani (2016), arXiv:1506.02142. Features are standardised
-    inside the network, by the means and standard deviations `mc_fit()` found in the training part.
+    by the means and standard deviations `mc_fit()` found in the training part, in float64: columns far from zero,
+    such as time stamps, keep their digits.
     `labels`, `n_outputs`, `task`, `noise` and `seed` are those of `mc_cnn()`.
 
     Raises ValueError for labels, sizes or rates that cannot work.
@@ -162,14 +165,19 @@ class MCNetwork(nn.Module):
     "mean_log_variance". input_shape: of one input. history: a row per epoch of the last `mc_fit()`, or None.
     columns: names of the features, if it was trained on a table that has them; tables to come are put in their order.
 
-    Values are learnt, and features seen, in standard units; `forward` takes and gives the caller's units.
+    Values are learnt, and features seen, in standard units; `forward` takes and gives the caller's units. A mean is
+    held in two parts, `..._mean` and `..._rest`, what float32 rounds off it: together they have the digits of float64,
+    also on devices that have none.
     """
 
     target_mean: Tensor
+    target_rest: Tensor
     target_scale: Tensor
     feature_mean: Tensor
+    feature_rest: Tensor
     feature_scale: Tensor
     scales_set: Tensor
+    takes_standard = gives_standard = False  # whether `forward` is in these units: see `standard_view()`
 
     def __init__(self, spec: dict[str, Any], layers: OrderedDict[str, nn.Module] | nn.Sequential) -> None:
         super().__init__()
@@ -185,11 +193,9 @@ class MCNetwork(nn.Module):
         self.input_shape: tuple[int, ...] = tuple(spec["input_shape"]) if self.is_image else (spec["n_features"],)
         self.register_buffer("scales_set", torch.tensor(False))  # once set, training goes on in these units
         if not self.is_image:
-            self.register_buffer("feature_mean", torch.zeros(spec["n_features"]))
-            self.register_buffer("feature_scale", torch.ones(spec["n_features"]))
+            self._register_units("feature", spec["n_features"])
         if self.task == "regression":
-            self.register_buffer("target_mean", torch.zeros(self.n_outputs))
-            self.register_buffer("target_scale", torch.ones(self.n_outputs))
+            self._register_units("target", self.n_outputs)
         learns_one_noise = self.outputs == "mean_log_variance" and self.noise == "homoscedastic"
         self.log_variance = nn.Parameter(torch.zeros(self.n_outputs)) if learns_one_noise else None
         self.eval()  # as `mc_fit()` leaves it: dropout is switched on by those who want it
@@ -207,13 +213,27 @@ class MCNetwork(nn.Module):
         "logits": (input, label), one column if binary. "values": (input, output). "mean_log_variance":
         (input, 2 x output), the means and then the natural logarithms of the noise variances.
         """
-        return self.in_callers_units(self.standard_outputs(self.standard_inputs(x)))
+        out = self.standard_outputs(x if self.takes_standard else self.standard_inputs(x))
+        return out if self.gives_standard else self.in_callers_units(out)
+
+    def standard_view(self, values: bool = True) -> MCNetwork:
+        """This very network, all its parts shared, but for a `forward` that does without the caller's units.
+
+        It takes the features of a table, and unless `values` is false gives values, in standard units.
+        """
+        view = copy.copy(self)
+        view.takes_standard, view.gives_standard = not self.is_image, values
+        return view
+
+    def units(self, what: str, device: torch.device | str) -> Units:
+        """The standard units of "feature" or "target" as they are now, on a device."""
+        return Units(*(getattr(self, f"{what}_{part}").to(device) for part in ("mean", "rest", "scale")))
 
     def standard_inputs(self, x: Tensor) -> Tensor:
         """Inputs as the layers take them: channels first, or features in standard units."""
         if self.is_image:
             return x.permute(0, 3, 1, 2)  # a view, and already in channels-last memory: never copied
-        return (x - self.feature_mean) / self.feature_scale
+        return self.units("feature", x.device).standard(x)
 
     def standard_outputs(self, x: Tensor) -> Tensor:
         """As `forward`, from standard inputs to values in standard units: those the loss is taken in."""
@@ -222,19 +242,22 @@ class MCNetwork(nn.Module):
             out = torch.cat([out, self.log_variance.expand_as(out)], dim=-1)
         return out
 
-    def in_callers_units(self, out: Tensor) -> Tensor:
-        """Standard values back to units: mean * scale + centre, log-variance + 2 log(scale)."""
+    def in_callers_units(self, out: Tensor, units: Units | None = None) -> Tensor:
+        """Standard values back to the caller's units: mean * scale + centre, log-variance + 2 log(scale).
+
+        units: those of "target" on the device of `out`, where they have been fetched before.
+        """
         if self.outputs == "logits":
             return out
+        units = units or self.units("target", out.device)
         if self.outputs == "values":
-            return out * self.target_scale + self.target_mean
+            return units.callers(out)
         mean, log_variance = out.chunk(2, dim=-1)
-        mean = mean * self.target_scale + self.target_mean
-        return torch.cat([mean, log_variance + 2 * self.target_scale.log()], dim=-1)
+        return torch.cat([units.callers(mean), log_variance + 2 * units.scale.log()], dim=-1)
 
     def standard_targets(self, y: Tensor) -> Tensor:
         """Values (input, output) in standard units; float64 in, so that a far-off mean costs no digits."""
-        return ((y - self.target_mean) / self.target_scale).to(self.target_mean.dtype)
+        return self.units("target", y.device).standard(y)
 
     def set_scales(self, features: tuple[np.ndarray, np.ndarray] | None, targets: np.ndarray | None) -> None:
         """Settle the standard units: (mean, std) of the features of a table, and `targets` (input, output).
@@ -247,15 +270,27 @@ class MCNetwork(nn.Module):
         if features is not None and not self.is_image:
             self._fill("feature", *features)
         if targets is not None and self.task == "regression":
-            self._fill("target", targets.mean(axis=0), targets.std(axis=0))
+            self._fill("target", *mean_and_std(targets))
+
+    def _register_units(self, what: str, n: int) -> None:
+        self.register_buffer(f"{what}_mean", torch.zeros(n))
+        self.register_buffer(f"{what}_rest", torch.zeros(n))
+        self.register_buffer(f"{what}_scale", torch.ones(n))
 
     def _fill(self, what: str, mean: np.ndarray, std: np.ndarray) -> None:
-        mean = mean.astype(np.float32)
-        std = std.astype(np.float32)
-        # a constant column: its float32 rounding must not be blown up to the size of a signal
-        constant = std <= np.abs(mean) * np.finfo(np.float32).eps
-        getattr(self, f"{what}_mean").copy_(torch.from_numpy(mean))
-        getattr(self, f"{what}_scale").copy_(torch.from_numpy(np.where(constant, np.float32(1), std)))
+        rounded = mean.astype(np.float32)
+        # a constant column: its rounding must not be blown up to the size of a signal
+        constant = std <= np.maximum(np.abs(mean) * CONSTANT, np.finfo(np.float32).tiny)
+        found = {"mean": rounded, "rest": mean - rounded, "scale": np.where(constant, 1.0, std)}
+        for part, values in found.items():
+            getattr(self, f"{what}_{part}").copy_(torch.from_numpy(values.astype(np.float32)))
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *more: Any, **others: Any) -> None:
+        for what in ("feature", "target"):  # those of the first version have no rest
+            if f"{prefix}{what}_mean" in state_dict:
+                mean = state_dict[f"{prefix}{what}_mean"]
+                state_dict.setdefault(f"{prefix}{what}_rest", torch.zeros_like(mean))
+        super()._load_from_state_dict(state_dict, prefix, *more, **others)
 
     def check_input_shape(self, shape: Sequence[int], name: str = "x") -> None:
         """Refuse inputs, (input, ...), whose axes are not this network's, and say what is amiss."""
@@ -270,6 +305,29 @@ class MCNetwork(nn.Module):
     def extra_repr(self) -> str:
         head = f"noise={self.noise}, n_outputs" if self.labels is None else "n_labels"
         return f"task={self.task}, input_shape={self.input_shape}, {head}={self.n_outputs}"
+
+
+class Units(NamedTuple):
+    """The standard units of some numbers: (number - mean - rest) / scale."""
+
+    mean: Tensor
+    rest: Tensor
+    scale: Tensor
+
+    def standard(self, x: Tensor) -> Tensor:
+        """In standard units and the network's own type, the mean taken off in the type of `x`."""
+        return ((x - self.mean - self.rest) / self.scale).to(self.mean.dtype)
+
+    def callers(self, x: Tensor) -> Tensor:
+        """Back from standard units, in the type of `x`."""
+        return x * self.scale + self.rest + self.mean
+
+
+def mean_and_std(table: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Of each column, in float64; taken from the first row on, so that a constant column has a deviation of 0."""
+    first = table[0].astype(np.float64)
+    table = table - first
+    return first + table.mean(axis=0), table.std(axis=0)
 
 
 def build(spec: dict[str, Any]) -> MCNetwork:

@@ -49,10 +49,9 @@ def objective_of(model: nn.Module) -> Objective:
         return Objective(_cross_entropy, _hits, "accuracy")
     if task == "binary":
         return Objective(_binary_cross_entropy, _binary_hits, "accuracy")
-    scale = model.target_scale if isinstance(model, MCNetwork) else torch.ones(())
     if check_choice(outputs, "outputs", ("values", "mean_log_variance")) == "values":
-        return Objective(_squared_error, _squared_error_in_units(scale), "rmse")
-    return Objective(_gaussian, _squared_error_in_units(scale), "rmse")
+        return Objective(_squared_error, _squared_error_in_units(model), "rmse")
+    return Objective(_gaussian, _squared_error_in_units(model), "rmse")
 
 
 def raw_outputs(model: nn.Module) -> Callable[[Tensor], Tensor]:
@@ -156,9 +155,9 @@ def _gaussian(out: Tensor, values: Tensor, _: Tensor | None) -> Tensor:
     return 0.5 * (LOG_2PI + log_variance + (values - mean).square() * (-log_variance).exp()).mean()
 
 
-def _squared_error_in_units(scale: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
+def _squared_error_in_units(model: nn.Module) -> Callable[[Tensor, Tensor], Tensor]:
     def quality(out: Tensor, values: Tensor) -> Tensor:
-        mean = out[:, : values.shape[1]]  # what comes after are log-variances
-        return ((mean - values) * scale.to(mean.device)).square().mean()
+        error = out[:, : values.shape[1]] - values  # what comes after are log-variances
+        return (error * model.target_scale if isinstance(model, MCNetwork) else error).square().mean()
 
     return quality

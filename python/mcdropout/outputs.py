@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from .arrays import Label, as_label_set
-from .checks import check_choice, shown, whole
+from .checks import check_choice, listed, shown, whole
 
 OUTPUTS = ("logits", "probabilities", "values", "mean_log_variance")
 SUM_TOLERANCE = 1e-2  # probabilities in bfloat16 sum to 1 to about this
@@ -26,6 +26,7 @@ class Outputs:
     labels: tuple[Label, ...] = ()  # () for values, and until the first output says how many there are
     select: Select | None = None
     label_axis: int = 1
+    callers: Callable[[Tensor], Tensor] | None = None  # from standard to the caller's units
 
     @classmethod
     def declared(
@@ -39,7 +40,8 @@ class Outputs:
             raise ValueError(f"`outputs` must say what `model` returns, one of {words}; got none.")
         named = known.labels if known is not None else ()
         if labels is not None:
-            named = as_label_set(labels)
+            declared = as_label_set(labels)
+            named = declared if known is None else _known_labels(declared, named)
         return cls(check_choice(known.kind if known else kind, "outputs", OUTPUTS), named, select)
 
     @property
@@ -130,7 +132,7 @@ class Outputs:
 
     def draws(self, out: Tensor) -> tuple[Tensor, Tensor | None]:
         """Raw outputs (draw, input, ...) to (draw, input, ..., label) or means, and the noise variance where told."""
-        out = out.float()
+        out = out.float() if self.callers is None else self.callers(out.double())
         if self.kind == "mean_log_variance":
             mean, log_variance = out.chunk(2, dim=-1)
             return mean, log_variance.exp()
@@ -148,6 +150,17 @@ class Outputs:
         if self.kind == "logits":
             return torch.cat([torch.sigmoid(-out), torch.sigmoid(out)], dim=1)
         return torch.cat([1 - out, out], dim=1)
+
+
+def _known_labels(given: tuple[Label, ...], own: tuple[Label, ...]) -> tuple[Label, ...]:
+    """A network's own labels, which may be given again, in their order, as R or text has them."""
+    if [str(one) for one in given] == [str(one) for one in own]:
+        return own
+    if not own:
+        raise ValueError(f"`labels` must be left out where `model` is a network for values; got {listed(given)}.")
+    raise ValueError(
+        f"`labels` must be left out, or be those of `model` in their order, {listed(own)}; got {listed(given)}."
+    )
 
 
 def _parts(result: Any) -> str:

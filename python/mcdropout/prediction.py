@@ -49,7 +49,8 @@ class MCPrediction:
     `mutual_information` (epistemic). For values they are (input, output) and of the model's mean; `variance` is
     the epistemic part, `aleatoric_variance` and `total_variance` exist where the model tells its noise.
 
-    `samples` (draw, input, output) are the draws, float32, or None; `noise_variances` the noise of each draw.
+    `samples` (draw, input, output) are the draws, or None: float32, but for values of a network of ours float64;
+    `noise_variances` the noise of each draw.
     `temperature` is the one that `mc_apply()` has calibrated them to: 1 as drawn, None in older files, which know none.
     """
 

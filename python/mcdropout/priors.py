@@ -94,15 +94,24 @@ class _ScaledExponentialIntegral(torch.autograd.Function):
         return gradient * (result - 1 / u)
 
 
-def _mixture(loc: Tensor, scales: Tensor, weights: Tensor) -> Distribution:
-    parts = Normal(loc.unsqueeze(-1).expand(*loc.shape, len(scales)), scales.expand(*loc.shape, len(scales)))
-    return MixtureSameFamily(Categorical(weights.expand(*loc.shape, len(weights))), parts)
+class _StudentT(StudentT):
+    """Without the distribution that torch draws it from, and whose checks cannot be left out."""
+
+    def __init__(self, loc: Tensor, scale: Tensor, df: Tensor, validate_args: bool | None = None) -> None:
+        self.df, self.loc, self.scale = torch.broadcast_tensors(df, loc, scale)
+        Distribution.__init__(self, self.df.shape, validate_args=validate_args)
+
+
+def _mixture(loc: Tensor, scales: Tensor, weights: Tensor, validate_args: bool | None = None) -> Distribution:
+    shape = (*loc.shape, len(scales))
+    parts = Normal(loc.unsqueeze(-1).expand(shape), scales.expand(shape), validate_args)
+    return MixtureSameFamily(Categorical(weights.expand(shape), validate_args=validate_args), parts, validate_args)
 
 
 FAMILIES: dict[str, Callable[..., Distribution]] = {
     "normal": Normal,
     "laplace": Laplace,
-    "student_t": lambda loc, scale, df: StudentT(df, loc, scale),
+    "student_t": _StudentT,
     "cauchy": Cauchy,
     "horseshoe": Horseshoe,
     "mixture": _mixture,
@@ -134,7 +143,8 @@ class Prior:
 
     def distribution(self, tensors: Mapping[str, Tensor]) -> Distribution:
         """The distribution of the weights, from what `tensors()` gave (perhaps on another device)."""
-        return self.custom if self.custom is not None else FAMILIES[self.family](**tensors)
+        # checked where it was asked for; torch's own checks, at every step, would wait for a GPU
+        return self.custom if self.custom is not None else FAMILIES[self.family](**tensors, validate_args=False)
 
     def centred(self, loc: Number) -> Prior:
         """The same prior about another location."""

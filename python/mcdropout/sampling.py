@@ -12,7 +12,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -109,11 +109,12 @@ def mc_predict(
       being the most; `prediction.n_samples` then says how many each input took, and kept draws end in NaN.
       Inputs whose first draws happen to agree stop early, so answers lean to the sure side: on real images, with a
       tolerance that 100 draws meet, the likeliest label gained 0.002 and mutual information lost 0.009 nats.
-    keep_samples: keep the draws themselves, float32 (draw, input, output).
+    keep_samples: keep the draws themselves, float32 (draw, input, output); float64 for values of our own networks.
     outputs: what a module that is not ours returns (of a Keras model read from its last activation, or from its loss,
       where that is sure), "logits", "probabilities", "values" or "mean_log_variance"
       (means, then log variances, along the last axis); a single logit or probability is that of the second of two
       labels. labels: names of its classes, 0, 1, ... by default; with more than two axes they tell which is theirs.
+      Our own networks have theirs, and refuse others.
     select: which part of a tuple or mapping that `model` returns, or a function that takes it out.
     stochastic_depth: whether whole blocks that are skipped at random when training are sampled too.
     gaussian_noise: whether normal noise that acts in training alone is sampled too, as that of Keras's `GaussianNoise`.
@@ -174,7 +175,8 @@ def mc_predict_point(
             result = network.point(network.placed(inputs, network.replica.device))
             if not parts:
                 network.outputs.check(result, len(inputs))
-            values = network.outputs.draws(network.outputs.tensor(result)[None])[0]
+            raw = network.outputs.tensor(result)
+            values = network.outputs.draws(raw.to(for_float64(raw.device))[None])[0]
             _check_sound(_sound(values).cpu().numpy(), n_seen + np.arange(len(inputs)))
             parts.append(values[0].cpu().numpy())
             n_seen += len(inputs)
@@ -373,6 +375,9 @@ class Network:
         check_choice(precision, "precision", PRECISIONS)
         ours = isinstance(model, MCNetwork)
         known = Outputs(model.outputs, model.labels or ()) if isinstance(model, MCNetwork) else None
+        if isinstance(model, MCNetwork):
+            # `feed()` and `Outputs.draws()` put numbers into units, in float64; `select` gets the caller's
+            model = model.standard_view(values=select is None)
         meaning = Outputs.declared(outputs, labels, select, known)
         devices = as_devices(device)
         modules = list(model.modules())
@@ -388,6 +393,10 @@ class Network:
 
     def feed(self, x: Any) -> Feed:
         """`x` checked, as inputs that can be taken batch by batch."""
+        if isinstance(self.model, MCNetwork) and not self.model.is_image:
+            self.taking = replace(self.taking, standard=self.model.units("feature", "cpu").standard)
+        if isinstance(self.model, MCNetwork) and self.model.gives_standard and self.outputs.task == "regression":
+            self.outputs.callers = _in_callers_units(self.model)
         feed = feed_of(x, self.taking)
         if isinstance(self.model, MCNetwork):
             shape = feed.shape if isinstance(feed, ArrayFeed) else (1, *feed.head(1).args[0].shape[1:])
@@ -452,6 +461,12 @@ class Network:
         return Sampler(make_plan, example, request.seed, request.workers, self.devices)
 
 
+def _in_callers_units(model: MCNetwork) -> Callable[[Tensor], Tensor]:
+    """With the units of now, which go to each device once: to copy them there for every batch would make a GPU wait."""
+    units = cache(partial(model.units, "target"))
+    return lambda out: model.in_callers_units(out, units(out.device))
+
+
 # ---- batches --------------------------------------------------------------------------------------------------
 
 
@@ -474,10 +489,10 @@ def draw_all(
 ) -> MCPrediction:
     """The prediction of a network whose sampler is ready: batches, rounds of draws, summaries."""
     out = network.outputs.tensor(sampler.first.probe.output)
-    values, noise = network.outputs.draws(out[None])
+    values, noise = network.outputs.draws(out[None].to(for_float64(out.device)))
     if request.keep_samples and feed.n_inputs is not None:
         shape = (request.n_samples, feed.n_inputs, *values.shape[2:])
-        check_room(shape, 1 if noise is None else 2)
+        check_room(shape, 1 if noise is None else 2, values.itemsize)
     devices = sampler.devices
     most_bytes = chunk_bytes(devices[0], DRAWS_BYTES)
     size = group_size(request, 4 * out[0].numel(), sampler.input_bytes, most_bytes, len(devices) > 1)
@@ -755,7 +770,7 @@ class Store:
         room = self.n_inputs or max(self.n, 0 if old is None else 2 * old.shape[axis])
         shape = (*self.before, room, *values.shape[axis + 1 :])
         if axis:
-            check_room(shape, 1)
+            check_room(shape, 1, values.itemsize)
         self.array = np.full(shape, np.nan, values.dtype) if axis else np.empty(shape, values.dtype)
         if old is not None:
             self.array[(slice(None),) * axis + (slice(old.shape[axis]),)] = old
@@ -775,9 +790,9 @@ def _run_of(places: np.ndarray) -> bool:
     return places[-1] - places[0] + 1 == len(places)
 
 
-def check_room(shape: tuple[int, ...], arrays: int) -> None:
-    """Refuse to keep float32 draws of this shape that memory has no room for."""
-    needed = 4 * math.prod(shape) * arrays
+def check_room(shape: tuple[int, ...], arrays: int, itemsize: int) -> None:
+    """Refuse to keep draws of this shape, so many bytes a number, that memory has no room for."""
+    needed = itemsize * math.prod(shape) * arrays
     if needed > ASKED_FROM and needed > (free := free_memory()):
         raise OutOfMemory(
             f"`keep_samples` would need {needed / 2**30:.1f} GiB for {shape[0]} draws of {shape[1]} inputs, and "

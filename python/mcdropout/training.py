@@ -24,7 +24,7 @@ from torch.optim import SGD, Adam, AdamW, Optimizer, RMSprop
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from . import containers
-from .arrays import ArrayRows, Label, Rows, as_device, as_rows, check_finite, columns_of, in_order
+from .arrays import PIECE, ArrayRows, Label, Rows, as_device, as_rows, check_finite, columns_of, doubles, in_order
 from .backbones import FrozenNetwork, behind_backbone
 from .checks import (
     check_choice,
@@ -36,7 +36,8 @@ from .checks import (
     shown,
     warn,
 )
-from .models import MCNetwork
+from .devices import sent
+from .models import MCNetwork, mean_and_std
 from .objectives import (
     Objective,
     as_class_weights,
@@ -106,7 +107,8 @@ def mc_fit(
       values learnt from, makes the loss the negative evidence lower bound per value; or a number, at least 0; a
       function of the epoch (1, 2, ...) to a number; or for a warm-up a mapping with `warm_up`, a number of epochs in
       which it rises evenly to `weight` ("1/N" by default).
-    augment: called with a batch of inputs and a torch.Generator; gives the batch to learn from.
+    augment: called with a batch of inputs and a torch.Generator; gives the batch to learn from. A network of ours gives
+      it tables in the caller's units, in float64 in the host's memory.
     callbacks: called after each epoch with its row of the history; one that gives True or "stop" ends training.
     precision: "float32", or for mixed precision "bfloat16" or "float16".
     seed: decides the held-out part, the order and the dropout; None draws one (or takes the checkpoint's).
@@ -122,7 +124,8 @@ def mc_fit(
     interrupt (Ctrl-C) stops with a warning and keeps what was learnt.
 
     Raises ValueError for arguments that cannot be used, and FloatingPointError when the loss or a weight is no
-    number any more; the model then has its weights from before that epoch.
+    number any more. Whatever the error, what the model learnt in that epoch is taken back; where it had learnt nothing
+    before, it is as it was, its units and columns too.
     """
     given, objective = model, objective_of(model)
     file = None if checkpoint is None else _Checkpoint(checkpoint)
@@ -160,35 +163,40 @@ def mc_fit(
     learnt, held = _split(targets, settings)
     settings.check_monitor(objective, validated=others is not None or held is not None)
     class_weights = as_class_weights(class_weight, model, targets[learnt])
-    if isinstance(model, MCNetwork):
-        _set_scales(model, rows, targets, learnt)
-        model.columns = model.columns or columns
-
-    with _at_work(model, found_device):
-        train = _Part.of(model, rows, targets, found_device, augment is not None).choice(learnt)
-        held_out = None if held is None else train.choice(held)
-        if others is not None:
-            held_out = _Part.of(model, *others, found_device)
-        made = make_optimizer(model, settings.optimizer, settings.learning_rate, settings.weight_decay)
-        learner = _Learner(model, objective, made, class_weights, settings.precision, found_device)
-        run = _Run(learner, settings, train, held_out)
-        if file is not None:
-            file.read_into(run)
-        try:
-            done, total = (epochs * run.batches_per_epoch for epochs in (len(run.rows), settings.epochs))
-            with reporting(progress, total, "batch", done=done, every=0.1) as report:
-                while not run.finished:
-                    row = run.one_epoch(augment, report)
-                    answers = [tell(dict(row)) for tell in told]
-                    run.stopped |= any(
-                        isinstance(answer, (bool, np.bool_, str)) and answer in (True, "stop") for answer in answers
-                    )
-                    if file is not None:
-                        file.write(run)
-        except KeyboardInterrupt:
-            warn(f"Training was interrupted after epoch {len(run.rows)}; the model keeps what it learnt.")
-        finally:
-            run.settle()
+    before, run = _Before.of(model), None
+    try:
+        if isinstance(model, MCNetwork):
+            _set_scales(model, rows, targets, learnt)
+            model.columns = model.columns or columns
+        with _at_work(model, found_device):
+            train = _Part.of(model, rows, targets, found_device, augment is not None).choice(learnt)
+            held_out = None if held is None else train.choice(held)
+            if others is not None:
+                held_out = _Part.of(model, *others, found_device)
+            made = make_optimizer(model, settings.optimizer, settings.learning_rate, settings.weight_decay)
+            learner = _Learner(model, objective, made, class_weights, settings.precision, found_device)
+            run = _Run(learner, settings, train, held_out)
+            if file is not None:
+                file.read_into(run)
+            try:
+                done, total = (epochs * run.batches_per_epoch for epochs in (len(run.rows), settings.epochs))
+                with reporting(progress, total, "batch", done=done, every=0.1) as report:
+                    while not run.finished:
+                        row = run.one_epoch(augment, report)
+                        answers = [tell(dict(row)) for tell in told]
+                        run.stopped |= any(
+                            isinstance(answer, (bool, np.bool_, str)) and answer in (True, "stop") for answer in answers
+                        )
+                        if file is not None:
+                            file.write(run)
+            except KeyboardInterrupt:
+                kept = "keeps what it learnt" if run.has_learnt else "is as it was"
+                warn(f"Training was interrupted after epoch {len(run.rows)}; the model {kept}.")
+            finally:
+                run.settle()
+    finally:
+        if run is None or not run.has_learnt:
+            before.put_back()
     return given
 
 
@@ -229,22 +237,26 @@ def mc_train_on_batch(
         )
     weight = 0.0 if kl_weight is None else check_number(kl_weight, "kl_weight", at_least=0)
     rows, targets = _examples(model, x, y, "x", "y")
-    everything = np.arange(rows.shape[0])
-    if isinstance(model, MCNetwork):
-        _set_scales(model, rows, targets, everything)
-        model.columns = model.columns or columns_of(rows)
-    stepper = _stepper(model, objective, optimizer)
-    device = stepper.learner.device
-    seed = model.spec["seed"] if isinstance(model, MCNetwork) else 0
-    batch = _Part.of(model, rows, targets, device)
-    goals = batch.targets
-    with _at_work(model, device):
-        stepper.learner.seed(seed, stepper.steps)
-        model.train()
-        stepper.learner.kl_weight = weight
-        learnt = stepper.learner.step(batch.prepared(batch.batch(batch.index)[0]), goals)
+    before = _Before.of(model, weights="stepper" not in vars(model))
+    try:
+        if isinstance(model, MCNetwork):
+            _set_scales(model, rows, targets, np.arange(len(targets)))
+            model.columns = model.columns or columns_of(rows)
+        stepper = _stepper(model, objective, optimizer)
+        device = stepper.learner.device
+        seed = model.spec["seed"] if isinstance(model, MCNetwork) else 0
+        batch = _Part.of(model, rows, targets, device)
+        with _at_work(model, device):
+            stepper.learner.seed(seed, stepper.steps)
+            model.train()
+            stepper.learner.kl_weight = weight
+            [(x_there, goals)] = batch.batches(None, len(batch))
+            learnt = stepper.learner.step(batch.prepared(x_there), goals)
+            quality = float(objective.quality(learnt.out, goals))
+    except BaseException:
+        before.put_back()
+        raise
     stepper.steps += 1
-    quality = float(objective.quality(learnt.out, goals))
     parts = {} if learnt.kl is None else {"nll": float(learnt.nll), "kl": float(learnt.kl)}
     return {"loss": float(learnt.loss), objective.metric: objective.shown_quality(quality), **parts}
 
@@ -305,6 +317,7 @@ class _Part:
     targets: Tensor
     index: Tensor  # which of the inputs are in this part
     device: torch.device
+    place: torch.device  # where batches of inputs are handed out
     prepare: Callable[[Tensor], Tensor] | None  # what a batch still needs before the layers can take it
 
     @classmethod
@@ -313,16 +326,21 @@ class _Part:
     ) -> _Part:
         """All inputs; an array becomes one tensor, files stay files.
 
-        A table is put into standard units here, once for all epochs, unless batches are wanted as they are.
+        A table is put into the standard units of a network of ours here, in float64 and once for all epochs, unless
+        batches are wanted as they are: then in float64 in the host's memory.
         """
-        prepare = preparation(model)
-        inputs = torch.from_numpy(rows.take(slice(None))) if isinstance(rows, ArrayRows) else rows
+        place, prepare = device, preparation(model)
+        if isinstance(rows, ArrayRows) and isinstance(model, MCNetwork) and not model.is_image:
+            if as_they_are:
+                inputs, place = torch.from_numpy(doubles(rows, slice(None))), torch.device("cpu")
+            else:
+                inputs, prepare = _in_standard_units(model, rows), None
+        else:
+            inputs = torch.from_numpy(rows.take(slice(None))) if isinstance(rows, ArrayRows) else rows
         if isinstance(inputs, Tensor) and inputs.nbytes <= ON_DEVICE:
-            inputs = inputs.to(device)
-        if isinstance(inputs, Tensor) and inputs.ndim == 2 and inputs.device == device and not as_they_are:
-            inputs, prepare = prepare(inputs), None
+            inputs = inputs.to(place)
         goals = as_loss_targets(model, targets).to(device)
-        return cls(inputs, goals, torch.arange(len(targets)), device, prepare)
+        return cls(inputs, goals, torch.arange(len(targets)), device, place, prepare)
 
     def choice(self, index: np.ndarray) -> _Part:
         """Those inputs alone, sharing the memory."""
@@ -336,17 +354,23 @@ class _Part:
         """How many values the loss is a mean over, in an epoch."""
         return len(self) * (self.targets.shape[1] if self.targets.ndim > 1 else 1)
 
-    def batch(self, index: Tensor) -> tuple[Tensor, Tensor]:
-        """Those inputs (whole rows of the array at once, never one by one) and their targets."""
-        if isinstance(self.inputs, Tensor):
-            x = self.inputs[index]
-        else:
-            x = torch.from_numpy(self.inputs.take(index.numpy()))
-        return x.to(self.device), self.targets[index]
+    def batches(self, order: Tensor | None, size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Inputs (whole rows of the array at once, never one by one) and their targets, in an order.
+
+        The order goes to the device as a whole: a GPU would wait for every batch of it.
+        """
+        chosen = self.index if order is None else self.index[order]
+        there = chosen.to(self.device)
+        for on_host, on_device in zip(chosen.split(size), there.split(size), strict=True):
+            if not isinstance(self.inputs, Tensor):
+                x = torch.from_numpy(self.inputs.take(on_host.numpy()))
+            else:
+                x = self.inputs[on_host if self.inputs.is_cpu else on_device]
+            yield sent(x, self.place), self.targets[on_device]
 
     def prepared(self, x: Tensor) -> Tensor:
         """A batch as the layers take it."""
-        return x if self.prepare is None else self.prepare(x)
+        return (x if self.prepare is None else self.prepare(x)).to(self.device)
 
 
 class _Learner:
@@ -371,6 +395,7 @@ class _Learner:
         self.device = device
         self.layers = variational_layers(model)
         self.kl_weight = 0.0
+        self.steps = 0
         self.stream = OwnStream(0)
         self.ours = isinstance(model, MCNetwork)
         with torch.no_grad(), OwnStream(0) as stream:  # where the KL divergence has a closed form, nothing is drawn
@@ -408,6 +433,7 @@ class _Learner:
                 self.scaler.scale(loss).backward()
                 self.scaler.step(self.optimizer)
                 self.scaler.update()
+        self.steps += 1
         return _Learnt(loss.detach(), out.detach(), nll.detach(), None if kl is None else kl.detach())
 
     def judge(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
@@ -494,6 +520,11 @@ class _Run:
         return self.stopped or len(self.rows) >= self.settings.epochs
 
     @property
+    def has_learnt(self) -> bool:
+        """Whether the model is another than before: an epoch was finished, or an interrupt left its first part."""
+        return bool(self.rows) or self.learner.steps > 0
+
+    @property
     def batches_per_epoch(self) -> int:
         return math.ceil(len(self.train) / self.settings.batch_size)
 
@@ -503,32 +534,26 @@ class _Run:
         epoch = len(self.rows) + 1
         row: dict[str, float] = {"epoch": epoch}
         rate = self.learner.optimizer.param_groups[0]["lr"]
-        before = copied_weights(self.model)
-
-        order, generator = self.learner.seed(self.settings.seed, epoch, len(self.train))
-        self.model.train()
-        text = self._text(epoch)
         tally = _Tally(self.learner.objective)
         parts: list[tuple[Tensor, Tensor]] = []
-        self.learner.kl_weight = self.settings.kl_weight.at(epoch, self.train.n_values)
-        for chosen in self.train.index[order].split(self.settings.batch_size):
-            x, y = self.train.batch(chosen)
-            if augment is not None:
-                with self.learner.drawing():
-                    x = augment(x, generator)
-            learnt = self.learner.step(self.train.prepared(x), y)
-            tally.add(learnt.loss, learnt.out, y)
-            if learnt.kl is not None:
-                parts.append((learnt.nll, learnt.kl))
-            report(1, text)
-        row |= tally.means("")
-
-        if not (math.isfinite(row["loss"]) and _all_finite(self.model)):
-            self.model.load_state_dict(before)
-            raise FloatingPointError(
-                f"The loss must stay a number; it was none in epoch {epoch}, and the model keeps its weights from "
-                "before that. Use a smaller `learning_rate`, or look for extreme values in `x` and `y`."
-            )
+        with self._good_weights_kept():
+            order, generator = self.learner.seed(self.settings.seed, epoch, len(self.train))
+            self.model.train()
+            text = self._text(epoch)
+            self.learner.kl_weight = self.settings.kl_weight.at(epoch, self.train.n_values)
+            for x, y in self.train.batches(order, self.settings.batch_size):
+                given = x if augment is None else self._augmented(augment, x, generator)
+                learnt = self.learner.step(self.train.prepared(given), y)
+                tally.add(learnt.loss, learnt.out, y)
+                if learnt.kl is not None:
+                    parts.append((learnt.nll, learnt.kl))
+                report(1, text)
+            row |= tally.means("")
+            if not (math.isfinite(row["loss"]) and _all_finite(self.model)):
+                raise FloatingPointError(
+                    f"The loss must stay a number; it was none in epoch {epoch}, and the model keeps its weights from "
+                    "before that. Use a smaller `learning_rate`, or look for extreme values in `x` and `y`."
+                )
         if self.held_out is not None:
             row |= self._judged(self.held_out).means("val_")
         if parts:
@@ -542,6 +567,26 @@ class _Run:
         row |= {"learning_rate": rate, "seconds": time.perf_counter() - started}
         self._note(row)
         return row
+
+    def _augmented(self, augment: Augment, x: Tensor, generator: torch.Generator) -> Tensor:
+        with self.learner.drawing():
+            given = augment(x, generator)
+        shape = tuple(getattr(given, "shape", ()))
+        if isinstance(self.model, MCNetwork) and shape != tuple(x.shape):
+            raise ValueError(f"`augment` must give a tensor of the shape that it gets, {tuple(x.shape)}; got {shape}.")
+        return given
+
+    @contextmanager
+    def _good_weights_kept(self) -> Iterator[None]:
+        """An error takes back what the epoch has learnt; an interrupt only what is no number any more."""
+        before, steps = _copied(_tensors(self.model)), self.learner.steps
+        try:
+            yield
+        except BaseException as error:
+            if not isinstance(error, KeyboardInterrupt) or not _all_finite(self.model):
+                _put_back(self.model, before)
+                self.learner.steps = steps
+            raise
 
     def settle(self) -> None:
         """Put the best weights back, if any were kept, and hang the history on the model."""
@@ -557,13 +602,13 @@ class _Run:
     def _spreads(self) -> dict[str, float]:
         """The mean posterior standard deviation of each variational layer."""
         with torch.no_grad():
-            return {_spread_name(path): float(one.deviations().mean()) for path, one in self.learner.layers.items()}
+            spreads = [one.deviations().mean() for one in self.learner.layers.values()]
+            return dict(zip(map(_spread_name, self.learner.layers), torch.stack(spreads).tolist(), strict=True))
 
     def _judged(self, part: _Part) -> _Tally:
         self.model.eval()
         tally = _Tally(self.learner.objective)
-        for chosen in part.index.split(self.settings.batch_size):
-            x, y = part.batch(chosen)
+        for x, y in part.batches(None, self.settings.batch_size):
             tally.add(*self.learner.judge(part.prepared(x), y), y)
         return tally
 
@@ -742,23 +787,80 @@ def stratified_choice(strata: np.ndarray, share: float, seed: int) -> np.ndarray
 
 def _set_scales(model: MCNetwork, rows: Rows, targets: np.ndarray, train: np.ndarray) -> None:
     """The standard units of a table's features and of values, from the training part alone."""
+    if bool(model.scales_set):
+        return
     features = None
-    if not model.is_image and not bool(model.scales_set):
-        table = rows.take(train).astype(np.float64)
-        features = table.mean(axis=0), table.std(axis=0)
+    if not model.is_image:
+        mean, std = mean_and_std(doubles(rows, train))
+        if isinstance(rows, ArrayRows) and rows.values.dtype.kind == "f":  # it may be constant but for its own rounding
+            std[std <= np.abs(mean) * np.finfo(rows.values.dtype).eps] = 0
+        features = mean, std
     model.set_scales(features, targets[train] if model.task == "regression" else None)
 
 
+def _in_standard_units(model: MCNetwork, rows: Rows) -> Tensor:
+    """A whole table as the layers take it, some rows at a time in float64."""
+    n, n_features = rows.shape
+    step = max(1, PIECE // n_features)
+    pieces = (doubles(rows, slice(start, start + step)) for start in range(0, n, step))
+    return torch.cat([model.standard_inputs(torch.from_numpy(piece)) for piece in pieces])
+
+
 def _weighted_mean(values: list[Tensor], weights: list[int]) -> float:
-    return float(np.average(torch.stack(values).double().cpu().numpy(), weights=weights))
+    return float(np.average(torch.stack(values).cpu().double().numpy(), weights=weights))
 
 
 def _all_finite(model: nn.Module) -> bool:
-    return all(bool(torch.isfinite(weights).all()) for weights in model.parameters())
+    return bool(torch.stack([torch.isfinite(weights).all() for weights in model.parameters()]).all())
 
 
 def _device_of(model: nn.Module) -> torch.device:
     return next((weights.device for weights in model.parameters()), torch.device("cpu"))
+
+
+def _tensors(model: nn.Module) -> Weights:
+    """All parameters and buffers, by name."""
+    return {**dict(model.named_parameters()), **dict(model.named_buffers())}
+
+
+def _copied(tensors: Weights) -> Weights:
+    return {name: values.detach().clone() for name, values in tensors.items()}
+
+
+def _put_back(model: nn.Module, kept: Weights) -> None:
+    """Set parameters and buffers to what they were."""
+    with torch.no_grad():
+        for name, values in _tensors(model).items():
+            if name in kept:
+                values.copy_(kept[name])
+
+
+@dataclass
+class _Before:
+    """A network before its training, to be put back where nothing comes of it."""
+
+    NOTES = ("history", "columns", "stepper")  # what training hangs on a network
+
+    model: nn.Module
+    tensors: Weights
+    notes: dict[str, Any]
+    flags: list[tuple[nn.Module, bool]]
+
+    @classmethod
+    def of(cls, model: nn.Module, weights: bool = True) -> _Before:
+        """As it is now; without its `weights` where a copy of them costs too much."""
+        tensors = _copied(_tensors(model) if weights else dict(model.named_buffers()))
+        notes = {name: vars(model)[name] for name in cls.NOTES if name in vars(model)}
+        return cls(model, tensors, notes, [(module, module.training) for module in model.modules()])
+
+    def put_back(self) -> None:
+        """Leave no trace."""
+        _put_back(self.model, self.tensors)
+        for name in self.NOTES:
+            vars(self.model).pop(name, None)
+        vars(self.model).update(self.notes)
+        for module, flag in self.flags:
+            module.training = flag
 
 
 @contextmanager

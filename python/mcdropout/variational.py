@@ -638,6 +638,7 @@ def converted(
     believed = check_prior(prior)
     chosen = _chosen(model, check_layers(layers))
     changed = copy.deepcopy(model)
+    vars(changed).pop("stepper", None)  # its optimizer knows the layers that go
     for path in chosen:
         twin = changed.get_submodule(path)
         assert isinstance(twin, nn.Linear | nn.Conv1d | nn.Conv2d)  # as `_chosen` has seen

@@ -313,3 +313,13 @@ def test_networks_that_cannot_be_are_told(make, message):
     with pytest.raises(ValueError, match="^`") as error:
         make()
     assert message is None or str(error.value) == message
+
+
+def test_steps_of_ones_own_teach_a_network_that_was_made_bayesian_after_others():
+    y = np.array(["a", "b"])[(TABLE[:, 0] > 0).astype(int)]
+    plain = mcd.mc_mlp(3, ["a", "b"])
+    mcd.mc_train_on_batch(plain, TABLE, y)
+    model = mcd.mc_to_bayesian(plain)
+    before = model.layers.output.weight_mean.detach().clone()
+    assert "kl" in mcd.mc_train_on_batch(model, TABLE, y, kl_weight=1 / 60)
+    assert not torch.equal(model.layers.output.weight_mean, before)

@@ -1,8 +1,10 @@
 """What goes in and what comes out: several inputs, streams, parts of outputs, any number of axes, tolerance."""
 
+import re
 from collections import OrderedDict
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from torch import nn
@@ -295,3 +297,63 @@ def test_the_prepared_sampler_checks_each_input(x):
     with pytest.raises(ValueError, match="got a missing value .NA or NaN. in input number 3 of 11"):
         sampler(bad)
     assert len(sampler(x)) == N
+
+
+# ---- labels of a network that has its own --------------------------------------------------------------------------
+
+ANIMALS = ("dog", "cat", "emu")
+ASKED = {
+    "mc_predict": lambda net, x, labels: mcd.mc_predict(net, x, DRAWS, labels=labels, progress=False),
+    "mc_predict_point": lambda net, x, labels: mcd.mc_predict_point(net, x, labels=labels, progress=False),
+    "mc_sampler": lambda net, x, labels: mcd.mc_sampler(net, x, DRAWS, labels=labels),
+    "mc_convergence": lambda net, x, labels: mcd.mc_convergence(net, x, (2, 5), labels=labels, progress=False),
+    "mc_compare_rates": lambda net, x, labels: mcd.mc_compare_rates(
+        net, x, np.array(ANIMALS)[np.arange(N) % 3], (0.2, 0.5), DRAWS, labels=labels, progress=False
+    ),
+}
+OURS = {
+    "a network": lambda: mcd.mc_mlp(3, ANIMALS, dropout=0.3),
+    "made Bayesian": lambda: mcd.mc_to_bayesian(mcd.mc_mlp(3, ANIMALS)),
+    "behind a backbone": lambda: mcd.mc_frozen_backbone(nn.Linear(3, 4), mcd.mc_mlp(4, ANIMALS, dropout=0.3)),
+}
+
+
+@pytest.mark.parametrize("function", ASKED)
+@pytest.mark.parametrize("kind", OURS)
+@pytest.mark.parametrize("labels", [["cat", "dog", "emu"], ["dog", "cat"], ["dog", "cat", "fox"]])
+def test_other_labels_than_the_networks_own_are_refused(function, kind, labels, x):
+    got = ", ".join(f'"{label}"' for label in labels)
+    said = f'`labels` must be left out, or be those of `model` in their order, "dog", "cat", "emu"; got {got}.'
+    if (function, kind) != ("mc_compare_rates", "behind a backbone"):  # which has no rates of its own yet
+        with pytest.raises(ValueError, match=re.escape(said)):
+            ASKED[function](OURS[kind](), x, labels)
+
+
+@pytest.mark.parametrize("function", [name for name in ASKED if name != "mc_compare_rates"])
+def test_the_networks_own_labels_may_be_given_again(function, x):
+    ASKED[function](OURS["a network"](), x, ANIMALS)
+    found = mcd.mc_predict(mcd.mc_mlp(3, [0, 1], dropout=0.3), x, DRAWS, labels=["0", "1"], progress=False)
+    assert found.labels == (0, 1)  # its own, whatever the type that they were given in
+
+
+def test_a_network_for_values_has_no_labels(x):
+    said = '`labels` must be left out where `model` is a network for values; got "cat", "dog".'
+    with pytest.raises(ValueError, match=re.escape(said)):
+        mcd.mc_predict(mcd.mc_mlp(3, task="regression"), x, DRAWS, labels=["cat", "dog"], progress=False)
+
+
+def test_truths_are_matched_to_labels_by_name(x):
+    names = np.array(ANIMALS)[np.arange(N) % 3]
+    net = mcd.mc_mlp(3, ANIMALS, dropout=0.3)
+    held = [
+        names,
+        pd.Categorical(names, categories=["emu", "dog", "cat"]),
+        pd.Series(pd.Categorical(names, categories=["emu", "fox", "dog", "cat"])),
+        pd.get_dummies(pd.Series(names))[["cat", "emu", "dog"]],
+    ]
+    prediction = mcd.mc_predict(net, x, DRAWS, seed=3, progress=False)
+    scores = [mcd.mc_scores(prediction, y).accuracy for y in held]
+    assert set(scores) == {float((prediction.predicted == names).mean())}
+    learnt = [mcd.mc_fit(mcd.mc_mlp(3, ANIMALS), x, y, epochs=2, seed=1, progress=False) for y in held]
+    for one in learnt[1:]:
+        assert torch.equal(one.layers.output.weight, learnt[0].layers.output.weight)

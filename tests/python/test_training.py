@@ -92,7 +92,7 @@ def test_labels_mean_the_same_however_they_are_written(table):
 
 
 def test_memory_order_and_type_of_the_inputs_do_not_matter(table):
-    x, y = table
+    x, y = table[0].astype(np.float32).astype(np.float64), table[1]  # numbers that both types hold
     plain = fit(network(), x, y)
     r_array = np.asfortranarray(x)
     r_array.flags.writeable = False
@@ -418,6 +418,222 @@ def test_a_loss_that_is_no_number_stops_and_keeps_the_last_good_weights(table):
     assert same_weights(model, fit(network(), *table, epochs=2))
     assert len(model.history) == 2
     assert not model.training
+
+
+# What a training leaves that taught nothing -----------------------------------------------------------------
+
+
+def all_of(model):
+    """What training may change of a network."""
+    notes = {
+        name: vars(model)[name] for name in ("columns", "history", "labels", "spec", "stepper") if name in vars(model)
+    }
+    tensors = {name: values.clone() for name, values in model.state_dict().items()}
+    return (
+        tensors,
+        notes,
+        [module.training for module in model.modules()],
+        [one.requires_grad for one in model.parameters()],
+    )
+
+
+def assert_untouched(model, before):
+    tensors, notes, *flags = all_of(model)
+    assert tensors.keys() == before[0].keys()
+    assert all(torch.equal(values, before[0][name]) for name, values in tensors.items())
+    assert notes.keys() == before[1].keys()
+    assert all(value is before[1][name] or value == before[1][name] for name, value in notes.items())
+    assert flags == list(before[2:])
+
+
+class Foreign(nn.Module):
+    """A module of one's own, with statistics that a pass in training changes."""
+
+    task, outputs, labels = "regression", "values", None
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.layers = nn.Sequential(nn.Linear(FEATURES, 4), nn.BatchNorm1d(4), nn.Dropout(0.2), nn.Linear(4, 1))
+
+    def forward(self, x):
+        return self.layers(x)
+
+
+BACKBONE = nn.Linear(FEATURES, 6)
+NETWORKS = {
+    "classes": network,
+    "values": lambda: mc_mlp(FEATURES, task="regression", hidden=8),
+    "Bayesian": lambda: mcd.mc_bayes_mlp(FEATURES, LABELS, hidden=4),
+    "made Bayesian": lambda: mcd.mc_to_bayesian(network()),
+    "residual": lambda: mcd.mc_bayes_resnet((4, 4, 1), task="regression", filters=(3,)),
+    "foreign": Foreign,
+    "behind a backbone": lambda: mcd.mc_frozen_backbone(BACKBONE, mc_mlp(6, LABELS, hidden=4)),
+}
+
+
+def data_for(model, table, scale=1.0):
+    x = table[0] * scale
+    if "ResidualBlock" in str(model):
+        x = np.repeat(x, 4, axis=1)[:, :16].reshape(-1, 4, 4, 1)
+    return x, (x.reshape(len(x), -1)[:, 0] * scale if model.task == "regression" else table[1])
+
+
+def spoiling(batch, spoil):
+    """An augmentation that does `spoil` in one batch."""
+    batches = iter(range(1, 1000))
+    return {"augment": lambda x, generator: spoil(x) if next(batches) == batch else x}
+
+
+def fault(*_):
+    raise ZeroDivisionError("a fault of the caller")
+
+
+def interrupt(*_):
+    raise KeyboardInterrupt
+
+
+REFUSALS = {
+    "an optimizer function that gives none": {"optimizer": lambda parameters: None},
+    "an optimizer function that fails": {"optimizer": fault},
+    "a weight function that fails": "kl_weight",
+    "progress that fails": {"progress": fault},
+    "an unknown monitor": {"monitor": "val_los", "early_stopping": 1},
+    "a class weight for no class": {"class_weight": {"none of them": 2}},
+    "validation data of another shape": {"validation_data": (np.zeros((3, 99)), ["u", "v", "w"])},
+    "an augmentation that fails": spoiling,
+    "an augmentation that fails in the third batch": spoiling,
+    "an augmentation that gives another shape": spoiling,
+    "a loss that is no number": spoiling,
+    "the checkpoint of another run": "checkpoint",
+}
+BATCHES = {
+    "an augmentation that fails": (1, fault),
+    "an augmentation that fails in the third batch": (3, fault),
+    "an augmentation that gives another shape": (2, lambda x: x[:, :1]),
+    "a loss that is no number": (2, lambda x: x * math.nan),
+}
+
+
+@pytest.mark.parametrize("reason", REFUSALS)
+@pytest.mark.parametrize("kind", NETWORKS)
+def test_a_fit_that_teaches_nothing_leaves_the_network_as_it_was(kind, reason, table, tmp_path):
+    model, given = NETWORKS[kind](), REFUSALS[reason]
+    if given is spoiling:
+        if kind == "behind a backbone":
+            pytest.skip("no augmentation there")
+        given = spoiling(*BATCHES[reason])
+    elif given == "kl_weight":
+        asked = iter((1.0, "no number"))  # the first is asked for before anything is learnt
+        given = {"kl_weight": lambda epoch: next(asked)}
+    elif given == "checkpoint":
+        x, y = data_for(model, table)
+        given = {"checkpoint": tmp_path / "run"}
+        fit(NETWORKS[kind](), x, y, epochs=1, batch_size=17, **given)
+    model.train()
+    next(iter(model.children())).eval()  # flags that no fit would leave
+    trained = model.head if kind == "behind a backbone" else model
+    before = all_of(trained)
+    x, y = data_for(model, table, scale=1000)
+    with pytest.raises(Exception, match="."):  # each of its own kind
+        fit(model, pd.DataFrame(x) if x.ndim == 2 else x, y, **given)
+    assert_untouched(trained, before)
+    x, y = data_for(model, table)
+    one, fresh = (fit(net, x, y) for net in (model, NETWORKS[kind]()))
+    assert same_weights(one, fresh)
+
+
+def test_columns_of_a_refused_fit_are_not_kept(table):
+    model = network()
+    with pytest.raises(TypeError, match="`optimizer` must give a torch optimizer"):
+        fit(model, pd.DataFrame(table[0], columns=list("abcde")), table[1], optimizer=lambda parameters: None)
+    assert model.columns == ()
+    fit(model, pd.DataFrame(table[0], columns=list("vwxyz")), table[1])
+    assert model.columns == tuple("vwxyz")
+
+
+def test_an_interrupt_before_the_first_step_leaves_the_network_as_it_was(table):
+    model = network()
+    before = all_of(model)
+    with pytest.warns(UserWarning, match="Training was interrupted after epoch 0; the model is as it was."):
+        fit(model, *table, **spoiling(1, interrupt))
+    assert_untouched(model, before)
+
+
+def test_an_interrupt_in_the_first_epoch_keeps_what_was_learnt_and_its_units(table):
+    model = network()
+    before = copy.deepcopy(model)
+    with pytest.warns(UserWarning, match="interrupted after epoch 0; the model keeps what it learnt"):
+        fit(model, *table, **spoiling(3, interrupt))
+    assert not same_weights(model, before)
+    np.testing.assert_allclose(model.feature_mean, table[0].mean(axis=0), rtol=1e-6)  # float32
+    assert len(model.history) == 0
+
+
+@pytest.mark.parametrize("epochs", [0, 2])
+def test_an_interrupt_where_the_weights_are_no_numbers_keeps_the_last_good_ones(table, epochs):
+    model, batches = network(), iter(range(1, 1000))
+    first = epochs * -(-N // 16) + 1
+
+    def spoil(x, generator):
+        batch = next(batches)
+        return interrupt() if batch == first + 1 else x * math.nan if batch == first else x
+
+    kept = "keeps what it learnt" if epochs else "is as it was"
+    with pytest.warns(UserWarning, match=f"interrupted after epoch {epochs}; the model {kept}"):
+        fit(model, *table, epochs=5, augment=spoil)
+    assert same_weights(model, fit(network(), *table, epochs=epochs, augment=lambda x, _: x) if epochs else network())
+
+
+def test_an_error_takes_back_the_epoch_that_it_comes_in(table):
+    model, per_epoch = network(), -(-N // 16)
+    with pytest.raises(ZeroDivisionError):
+        fit(model, *table, epochs=4, **spoiling(2 * per_epoch + 3, fault))
+    assert same_weights(model, fit(network(), *table, epochs=2, augment=lambda x, _: x))
+    assert len(model.history) == 2
+
+
+def test_a_fault_of_a_callback_keeps_the_epochs_before_it(table):
+    model = network()
+    with pytest.raises(ZeroDivisionError):
+        fit(model, *table, callbacks=fault)
+    assert same_weights(model, fit(network(), *table, epochs=1))
+
+
+@pytest.mark.parametrize("kind", [kind for kind in NETWORKS if kind != "residual"])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"optimizer": "lion"},
+        {"optimizer": lambda parameters: None},
+        {"optimizer": fault},
+        {"optimizer": lambda parameters: Faulty(parameters)},
+    ],
+)
+def test_a_step_that_fails_leaves_the_network_as_it_was(kind, wrong, table):
+    model = NETWORKS[kind]()
+    model.train()
+    trained = model.head if kind == "behind a backbone" else model
+    before = all_of(trained)
+    options = {"kl_weight": 0.1} if "Bayesian" in kind else {}
+    x, y = data_for(model, table, scale=1000)
+    with pytest.raises((TypeError, ValueError, ZeroDivisionError)):
+        mc_train_on_batch(model, pd.DataFrame(x, columns=list("abcde")), y, **wrong, **options)
+    assert_untouched(trained, before)
+    x, y = data_for(model, table)
+    fresh = NETWORKS[kind]()
+    for net in (model, fresh):
+        mc_train_on_batch(net, x, y, **options)
+    assert same_weights(model, fresh)
+
+
+class Faulty(torch.optim.SGD):
+    """Fails in the middle of its step."""
+
+    def step(self, closure=None):
+        with torch.no_grad():
+            self.param_groups[0]["params"][0].zero_()
+        raise ZeroDivisionError
 
 
 @pytest.mark.parametrize("fails", [False, True])

@@ -266,3 +266,26 @@ test_that("several devices give the numbers of one", {
   expect_error(predict_on(c("cpu", "gpu")), must, fixed = TRUE)
   expect_error(predict_on(character()), "or the like; got [].", fixed = TRUE)
 })
+
+test_that("other labels than the network's own are refused", {
+  skip_if_no_core()
+  said <- paste(
+    "`labels` must be left out, or be those of `model` in their order, \"a\", \"b\", \"c\";",
+    "got \"b\", \"a\", \"c\"."
+  )
+  other <- c("b", "a", "c")
+  calls <- list(
+    function(labels) mc_predict(small_net(), small_x(), n_samples = 4, labels = labels, progress = FALSE),
+    function(labels) mc_predict_point(small_net(), small_x(), labels = labels, progress = FALSE),
+    function(labels) mc_sampler(small_net(), small_x(), n_samples = 4, labels = labels),
+    function(labels) mc_convergence(small_net(), small_x(), c(2, 4), labels = labels, progress = FALSE),
+    function(labels) {
+      mc_compare_rates(small_net(), small_x(), small_y(), c(0.2, 0.5), 4, labels = labels, progress = FALSE)
+    }
+  )
+  for (ask in calls) {
+    expect_error(ask(other), said, fixed = TRUE)
+    expect_error(ask(factor("a", levels = other)), said, fixed = TRUE)
+    expect_no_error(ask(c("a", "b", "c")))
+  }
+})

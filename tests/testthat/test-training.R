@@ -170,3 +170,71 @@ test_that("columns of a matrix that names them are found by their names too", {
   expect_identical(draws(unname(table)), draws(table))
   expect_error(draws(cbind(table[, 1:3], other = 1)), "must have the columns that `model` was trained on")
 })
+
+test_that("one-hot columns go by their names", {
+  skip_if_no_core()
+  one_hot <- outer(as.character(small_y()), c("c", "a", "b"), "==") + 0
+  colnames(one_hot) <- c("c", "a", "b")
+  train <- function(y) point(mc_fit(small_net(), small_x(), y, epochs = 2, seed = 1, progress = FALSE))
+  expect_identical(train(one_hot), train(small_y()))
+  expect_identical(train(as.data.frame(one_hot)), train(small_y()))
+  expect_identical(train(unname(one_hot[, c("a", "b", "c")])), train(small_y()))
+  pred <- mc_predict(small_net(), small_x(), n_samples = 4, seed = 1, progress = FALSE)
+  expect_equal(mc_scores(pred, one_hot)$log_loss, mc_scores(pred, small_y())$log_loss)
+  colnames(one_hot) <- c("x", "y", "z")
+  expect_error(
+    train(one_hot),
+    "`y` must have columns named by the labels (a, b, c) or by nothing; got x, y, z.", fixed = TRUE
+  )
+})
+
+test_that("a factor is matched by its labels, whatever the order of its levels", {
+  skip_if_no_core()
+  train <- function(y) point(mc_fit(small_net(), small_x(), y, epochs = 2, seed = 1, progress = FALSE))
+  other <- factor(small_y(), levels = c("c", "never", "a", "b"))
+  expect_identical(train(other), train(small_y()))
+  pred <- mc_predict(small_net(), small_x(), n_samples = 4, seed = 1, progress = FALSE)
+  expect_identical(mc_scores(pred, other)$accuracy, mc_scores(pred, small_y())$accuracy)
+})
+
+test_that("a training that teaches nothing leaves the network as it was", {
+  skip_if_no_core()
+  values <- function() mc_mlp(4, task = "regression", hidden = 8)
+  net <- values()
+  x <- as.data.frame(small_x())
+  far <- stats::setNames(x * 1000 + 5, c("p", "q", "r", "s"))
+  before <- list(point(net), net$history, net$columns)
+  refused <- list(
+    list(optimizer = function(parameters) NULL),
+    list(optimizer = function(parameters) stop("a fault")),
+    list(augment = function(x, generator) stop("a fault")),
+    list(monitor = "val_los", early_stopping = 1),
+    list(class_weight = c(a = 2))
+  )
+  for (given in refused) {
+    expect_error(do.call(mc_fit, c(list(net, far, far[[1]], progress = FALSE), given)))
+    expect_identical(list(point(net), net$history, net$columns), before)
+  }
+  expect_error(mc_train_on_batch(net, far, far[[1]], optimizer = "lion"))
+  fresh <- mc_fit(values(), x, x[[1]], epochs = 3, seed = 1, progress = FALSE)
+  mc_fit(net, x, x[[1]], epochs = 3, seed = 1, progress = FALSE)
+  expect_identical(point(net), point(fresh))
+})
+
+test_that("columns and values far from zero keep the digits of double", {
+  skip_if_no_core()
+  near <- data.frame(day = (0:46 %% 47) / 24, other = sin(1:47))
+  far <- transform(near, day = day + 2460000.5)
+  train <- function(x, y) {
+    net <- mc_mlp(2, task = "regression", hidden = 8)
+    mc_fit(net, x, y, epochs = 3, batch_size = 10, seed = 1, progress = FALSE)
+  }
+  one <- train(near, near$other)
+  other <- train(far, near$other + 1.7e9)
+  ask <- function(net, x) mc_predict(net, x, n_samples = 5, seed = 1, progress = FALSE)
+  # rounding of double, 5e-10 at 2460000.5 and 2e-7 at 1.7e9, and what training makes of it
+  expect_equal(ask(other, far)$mean - 1.7e9, ask(one, near)$mean, tolerance = 1e-4)
+  expect_equal(ask(other, far)$std, ask(one, near)$std, tolerance = 1e-3)
+  expect_equal(ask(other, far)$samples - 1.7e9, ask(one, near)$samples, tolerance = 1e-3)
+  expect_length(unique(mc_predict_point(other, far, progress = FALSE)[, 1]), 47)
+})
