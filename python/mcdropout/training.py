@@ -109,7 +109,8 @@ def mc_fit(
     callbacks: called after each epoch with its row of the history; one that gives True or "stop" ends training.
     precision: "float32", or for mixed precision "bfloat16" or "float16".
     seed: decides the held-out part, the order and the dropout; None draws one (or takes the checkpoint's).
-    checkpoint: a file, written after every epoch; where it exists, training goes on from it.
+    checkpoint: a file, written after every epoch; where it exists, training goes on from it, and ends with the weights
+      of a run that was never interrupted: to the bit on one machine with as many threads of torch.
     progress: a bar, or a function that is called with (batches done, batches in all, text).
 
     `model.history` has a row per epoch: epoch, loss, accuracy or rmse, both with "val_", learning_rate, seconds.
