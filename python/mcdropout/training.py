@@ -843,7 +843,8 @@ class _Checkpoint:
                     f"`checkpoint` must be of the same training; got {shown(str(self.path))}, made with another "
                     f"`{name}`. Give another path, or remove the file to start again."
                 )
-        tensors = {name: torch.from_numpy(values.copy()) for name, values in arrays.items()}
+        # in torch's own memory, as in a run that was never interrupted: kernels may round by how their input is aligned
+        tensors = {name: torch.tensor(values) for name, values in arrays.items()}
         run.model.load_state_dict(_under("model.", tensors))
         run.best = _under("best.", tensors) or None
         optimizer = run.learner.optimizer

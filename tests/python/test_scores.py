@@ -271,7 +271,7 @@ def test_scores_of_values(example_values):
     prediction, y = example_values(40)
     scores = mc_scores(prediction, y)
     np.testing.assert_allclose(
-        scores.rmse, metrics.root_mean_squared_error(y, prediction.mean, multioutput="raw_values")
+        scores.rmse, np.sqrt(metrics.mean_squared_error(y, prediction.mean, multioutput="raw_values"))
     )
     np.testing.assert_allclose(scores.mae, metrics.mean_absolute_error(y, prediction.mean, multioutput="raw_values"))
     np.testing.assert_allclose(scores.log_density, prediction.log_density(y).mean(axis=0))
