@@ -5,7 +5,7 @@
 session <- new.env(parent = emptyenv())
 
 python_packages <- c(
-  "torch>=2.6", "numpy>=1.26", "pandas>=2.0", "scipy>=1.11", "safetensors>=0.4.3", "tqdm>=4.64"
+  "torch>=2.6", "numpy>=1.26", "pandas>=2.0.3", "scipy>=1.11", "safetensors>=0.4.3", "tqdm>=4.64"
 )
 
 # Says what Python will need; loads nothing. Called when the package is loaded.

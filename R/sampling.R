@@ -7,8 +7,9 @@
 #' with each of them in batches, and summarises the draws: the mean and how far they disagree.
 #'
 #' The random numbers of a draw are a function of `seed`, the place in the network and the draw's number. The
-#' result for an input is therefore the same for any `batch_size`, any order or subset of the inputs, and from
-#' R or Python.
+#' result for an input is therefore the same for any `batch_size`, any order or subset of the inputs, any number
+#' of threads and devices, and from R or Python, up to rounding (about 1e-5). The same call gives the same numbers
+#' to the bit on one machine with as many threads.
 #'
 #' @param model (mc_model or Python object) A network of [mc_cnn()] or [mc_mlp()], any `torch.nn.Module` made
 #'   through reticulate, or a Keras 3 model, of the package keras3 or made through reticulate, on Keras's
@@ -44,13 +45,14 @@
 #' @param gaussian_noise (flag) Sample normal noise too that acts in training alone, as that of Keras's
 #'   `GaussianNoise`?
 #' @param workers (count) Threads that each work on a piece of the draws and inputs; by default as many as
-#'   Python's torch uses on a CPU, and one on a GPU. Keras on TensorFlow and JAX has threads of its own.
+#'   Python's torch uses on a CPU, and one on a GPU. With how many changes the result by rounding alone. Keras on
+#'   TensorFlow and JAX has threads of its own.
 #' @param precision (string) `"float32"`, or `"bfloat16"` or `"float16"` for the network; summaries are in
 #'   double always. On real images either moves the mean by less than a tenth of what another `seed` does (the
 #'   vignette has the table).
 #' @param device (character vector) `"auto"` (the first GPU, if there is one), `"cpu"`, `"cuda"`, `"cuda:1"`,
-#'   ..., or several, as in `c("cuda:0", "cuda:1")`, which take batches in turns; with how many never changes
-#'   the result. Precision and device of a Keras model are as Keras has them.
+#'   ..., or several, as in `c("cuda:0", "cuda:1")`, which take batches in turns; with how many changes the
+#'   result by rounding alone. Precision and device of a Keras model are as Keras has them.
 #' @param seed (whole number) From 0 to 2^53 - 1; `NULL` draws one from R's generator, so that [set.seed()]
 #'   governs.
 #' @param progress (flag) Show a progress bar? By default where R is used interactively; see

@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, TimeoutError
 from contextlib import AbstractContextManager, nullcontext
-from functools import cache
+from functools import cache, partial
 from typing import Any, TypeVar
 
 import numpy as np
@@ -203,7 +203,9 @@ class Lanes:
     """Work for several devices, each driven by a thread of its own; with one, the caller's thread does it."""
 
     def __init__(self, n_lanes: int) -> None:
-        self.threads = [ThreadPoolExecutor(1) for _ in range(n_lanes)] if n_lanes > 1 else []
+        # a new thread knows the caller's setting in some of torch's operations only, before it is told
+        told = partial(torch.set_num_threads, torch.get_num_threads())
+        self.threads = [ThreadPoolExecutor(1, initializer=told) for _ in range(n_lanes)] if n_lanes > 1 else []
 
     def __enter__(self) -> Lanes:
         return self

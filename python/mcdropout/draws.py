@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from functools import partial
 from threading import Lock, Thread, local
+from traceback import clear_frames
 from typing import Any, TypeVar
 
 import numpy as np
@@ -262,7 +263,6 @@ class Plan:
         inputs, ids = inputs[part], ids[part]
         with _out_of_memory_passed_over():
             return _joined([self._chunk(inputs, ids, part) for part in self._draw_parts(draws)], 0)
-        # after the error, which held on to all that had been made
         return self._in_halves(inputs, ids, draws)
 
     def _draw_parts(self, draws: range) -> list[range]:
@@ -383,6 +383,7 @@ class Plan:
                     result = run(replica, inputs, masks)
             except Exception as error:  # there are as many ways to fail as models are written
                 failures.append(f"{engine} failed: {_first_line(error)}")
+                _let_go_of_what_it_made(error)
                 continue
             finally:
                 del self.trial.layout
@@ -745,6 +746,18 @@ def _out_of_memory_passed_over() -> Iterator[None]:
     except (MemoryError, RuntimeError) as error:
         if not _is_out_of_memory(error):
             raise
+        _let_go_of_what_it_made(error)
+
+
+def _let_go_of_what_it_made(error: BaseException | None) -> None:
+    """Free what the frames of a failed pass hold.
+
+    An error may outlive its handling, in a cycle (as of a context manager in Python 3.13) or with who has kept it, and
+    its traceback would hold on to all that the pass had made.
+    """
+    while error is not None:
+        clear_frames(error.__traceback__)
+        error = error.__cause__ or error.__context__
 
 
 def _joined(parts: list[Tensor], dim: int) -> Tensor:

@@ -100,7 +100,7 @@ def mc_predict(
     x: an array with inputs along the first axis; a tuple (by position) or a mapping (by keyword) of several; a torch
       Dataset or DataLoader, or any iterator of batches, so that data larger than memory streams. Where batches are
       pairs, the first of each is taken. Whole numbers stay whole by keyword and for models with an embedding.
-    n_samples: number of draws, at least 2. batch_size: inputs handled at a time; it never changes the result.
+    n_samples: number of draws, at least 2. batch_size: inputs handled at a time; changes rounding alone.
     level: of the intervals.
     masks: "shared" (draw t is the same network for every input) or "per_input" (fresh masks for each input, keyed by
       `ids`, its position by default: inputs with the same id get the same masks); weights of variational layers are
@@ -118,17 +118,19 @@ def mc_predict(
     select: which part of a tuple or mapping that `model` returns, or a function that takes it out.
     stochastic_depth: whether whole blocks that are skipped at random when training are sampled too.
     gaussian_noise: whether normal noise that acts in training alone is sampled too, as that of Keras's `GaussianNoise`.
-    workers: threads that each work on a chunk of draws x inputs with one thread of torch; by default as many as torch
-      uses on a CPU, and one on a GPU. Keras on TensorFlow and JAX has threads of its own.
+    workers: threads that each work on a chunk of draws x inputs with one thread of torch, one alone with all of
+      torch's; by default as many as torch uses on a CPU, and one on a GPU. With how many changes the result by rounding
+      alone. Keras on TensorFlow and JAX has threads of its own.
     precision: "float32", "bfloat16" or "float16" for the network; summaries are in float64 always. On real images
       either moves the mean by less than a tenth of what another `seed` does (tests/benchmarks/bench_precision.py).
     device: "auto" (the first GPU, if there is one), "cpu", "cuda", "cuda:1", ..., or several, as in
-      `["cuda:0", "cuda:1"]`, which take batches in turns; with how many never changes the result. Precision and device
-      of a Keras model are as Keras has them.
+      `["cuda:0", "cuda:1"]`, which take batches in turns; with how many changes the result by rounding alone. Precision
+      and device of a Keras model are as Keras has them.
     seed: from 0 to 2^53 - 1, decides every mask; None draws one and the result carries it.
     progress: a bar on long runs, or a function of (done, total, text).
 
-    The result for an input depends on the model, that input, `seed` and `n_samples` alone, up to rounding.
+    The result for an input depends on the model, that input, `seed` and `n_samples` alone, up to rounding (about 1e-5);
+    the same call gives the same numbers to the bit on one machine with as many threads of torch.
 
     Raises ValueError for arguments that cannot be, NoStochasticSites where there is no dropout to sample,
     IdenticalDraws where all draws are the same, OutOfMemory where the draws to keep would not fit.

@@ -112,7 +112,8 @@ def mc_fit(
     callbacks: called after each epoch with its row of the history; one that gives True or "stop" ends training.
     precision: "float32", or for mixed precision "bfloat16" or "float16".
     seed: decides the held-out part, the order and the dropout; None draws one (or takes the checkpoint's).
-    checkpoint: a file, written after every epoch; where it exists, training goes on from it.
+    checkpoint: a file, written after every epoch; where it exists, training goes on from it, and ends with the weights
+      of a run that was never interrupted: to the bit on one machine with as many threads of torch.
     progress: a bar, or a function that is called with (batches done, batches in all, text).
 
     `model.history` has a row per epoch: epoch, loss, accuracy or rmse, both with "val_", learning_rate, seconds.
@@ -948,7 +949,8 @@ class _Checkpoint:
                     f"`checkpoint` must be of the same training; got {shown(str(self.path))}, made with another "
                     f"`{name}`. Give another path, or remove the file to start again."
                 )
-        tensors = {name: torch.from_numpy(values.copy()) for name, values in arrays.items()}
+        # in torch's own memory, as in a run that was never interrupted: kernels may round by how their input is aligned
+        tensors = {name: torch.tensor(values) for name, values in arrays.items()}
         run.model.load_state_dict(_under("model.", tensors))
         run.best = _under("best.", tensors) or None
         optimizer = run.learner.optimizer

@@ -22,14 +22,13 @@ import torch
 from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "python"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "python"))
+
+from torchvision_operators import declare_what_torchvision_lacks
 
 import mcdropout as mcd
 
-# torchvision, which torch-uncertainty imports, wants two operators that a CPU build of torch lacks; never called.
-TORCHVISION = torch.library.Library("torchvision", "FRAGMENT")
-for operator in ("nms", "qnms"):
-    if not hasattr(torch.ops.torchvision, operator):
-        TORCHVISION.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+declare_what_torchvision_lacks()  # torch-uncertainty imports it
 
 INPUTS, FEW, DRAWS, BATCH = 512, 16, 50, 128
 

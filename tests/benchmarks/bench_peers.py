@@ -14,9 +14,11 @@ import argparse
 import copy
 import os
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,16 +27,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "python"))
+
+from torchvision_operators import declare_what_torchvision_lacks
+
 import mcdropout as mcd
 
 os.environ["KERAS_BACKEND"] = "torch"  # read when keras is first imported
 
-# torchvision, which baal and torch-uncertainty import, wants two operators that a CPU build of torch lacks; declared,
-# they are never called.
-TORCHVISION = torch.library.Library("torchvision", "FRAGMENT")
-for operator in ("nms", "qnms"):
-    if not hasattr(torch.ops.torchvision, operator):
-        TORCHVISION.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+declare_what_torchvision_lacks()  # baal and torch-uncertainty import it
 
 DRAWS = 50
 LABELS = 10

@@ -109,6 +109,6 @@ class Browser:
     def close(self) -> None:
         self._session = None
         self.call("Browser.close")
-        self._process.wait(timeout=20)
+        self._process.wait()
         self._out.close()
         self._in.close()

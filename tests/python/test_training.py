@@ -354,21 +354,42 @@ def test_an_interrupt_keeps_what_was_learnt(table):
     assert not model.training
 
 
-def test_a_run_resumed_from_its_checkpoint_equals_one_never_interrupted_to_the_bit(table, tmp_path):
+@pytest.mark.parametrize("early_stopping", [6, None])  # ends with the best weights, or with the last
+def test_a_run_resumed_from_its_checkpoint_equals_one_never_interrupted_to_the_bit(table, tmp_path, early_stopping):
+    x, y = table
+    others = dict(zip(LABELS, LABELS[1:] + LABELS[:1], strict=True))
     arguments = {
-        "epochs": 7, "validation_split": 0.2, "early_stopping": 6, "reduce_lr": 1, "learning_rate": 0.2,
-        "monitor": "val_accuracy",
+        "epochs": 7, "validation_data": (x, [others[label] for label in y]), "early_stopping": early_stopping,
+        "reduce_lr": 1, "learning_rate": 0.2, "monitor": "val_loss",
     }  # fmt: skip
-    whole = fit(network(), *table, **arguments)
-    # what must come back from the file has changed before the interrupt: the best weights are already known
-    assert whole.history["val_accuracy"].argmax() < 3
+    whole = fit(network(), x, y, **arguments)
+    # What must come back from the file has changed before the interrupt: the best weights are known and the rate is
+    # lower, since the more is learnt, the less it fits the other labels.
+    assert whole.history["val_loss"].argmin() < 3
     assert whole.history["learning_rate"][3] < 0.2
     arguments["checkpoint"] = tmp_path / "run.checkpoint"
     with pytest.warns(UserWarning, match="interrupted after epoch 4"):
-        fit(network(), *table, **arguments, callbacks=interrupt_after(4))
-    resumed = fit(network(), *table, **arguments | {"seed": None})  # takes the seed of the file
+        fit(network(), x, y, **arguments, callbacks=interrupt_after(4))
+    resumed = fit(network(), x, y, **arguments | {"seed": None})  # takes the seed of the file
     assert same_weights(resumed, whole)
-    pd.testing.assert_frame_equal(without_seconds(resumed), without_seconds(whole))
+    pd.testing.assert_frame_equal(without_seconds(resumed), without_seconds(whole), check_exact=True)
+
+
+def test_what_comes_from_a_checkpoint_lies_in_memory_as_what_torch_makes(table, tmp_path):
+    """64 bytes apart, where NumPy's may lie 16 apart: some kernels round by how their input is aligned."""
+    made = []
+
+    def optimizer(parameters):
+        made.append(torch.optim.Adam(parameters))
+        return made[-1]
+
+    arguments = {"optimizer": optimizer, "checkpoint": tmp_path / "run.checkpoint"}
+    fit(network(), *table, **arguments)
+    fit(network(), *table, **arguments)
+    for one in made:
+        places = [value.data_ptr() for state in one.state.values() for value in state.values()]
+        assert len(places) > 0
+        assert all(place % 64 == 0 for place in places)
 
 
 def test_every_epoch_has_an_order_of_its_own(table):
@@ -790,32 +811,38 @@ def test_a_thing_that_is_no_model_is_refused(table):
 # The whole thing --------------------------------------------------------------------------------------------
 
 
-def test_a_real_ctrl_c_ends_training_within_a_second_or_so(tmp_path):
+def test_a_real_ctrl_c_ends_training_with_the_batch_in_which_it_comes():
     code = """
-import os, signal, threading, time, warnings
+import os, signal, threading, warnings
 import numpy as np
 from mcdropout.models import mc_mlp
 from mcdropout.training import mc_fit
 x = np.random.default_rng(0).normal(size=(2000, 4))
+begun, due, struck = [], threading.Event(), []
 def strike():
-    global struck
-    struck = time.perf_counter()
+    due.wait()
     os.kill(os.getpid(), signal.SIGINT)
-def strike_soon(row):
-    if row["epoch"] == 1:
-        threading.Timer(0.5, strike).start()
+    struck.append(len(begun))
+def count(x, generator):
+    begun.append(1)
+    if len(begun) == 80:  # of 63 an epoch: within the second
+        due.set()
+    return x
+striker = threading.Thread(target=strike)
+striker.start()
 warnings.simplefilter("ignore")
-model = mc_fit(mc_mlp(4, n_outputs=2), x, (x[:, 0] > 0).astype(int), epochs=10**6, batch_size=32,
-               callbacks=strike_soon, progress=False)
-print(time.perf_counter() - struck, len(model.history))
+model = mc_fit(mc_mlp(4, n_outputs=2), x, (x[:, 0] > 0).astype(int), epochs=1000, batch_size=32,
+               augment=count, progress=False)
+striker.join()
+print(len(begun) - struck[0], len(model.history))
 """
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True,
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True,
         env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
-    waited, epochs = done.stdout.split()
-    assert float(waited) < 2
-    assert int(epochs) > 0
+    more, epochs = done.stdout.split()
+    assert int(more) <= 1  # one may begin before the other thread has noted it
+    assert 1 <= int(epochs) < 1000
 
 
 @pytest.mark.slow

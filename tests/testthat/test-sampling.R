@@ -146,18 +146,15 @@ test_that("Ctrl-C returns to the prompt", {
     x <- array(0.5, c(4000, 28, 28, 1))
     few <- x[1:9, , , , drop = FALSE]
     mc_predict(net, few, 5)
-    pid <- Sys.getpid()
-    system(sprintf('(sleep 2; kill -INT %d) &', pid))
-    started <- proc.time()[[3]]
-    long <- function() { mc_predict(net, x, 2000, keep_samples = FALSE); 'done' }
+    long <- function() { # for hours, if it is not stopped
+      system(sprintf('(sleep 2; kill -INT %d) &', Sys.getpid()))
+      mc_predict(net, x, 1e6, keep_samples = FALSE)
+      'done'
+    }
     answer <- tryCatch(long(), interrupt = function(i) 'stopped')
-    cat(answer, proc.time()[[3]] - started, dim(mc_predict(net, few, 5)))"
+    cat(answer, dim(mc_predict(net, few, 5)))"
   out <- in_new_r(code)
-  words <- strsplit(out[[length(out)]], " ")[[1]]
-  expect_identical(words[[1]], "stopped")
-  # 2 s until the signal, a second or so to stop, and room for a busy machine
-  expect_lt(as.numeric(words[[2]]), 6)
-  expect_identical(words[3:4], c("9", "10")) # and all is well afterwards
+  expect_identical(out[[length(out)]], "stopped 9 10") # and all is well afterwards
 })
 
 # a network that is not ours, made in Python ----
