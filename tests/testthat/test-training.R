@@ -125,6 +125,63 @@ test_that("loops of one's own train batch by batch, and what they learn is saved
   expect_identical(point(again), point(net))
 })
 
+test_that("steps have masks of their own, whatever optimizer each is given", {
+  skip_if_no_core()
+  sgd <- reticulate::import("torch", convert = FALSE)$optim$SGD
+  make <- function(parameters) sgd(parameters, lr = 0) # no weight moves, so the masks make the difference
+  losses <- function(optimizer_of, net = small_net(dropout = 0.5)) {
+    vapply(1:4, function(i) {
+      mc_train_on_batch(net, small_x(), small_y(), optimizer = optimizer_of(net, i))$loss
+    }, double(1))
+  }
+  expected <- losses(function(net, i) make)
+  expect_identical(anyDuplicated(expected), 0L)
+  expect_identical(losses(function(net, i) function(p) sgd(p, lr = 0 * i)), expected)
+  expect_identical(losses(function(net, i) sgd(as_network(net)$parameters(), lr = 0)), expected)
+})
+
+test_that("an optimizer function is called once, also when a loop writes it anew", {
+  skip_if_no_core()
+  sgd <- reticulate::import("torch", convert = FALSE)$optim$SGD
+  step <- function(net, optimizer) mc_train_on_batch(net, small_x(), small_y(), optimizer = optimizer)
+  made <- 0
+  make <- function(parameters) {
+    made <<- made + 1
+    sgd(parameters, lr = 0.1, momentum = 0.9)
+  }
+  once <- small_net()
+  other <- small_net()
+  for (i in 1:5) {
+    step(once, make)
+    step(other, make) # another network has its own
+  }
+  expect_identical(made, 2)
+  anew <- small_net()
+  made <- 0
+  lr <- 0.1
+  for (i in 1:5) {
+    step(anew, function(parameters) {
+      made <<- made + 1
+      sgd(parameters, lr = lr, momentum = 0.9)
+    })
+  }
+  expect_identical(made, 1)
+  in_frames <- small_net()
+  lapply(1:5, function(i) step(in_frames, function(parameters) sgd(parameters, lr = lr, momentum = 0.9)))
+  expect_identical(point(anew), point(once))
+  expect_identical(point(in_frames), point(once))
+  by_rate <- function(lr) step(anew, function(p) sgd(p, lr = lr, momentum = count()))
+  count <- function() {
+    made <<- made + 1
+    0.9
+  }
+  by_rate(0.1)
+  by_rate(0.1)
+  expect_identical(made, 2)
+  by_rate(0.2)
+  expect_identical(made, 3)
+})
+
 test_that("bad settings get one sentence", {
   skip_if_no_core()
   train <- function(...) mc_fit(small_net(), small_x(), small_y(), ..., progress = FALSE)
