@@ -220,7 +220,8 @@ def mc_train_on_batch(
     The optimizer (Adam with rate 0.001 by default; else as in `mc_fit()`, or a torch optimizer) stays with the
     model from call to call, until another is given. A function is called once: it is another where its code, or a
     value that it uses, is another. Dropout comes from the network's seed and the number of its steps so far,
-    whatever optimizer took them. A network for tables or values that has learnt nothing yet takes its units from this batch.
+    whatever optimizer took them. A network for tables or values that has learnt nothing yet takes its units from
+    this batch.
     A network with variational layers needs a `kl_weight`, one over the number of inputs of all batches of an epoch,
     and also gives nll and kl.
     """

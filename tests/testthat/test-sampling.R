@@ -257,6 +257,12 @@ net = Net()
     mc_predict(net, x, outputs = "values", select = 0),
     "`select` must be a whole number of at least 1; got 0."
   )
+  for (ask in list(mc_predict, mc_predict_point, mc_sampler)) {
+    expect_refusal(
+      ask(net, x, outputs = "values", select = 3),
+      "`select` must name a part of what `model` returns (2 without names); got 3."
+    )
+  }
 })
 
 test_that("segmentation maps keep their axes and their labels", {
@@ -274,7 +280,10 @@ net = torch.nn.Sequential(torch.nn.Conv2d(2, 4, 3), torch.nn.Dropout2d(0.5), tor
   expect_output(print(pred), "5 inputs, 3 labels, 4 draws")
   expect_refusal(
     tibble::as_tibble(pred),
-    "A table needs one row of probabilities per input; got shape (5, 6, 4, 3)."
+    paste(
+      "A table needs one row of probabilities per input; got shape (5, 6, 4, 3). `tidy()` has a row for each",
+      "place and label."
+    )
   )
   path <- withr::local_tempfile(fileext = ".safetensors")
   mc_save(pred, path)
