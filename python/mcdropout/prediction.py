@@ -277,9 +277,9 @@ def index_of(prediction: MCPrediction) -> pd.Index:
     if prediction.ids is None:
         return pd.RangeIndex(len(prediction), name="input")
     names = prediction.id_names
-    if len(names) > 1:
-        return pd.MultiIndex.from_tuples(prediction.ids.tolist(), names=names)
-    return pd.Index(prediction.ids, name=names[0])
+    if len(names) == 1:
+        return pd.Index(prediction.ids, name=names[0])
+    return pd.MultiIndex.from_tuples(prediction.ids.tolist(), names=names)
 
 
 def with_index(prediction: MCPrediction, index: Any | None) -> MCPrediction:

@@ -517,6 +517,7 @@ def draw_all(
         seconds=time.perf_counter() - started,
         labels=network.outputs.labels if network.outputs.task == "classification" else None,
         ids=None if ids is None else np.asarray(ids),
+        id_names=("id",),
         samples=collected.samples(),
         noise_variances=collected.noise_variances(),
         **summary,

@@ -191,7 +191,7 @@ def test_the_index_of_the_inputs_is_that_of_tables_and_keys_no_masks(index, rows
     tables = [prediction.to_pandas(), mcd.mc_decide(mcd.mc_triage(prediction, list("uvwuv"), budget=0.4), prediction)]
     for table in tables:
         pd.testing.assert_index_equal(table.index, index, exact="equiv")
-    pd.testing.assert_index_equal(prediction[[3, 1]].to_pandas().index, index[[3, 1]])
+    pd.testing.assert_index_equal(prediction[[3, 1]].to_pandas().index, index[[3, 1]], exact="equiv")
     acquired = mcd.mc_acquire(prediction, 2)
     assert acquired["id"].tolist() == index[acquired["input"]].tolist()
     mcd.mc_save(prediction, tmp_path / "file")
