@@ -1,7 +1,7 @@
 # The only file that speaks to reticulate: finds Python, calls the core, brings back R data, errors and
 # warnings.
 
-# What lives as long as the session: the Python module, once loaded; by network, the optimizer that it was given.
+# What lives as long as the session: the Python module, once loaded; by network, the optimizer it was given.
 session <- new.env(parent = emptyenv())
 session$optimizers <- new.env(parent = emptyenv())
 

@@ -28,9 +28,11 @@
 #' * `conf_int`, of the network's mean, and `pred_int`, of a new observation: (arrays) input x output x bound.
 #'
 #' @section Where it came from:
-#' `task`, `labels`, `ids` (what tables and pictures call the inputs: as they were given, or else the row names
-#' of `x`, which key no masks), `n_samples`, `level`, `seed`, `masks`, `engine` (and `engine_reason`), `device`,
+#' `task`, `labels`, `ids`, `n_samples`, `level`, `seed`, `masks`, `engine` (and `engine_reason`), `device`,
 #' `precision`, `seconds`.
+#'
+#' `ids` are what tables and pictures call the inputs: as they were given, or else the row names of `x`, which
+#' key no masks.
 #'
 #' @param x,object (mc_prediction) A prediction.
 #' @param i (integer, logical vector) Which inputs.
@@ -43,8 +45,8 @@
 #'   `predict()`), and `.pred_int_lower` and `.pred_int_upper` that of a new observation (`pred_lower` and
 #'   `pred_upper` of the prediction, and of `to_pandas()` in Python; `predict(type = "pred_int")` calls it
 #'   `.pred_lower` and `.pred_upper`, as tidymodels does). `tidy()`: one row per input and label or output; of
-#'   maps and other outputs with further axes, one per place too, which `.axis_2`, `.axis_3`, ... tell as `mean`
-#'   counts them. `glance()`: one row. `summary()`: the whole in a few numbers, as a list.
+#'   maps and other outputs with further axes, one per place too, which `.axis_2`, `.axis_3`, ... tell as
+#'   `mean` counts them. `glance()`: one row. `summary()`: the whole in a few numbers, as a list.
 #' @references Houlsby et al. (2011), *Bayesian active learning for classification and preference learning*,
 #'   \doi{10.48550/arXiv.1112.5745}, for the mutual information. Kendall and Gal (2017), *What uncertainties
 #'   do we need in Bayesian deep learning for computer vision?*, \doi{10.48550/arXiv.1703.04977}, for the
@@ -206,7 +208,7 @@ rbind.mc_prediction <- function(...) {
   bound
 }
 
-# Some may have ids and others none, as the first rows of a data frame have automatic names: those are 1, 2, ...
+# Some may have ids and others none, as the first rows of a data frame have automatic names: 1, 2, ...
 with_ids_alike <- function(predictions) {
   without <- vapply(predictions, function(one) inherits(one, "mc_prediction") && is.null(one$ids), logical(1))
   if (!all(without)) {

@@ -18,8 +18,8 @@ refuse_maps <- function(x, call = rlang::caller_env()) {
     size <- paste(dim(x), collapse = ", ")
     abort_mc(
       paste0(
-        "A table needs one row of probabilities per input; got shape (", size, "). `tidy()` has a row for each ",
-        "place and label."
+        "A table needs one row of probabilities per input; got shape (", size, "). `tidy()` has a row for ",
+        "each place and label."
       ),
       call = call
     )
@@ -69,9 +69,7 @@ columns_of <- function(x, fields) {
   titles <- names(fields) %||% fields
   present <- fields %in% names(x)
   columns <- Map(function(field, title) {
-    value <- unclass(x)[[field]]
-    # further axes of the outputs side by side
-    value <- matrix(value, nrow = nrow(x))[, order(output_numbers(dim(value)[-1])), drop = FALSE]
+    value <- in_columns(unclass(x)[[field]])
     endings <- x$labels %||% if (ncol(value) > 1) seq_len(ncol(value))
     colnames(value) <- paste0(title, if (!is.null(endings)) paste0("_", endings))
     value
@@ -79,8 +77,13 @@ columns_of <- function(x, fields) {
   data.frame(do.call(cbind, unname(columns)), check.names = FALSE)
 }
 
-# The numbers of outputs with axes of these sizes, as R lays them out. The last axis is counted through first, as in
-# Python, so that a number means the same output in both.
+# One row per input, the outputs side by side whatever axes they have.
+in_columns <- function(value) {
+  matrix(value, nrow = nrow(value))[, order(output_numbers(dim(value)[-1])), drop = FALSE]
+}
+
+# The numbers of outputs with axes of these sizes, as R lays them out. The last axis is counted through first,
+# as in Python, so that a number means the same output in both.
 output_numbers <- function(sizes) {
   as.vector(aperm(array(seq_len(prod(sizes)), rev(sizes))))
 }

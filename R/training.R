@@ -141,9 +141,9 @@ mc_train_on_batch <- function(model, x, y, ..., optimizer = NULL, kl_weight = NU
   metrics
 }
 
-# An optimizer's function for the core, which takes up what it made of the same one before: so the same function
-# of R must be the same object of Python. A loop that writes the function anew means the same if neither its text
-# nor the values that it uses have changed.
+# An optimizer's function for the core, which takes up what it made of the same one before: so the same
+# function of R must be the same object of Python. A loop that writes the function anew means the same if
+# neither its text nor the values that it uses have changed.
 as_kept_optimizer <- function(optimizer, network) {
   if (!is.function(optimizer) || is_python(optimizer) || !is_python(network)) {
     return(optimizer)

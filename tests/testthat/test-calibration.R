@@ -42,8 +42,8 @@ test_that("sets and intervals are tibbles with a row per input", {
   expect_equal(intervals$limits, c(3, 3)) # the ceiling((5 + 1) 0.5)-th of 1 to 5
   expect_equal(mc_apply(intervals, values)$upper_2, unname(values$mean[, 2]) + 3)
   expect_prints(sets, paste(
-    "# Conformal sets (lac): the truth is inside for at least 90 % of new inputs of each label like the 120 it",
-    "was learnt on."
+    "# Conformal sets (lac): the truth is inside for at least 90 % of new inputs of each label like the 120",
+    "it was learnt on."
   ))
   like <- "of new inputs of each output like the 5 it was learnt on."
   expect_prints(

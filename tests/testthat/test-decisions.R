@@ -100,8 +100,8 @@ test_that("a policy by budget, by costs, by a threshold or by label says what it
     "accept: predictive_entropy at most 1.068; 93.8 % of the 400 calibration inputs, 25 of 375 wrong",
     "refer: the rest; 6.25 % of the 400 calibration inputs, 8 of 25 wrong",
     paste(
-      'Promise: with 95 % confidence, at most 10 % of the accepted inputs that are "cat" are called something',
-      'else; at most 10 % of the inputs accepted as "cat" are something else.'
+      'Promise: with 95 % confidence, at most 10 % of the accepted inputs that are "cat" are called',
+      'something else; at most 10 % of the inputs accepted as "cat" are something else.'
     ),
     paste(
       "It rests on 300 calibration inputs that had no part in choosing what to test: 0 of 262 that are",

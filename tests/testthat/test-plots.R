@@ -40,6 +40,45 @@ test_that("of many labels the most probable are drawn, and the rest together", {
   )
 })
 
+test_that("labels that differ anywhere look different", {
+  sides <- c("left", "right", "middle")
+  alike <- list(
+    start = paste(c("left upper", "left lower", "right"), "lobe of the lung, squamous cell carcinoma"),
+    middle = paste("lesion of the", sides, "upper lobe of the lung"),
+    end = paste("squamous cell carcinoma of the lung, stage", c("I", "II", "III")),
+    two_places = paste(
+      "prefix that is long", c("x", "x", "w"), "and long between", c("y", "z", "y"), "and behind"
+    ),
+    a_letter = paste0(strrep("a", 30), c("x", "y", "z"), strrep("b", 30)),
+    lengths = paste0(strrep("very ", 8:10), "long")
+  )
+  for (labels in alike) {
+    short <- shortened(labels)
+    expect_length(unique(short), 3)
+    expect_lte(max(nchar(short)), 14)
+    expect_identical(shortened(labels[[2]], among = labels), short[[2]])
+  }
+  expect_identical(shortened(alike$middle), c("\u2026left\u2026", "\u2026right\u2026", "\u2026middle\u2026"))
+  expect_identical(shortened(c("cat", "dog", "cat")), c("cat", "dog", "cat"))
+})
+
+test_that("labels and ids that differ in the middle look different in every picture", {
+  skip_if_not_installed("ggplot2")
+  labels <- paste("lesion of the", c("left", "right", "middle"), "upper lobe of the lung")
+  pred <- example_prediction(labels = labels)
+  pred$ids <- paste("case", 1:5, "of the hospital in the north")
+  bars <- mc_plot_probabilities(pred, inputs = c(4, 2))$data
+  expect_identical(bars$shown[1:3], shortened(labels))
+  expect_match(levels(bars$panel), "id .*[42].*")
+  expect_length(unique(sub("\n.*", "", sub("^.*\nid ", "", levels(bars$panel)))), 2)
+  rows <- draws_of_classes(pred, c(4, 2))
+  expect_length(unique(rows$name), 3)
+  expect_length(levels(rows$panel), 2)
+  values <- example_values()
+  values$ids <- pred$ids
+  expect_length(unique(draws_of_values(values, 1:5)$name), 5)
+})
+
 test_that("pictures of any kind are drawn beside the bars", {
   skip_if_not_installed("ggplot2")
   pred <- example_prediction()
