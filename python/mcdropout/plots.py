@@ -150,7 +150,7 @@ class _Panel:
         return cls(
             headline=_headline(rows.loc[predicted], rows.loc[second]),
             lines=(name, _uncertainty(one)),
-            bars=bars[:MOST_BARS],
+            bars=cast(pd.DataFrame, bars[:MOST_BARS]),
             n_left_out=len(bars[MOST_BARS:]),
             left_out=float(bars["mean"][MOST_BARS:].sum()),
         )
