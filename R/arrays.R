@@ -28,6 +28,19 @@ as_network_rows <- function(x, name = rlang::caller_arg(x), call = rlang::caller
   if (named) call_core("arrays.ArrayRows", rows, as.list(colnames(rows)), call = call) else rows
 }
 
+# What the rows of a data frame, a matrix or an array are called, if they have names of their own and not just
+# numbers from 1; of a list of several inputs, those of the first that has them.
+row_names_of <- function(x) {
+  if (is_python(x)) {
+    return(NULL)
+  }
+  if (is.list(x) && !is.object(x)) {
+    return(Reduce(function(found, part) found %||% row_names_of(part), x, NULL))
+  }
+  names <- if (is.data.frame(x)) attr(x, "row.names") else if (is.array(x)) dimnames(x)[[1]]
+  if (identical(names, seq_along(names))) NULL else names
+}
+
 # One array of rows, or several: a list goes over as a tuple, with names as a dict.
 as_model_inputs <- function(x, name = rlang::caller_arg(x), call = rlang::caller_env()) {
   if (!is.list(x) || is.object(x)) {

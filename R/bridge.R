@@ -1,8 +1,9 @@
 # The only file that speaks to reticulate: finds Python, calls the core, brings back R data, errors and
 # warnings.
 
-# What lives as long as the session: the Python module, once loaded.
+# What lives as long as the session: the Python module, once loaded; by network, the optimizer it was given.
 session <- new.env(parent = emptyenv())
+session$optimizers <- new.env(parent = emptyenv())
 
 python_packages <- c(
   "torch>=2.6", "numpy>=1.26", "pandas>=2.0.3", "scipy>=1.11", "safetensors>=0.4.3", "tqdm>=4.64"

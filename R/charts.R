@@ -200,7 +200,8 @@ mc_plot_draws <- function(prediction, ..., inputs = NULL, path = NULL) {
   } else {
     plot <- plot +
       ggplot2::scale_y_reverse(
-        breaks = seq_along(chosen), labels = unique(rows$name), expand = ggplot2::expansion(add = 0.4)
+        breaks = seq_along(chosen), labels = rows$name[seq_along(chosen)],
+        expand = ggplot2::expansion(add = 0.4)
       ) +
       ggplot2::facet_wrap(ggplot2::vars(.data$panel), scales = "free_x")
   }
@@ -229,30 +230,29 @@ mc_draws_table <- function(prediction, inputs = NULL) {
 # Of each chosen input its most probable labels: where they are drawn, their mean and interval.
 draws_of_classes <- function(prediction, chosen) {
   labels <- as.character(prediction$labels)
-  parts <- lapply(chosen, function(i) {
+  parts <- Map(function(i, name) {
     top <- utils::head(order(-prediction$mean[i, ]), 3)
-    name <- if (is.null(prediction$ids)) paste("input", i) else paste("id", prediction$ids[[i]])
     data.frame(
-      input = i, label = labels[top], name = shortened(labels[top], 12), place = seq_along(top),
+      input = i, label = labels[top], name = shortened(labels[top], 12, labels), place = seq_along(top),
       mean = prediction$mean[i, top], lower = prediction$lower[i, top], upper = prediction$upper[i, top],
       panel = sprintf(
-        "%s: entropy %.2f nats,\n%.2f of it epistemic", shortened(name), prediction$predictive_entropy[[i]],
+        "%s: entropy %.2f nats,\n%.2f of it epistemic", name, prediction$predictive_entropy[[i]],
         prediction$mutual_information[[i]]
       )
     )
-  })
+  }, chosen, input_names(prediction, chosen, 11))
   rows <- do.call(rbind, parts)
   rows$panel <- factor(rows$panel, unique(rows$panel))
   rows
 }
 
 draws_of_values <- function(prediction, chosen) {
-  by_output <- function(part) matrix(part, nrow = nrow(prediction))[chosen, , drop = FALSE]
+  by_output <- function(part) in_columns(part)[chosen, , drop = FALSE]
   mean <- by_output(prediction$mean)
   outputs <- rep(seq_len(ncol(mean)), each = length(chosen))
-  names <- if (is.null(prediction$ids)) paste("input", chosen) else paste("id", prediction$ids[chosen])
+  names <- input_names(prediction, chosen, 9)
   data.frame(
-    input = rep(chosen, ncol(mean)), output = outputs, name = rep(shortened(names, 12), ncol(mean)),
+    input = rep(chosen, ncol(mean)), output = outputs, name = rep(names, ncol(mean)),
     place = rep(seq_along(chosen), ncol(mean)), mean = as.vector(mean),
     lower = as.vector(by_output(prediction$lower)), upper = as.vector(by_output(prediction$upper)),
     panel = paste("output", outputs)

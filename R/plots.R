@@ -28,7 +28,8 @@ mc_plot_probabilities <- function(prediction, images = NULL, ..., inputs = NULL,
   truth <- if_given(truth, as_truth, prediction = prediction)
   pictures <- if (!is.null(images)) as_pictures(images, inputs, nrow(prediction))
   table <- mc_probabilities_table(prediction, inputs)
-  bars <- do.call(rbind, lapply(inputs, panel_bars, table = table, prediction = prediction, truth = truth))
+  more <- list(table = table, prediction = prediction, truth = truth)
+  bars <- do.call(rbind, Map(panel_bars, inputs, input_names(prediction, inputs, 20), MoreArgs = more))
   bars$panel <- factor(bars$panel, unique(bars$panel))
   plot <- probability_plot(bars, pictures, bars_caption(prediction, !is.null(truth)))
   if (!is.null(path)) {
@@ -92,14 +93,14 @@ worth_naming <- 0.05 # "perhaps Coat": from one chance in twenty on
 
 # The bars of one input, from top to bottom; a last one without a mean stands for the labels that are left
 # out.
-panel_bars <- function(input, table, prediction, truth) {
+panel_bars <- function(input, name, table, prediction, truth) {
   one <- prediction[input]
   own <- table[table$input == input, ][seq_along(one$labels), ] # once, should the input be asked for twice
   labels <- as.character(own$label)
   true <- if (is.null(truth)) "" else truth[[input]]
   bars <- data.frame(
-    panel = panel_title(input, one, true),
-    label = labels,
+    panel = panel_title(name, one, true),
+    label = labels, shown = shortened(labels),
     mean = own$mean, lower = own$lower, upper = own$upper,
     predicted = labels == as.character(one$predicted),
     true = labels == true,
@@ -115,23 +116,30 @@ panel_bars <- function(input, table, prediction, truth) {
 with_others <- function(bars) {
   left <- utils::tail(bars, -most_bars)
   others <- data.frame(
-    panel = left$panel[[1]], label = counted(nrow(left), "other"), mean = NA_real_, lower = NA_real_,
-    upper = NA_real_, predicted = FALSE, true = FALSE, note = paste(number(sum(left$mean)), "together")
+    panel = left$panel[[1]], label = counted(nrow(left), "other"), shown = counted(nrow(left), "other"),
+    mean = NA_real_, lower = NA_real_, upper = NA_real_, predicted = FALSE, true = FALSE,
+    note = paste(number(sum(left$mean)), "together")
   )
   rbind(utils::head(bars, most_bars), others)
 }
 
 # Uncertainty not as a sum: rounded parts need not add up to the rounded total.
-panel_title <- function(input, one, true) {
+panel_title <- function(name, one, true) {
+  short <- function(label) shortened(label, among = one$labels)
   second <- max(one$mean[, as.integer(one$second)])
   paste0(
-    shortened(one$predicted), " ", number(one$confidence),
-    if (second >= worth_naming) paste0(", perhaps ", shortened(one$second)),
-    "\n", if (is.null(one$ids)) paste("input", input) else paste("id", one$ids),
-    if (nzchar(true)) paste0(", in truth ", shortened(true)),
+    short(one$predicted), " ", number(one$confidence),
+    if (second >= worth_naming) paste0(", perhaps ", short(one$second)),
+    "\n", name, if (nzchar(true)) paste0(", in truth ", short(true)),
     "\nentropy ", number(one$predictive_entropy), " nats: ", number(one$expected_entropy), " aleatoric, ",
     number(one$mutual_information), " epistemic"
   )
+}
+
+# What pictures call the chosen inputs.
+input_names <- function(prediction, inputs, most) {
+  ids <- prediction$ids
+  if (is.null(ids)) paste("input", inputs) else paste("id", shortened(ids[inputs], most))
 }
 
 bars_caption <- function(prediction, with_truth) {
@@ -146,10 +154,46 @@ number <- function(x) {
   formatC(x, digits = 2, format = "f")
 }
 
-# A label in one line, cut where it would be wider than there is room for.
-shortened <- function(label, most = 14) {
-  label <- gsub("\\s+", " ", as.character(label))
-  ifelse(nchar(label) > most, paste0(substr(label, 1, most - 1), "\u2026"), label)
+# Labels in one line each, those without their middle that are wider than there is room for. Different ones
+# stay different: `among` are all that there are.
+shortened <- function(label, most = 14, among = label) {
+  in_one_line <- function(x) gsub("\\s+", " ", as.character(x))
+  long <- unique(in_one_line(among))
+  short <- without_middle(long, most)
+  for (by_word in c(TRUE, FALSE)) {
+    for (alike in split(seq_along(long), short)) {
+      if (length(alike) > 1) short[alike] <- without_middle(what_differs(long[alike], by_word), most)
+    }
+  }
+  alike <- which(duplicated(short) | duplicated(short, fromLast = TRUE))
+  if (length(alike) > 0) {
+    numbers <- paste0(" #", alike)
+    short[alike] <- paste0(without_middle(long[alike], most - nchar(numbers)), numbers)
+  }
+  short[match(in_one_line(label), long)]
+}
+
+without_middle <- function(text, most) {
+  kept <- pmax(most, 1) - 1
+  head <- trimws(substr(text, 1, ceiling(kept / 2)), "right")
+  tail <- trimws(substr(text, nchar(text) - kept %/% 2 + 1, nchar(text)), "left")
+  ifelse(nchar(text) > most, paste0(head, "\u2026", tail), text)
+}
+
+# Texts without what all of them begin and end with; by whole words, or to the letter.
+what_differs <- function(texts, by_word) {
+  letters <- strsplit(texts, "")
+  shared <- function(letters) {
+    first <- seq_len(min(lengths(letters)))
+    same <- Reduce(`&`, lapply(letters[-1], function(other) other[first] == letters[[1]][first]))
+    n <- sum(cumprod(same))
+    if (by_word) max(0, which(letters[[1]][seq_len(n)] == " ")) else n
+  }
+  from <- shared(letters)
+  to <- min(shared(lapply(letters, rev)), min(lengths(letters)) - from)
+  paste0(
+    if (from > 0) "\u2026", substr(texts, from + 1, nchar(texts) - to), if (to > 0) "\u2026"
+  )
 }
 
 # where it is drawn ----
@@ -213,7 +257,7 @@ bar_layers <- function(bars) {
     ),
     ggplot2::geom_point(ggplot2::aes(x = diamond_at), bars[bars$true, ], shape = 18, size = 2.5),
     ggplot2::geom_text(
-      ggplot2::aes(x = -0.04, label = shortened(.data$label)), hjust = 1, size = text_size, fontface = face
+      ggplot2::aes(x = -0.04, label = .data$shown), hjust = 1, size = text_size, fontface = face
     ),
     ggplot2::geom_text(ggplot2::aes(x = 0.02, label = .data$note), hjust = 0, size = text_size)
   )

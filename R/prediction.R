@@ -32,6 +32,9 @@
 #' `precision`, `seconds`, and `temperature`, the one that [mc_apply()] has calibrated the draws to: 1 as drawn,
 #' `NULL` in older files, which know of none.
 #'
+#' `ids` are what tables and pictures call the inputs: as they were given, or else the row names of `x`, which
+#' key no masks.
+#'
 #' @param x,object (mc_prediction) A prediction.
 #' @param i (integer, logical vector) Which inputs.
 #' @param ... Not used, or further predictions to bind.
@@ -42,8 +45,9 @@
 #'   are the interval of the mean (`lower` and `upper` of the prediction, `type = "conf_int"` of
 #'   `predict()`), and `.pred_int_lower` and `.pred_int_upper` that of a new observation (`pred_lower` and
 #'   `pred_upper` of the prediction, and of `to_pandas()` in Python; `predict(type = "pred_int")` calls it
-#'   `.pred_lower` and `.pred_upper`, as tidymodels does). `tidy()`: one row per input and label or output.
-#'   `glance()`: one row. `summary()`: the whole in a few numbers, as a list.
+#'   `.pred_lower` and `.pred_upper`, as tidymodels does). `tidy()`: one row per input and label or output; of
+#'   maps and other outputs with further axes, one per place too, which `.axis_2`, `.axis_3`, ... tell as
+#'   `mean` counts them. `glance()`: one row. `summary()`: the whole in a few numbers, as a list.
 #' @references Houlsby et al. (2011), *Bayesian active learning for classification and preference learning*,
 #'   \doi{10.48550/arXiv.1112.5745}, for the mutual information. Kendall and Gal (2017), *What uncertainties
 #'   do we need in Bayesian deep learning for computer vision?*, \doi{10.48550/arXiv.1703.04977}, for the
@@ -76,9 +80,11 @@ origin <- c(
 )
 derived <- c("std", "mcse", "epistemic_variance", "conf_int", "pred_int") # made when asked for, in Python
 
-prediction_from_python <- function(prediction) {
+# `names`: what the inputs are called where they have no ids.
+prediction_from_python <- function(prediction, names = NULL) {
   state <- from_python(prediction$to_state())
   fields <- c(state[[1]], state[[2]])
+  fields$ids <- fields$ids %||% names
   fields$seed <- whole_from_python(prediction$seed)
   fields[derived] <- lapply(derived, function(name) from_python(prediction[[name]]))
   if (!is.null(fields$labels)) {
@@ -188,7 +194,7 @@ dim.mc_prediction <- function(x) {
 #' @rdname mc_prediction
 #' @export
 rbind.mc_prediction <- function(...) {
-  parts <- list(...)
+  parts <- with_ids_alike(list(...))
   first <- parts[[1]]
   same <- c(
     "task", "labels", "level", "seed", "masks", "temperature", if (length(first$n_samples) == 1) "n_samples"
@@ -204,6 +210,18 @@ rbind.mc_prediction <- function(...) {
   })
   bound$seconds <- sum(vapply(parts, function(part) part$seconds, double(1)))
   bound
+}
+
+# Some may have ids and others none, as the first rows of a data frame have automatic names: 1, 2, ...
+with_ids_alike <- function(predictions) {
+  without <- vapply(predictions, function(one) inherits(one, "mc_prediction") && is.null(one$ids), logical(1))
+  if (!all(without)) {
+    predictions[without] <- lapply(predictions[without], function(one) {
+      one$ids <- seq_len(nrow(one))
+      new_mc_prediction(unclass(one))
+    })
+  }
+  predictions
 }
 
 # Names of all that is there per input.
@@ -272,7 +290,7 @@ print.mc_prediction <- function(x, ..., n = 6) {
 }
 
 describe_size <- function(x) {
-  outputs <- counted(utils::tail(dim(x), 1), if (x$task == "classification") "label" else "output")
+  outputs <- counted(n_outputs(x), if (x$task == "classification") "label" else "output")
   paste0(
     counted(nrow(x), "input"), ", ", outputs, ", ", describe_draws(x),
     if ((x$temperature %||% 1) != 1) paste0(", calibrated at temperature ", signif(x$temperature, 4))
@@ -283,6 +301,11 @@ describe_size <- function(x) {
 describe_draws <- function(x) {
   fewest <- if (min(x$n_samples) < max(x$n_samples)) paste(min(x$n_samples), "to ") else ""
   paste0(fewest, counted(max(x$n_samples), "draw"))
+}
+
+# Labels (of a map at each place), or values of an input, whatever axes they have.
+n_outputs <- function(x) {
+  if (x$task == "classification") utils::tail(dim(x), 1) else prod(dim(x)[-1])
 }
 
 counted <- function(n, thing) {

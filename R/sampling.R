@@ -93,7 +93,7 @@ mc_predict <- function(model, x, n_samples = 50, batch_size = 128, ..., level = 
     seed = as_seed(seed),
     progress = as_progress(progress)
   )
-  prediction_from_python(prediction)
+  prediction_from_python(prediction, row_names_of(x))
 }
 
 mask_kinds <- c("shared", "per_input")
@@ -213,15 +213,18 @@ mc_sampler <- function(model, example, n_samples = 50, ..., level = 0.95, output
     device = device,
     seed = as_seed(seed)
   )
-  function(x) prediction_from_python(with_core(sampler(as_model_inputs(x))))
+  function(x) prediction_from_python(with_core(sampler(as_model_inputs(x))), row_names_of(x))
 }
 
-# One part of what a network returns; Python counts from 0.
+# One part of what a network returns; Python counts from 0, but shows the number as R does.
 as_select <- function(select, call = rlang::caller_env()) {
   if (is.function(select)) {
     return(as_callback(select, convert = FALSE))
   }
-  if (is.numeric(select)) as_count(select, "select", call = call) - 1L else select
+  if (!is.numeric(select)) {
+    return(select)
+  }
+  call_core("outputs.CountedFromOne", as_count(select, "select", call = call) - 1L, call = call)
 }
 
 # Whole numbers or words; how many there must be is the core's to say.

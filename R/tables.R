@@ -16,7 +16,13 @@ is_map <- function(x) {
 refuse_maps <- function(x, call = rlang::caller_env()) {
   if (is_map(x)) {
     size <- paste(dim(x), collapse = ", ")
-    abort_mc(paste0("A table needs one row of probabilities per input; got shape (", size, ")."), call = call)
+    abort_mc(
+      paste0(
+        "A table needs one row of probabilities per input; got shape (", size, "). `tidy()` has a row for ",
+        "each place and label."
+      ),
+      call = call
+    )
   }
 }
 
@@ -53,7 +59,7 @@ values_table <- function(x) {
   data.frame(id_column(x), columns_of(x, fields), check.names = FALSE)
 }
 
-# Only ids that the user gave deserve a column.
+# Ids, or names that the inputs had; numbers from 1 deserve no column.
 id_column <- function(x) {
   if (is.null(x$ids)) data.frame(row.names = seq_len(nrow(x))) else data.frame(.id = x$ids)
 }
@@ -63,12 +69,23 @@ columns_of <- function(x, fields) {
   titles <- names(fields) %||% fields
   present <- fields %in% names(x)
   columns <- Map(function(field, title) {
-    value <- matrix(unclass(x)[[field]], nrow = nrow(x)) # further axes of the outputs side by side
+    value <- in_columns(unclass(x)[[field]])
     endings <- x$labels %||% if (ncol(value) > 1) seq_len(ncol(value))
     colnames(value) <- paste0(title, if (!is.null(endings)) paste0("_", endings))
     value
   }, fields[present], titles[present])
   data.frame(do.call(cbind, unname(columns)), check.names = FALSE)
+}
+
+# One row per input, the outputs side by side whatever axes they have.
+in_columns <- function(value) {
+  matrix(value, nrow = nrow(value))[, order(output_numbers(dim(value)[-1])), drop = FALSE]
+}
+
+# The numbers of outputs with axes of these sizes, as R lays them out. The last axis is counted through first,
+# as in Python, so that a number means the same output in both.
+output_numbers <- function(sizes) {
+  as.vector(aperm(array(seq_len(prod(sizes)), rev(sizes))))
 }
 
 # What predict() gives for each `type`.
@@ -90,12 +107,19 @@ columns_of_type <- function(x, type) {
 #' @rdname mc_prediction
 #' @export
 tidy.mc_prediction <- function(x, ...) {
-  outputs <- x$labels %||% seq_len(ncol(x))
-  output <- rep(outputs, each = nrow(x))
+  size <- dim(x)
+  along_axis <- function(axis) as.vector(slice.index(unclass(x)$mean, axis))
+  input <- along_axis(1)
+  places <- if (is_map(x)) seq_along(size)[-c(1, length(size))] else if (length(size) > 2) seq_along(size)[-1]
+  where <- stats::setNames(lapply(places, along_axis), sprintf(".axis_%d", places))
+  output <- if (is.null(x$labels)) {
+    rep(output_numbers(size[-1]), each = size[[1]])
+  } else {
+    factor(x$labels[along_axis(length(size))], x$labels)
+  }
   long <- function(field) as.vector(unclass(x)[[field]])
   tibble::tibble(
-    .input = rep(seq_len(nrow(x)), times = length(outputs)),
-    .output = if (is.null(x$labels)) output else factor(output, outputs),
+    .input = input, .id = x$ids[input], !!!where, .output = output,
     .pred = long("mean"), .pred_lower = long("lower"), .pred_upper = long("upper"), .std = long("std"),
     .mcse = long("mcse")
   )
@@ -114,11 +138,10 @@ glance.mc_prediction <- function(x, ...) {
     c("epistemic_variance", "aleatoric_variance", "total_variance")
   }
   fields <- intersect(fields, names(x))
-  means <- lapply(unclass(x)[fields], mean)
-  names(means) <- paste0("mean_", fields)
+  means <- stats::setNames(lapply(unclass(x)[fields], mean), sprintf("mean_%s", fields))
   settings <- unclass(x)[c("level", "seed", "masks", "seconds")]
   settings <- c(list(n_samples = max(x$n_samples)), settings)
-  tibble::as_tibble(c(list(n_inputs = nrow(x), n_outputs = ncol(x)), means, settings))
+  tibble::as_tibble(c(list(n_inputs = nrow(x), n_outputs = n_outputs(x)), means, settings))
 }
 
 #' @importFrom generics glance

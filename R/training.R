@@ -114,7 +114,8 @@ generics::fit
 #' @inheritParams mc_fit
 #' @param model (mc_model) As in [mc_fit()].
 #' @param optimizer (string, function or Python object) As in [mc_fit()], or a torch optimiser over the
-#'   network's parameters; by default the one of the last call, and at first Adam with learning rate 0.001.
+#'   network's parameters; by default the one of the last call, and at first Adam with learning rate 0.001. A
+#'   function is called once: it is another where its text, or a value that it uses, is another.
 #' @param kl_weight (number) For networks with variational layers, which need it: one over the number of all
 #'   inputs.
 #' @return (list) `loss` of the batch before the step, and `accuracy` or `rmse`; with variational layers also
@@ -133,7 +134,7 @@ mc_train_on_batch <- function(model, x, y, ..., optimizer = NULL, kl_weight = NU
   metrics <- from_python(
     call_core(
       "mc_train_on_batch", network, as_network_rows(x), as_targets(y, labels_of(model)),
-      optimizer = as_python_function(optimizer),
+      optimizer = as_kept_optimizer(optimizer, network),
       kl_weight = if_given(kl_weight, as_number, at_least = 0)
     )
   )
@@ -141,6 +142,37 @@ mc_train_on_batch <- function(model, x, y, ..., optimizer = NULL, kl_weight = NU
     refresh_model(model)
   }
   metrics
+}
+
+# An optimizer's function for the core, which takes up what it made of the same one before: so the same
+# function of R must be the same object of Python. A loop that writes the function anew means the same if
+# neither its text nor the values that it uses have changed.
+as_kept_optimizer <- function(optimizer, network) {
+  if (!is.function(optimizer) || is_python(optimizer) || !is_python(network)) {
+    return(optimizer)
+  }
+  id <- reticulate::py_id(network)
+  kept <- session$optimizers[[id]]
+  if (!is.null(kept) &&
+        (rlang::is_reference(kept$given, optimizer) || identical(kept$recipe, recipe_of(optimizer)))) {
+    return(kept$python)
+  }
+  made <- new.env(parent = emptyenv())
+  made$given <- optimizer
+  made$python <- as_callback(function(parameters) {
+    on.exit(made$recipe <- recipe_of(optimizer)) # what it counts up has then been counted
+    optimizer(parameters)
+  }, convert = FALSE)
+  session$optimizers[[id]] <- made
+  made$python
+}
+
+recipe_of <- function(f) {
+  code <- list(formals(f), body(f))
+  used <- unique(as.character(unlist(lapply(c(code[[1]], code[[2]]), all.names))))
+  nowhere <- rep(list(NULL), length(used))
+  scope <- environment(f) %||% baseenv()
+  c(code, mget(used, envir = scope, inherits = TRUE, ifnotfound = nowhere))
 }
 
 # A function gets and gives Python objects; anything else is the core's to judge.

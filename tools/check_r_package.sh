@@ -10,7 +10,6 @@ export _R_CHECK_FORCE_SUGGESTS_=false        # a machine may lack what only some
 # Seconds depend on what else the machine does, and torch uses several cores on purpose.
 export _R_CHECK_EXAMPLE_TIMING_THRESHOLD_=60
 export _R_CHECK_EXAMPLE_TIMING_CPU_TO_ELAPSED_THRESHOLD_=100 _R_CHECK_TEST_TIMING_CPU_TO_ELAPSED_THRESHOLD_=100
-export NOT_CRAN=true                         # testthat compares its snapshots only then
 export MCDROPOUT_REQUIRE_PYTHON=1            # a test that finds no Python core fails: set-up has made one
 export TZ=UTC
 

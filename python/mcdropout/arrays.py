@@ -7,7 +7,7 @@ unless the user has it loaded already, or asks for a device.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Protocol, cast, runtime_checkable
 
@@ -83,6 +83,17 @@ def doubles(rows: Rows, index: slice | np.ndarray) -> np.ndarray:
     """Those inputs alone in float64, with all the digits that they are held with; copied."""
     values = rows.values[index] if isinstance(rows, ArrayRows) else rows.take(index)
     return np.array(values, dtype=np.float64, order="C")
+
+
+def row_names_of(x: object) -> Any | None:
+    """The index of a table, unless it only counts from 0; of several inputs, that of the first which has one."""
+    parts = x.values() if isinstance(x, Mapping) else x if isinstance(x, tuple) else (x,)
+    for part in parts:
+        if _is_a(part, "pandas", "DataFrame") or _is_a(part, "pandas", "Series"):
+            index = cast(Any, part).index
+            if not (_is_a(index, "pandas", "RangeIndex") and (index.start, index.step) == (0, 1)):
+                return index
+    return None
 
 
 def columns_of(rows: Rows) -> tuple[str, ...]:

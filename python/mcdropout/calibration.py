@@ -22,11 +22,10 @@ from .measures import (
     check_labels,
     check_prediction,
     codes_to_learn_from,
-    index_of,
     labels_of,
     true_values,
 )
-from .prediction import Array, MCPrediction
+from .prediction import Array, MCPrediction, index_of
 
 # A probability of 0 among the draws is one that float32 cannot hold: it is taken for the least that it can.
 LEAST = float(np.finfo(np.float32).smallest_subnormal)

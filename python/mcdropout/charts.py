@@ -40,7 +40,8 @@ from .plots import (
     check_matplotlib,
     check_picture_path,
     draw_picture,
-    shortened,
+    input_names,
+    told_apart,
 )
 from .prediction import Array, MCPrediction
 from .scores import MCScores
@@ -278,19 +279,19 @@ def _draws_of_classes(prediction: MCPrediction, table: pd.DataFrame, chosen: Arr
     for axes in panels[len(chosen) :]:
         axes.set_axis_off()
     by_input = dict(iter(table.groupby("input")))
-    for axes, i in zip(panels, chosen, strict=False):
+    short = told_apart(labels, 1.0)
+    for axes, i, name in zip(panels, chosen, input_names(prediction, chosen, 1.0), strict=False):
         one = by_input[i]
         top = np.argsort(-prediction.mean[i], kind="stable")[:n_shown]
         for row, k in enumerate(top):
             draws = one.loc[one["label"].astype(str) == labels[k], "value"].to_numpy()
             _draw_row(axes, row, draws, *(float(part[i, k]) for part in _means_and_bounds(prediction)))
         _labelled(axes, "", "", (-0.02, 1.02), (n_shown - 0.4, -0.6))
-        _row_names(axes, [shortened(label, 1.0) for label in labels[top]])
+        _row_names(axes, [short[k] for k in top])
         entropy, mutual = (
             float(cast(Array, part)[i]) for part in (prediction.predictive_entropy, prediction.mutual_information)
         )
-        name = f"input {i}" if prediction.ids is None else f"id {prediction.ids[i]}"
-        title = f"{shortened(name, 1.2)}: entropy {entropy:.2f} nats,\n{mutual:.2f} of it epistemic"
+        title = f"{name}: entropy {entropy:.2f} nats,\n{mutual:.2f} of it epistemic"
         axes.set_title(title, size=SMALL, color=INK, loc="left", parse_math=False)
     words = f"probability in each draw (dots), their mean (diamond) and {100 * prediction.level:g} % interval (line)"
     figure.supxlabel(words, size=SMALL + 1, color=INK)
@@ -301,7 +302,7 @@ def _draws_of_values(prediction: MCPrediction, table: pd.DataFrame, chosen: Arra
     n_outputs = int(table["output"].max())
     figure, panels = _panels(1, n_outputs, size=(PANEL[0] * n_outputs, 1.0 + 0.3 * len(chosen)))
     parts = [part.reshape(len(prediction), -1) for part in _means_and_bounds(prediction)]
-    names = [f"input {i}" if prediction.ids is None else f"id {prediction.ids[i]}" for i in chosen]
+    names = input_names(prediction, chosen, 0.85)
     for number, axes in enumerate(panels):
         own = table[table["output"] == number + 1]
         for row, i in enumerate(chosen):
@@ -309,7 +310,7 @@ def _draws_of_values(prediction: MCPrediction, table: pd.DataFrame, chosen: Arra
             _draw_row(axes, row, draws, *(float(part[i, number]) for part in parts))
         words = "value" if n_outputs == 1 else f"value of output {number + 1}"
         _labelled(axes, f"{words} in each draw", "", None, (len(chosen) - 0.4, -0.6))
-        _row_names(axes, [shortened(name, 1.0) for name in names])
+        _row_names(axes, names)
     return figure
 
 
@@ -365,13 +366,14 @@ def mc_plot_posterior(model: object, *, n_weights: int = 8, level: float = 0.95,
     label = "posterior standard deviation of the weights\n(stroke: of the prior)"
     _labelled(left, label, "", None, (len(layers) - 0.5, -0.5))
     _plain_decades(left)
-    _row_names(left, [shortened(name, 1.4) for name in layers["layer"]])
+    _row_names(left, told_apart(layers["layer"], 1.4))
     places = np.arange(len(weights)) + pd.factorize(weights["layer"])[0]
     right.axvline(0, color=OTHER, linewidth=1, zorder=1)
     right.hlines(places, weights["lower"], weights["upper"], color=PREDICTED, linewidth=1.4, zorder=2)
     right.plot(weights["mean"], places, "o", color=INK, markersize=3, zorder=3)
     _labelled(right, f"weight: mean and {100 * level:g} % of its posterior", "", None, (n_rows - 1.5, -0.8))
-    names = [f"{shortened(layer, 1.0)} {name}" for layer, name in zip(weights["layer"], weights["weight"], strict=True)]
+    short = dict(zip(layers["layer"], told_apart(layers["layer"], 1.0), strict=True))
+    names = [f"{short[layer]} {name}" for layer, name in zip(weights["layer"], weights["weight"], strict=True)]
     right.set_yticks(places, names)
     right.tick_params(axis="y", labelsize=SMALL - 2)
     right.grid(False, axis="y")
@@ -469,7 +471,7 @@ def mc_plot_balance(y: object, labels: Sequence[Label] | None = None, *, path: P
     table = mc_balance_table(y, labels)
     drawn = table if len(table) <= MOST_LABELS else table.nlargest(MOST_LABELS, "n")
     check_matplotlib()
-    names = [shortened(name) for name in drawn["label"]]
+    names = told_apart(drawn["label"])
     figure, (axes,) = _panels(1, 1, size=(PANEL[0] + 0.8, 0.8 + 0.22 * len(drawn)))
     axes.barh(range(len(drawn)), drawn["n"], height=0.75, color=PREDICTED)
     for place, (n, share) in enumerate(zip(drawn["n"], drawn["share"], strict=True)):
@@ -495,8 +497,11 @@ def mc_plot_images(
     n = rows.shape[0]
     chosen = np.arange(min(n, N_GRID)) if inputs is None else as_positions(inputs, n)
     words = None if titles is None else [str(one) for one in np.asarray(titles).ravel().tolist()]
+    short: dict[str, str] = {}
     if words is not None:
         check_length(len(words), "titles", n, "images")
+        titled = dict.fromkeys(words[i] for i in chosen)
+        short = dict(zip(titled, told_apart(titled, SIDE - 0.2), strict=True))
     pixels = rows.take(chosen)
     pictures = Scale(float(pixels.min()), float(pixels.max())).applied(pixels)
     columns = min(8, len(chosen))
@@ -506,7 +511,7 @@ def mc_plot_images(
         axes.set_axis_off()
     for axes, number, picture in zip(panels, chosen, pictures, strict=False):
         draw_picture(axes, picture)
-        title = str(number) if words is None else f"{number}: {shortened(words[number], SIDE - 0.2)}"
+        title = str(number) if words is None else f"{number}: {short[words[number]]}"
         axes.set_title(title, size=SMALL, color=INK, pad=2, loc="left", parse_math=False)
     return _finished(figure, path)
 

@@ -23,12 +23,11 @@ from .measures import (
     check_labels,
     check_measures,
     codes_to_learn_from,
-    index_of,
     labels_of,
     measured,
     predicted_codes,
 )
-from .prediction import Array, MCPrediction
+from .prediction import Array, MCPrediction, index_of
 
 TIERS = {2: ("accept", "refer"), 3: ("accept", "second check", "refer")}
 PILOT = 0.25  # share of the calibration inputs that choose which thresholds are tested, and in which order

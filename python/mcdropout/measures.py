@@ -153,13 +153,6 @@ def true_values(y: object, prediction: MCPrediction, name: str = "y", of: str = 
     return values.reshape(prediction.mean.shape)
 
 
-def index_of(prediction: MCPrediction) -> pd.Index:
-    """What the rows of a table with one row per input are called: the ids, or positions from 0."""
-    if prediction.ids is None:
-        return pd.RangeIndex(len(prediction), name="input")
-    return pd.Index(prediction.ids, name="id")
-
-
 def predicted_codes(prediction: MCPrediction) -> Array:
     """Position of each input's predicted label among the labels, (input,)."""
     predicted = cast(Array, prediction.predicted)

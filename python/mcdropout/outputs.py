@@ -18,6 +18,13 @@ SUM_TOLERANCE = 1e-2  # probabilities in bfloat16 sum to 1 to about this
 Select = str | int | Callable[[Any], Tensor]
 
 
+class CountedFromOne(int):
+    """A part's place, from 0 as any, that is shown as R counts."""
+
+    def __repr__(self) -> str:
+        return str(self + 1)
+
+
 @dataclass
 class Outputs:
     """The meaning of a model's outputs, checked once on a few inputs."""

@@ -5,10 +5,11 @@ Figures are made without pyplot, so matplotlib's settings, its backend and the l
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -106,7 +107,12 @@ def mc_plot_probabilities(
     true = None if truth is None else _true_codes(truth, prediction)[chosen]
     pictures = None if images is None else _as_pictures(images, chosen, len(prediction))
     check_matplotlib()
-    panels = [_Panel.of(prediction, one, None if true is None else int(true[i])) for i, one in enumerate(numbers)]
+    names = input_names(prediction, chosen, ID_WIDTH)
+    short = told_apart(_labels(prediction))
+    panels = [
+        _Panel.of(prediction, one.assign(label=short), names[i], None if true is None else int(true[i]))
+        for i, one in enumerate(numbers)
+    ]
     page = _Page(panels, pictures is not None, _caption(prediction, true is not None))
     if path is not None:
         check_picture_path(path, page.figure)
@@ -131,21 +137,20 @@ class _Panel:
     left_out: float  # the probability of those together
 
     @classmethod
-    def of(cls, prediction: MCPrediction, numbers: pd.DataFrame, true: int | None) -> _Panel:
+    def of(cls, prediction: MCPrediction, numbers: pd.DataFrame, name: str, true: int | None) -> _Panel:
         number = int(numbers["input"].iloc[0])
         one = prediction[[number]]
         codes = {str(label): code for code, label in enumerate(_labels(prediction))}
         predicted, second = (codes[str(_only(which))] for which in (one.predicted, one.second))
         rows = numbers.reset_index(drop=True)
         rows = rows.assign(predicted=rows.index == predicted, true=rows.index == true)
-        name = f"input {number}" if one.ids is None else f"id {shortened(_only(one.ids), ID_WIDTH)}"
         if true is not None:
-            name += f", in truth {shortened(rows.loc[true, 'label'])}"
+            name += f", in truth {rows.loc[true, 'label']}"
         bars = rows if len(rows) <= MOST_BARS else rows.sort_values("mean", ascending=False, kind="stable")
         return cls(
             headline=_headline(rows.loc[predicted], rows.loc[second]),
             lines=(name, _uncertainty(one)),
-            bars=bars[:MOST_BARS].assign(label=[shortened(label) for label in bars["label"][:MOST_BARS]]),
+            bars=cast(pd.DataFrame, bars[:MOST_BARS]),
             n_left_out=len(bars[MOST_BARS:]),
             left_out=float(bars["mean"][MOST_BARS:].sum()),
         )
@@ -158,8 +163,8 @@ class _Panel:
 
 
 def _headline(first: pd.Series, second: pd.Series) -> str:
-    words = f"{shortened(first['label'])} ({first['mean']:.2f})"
-    return f"{words}, perhaps {shortened(second['label'])}" if second["mean"] >= WORTH_NAMING else words
+    words = f"{first['label']} ({first['mean']:.2f})"
+    return f"{words}, perhaps {second['label']}" if second["mean"] >= WORTH_NAMING else words
 
 
 def _uncertainty(one: MCPrediction) -> str:
@@ -186,6 +191,49 @@ def shortened(label: object, room: float = LABEL_WIDTH) -> str:
         kept -= 1
         shorter = f"{text[: (kept + 1) // 2].rstrip()}…{text[len(text) - kept // 2 :].lstrip()}"
     return shorter
+
+
+def told_apart(labels: Iterable[object], room: float = LABEL_WIDTH) -> list[str]:
+    """All the labels there are, shortened where they are wider than `room`, different ones never to the same words."""
+    texts = [" ".join(str(label).split()) for label in labels]
+    short = {text: shortened(text, room) for text in texts}
+    for by_word in (True, False):
+        for alike in _alike(short):
+            differing = _what_differs(alike, by_word)
+            short |= {text: shortened(part, room) for text, part in zip(alike, differing, strict=True)}
+    numbers = {text: f" #{number}" for number, text in enumerate(short, start=1)}
+    for text in [one for alike in _alike(short) for one in alike]:
+        short[text] = shortened(text, room - _width(numbers[text])) + numbers[text]
+    return [short[text] for text in texts]
+
+
+def _alike(short: Mapping[str, str]) -> list[list[str]]:
+    """Those texts that have become the same, together."""
+    groups: dict[str, list[str]] = {}
+    for text, shorter in short.items():
+        groups.setdefault(shorter, []).append(text)
+    return [texts for texts in groups.values() if len(texts) > 1]
+
+
+def _what_differs(texts: list[str], by_word: bool) -> list[str]:
+    """Texts without what all of them begin and end with; by whole words, or to the letter."""
+
+    def shared(texts: list[str]) -> int:
+        letters = zip(*texts, strict=False)
+        same = "".join(one[0] for one in itertools.takewhile(lambda one: len(set(one)) == 1, letters))
+        return same.rfind(" ") + 1 if by_word else len(same)
+
+    start = shared(texts)
+    end = min(shared([text[::-1] for text in texts]), min(map(len, texts)) - start)
+    before, behind = "…" if start else "", "…" if end else ""
+    return [f"{before}{text[start : len(text) - end]}{behind}" for text in texts]
+
+
+def input_names(prediction: MCPrediction, chosen: np.ndarray, room: float) -> list[str]:
+    """What pictures call the chosen inputs."""
+    if prediction.ids is None:
+        return [f"input {i}" for i in chosen]
+    return [f"id {name}" for name in told_apart(prediction.ids[chosen], room)]
 
 
 def _width(text: str) -> float:

@@ -52,6 +52,8 @@ class MCPrediction:
     `samples` (draw, input, output) are the draws, or None: float32, but for values of a network of ours float64;
     `noise_variances` the noise of each draw.
     `temperature` is the one that `mc_apply()` has calibrated them to: 1 as drawn, None in older files, which know none.
+    `ids` are what tables and pictures call the inputs: as they were given, or else the index of a pandas `x`, which
+    keys no masks.
     """
 
     task: str  # "classification" or "regression"
@@ -88,6 +90,7 @@ class MCPrediction:
     samples: Array | None = None
     noise_variances: Array | None = None
     temperature: float | None = 1.0
+    id_names: tuple[str | None, ...] = ("id",)  # of the index of tables; several where an id has several parts
 
     @property
     def std(self) -> Array:
@@ -203,7 +206,7 @@ class MCPrediction:
             columns[f"mean_{label}"] = self.mean[:, place]
             columns[f"lower_{label}"] = self.lower[:, place]
             columns[f"upper_{label}"] = self.upper[:, place]
-        return pd.DataFrame(columns, index=self._index())
+        return pd.DataFrame(columns, index=index_of(self))
 
     def _values_table(self) -> pd.DataFrame:
         names = (
@@ -224,10 +227,7 @@ class MCPrediction:
             flat = value.reshape(len(self), -1)
             for place in range(flat.shape[1]):
                 columns[name if flat.shape[1] == 1 else f"{name}_{place + 1}"] = flat[:, place]
-        return pd.DataFrame(columns, index=self._index())
-
-    def _index(self) -> pd.Index:
-        return pd.RangeIndex(len(self), name="input") if self.ids is None else pd.Index(self.ids, name="id")
+        return pd.DataFrame(columns, index=index_of(self))
 
     def to_state(self) -> tuple[dict[str, Array], dict[str, Any]]:
         """Numeric arrays, and the rest as JSON can hold it: what a file keeps. Labels are kept as codes."""
@@ -235,6 +235,8 @@ class MCPrediction:
         rest: dict[str, Any] = {}
         for field in fields(self):
             value = getattr(self, field.name)
+            if field.name == "id_names" and (self.ids is None or value == ("id",) or len(value) > 1):
+                continue
             if field.name in ("predicted", "second") and value is not None:
                 assert self.labels is not None
                 codes = {str(label): code for code, label in enumerate(self.labels)}
@@ -242,6 +244,8 @@ class MCPrediction:
                 arrays[field.name] = np.array(found, dtype=np.int64).reshape(value.shape)
             elif isinstance(value, np.ndarray) and value.dtype.kind in "iuf":
                 arrays[field.name] = value
+            elif field.name in ("ids", "id_names") and value is not None:
+                rest[field.name] = [_plain(one) for one in value]
             elif value is not None:
                 rest[field.name] = list(value) if isinstance(value, (tuple, np.ndarray)) else value
         return arrays, rest
@@ -257,6 +261,8 @@ class MCPrediction:
                 known[name] = names[_whole_numbers(known[name])]
         if isinstance(known.get("ids"), list):
             known["ids"] = np.array(known["ids"], dtype=object)
+        if "id_names" in known:
+            known["id_names"] = tuple(known["id_names"])
         prediction = cls(**known)
         prediction._check_parts()
         return prediction
@@ -276,6 +282,32 @@ class MCPrediction:
             raise ValueError("A prediction must have a temperature above 0, or none.")
         if not np.issubdtype(np.asarray(self.n_samples).dtype, np.number):
             raise ValueError("A prediction must count its draws.")
+
+
+def index_of(prediction: MCPrediction) -> pd.Index:
+    """What the rows of a table with one row per input are called: the ids, or positions from 0."""
+    if prediction.ids is None:
+        return pd.RangeIndex(len(prediction), name="input")
+    names = prediction.id_names
+    if len(names) == 1:
+        return pd.Index(prediction.ids, name=names[0])
+    return pd.MultiIndex.from_tuples(prediction.ids.tolist(), names=names)
+
+
+def with_index(prediction: MCPrediction, index: Any | None) -> MCPrediction:
+    """The prediction with a table's index as ids, where it has none."""
+    if index is None or prediction.ids is not None:
+        return prediction
+    return replace(prediction, ids=index.to_numpy(), id_names=tuple(index.names))
+
+
+def _plain(one: Any) -> Any:
+    """An id, or its name, as JSON can hold it: a number or words."""
+    if one is None or isinstance(one, (str, int)):
+        return one
+    if isinstance(one, np.integer):
+        return int(one)
+    return ", ".join(map(str, one)) if isinstance(one, tuple) else str(one)
 
 
 def _whole_numbers(codes: Array) -> Array:

@@ -20,7 +20,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from .arrays import Label, as_devices, label_array
+from .arrays import Label, as_devices, label_array, row_names_of
 from .backbones import FrozenNetwork, behind_backbone
 from .checks import (
     OutOfMemory,
@@ -43,7 +43,7 @@ from .keras_sites import is_keras, is_keras_2, load_model
 from .models import MCNetwork
 from .outputs import Outputs, Select
 from .precision import PRECISIONS
-from .prediction import BY_INPUT, MCPrediction
+from .prediction import BY_INPUT, MCPrediction, with_index
 from .progress import Progress, reporting
 from .randomness import input_ids
 from .sites import (
@@ -103,8 +103,8 @@ def mc_predict(
     n_samples: number of draws, at least 2. batch_size: inputs handled at a time; changes rounding alone.
     level: of the intervals.
     masks: "shared" (draw t is the same network for every input) or "per_input" (fresh masks for each input, keyed by
-      `ids`, its position by default: inputs with the same id get the same masks); weights of variational layers are
-      drawn once for all inputs in both cases.
+      `ids`, its position by default: inputs with the same id get the same masks; an index of `x` keys none); weights
+      of variational layers are drawn once for all inputs in both cases.
     tolerance: draw only until each input's largest Monte Carlo standard error of `mean` is below this, `n_samples`
       being the most; `prediction.n_samples` then says how many each input took, and kept draws end in NaN.
       Inputs whose first draws happen to agree stop early, so answers lean to the sure side: on real images, with a
@@ -138,6 +138,7 @@ def mc_predict(
     """
     started = time.perf_counter()
     request = Request.checked(n_samples, batch_size, level, masks, tolerance, keep_samples, workers, seed)
+    names = row_names_of(x)
     model, x = behind_backbone(model, x, device)
     besides = Besides.checked(stochastic_depth, gaussian_noise)
     network = network_of(model, outputs, labels, select, precision, device)
@@ -146,7 +147,7 @@ def mc_predict(
     if ids is not None and feed.n_inputs is not None:
         check_length(len(ids), "ids", feed.n_inputs, "x")
     sampler = sampler_for(network, feed, request, besides)
-    return draw_all(network, sampler, feed, request, ids, progress, started)
+    return with_index(draw_all(network, sampler, feed, request, ids, progress, started), names)
 
 
 def mc_predict_point(
@@ -265,10 +266,12 @@ class MCSampler:
 
     def __call__(self, x: Any) -> MCPrediction:
         """Predict these inputs."""
+        names = row_names_of(x)
         if self.front is not None:
             x = self.front.looked_at(x, device=self.network.replica.device)
         feed = self.network.feed(x)
-        return draw_all(self.network, self.sampler, feed, self.request, None, False, time.perf_counter())
+        drawn = draw_all(self.network, self.sampler, feed, self.request, None, False, time.perf_counter())
+        return with_index(drawn, names)
 
 
 @dataclass(frozen=True)
@@ -552,6 +555,7 @@ def draw_all(
         seconds=time.perf_counter() - started,
         labels=network.outputs.labels if network.outputs.task == "classification" else None,
         ids=None if ids is None else np.asarray(ids),
+        id_names=("id",),
         samples=collected.samples(),
         noise_variances=collected.noise_variances(),
         temperature=1.0,

@@ -7,6 +7,7 @@ its checkpoint ends with the very weights of one that was not, and no global gen
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 import math
 import os
@@ -14,6 +15,8 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
+from types import FunctionType
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -222,8 +225,10 @@ def mc_train_on_batch(
     """One step on one mini-batch, for loops of one's own: gives its loss, and its accuracy or rmse.
 
     The optimizer (Adam with rate 0.001 by default; else as in `mc_fit()`, or a torch optimizer) stays with the
-    model from call to call, until another is given. Dropout comes from the network's seed and the number of
-    steps so far. A network for tables or values that has learnt nothing yet takes its units from this batch.
+    model from call to call, until another is given. A function is called once: it is another where its code, or a
+    value that it uses, is another. Dropout comes from the network's seed and the number of its steps so far,
+    whatever optimizer took them. A network for tables or values that has learnt nothing yet takes its units from
+    this batch.
     A network with variational layers needs a `kl_weight`, one over the number of inputs of all batches of an epoch,
     and also gives nll and kl.
     """
@@ -884,20 +889,51 @@ class _Stepper:
     """What `mc_train_on_batch()` keeps with a model from call to call; no part of what is saved."""
 
     given: object  # the optimizer as it was asked for
+    recipe: object
     learner: _Learner
     steps: int = 0
 
 
 def _stepper(model: nn.Module, objective: Objective, optimizer: object) -> _Stepper:
     kept = getattr(model, "stepper", None)
-    if isinstance(kept, _Stepper) and (optimizer is None or optimizer == kept.given):
+    kept = kept if isinstance(kept, _Stepper) else None
+    if optimizer is None:
+        if kept is not None:
+            return kept
+        optimizer = "adam"
+    if kept is not None and (optimizer is kept.given or _are_equal(_recipe(optimizer), kept.recipe)):
         return kept
     if isinstance(optimizer, str):
         check_choice(optimizer, "optimizer", OPTIMIZERS)
-    made = make_optimizer(model, "adam" if optimizer is None else optimizer)
-    stepper = _Stepper(optimizer, _Learner(model, objective, made, None, "float32", _device_of(model)))
+    made = make_optimizer(model, optimizer)
+    learner = _Learner(model, objective, made, None, "float32", _device_of(model))
+    steps = 0 if kept is None else kept.steps  # the model's, whatever takes them: masks must not come again
+    stepper = _Stepper(optimizer, _recipe(optimizer), learner, steps)
     model.stepper = stepper  # type: ignore[assignment]  # a plain attribute, outside the state dict
     return stepper
+
+
+def _recipe(optimizer: object) -> object:
+    """What an optimizer's function makes it from: its code and the values it uses.
+
+    A loop that writes the function anew in each round makes another object each time, with the same recipe.
+    """
+    if isinstance(optimizer, partial):
+        return partial, _recipe(optimizer.func), optimizer.args, optimizer.keywords
+    if not isinstance(optimizer, FunctionType):
+        return optimizer
+    try:
+        used = inspect.getclosurevars(optimizer)
+    except ValueError:  # a variable that has no value yet
+        return optimizer
+    return optimizer.__code__, optimizer.__defaults__, optimizer.__kwdefaults__, used.nonlocals, used.globals
+
+
+def _are_equal(one: object, other: object) -> bool:
+    try:
+        return bool(one == other)
+    except (ValueError, TypeError, RuntimeError):  # arrays among the values have no one answer
+        return False
 
 
 # Checkpoints ------------------------------------------------------------------------------------------------

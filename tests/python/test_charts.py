@@ -153,6 +153,23 @@ def test_draws_of_classes_are_dots_beside_their_mean_and_interval(example_classe
         assert f"input {i}: entropy {prediction.predictive_entropy[i]:.2f} nats" in axes.get_title(loc="left")
 
 
+def test_labels_and_ids_that_differ_in_the_middle_look_different_in_every_chart(example_classes, example_values):
+    labels = [f"lesion of the {side} upper lobe of the lung" for side in ("left", "right", "middle", "other")]
+    ids = np.array([f"a case of the hospital, number {i}, in the north" for i in range(9)])
+    prediction, _ = example_classes(9, labels=labels, ids=ids)
+    figure = mcd.mc_plot_draws(prediction, inputs=[4, 2])
+    for axes in figure.axes:
+        assert len({text.get_text() for text in axes.get_yticklabels()}) == 3
+    assert [axes.get_title(loc="left").split(":")[0] for axes in figure.axes] == ["id …4,…", "id …2,…"]
+    values, _ = example_values(9)
+    drawn = mcd.mc_plot_draws(replace(values, ids=ids), inputs=[4, 0]).axes[0]
+    assert [text.get_text() for text in drawn.get_yticklabels()] == ["id …4,…", "id …0,…"]
+    (balance,) = mcd.mc_plot_balance(labels).axes
+    assert len({text.get_text() for text in balance.get_yticklabels()}) == 4
+    grid = mcd.mc_plot_images(np.zeros((4, 5, 5)), titles=labels).axes
+    assert len({axes.get_title(loc="left").split(": ")[1] for axes in grid}) == 4
+
+
 def test_draws_of_values_have_a_panel_per_output(example_values):
     prediction, _ = example_values(9)
     table = mcd.mc_draws_table(prediction, [4])

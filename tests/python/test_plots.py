@@ -223,6 +223,33 @@ def test_of_many_labels_the_ten_most_probable_are_drawn():
     assert [text.get_text() for text in axes.texts] == [f"{rest:.2f} together"]
 
 
+# Differing at the start, in the middle, at the end, in two places, and in one letter that a cut would leave out.
+LONG_ALIKE = {
+    "start": [f"{where} lobe of the lung, squamous cell carcinoma" for where in ("left upper", "left lower", "right")],
+    "middle": [f"lesion of the {side} upper lobe of the lung" for side in ("left", "right", "middle")],
+    "end": [f"squamous cell carcinoma of the lung, stage {stage}" for stage in ("I", "II", "III")],
+    "two places": [f"prefix that is long {a} and long between {b} and behind" for a, b in ("xy", "xz", "wy")],
+    "a letter": [f"{'a' * 30}{letter}{'b' * 30}" for letter in "xyz"],
+    "lengths": ["very " * repeats + "long" for repeats in (8, 9, 10)],
+}
+
+
+@pytest.mark.parametrize("labels", LONG_ALIKE.values(), ids=LONG_ALIKE)
+def test_labels_that_differ_anywhere_look_different(labels):
+    short = plots.told_apart(labels)
+    assert len(set(short)) == 3
+    assert max(map(plots._width, short)) <= plots.LABEL_WIDTH
+    (axes,) = bar_axes(mc_plot_probabilities(prediction_of(labels=labels), inputs=[1]))
+    assert [text.get_text() for text in axes.get_yticklabels()] == short
+    figure = mc_plot_probabilities(prediction_of(ids=np.array([*labels, "a"])), inputs=[0, 1, 2])
+    assert len({text for text in words(figure) if text.startswith("id ")}) == 3
+
+
+def test_labels_that_fit_are_shown_as_they_are_and_a_word_that_differs_as_a_whole():
+    assert plots.told_apart(["cat", "dog", "cat"]) == ["cat", "dog", "cat"]
+    assert plots.told_apart(LONG_ALIKE["middle"]) == ["…left…", "…right…", "…middle…"]
+
+
 @pytest.mark.parametrize("labels", [LABELS, ["W" * 40, r"$\nope$ costs", "a\nlabel   in lines"]])
 @pytest.mark.parametrize("with_images", [True, False])
 def test_no_text_overlaps_another_or_leaves_the_page(labels, with_images):

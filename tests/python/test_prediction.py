@@ -1,9 +1,12 @@
 """The result object: parts of it, tables, and there and back through a file's parts."""
 
 import numpy as np
+import pandas as pd
 import pytest
+import torch
 from scipy import stats
 
+import mcdropout as mcd
 from mcdropout import MCPrediction
 
 DRAWS, INPUTS, LABELS = 4, 6, 3
@@ -156,3 +159,68 @@ def test_there_and_back_through_its_parts(which, request):
             np.testing.assert_array_equal(getattr(back, name), value, err_msg=name)
         else:
             assert getattr(back, name) == value, name
+
+
+# The index of a table --------------------------------------------------------------------------------------
+
+INDICES = [
+    pd.Index([9, 4, 7, 1, 0]),
+    pd.Index(list("pqrst"), name="who"),
+    pd.Index([2.5, 0.5, 1.5, 4.5, 3.5]),
+    pd.DatetimeIndex([f"2020-01-0{day}" for day in (3, 1, 5, 2, 4)], name="day"),
+    pd.MultiIndex.from_product([["a"], range(5)], names=["ward", None]),
+    pd.RangeIndex(3, 8),
+]
+
+
+def of_table(x, model=None, **kwargs):
+    model = mcd.mc_mlp(4, ["u", "v", "w"], hidden=8, dropout=0.5) if model is None else model
+    return mcd.mc_predict(model, x, 6, seed=1, progress=False, **kwargs)
+
+
+@pytest.fixture(scope="module")
+def rows():
+    return pd.DataFrame(np.sin(np.arange(20.0)).reshape(5, 4), columns=list("abcd"))
+
+
+@pytest.mark.parametrize("index", INDICES, ids=lambda index: type(index).__name__ + str(index.dtype))
+def test_the_index_of_the_inputs_is_that_of_tables_and_keys_no_masks(index, rows, tmp_path):
+    x = rows.set_axis(index)
+    prediction = of_table(x, masks="per_input")
+    np.testing.assert_array_equal(prediction.samples, of_table(rows.to_numpy(), masks="per_input").samples)
+    tables = [prediction.to_pandas(), mcd.mc_decide(mcd.mc_triage(prediction, list("uvwuv"), budget=0.4), prediction)]
+    for table in tables:
+        pd.testing.assert_index_equal(table.index, index, exact="equiv")
+    pd.testing.assert_index_equal(prediction[[3, 1]].to_pandas().index, index[[3, 1]], exact="equiv")
+    acquired = mcd.mc_acquire(prediction, 2)
+    assert acquired["id"].tolist() == index[acquired["input"]].tolist()
+    mcd.mc_save(prediction, tmp_path / "file")
+    kept = mcd.mc_load(tmp_path / "file").to_pandas().index
+    if index.nlevels == 1 and index.dtype.kind != "M":  # other ids are words in a file
+        pd.testing.assert_index_equal(kept, index, exact="equiv")
+    assert len(kept.unique()) == 5
+
+
+def test_ids_that_are_given_count_and_positions_are_no_index(rows):
+    x = rows.set_axis(list("pqrst"))
+    given = of_table(x, ids=[4, 3, 2, 1, 0]).to_pandas().index
+    assert given.tolist() == [4, 3, 2, 1, 0]
+    assert given.name == "id"
+    assert of_table(rows).ids is None
+    assert of_table(rows).to_pandas().index.name == "input"
+
+
+def test_the_index_is_kept_for_modules_of_several_inputs_and_by_a_sampler(rows):
+    class Both(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.drop, self.head = torch.nn.Dropout(0.5), torch.nn.Linear(4, 3)
+
+        def forward(self, x, other):
+            return self.head(self.drop(x + other))
+
+    x = rows.set_axis(list("pqrst"))
+    assert of_table((rows.to_numpy(), x), Both(), outputs="logits").ids.tolist() == list("pqrst")
+    assert of_table({"x": x, "other": rows}, Both(), outputs="logits").ids.tolist() == list("pqrst")
+    ask = mcd.mc_sampler(mcd.mc_mlp(4, ["u", "v"], dropout=0.5), x, 5, seed=1)
+    assert ask(x[2:4]).to_pandas().index.tolist() == ["r", "s"]

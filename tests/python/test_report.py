@@ -213,6 +213,11 @@ def test_values_have_their_intervals_and_scores(example_values, tmp_path):
     assert f"1 {mc_scores(prediction, y).rmse[0]:.4g}" in text
 
 
+def test_long_labels_are_shown_whole(case, tmp_path):
+    page = mc_report(case[0], path=tmp_path / "report.html")
+    assert "ellipsis" not in Path(page).read_text(encoding="utf-8")
+
+
 def test_ids_and_file_names_are_shown(case, tmp_path):
     prediction = replace(case[0][:2], ids=np.array(["ann", "bob"], dtype=object))
     files = []

@@ -1,6 +1,7 @@
 """Training: what is learnt depends on the seed alone, stops when told, and leaves nothing behind."""
 
 import copy
+import functools
 import math
 import os
 import re
@@ -722,6 +723,66 @@ def test_steps_are_the_same_every_time(table):
         for _ in range(3):
             mc_train_on_batch(model, *table)
     assert same_weights(one, same)
+
+
+def losses_of_standing_still(model, table, optimizers):
+    """The loss of each step, which moves no weight, so that masks alone make the difference."""
+    return [mc_train_on_batch(model, *table, optimizer=optimizer)["loss"] for optimizer in optimizers]
+
+
+def test_steps_have_masks_of_their_own_whatever_optimizer_each_is_given(table):
+    still = [lambda weights: torch.optim.SGD(weights, lr=0.0), lambda weights: torch.optim.Adam(weights, lr=0.0)]
+    expected = losses_of_standing_still(network(), table, [still[0]] * 4)
+    assert len(set(expected)) == 4
+    assert losses_of_standing_still(network(), table, [still[0], still[1], still[0], still[1]]) == expected
+    model = network()
+    ready = [torch.optim.SGD(model.parameters(), lr=0.0) for _ in range(4)]
+    assert losses_of_standing_still(model, table, ready) == expected
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        lambda made, rate: lambda weights: made.append(1) or torch.optim.SGD(weights, lr=rate, momentum=0.9),
+        lambda made, rate: lambda weights, lr=rate: made.append(1) or torch.optim.SGD(weights, lr=lr, momentum=0.9),
+        lambda made, rate: functools.partial(
+            lambda weights, lr: made.append(1) or torch.optim.SGD(weights, lr=lr, momentum=0.9), lr=rate
+        ),
+    ],
+    ids=["closure", "default", "partial"],
+)
+def test_an_optimizer_function_written_anew_in_a_loop_keeps_its_momentum(table, written):
+    once, anew, made = network(), network(), []
+    kept = written([], 0.1)
+    for _ in range(5):
+        mc_train_on_batch(once, *table, optimizer=kept)
+        mc_train_on_batch(anew, *table, optimizer=written(made, 0.1))
+    assert same_weights(once, anew)
+    assert len(made) == 1
+    mc_train_on_batch(anew, *table, optimizer=written(made, 0.2))  # another rate is another optimizer
+    assert len(made) == 2
+
+
+def test_an_optimizer_function_that_counts_its_calls_is_called_once(table):
+    made = 0
+
+    def make(weights):
+        nonlocal made
+        made += 1
+        return torch.optim.SGD(weights, lr=0.1)
+
+    model = network()
+    for _ in range(3):
+        mc_train_on_batch(model, *table, optimizer=make)
+    assert made == 1
+
+
+def test_adam_asked_for_by_name_goes_on_from_adam_by_default(table):
+    by_default, by_name = network(), network()
+    for step in range(4):
+        mc_train_on_batch(by_default, *table)
+        mc_train_on_batch(by_name, *table, optimizer=None if step == 0 else "adam")
+    assert same_weights(by_default, by_name)
 
 
 def test_the_optimizer_stays_between_steps_and_out_of_the_file(table, tmp_path):

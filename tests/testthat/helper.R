@@ -25,6 +25,25 @@ skip_if_not_installed_for_real <- function() {
   skip_if_not(file.exists(file.path(folder, "Meta", "package.rds")), "mcdropout is not installed")
 }
 
+# Messages are held by their text and class, and prints by their lines: how snapshots show them changes with
+# testthat, and how tables look with tibble. `code` is refused with this class and exactly this text.
+expect_refusal <- function(code, text, class = "argument") {
+  cnd <- rlang::catch_cnd(code, "error")
+  expect_s3_class(cnd, if (class == "simpleError") class else paste0("mcdropout_error_", class))
+  expect_identical(if (!is.null(cnd)) conditionMessage(cnd), text)
+}
+
+# `code` warns of exactly this.
+expect_warned <- function(code, text) {
+  cnd <- expect_warning(code, class = "mcdropout_warning")
+  expect_identical(conditionMessage(cnd), text)
+}
+
+# `object` prints as exactly these lines.
+expect_prints <- function(object, lines, ...) {
+  expect_identical(utils::capture.output(print(object, ...)), lines)
+}
+
 # Class probabilities by hand, without Python and without chance: 4 draws of 5 inputs and 3 labels, sizes all
 # different.
 example_samples <- function() {

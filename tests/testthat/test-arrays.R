@@ -17,29 +17,34 @@ test_that("a vector has one axis, also when it is of length one", {
 
 test_that("data frames need numbers in every column", {
   expect_identical(unname(as_rows(data.frame(a = 1:2, b = c(0.5, 1)))), matrix(c(1, 2, 0.5, 1), 2))
-  expect_snapshot(error = TRUE, {
-    as_rows(iris, "x")
-    as_rows("a", "x")
-    as_rows(list(1, 2), "x")
-    as_rows(factor("a"), "x")
-  })
+  expect_refusal(as_rows(iris, "x"), '`x` must have numeric columns only; got "Species", which is not.')
+  expect_refusal(as_rows("a", "x"), "`x` must hold numbers; got text.")
+  expect_refusal(as_rows(list(1, 2), "x"), "`x` must hold numbers; got list(1, 2).")
+  expect_refusal(as_rows(factor("a"), "x"), '`x` must hold numbers; got an object of class "factor".')
 })
 
 test_that("factors cross as their labels", {
   expect_identical(as.vector(as_targets(factor(c("b", "a"), levels = c("a", "b", "unused")))), c("b", "a"))
   expect_identical(as.vector(as_targets(data.frame(y = factor("b")))), "b")
-  expect_snapshot(error = TRUE, {
-    as_targets(Sys.Date, name = "y")
-    as_targets(NULL, name = "y")
-    as_targets(as.Date("2026-01-01"), name = "y")
-  })
+  expect_refusal(
+    as_targets(Sys.Date, name = "y"),
+    '`y` must have a label or a number for every input; got an object of class "function".'
+  )
+  expect_refusal(as_targets(NULL, name = "y"), "`y` must have a label or a number for every input; got NULL.")
+  expect_refusal(
+    as_targets(as.Date("2026-01-01"), name = "y"),
+    '`y` must have a label or a number for every input; got an object of class "Date".'
+  )
 })
 
 test_that("label sets are names, whole numbers or truth values", {
   expect_identical(as_label_set(factor(c("b", "a"))), list("a", "b"))
   expect_identical(as_label_set(0:1), list(0L, 1L))
   expect_null(as_label_set(NULL))
-  expect_snapshot(error = TRUE, as_label_set(c("a", NA)))
+  expect_refusal(
+    as_label_set(c("a", NA)),
+    "A label must be a string, a whole number or a truth value; got NA."
+  )
 })
 
 test_that("labels are matched by name, whatever holds them", {
@@ -73,27 +78,44 @@ test_that("labels that are missing or unknown are named by their place", {
   skip_if_no_core()
   net <- small_net()
   y <- small_y()
-  expect_snapshot(error = TRUE, {
-    y[3] <- NA
-    mc_fit(net, small_x(), y, progress = FALSE)
-    mc_fit(net, small_x(), c(1L, NA, 1L, 1L, 1L, 1L, 1L), progress = FALSE)
-    mc_fit(net, small_x(), rep("d", 7), progress = FALSE)
-    mc_fit(net, small_x(), small_y()[-1], progress = FALSE)
-  })
+  y[3] <- NA
+  expect_refusal(
+    mc_fit(net, small_x(), y, progress = FALSE),
+    "`y` must have a label for every input; got none at input number 3."
+  )
+  expect_refusal(
+    mc_fit(net, small_x(), c(1L, NA, 1L, 1L, 1L, 1L, 1L), progress = FALSE),
+    "`y` must have a label for every input; got none at input number 2."
+  )
+  expect_refusal(
+    mc_fit(net, small_x(), rep("d", 7), progress = FALSE),
+    '`y` must hold labels out of "a", "b", "c"; got "d" at input number 1.'
+  )
+  expect_refusal(
+    mc_fit(net, small_x(), small_y()[-1], progress = FALSE),
+    "`y` must be as long as `x` (7); got length 6."
+  )
 })
 
 test_that("pixels that are no numbers are named by their place", {
   skip_if_no_core()
   net <- small_net()
   x <- small_x()
-  expect_snapshot(error = TRUE, {
-    x[4, 2] <- NA
-    mc_predict(net, x)
-    x[4, 2] <- -Inf
-    mc_predict(net, x)
-    x[] <- 1L
-    storage.mode(x) <- "integer"
-    x[5, 1] <- NA
-    mc_predict(net, x)
-  })
+  x[4, 2] <- NA
+  expect_refusal(
+    mc_predict(net, x),
+    "`x` must hold finite numbers only; got a missing value (NA or NaN) in input number 4 of 7."
+  )
+  x[4, 2] <- -Inf
+  expect_refusal(
+    mc_predict(net, x),
+    "`x` must hold finite numbers only; got an infinite value in input number 4 of 7."
+  )
+  x[] <- 1L
+  storage.mode(x) <- "integer"
+  x[5, 1] <- NA
+  expect_refusal(
+    mc_predict(net, x),
+    "`x` must hold finite numbers only; got a missing value (NA or NaN) in input number 5 of 7."
+  )
 })

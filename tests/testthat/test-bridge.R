@@ -62,10 +62,15 @@ test_that("Python's errors are R errors of one sentence, with a class for each k
   expect_identical(class_of("ValueError"), "mcdropout_error_argument")
   expect_identical(class_of("TypeError"), "mcdropout_error_argument")
   expect_identical(class_of("RuntimeError"), "mcdropout_error_core")
-  expect_snapshot(error = TRUE, {
-    raise("ValueError", "`x` must be {good}, not 50 %d; got {bad}.")
-    raise("RuntimeError", "something in torch")
-  })
+  expect_refusal(
+    raise("ValueError", "`x` must be {good}, not 50 %d; got {bad}."),
+    "`x` must be {good}, not 50 %d; got {bad}."
+  )
+  expect_refusal(
+    raise("RuntimeError", "something in torch"),
+    "The Python core failed: RuntimeError: something in torch",
+    "core"
+  )
 })
 
 test_that("the Python error is kept beside ours", {

@@ -19,7 +19,10 @@ test_that("a temperature is learnt and applied", {
   expect_lt(learnt$log_loss_after, learnt$log_loss_before)
   after <- mc_scores(mc_apply(learnt, pred), truth_of(pred))$log_loss
   expect_equal(after, learnt$log_loss_after, tolerance = 1e-6)
-  expect_snapshot(learnt)
+  expect_prints(learnt, c(
+    "# Calibration of the draws: temperature 1.071; the draws were too sure.",
+    "Log loss 0.5138 before and 0.5128 after, on the 120 inputs it was learnt on."
+  ))
 })
 
 test_that("sets and intervals are tibbles with a row per input", {
@@ -38,11 +41,24 @@ test_that("sets and intervals are tibbles with a row per input", {
   intervals <- mc_conformal(values, values$mean + 1:5, level = 0.5)
   expect_equal(intervals$limits, c(3, 3)) # the ceiling((5 + 1) 0.5)-th of 1 to 5
   expect_equal(mc_apply(intervals, values)$upper_2, unname(values$mean[, 2]) + 3)
-  expect_snapshot({
-    sets
-    intervals
-    mc_conformal(values, values$mean + 1)
-  })
+  expect_prints(sets, paste(
+    "# Conformal sets (lac): the truth is inside for at least 90 % of new inputs of each label like the 120",
+    "it was learnt on."
+  ))
+  like <- "of new inputs of each output like the 5 it was learnt on."
+  expect_prints(
+    intervals, paste("# Conformal intervals (absolute): the truth is inside for at least 50 %", like)
+  )
+  too_few <- "5 inputs are fewer than the 9 it takes; all intervals are without limit."
+  expect_warned(
+    unlimited <- mc_conformal(values, values$mean + 1),
+    paste("output 1:", too_few, "output 2:", too_few)
+  )
+  expect_prints(unlimited, c(
+    paste("# Conformal intervals (absolute): the truth is inside for at least 90 %", like),
+    paste("output 1:", too_few),
+    paste("output 2:", too_few)
+  ))
 })
 
 test_that("what was learnt comes back from its file, and from saveRDS()", {
@@ -62,16 +78,47 @@ test_that("what cannot be calibrated is refused", {
   pred <- many_inputs()
   without_draws <- pred
   without_draws$samples <- NULL
-  expect_snapshot(error = TRUE, {
-    mc_calibrate(without_draws, truth_of(pred))
-    mc_calibrate(pred, rep("cat", 120))
-    mc_calibrate(example_values(), 1:5)
-    mc_conformal(pred, truth_of(pred), level = 90)
-    mc_conformal(pred, truth_of(pred), method = "best")
-    mc_conformal(pred, truth_of(pred), by_label = NA)
-    mc_conformal(pred, truth_of(pred)[1:3])
-    mc_conformal(example_values(), example_values()$mean, by_label = TRUE)
-    mc_apply(pred, pred)
-    mc_apply(mc_calibrate(pred, truth_of(pred)), example_values())
-  })
+  expect_refusal(
+    mc_calibrate(without_draws, truth_of(pred)),
+    "`prediction` must hold its draws; predict with `keep_samples` set to true."
+  )
+  expect_refusal(
+    mc_calibrate(pred, rep("cat", 120)),
+    '`y` must have inputs of at least two labels; got "cat" alone.'
+  )
+  expect_refusal(
+    mc_calibrate(example_values(), 1:5),
+    paste(
+      "`prediction` must be of classes; got one of values; `mc_conformal()` calibrates the intervals of",
+      "values."
+    )
+  )
+  expect_refusal(
+    mc_conformal(pred, truth_of(pred), level = 90),
+    "`level` must be a number above 0 and below 1; got 90."
+  )
+  expect_refusal(
+    mc_conformal(pred, truth_of(pred), method = "best"),
+    '`method` must be one of "lac", "aps", "raps"; got "best".'
+  )
+  expect_refusal(
+    mc_conformal(pred, truth_of(pred), by_label = NA),
+    "`by_label` must be true or false; got NA."
+  )
+  expect_refusal(
+    mc_conformal(pred, truth_of(pred)[1:3]),
+    "`y` must be as long as `prediction` (120); got length 3."
+  )
+  expect_refusal(
+    mc_conformal(example_values(), example_values()$mean, by_label = TRUE),
+    "`by_label` must be false for values, which have no labels; got true."
+  )
+  expect_refusal(
+    mc_apply(pred, pred),
+    '`learnt` must be what `mc_calibrate()` or `mc_conformal()` returns; got "mc_prediction".'
+  )
+  expect_refusal(
+    mc_apply(mc_calibrate(pred, truth_of(pred)), example_values()),
+    "`prediction` must be of classes; got one of values."
+  )
 })

@@ -122,17 +122,48 @@ test_that("what cannot be drawn is refused", {
   skip_if_not_installed("ggplot2")
   scores <- some_scores()
   pred <- example_prediction()
-  expect_snapshot(error = TRUE, {
-    mc_plot_reliability(3)
-    mc_plot_reliability(mc_scores(example_values(), example_values()$mean))
-    mc_plot_reliability(scores, binning = "none")
-    mc_plot_risk_coverage(scores, measures = "doubt")
-    mc_plot_risk_coverage(scores, measures = character())
-    mc_plot_uncertainty(pred, truth(), pred)
-    mc_plot_band(pred, 1:5)
-    mc_plot_band(example_values(), 1:3)
-    mc_plot_images(array(0, c(3, 4, 4)), "a")
-    mc_plot_images(array(0, c(3, 4, 4)), inputs = 4)
-    mc_plot_history(3)
-  })
+  expect_refusal(mc_plot_reliability(3), '`scores` must be what `mc_scores()` returns; got "numeric".')
+  expect_refusal(
+    mc_plot_reliability(mc_scores(example_values(), example_values()$mean)),
+    "`scores` must be of classes to have a reliability diagram; got those of values."
+  )
+  expect_refusal(
+    mc_plot_reliability(scores, binning = "none"),
+    '`binning` must be one of "equal_width", "equal_mass"; got "none".'
+  )
+  expect_refusal(
+    mc_plot_risk_coverage(scores, measures = "doubt"),
+    paste(
+      '`measures` must be one of "predictive_entropy", "expected_entropy", "mutual_information",',
+      '"variation_ratio", "least_confidence", "smallest_margin", "std"; got "doubt".'
+    )
+  )
+  expect_refusal(
+    mc_plot_risk_coverage(scores, measures = character()),
+    "`measures` must name at least one measure; got none."
+  )
+  expect_refusal(
+    mc_plot_uncertainty(pred, truth(), pred),
+    "`y` and `prediction_out` must not be given both: each alone makes two groups."
+  )
+  expect_refusal(
+    mc_plot_band(pred, 1:5),
+    "`prediction` must be of values to be drawn as a band; got one of classes."
+  )
+  expect_refusal(
+    mc_plot_band(example_values(), 1:3),
+    "`x` must be as long as `prediction` (5); got length 3."
+  )
+  expect_refusal(
+    mc_plot_images(array(0, c(3, 4, 4)), "a"),
+    "`titles` must be as long as `images` (3); got length 1."
+  )
+  expect_refusal(
+    mc_plot_images(array(0, c(3, 4, 4)), inputs = 4),
+    "`inputs` must be positions from 1 to 3; got 4."
+  )
+  expect_refusal(
+    mc_plot_history(3),
+    '`model` must be trained by `mc_fit()`; got "numeric" without a history.'
+  )
 })

@@ -5,55 +5,68 @@ test_that("a count is a whole number, as R users write it", {
 })
 
 test_that("what is no count is refused in one sentence", {
-  expect_snapshot(error = TRUE, {
-    as_count(0, "batch_size")
-    as_count(-1, "batch_size")
-    as_count(2.5, "batch_size")
-    as_count("a", "batch_size")
-    as_count(NA, "batch_size")
-    as_count(NULL, "batch_size")
-    as_count(c(1, 2), "batch_size")
-    as_count(TRUE, "batch_size")
-    as_count(Inf, "batch_size")
-    as_count(mean, "batch_size")
-    as_count(1, "n_samples", at_least = 2)
-  })
+  expect_refusal(as_count(0, "batch_size"), "`batch_size` must be a whole number of at least 1; got 0.")
+  expect_refusal(as_count(-1, "batch_size"), "`batch_size` must be a whole number of at least 1; got -1.")
+  expect_refusal(as_count(2.5, "batch_size"), "`batch_size` must be a whole number of at least 1; got 2.5.")
+  expect_refusal(as_count("a", "batch_size"), '`batch_size` must be a whole number of at least 1; got "a".')
+  expect_refusal(as_count(NA, "batch_size"), "`batch_size` must be a whole number of at least 1; got NA.")
+  expect_refusal(as_count(NULL, "batch_size"), "`batch_size` must be a whole number of at least 1; got NULL.")
+  expect_refusal(
+    as_count(c(1, 2), "batch_size"),
+    "`batch_size` must be a whole number of at least 1; got c(1, 2)."
+  )
+  expect_refusal(as_count(TRUE, "batch_size"), "`batch_size` must be a whole number of at least 1; got TRUE.")
+  expect_refusal(as_count(Inf, "batch_size"), "`batch_size` must be a whole number of at least 1; got Inf.")
+  expect_refusal(
+    as_count(mean, "batch_size"),
+    '`batch_size` must be a whole number of at least 1; got an object of class "function".'
+  )
+  expect_refusal(
+    as_count(1, "n_samples", at_least = 2),
+    "`n_samples` must be a whole number of at least 2; got 1."
+  )
 })
 
 test_that("a check names the argument as the caller calls it", {
   predict_something <- function(n_samples) as_count(n_samples)
-  expect_snapshot(error = TRUE, predict_something(0))
+  expect_refusal(predict_something(0), "`n_samples` must be a whole number of at least 1; got 0.")
 })
 
 test_that("numbers keep to their bounds", {
   expect_identical(as_number(0.95, above = 0, below = 1), 0.95)
-  expect_snapshot(error = TRUE, {
-    as_number(1, "level", above = 0, below = 1)
-    as_number("a", "weight_decay", at_least = 0)
-    as_number(2, "share", at_most = 1)
-    as_number(NaN, "shift")
-  })
+  expect_refusal(
+    as_number(1, "level", above = 0, below = 1),
+    "`level` must be a number above 0 and below 1; got 1."
+  )
+  expect_refusal(
+    as_number("a", "weight_decay", at_least = 0),
+    '`weight_decay` must be a number of at least 0; got "a".'
+  )
+  expect_refusal(as_number(2, "share", at_most = 1), "`share` must be a number at most 1; got 2.")
+  expect_refusal(as_number(NaN, "shift"), "`shift` must be a number; got NaN.")
 })
 
 test_that("flags and choices take nothing that merely looks like one", {
   expect_true(as_flag(TRUE))
   expect_identical(as_choice("rgb", colors), "rgb")
-  expect_snapshot(error = TRUE, {
-    as_flag(1, "keep_samples")
-    as_flag(NA, "keep_samples")
-    as_choice("gray", colors, "color")
-    as_choice(c("grey", "rgb"), colors, "color")
-  })
+  expect_refusal(as_flag(1, "keep_samples"), "`keep_samples` must be true or false; got 1.")
+  expect_refusal(as_flag(NA, "keep_samples"), "`keep_samples` must be true or false; got NA.")
+  expect_refusal(as_choice("gray", colors, "color"), '`color` must be one of "grey", "rgb"; got "gray".')
+  expect_refusal(
+    as_choice(c("grey", "rgb"), colors, "color"),
+    '`color` must be one of "grey", "rgb"; got c("grey", "rgb").'
+  )
 })
 
 test_that("a seed is a whole number up to 2^53 - 1", {
   expect_identical(as_seed(1), 1L)
   expect_identical(as_seed(2^53 - 1), 2^53 - 1)
-  expect_snapshot(error = TRUE, {
-    as_seed(-1, "seed")
-    as_seed(2^53, "seed")
-    as_seed("a", "seed")
-  })
+  expect_refusal(as_seed(-1, "seed"), "`seed` must be a whole number from 0 to 2^53 - 1; got -1.")
+  expect_refusal(
+    as_seed(2^53, "seed"),
+    "`seed` must be a whole number from 0 to 2^53 - 1; got 9007199254740992."
+  )
+  expect_refusal(as_seed("a", "seed"), '`seed` must be a whole number from 0 to 2^53 - 1; got "a".')
 })
 
 test_that("without a seed, set.seed() governs", {
@@ -68,11 +81,17 @@ test_that("several values are checked one by one", {
   expect_identical(each(c(32, 64), as_count), list(32L, 64L))
   expect_identical(each(32, as_count), 32L)
   expect_identical(each(numeric(), as_count), list())
-  expect_snapshot(error = TRUE, each(c(32, 0), as_count, "filters"))
+  expect_refusal(
+    each(c(32, 0), as_count, "filters"),
+    "`filters` must be a whole number of at least 1; got 0."
+  )
 })
 
 test_that("braces in a user's text are shown as they are", {
-  expect_snapshot(error = TRUE, as_choice("{stop('no')}", colors, "color"))
+  expect_refusal(
+    as_choice("{stop('no')}", colors, "color"),
+    "`color` must be one of \"grey\", \"rgb\"; got \"{stop('no')}\"."
+  )
 })
 
 test_that("long values are shortened", {

@@ -16,11 +16,18 @@ test_that("draws settle as those of predictions with as many", {
   expect_equal(found$needed$n_samples_for_all[[1]], max(2, needed))
   expect_equal(found$recommended, found$needed$n_samples[[1]])
   expect_match(format(found)[[1]], "# How 20 draws settle, over 7 inputs", fixed = TRUE)
-  expect_snapshot(error = TRUE, {
-    mc_convergence(net, small_x(), c(20, 10), progress = FALSE)
-    mc_convergence(net, small_x(), 1, progress = FALSE)
-    mc_convergence(net, small_x(), tolerance = 0, progress = FALSE)
-  })
+  expect_refusal(
+    mc_convergence(net, small_x(), c(20, 10), progress = FALSE),
+    "`n_samples` must be rising numbers of draws; got [20, 10]."
+  )
+  expect_refusal(
+    mc_convergence(net, small_x(), 1, progress = FALSE),
+    "`n_samples` must be a whole number of at least 2; got 1."
+  )
+  expect_refusal(
+    mc_convergence(net, small_x(), tolerance = 0, progress = FALSE),
+    "`tolerance` must be a number above 0; got 0."
+  )
 })
 
 test_that("rates are compared, by sampling or fitting again", {
@@ -41,12 +48,23 @@ test_that("rates are compared, by sampling or fitting again", {
   )
   expect_identical(asked, c(0.3, 0.5))
   expect_equal(again$loss, found$loss, tolerance = 1e-6) # untrained: the rate is all that differs
-  expect_snapshot(error = TRUE, {
-    mc_compare_rates(net, small_x(), small_y(), c(0.1, 1))
-    mc_compare_rates(net, small_x(), small_y()[-1], 0.1, progress = FALSE)
-    mc_compare_rates(function(rate) stop("no"), small_x(), small_y(), 0.1, progress = FALSE)
-    mc_compare_rates(function(rate) 3, small_x(), small_y(), 0.1, progress = FALSE)
-  })
+  expect_refusal(
+    mc_compare_rates(net, small_x(), small_y(), c(0.1, 1)),
+    "`rates` must be a number above 0 and below 1; got 1."
+  )
+  expect_refusal(
+    mc_compare_rates(net, small_x(), small_y()[-1], 0.1, progress = FALSE),
+    "`y` must be as long as `x` (7); got length 6."
+  )
+  expect_refusal(
+    mc_compare_rates(function(rate) stop("no"), small_x(), small_y(), 0.1, progress = FALSE),
+    "no",
+    "simpleError"
+  )
+  expect_refusal(
+    mc_compare_rates(function(rate) 3, small_x(), small_y(), 0.1, progress = FALSE),
+    '`model` must be a torch module or a Keras model; got "numeric".'
+  )
 })
 
 test_that("rates that say nothing are warned of", {

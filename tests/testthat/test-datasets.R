@@ -42,12 +42,25 @@ test_that("files that are no idx files are refused", {
   withr::local_dir(withr::local_tempdir())
   writeBin(as.raw(c(0, 0, 8, 1, 0, 0, 0, 3, 1)), "short.idx")
   writeLines("hello", "text.idx")
-  expect_snapshot(error = TRUE, {
-    mc_read_idx("short.idx")
-    mc_read_idx("text.idx")
-    mc_read_idx("missing.idx")
-    mc_read_idx(3)
-  })
+  expect_refusal(
+    mc_read_idx("short.idx"),
+    '`path` must be a whole idx file; got "short.idx", which has 9 bytes where its first ones promise 11.',
+    "unreadable_file"
+  )
+  expect_refusal(
+    mc_read_idx("text.idx"),
+    '`path` must be an idx file; got "text.idx", which starts otherwise.',
+    "unreadable_file"
+  )
+  expect_refusal(
+    mc_read_idx("missing.idx"),
+    paste(
+      '`path` must be a readable file; got "missing.idx": [Errno 2] No such file or directory:',
+      "'missing.idx'."
+    ),
+    "unreadable_file"
+  )
+  expect_refusal(mc_read_idx(3), "`path` must be a path; got 3.")
   expect_error(mc_read_idx("missing.idx"), class = "mcdropout_error_unreadable_file")
 })
 
@@ -59,7 +72,7 @@ test_that("images in folders are plain R data until they are used", {
   expect_identical(dim(images), c(5L, 2L, 3L, 1L))
   expect_length(images, 5)
   expect_identical(as.character(images[c(4, 1)]$y), c("dog", "cat"))
-  expect_snapshot(print(images))
+  expect_prints(images, c("# mc_images: 5 files, to be read as 2 x 3 x 1", "labels: cat (3), dog (2)"))
   expect_true(is.character(unclass(unserialize(serialize(images, NULL)))$paths))
 })
 
@@ -79,10 +92,11 @@ test_that("folders without images are refused", {
   expect_error(
     mc_read_images("empty"), "`path` must hold images", fixed = TRUE, class = "mcdropout_error_argument"
   )
-  expect_snapshot(error = TRUE, {
-    mc_read_images("nowhere")
-    mc_read_images("empty", color = "gray")
-  })
+  expect_refusal(
+    mc_read_images("nowhere"),
+    '`path` must be a folder of folders, one per label; got "nowhere".'
+  )
+  expect_refusal(mc_read_images("empty", color = "gray"), '`color` must be one of "grey", "rgb"; got "gray".')
 })
 
 test_that("a single folder of images keeps its label, and images out of range are refused", {
@@ -93,5 +107,5 @@ test_that("a single folder of images keeps its label, and images out of range ar
   expect_identical(as.character(images$y), rep("cat", 3))
   net <- mc_cnn(c(8, 8, 1), labels = c("cat", "dog"))
   expect_equal(nrow(mc_predict(net, images, n_samples = 3, seed = 1)), 3)
-  expect_snapshot(images[4], error = TRUE)
+  expect_refusal(images[4], "`i` must choose among the 3 images; got 4.")
 })

@@ -26,13 +26,32 @@ test_that("files that are missing, cut short or not ours are refused", {
   mc_save(small_net(), "net.safetensors")
   writeBin(readBin("net.safetensors", "raw", 400), "short.safetensors")
   writeLines("hello", "text.safetensors")
-  expect_snapshot(error = TRUE, {
-    mc_load("missing.safetensors")
-    mc_load("short.safetensors")
-    mc_load("text.safetensors")
-    mc_save(lm, "lm.safetensors")
-    mc_save(small_net(), "nowhere/net.safetensors")
-    mc_load(NULL)
-  })
+  expect_refusal(
+    mc_load("missing.safetensors"),
+    '`path` must be a file that can be read; got "missing.safetensors": No such file or directory.',
+    "unreadable_file"
+  )
+  expect_refusal(
+    mc_load("short.safetensors"),
+    '`path` must be a whole file; got "short.safetensors", which is cut short.',
+    "unreadable_file"
+  )
+  expect_refusal(
+    mc_load("text.safetensors"),
+    '`path` must be a file that mcdropout wrote; got "text.safetensors", which is not.',
+    "unreadable_file"
+  )
+  expect_refusal(
+    mc_save(lm, "lm.safetensors"),
+    paste(
+      "`object` must be a network of mc_cnn() or mc_mlp(), a prediction, or what was learnt on one; got",
+      "function. Save other torch modules with torch.save()."
+    )
+  )
+  expect_refusal(
+    mc_save(small_net(), "nowhere/net.safetensors"),
+    '`path` must be in a folder that exists; got "nowhere/net.safetensors".'
+  )
+  expect_refusal(mc_load(NULL), "`path` must be a path; got NULL.")
   expect_error(mc_load("short.safetensors"), class = "mcdropout_error_unreadable_file")
 })

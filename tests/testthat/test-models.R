@@ -1,26 +1,59 @@
 test_that("a network says what it is", {
   skip_if_no_core()
-  expect_snapshot({
-    mc_cnn(c(28, 28, 1), labels = c("cat", "dog", "bird"))
-    mc_mlp(4, labels = factor(c("no", "yes")), task = "binary")
-    mc_mlp(13, task = "regression")
-  })
+  expect_prints(
+    mc_cnn(c(28, 28, 1), labels = c("cat", "dog", "bird")),
+    c("# An mc_model for 3 classes", "input: 28 x 28 x 1", "labels: cat, dog, bird", "not trained yet")
+  )
+  expect_prints(
+    mc_mlp(4, labels = factor(c("no", "yes")), task = "binary"),
+    c("# An mc_model for two classes", "input: 4", "labels: no, yes", "not trained yet")
+  )
+  expect_prints(
+    mc_mlp(13, task = "regression"),
+    c("# An mc_model for values", "input: 13", "not trained yet")
+  )
 })
 
 test_that("what cannot be built is refused in one sentence", {
   skip_if_no_core()
   labels <- c("a", "b", "c")
-  expect_snapshot(error = TRUE, {
-    mc_cnn(c(4, 4, 1), labels)
-    mc_cnn(c(28, 28), labels)
-    mc_cnn(c(28, 28, 1))
-    mc_cnn(c(28, 28, 1), "a")
-    mc_cnn(c(28, 28, 1), c("a", "a"))
-    mc_cnn(c(28, 28, 1), labels, dropout = c(0.1, 0.2))
-    mc_mlp(4, labels, dropout = 1)
-    mc_mlp(4, labels, task = "regresion")
-    mc_mlp(4, labels, hiden = 3)
-  })
+  expect_refusal(
+    mc_cnn(c(4, 4, 1), labels),
+    paste(
+      "`input_shape` must be large enough for 2 convolutions with `kernel_size` 3; got (4, 4, 1), which",
+      "leaves 4 - 2 = 2, 2 / 2 = 1, 1 - 2 = -1 on its shorter side. Use larger images, fewer `filters`",
+      "or a smaller `kernel_size`."
+    )
+  )
+  expect_refusal(
+    mc_cnn(c(28, 28), labels),
+    paste(
+      "`input_shape` must be three whole numbers (height, width, channel); got (28, 28). Grey images",
+      "have 1 channel, coloured ones 3."
+    )
+  )
+  expect_refusal(
+    mc_cnn(c(28, 28, 1)),
+    paste(
+      "`labels` must name the classes; got nothing. Give `labels`, or `n_outputs` for classes 0, 1, ...,",
+      'or `task` = "regression" for values.'
+    )
+  )
+  expect_refusal(mc_cnn(c(28, 28, 1), "a"), "`labels` must be a list of at least two labels; got ['a'].")
+  expect_refusal(mc_cnn(c(28, 28, 1), c("a", "a")), '`labels` must all be different; got "a" more than once.')
+  expect_refusal(
+    mc_cnn(c(28, 28, 1), labels, dropout = c(0.1, 0.2)),
+    "`dropout` must be one rate, or one per layer of `filters` and `hidden` together (3); got 2 rates."
+  )
+  expect_refusal(
+    mc_mlp(4, labels, dropout = 1),
+    "`dropout` must be a number of at least 0 and below 1; got 1."
+  )
+  expect_refusal(
+    mc_mlp(4, labels, task = "regresion"),
+    '`task` must be one of "classification", "binary", "regression"; got "regresion".'
+  )
+  expect_error(mc_mlp(4, labels, hiden = 3), "must be empty", class = "rlib_error_dots_nonempty")
 })
 
 test_that("saveRDS() writes the trained weights", {
@@ -49,9 +82,13 @@ test_that("a pointer of an earlier session is made anew", {
 
 test_that("what is not a model is refused", {
   skip_if_no_core()
-  expect_snapshot(error = TRUE, {
-    mc_predict(1, small_x())
-    mc_predict(lm, small_x())
-    mc_predict(reticulate::py_eval("'text'", convert = FALSE), small_x())
-  })
+  expect_refusal(mc_predict(1, small_x()), '`model` must be a torch module or a Keras model; got "numeric".')
+  expect_refusal(
+    mc_predict(lm, small_x()),
+    '`model` must be a torch module or a Keras model; got "function".'
+  )
+  expect_refusal(
+    mc_predict(reticulate::py_eval("'text'", convert = FALSE), small_x()),
+    '`model` must be a torch module or a Keras model; got "str".'
+  )
 })

@@ -1,19 +1,67 @@
 test_that("a prediction prints what a reader wants first", {
   pred <- example_prediction()
-  expect_snapshot({
-    pred
-    print(pred, n = 2)
-    print(pred[1])
-    print(pred[0])
-    example_values()
-  })
+  expect_prints(pred, c(
+    "# An mc_prediction: 5 inputs, 3 labels, 4 draws",
+    "  predicted confidence predictive_entropy expected_entropy mutual_information",
+    "1       emu      0.492               1.04            0.814             0.2301",
+    "2       emu      0.455               1.06            0.781             0.2790",
+    "3       cat      0.378               1.09            1.005             0.0886",
+    "4       cat      0.458               1.06            0.839             0.2245",
+    "5       emu      0.395               1.07            0.768             0.3013"
+  ))
+  expect_prints(pred, c(
+    "# An mc_prediction: 5 inputs, 3 labels, 4 draws",
+    "  predicted confidence predictive_entropy expected_entropy mutual_information",
+    "1       emu      0.492               1.04            0.814              0.230",
+    "2       emu      0.455               1.06            0.781              0.279",
+    "# ... and 3 more inputs"
+  ), n = 2)
+  expect_prints(pred[1], c(
+    "# An mc_prediction: 1 input, 3 labels, 4 draws",
+    "  predicted confidence predictive_entropy expected_entropy mutual_information",
+    "1       emu      0.492               1.04            0.814               0.23"
+  ))
+  expect_prints(pred[0], "# An mc_prediction: 0 inputs, 3 labels, 4 draws")
+  expect_prints(example_values(), c(
+    "# An mc_prediction: 5 inputs, 2 outputs, 4 draws",
+    "  mean_1 mean_2 std_1 std_2 lower_1 lower_2 upper_1 upper_2",
+    "1   2.69   2.39  3.05 0.612   0.502    1.95    6.69    3.21",
+    "2   3.18   2.28  3.28 0.613   0.409    1.79    6.85    3.08",
+    "3   3.78   3.02  2.03 0.248   1.668    2.73    5.97    3.27",
+    "4   4.58   2.47  2.93 0.587   0.734    1.81    6.95    3.10",
+    "5   3.82   2.24  3.65 0.421   0.524    1.84    7.61    2.68",
+    "  aleatoric_variance_1 aleatoric_variance_2 total_variance_1 total_variance_2",
+    "1                 0.25                 0.25             9.58            0.624",
+    "2                 0.25                 0.25            11.00            0.625",
+    "3                 0.25                 0.25             4.36            0.311",
+    "4                 0.25                 0.25             8.81            0.594",
+    "5                 0.25                 0.25            13.56            0.427"
+  ))
 })
 
 test_that("a summary is a few numbers", {
-  expect_snapshot({
-    summary(example_prediction())
-    summary(example_values())
-  })
+  expect_prints(summary(example_prediction()), c(
+    "# Summary of an mc_prediction: 5 inputs, 3 labels, 4 draws",
+    "                      min    q25 median   q75   max  mean",
+    "confidence         0.3775 0.3948  0.455 0.458 0.492 0.435",
+    "margin             0.0133 0.0573  0.137 0.163 0.223 0.119",
+    "predictive_entropy 1.0441 1.0596  1.063 1.069 1.094 1.066",
+    "expected_entropy   0.7682 0.7806  0.814 0.839 1.005 0.841",
+    "mutual_information 0.0886 0.2245  0.230 0.279 0.301 0.225",
+    "variation_ratio    0.2500 0.2500  0.500 0.500 0.500 0.400",
+    "predicted: cat (2), dog (0), emu (3)",
+    "shared masks, seed 1, vmap on cpu in float32, 0.25 s"
+  ))
+  expect_prints(summary(example_values()), c(
+    "# Summary of an mc_prediction: 5 inputs, 2 outputs, 4 draws",
+    "                      min   q25 median  q75   max mean",
+    "mean               2.2360 2.408   2.86 3.63  4.58 3.04",
+    "std                0.2479 0.593   1.32 3.02  3.65 1.74",
+    "epistemic_variance 0.0614 0.352   2.24 9.14 13.31 4.74",
+    "aleatoric_variance 0.2500 0.250   0.25 0.25  0.25 0.25",
+    "total_variance     0.3114 0.602   2.49 9.39 13.56 4.99",
+    "shared masks, seed 1, vmap on cpu in float32, 0.25 s"
+  ))
 })
 
 test_that("a prediction has inputs and labels as its dimensions", {
@@ -37,12 +85,22 @@ test_that("inputs are chosen by number or by truth value", {
   expect_identical(pred[1:5], pred)
   expect_identical(pred[1:2, ], pred[1:2])
   expect_identical(pred[2, , drop = FALSE], pred[2])
-  expect_snapshot(error = TRUE, {
-    pred[6]
-    pred[NA]
-    pred[1:2, 1]
-    pred[1:2, "cat"]
-  })
+  expect_refusal(pred[6], "`i` must choose among the 5 inputs; got 6.")
+  expect_refusal(pred[NA], "`i` must choose among the 5 inputs; got NA.")
+  expect_refusal(
+    pred[1:2, 1],
+    paste(
+      "`x` must be indexed by inputs alone, as `x[i]`; got a second index. `x$mean[i, j]` has labels or",
+      "outputs."
+    )
+  )
+  expect_refusal(
+    pred[1:2, "cat"],
+    paste(
+      "`x` must be indexed by inputs alone, as `x[i]`; got a second index. `x$mean[i, j]` has labels or",
+      "outputs."
+    )
+  )
 })
 
 test_that("predictions for different inputs are bound to one", {
@@ -53,7 +111,10 @@ test_that("predictions for different inputs are bound to one", {
   values <- example_values()
   both <- rbind(values[1:4], values[5])
   expect_identical(both$pred_int, values$pred_int)
-  expect_snapshot(error = TRUE, rbind(pred, values))
+  expect_refusal(
+    rbind(pred, values),
+    "Predictions that are bound must come from one network and the same settings."
+  )
 })
 
 test_that("a prediction goes to Python and back unchanged", {

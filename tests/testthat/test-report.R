@@ -50,15 +50,31 @@ test_that("the path comes back invisibly", {
 test_that("what cannot be reported is refused", {
   skip_if_no_jinja2()
   pred <- example_prediction()
-  expect_snapshot(error = TRUE, {
-    mc_report(pred)
-    mc_report(pred, path = "report.pdf")
-    mc_report(pred, path = "nowhere/report.html")
-    mc_report(lm, path = "report.html")
-    mc_report(pred, policy = 3, path = "report.html")
-    mc_report(pred, monitor = 3, path = "report.html")
-    mc_report(pred, array(0, c(3, 4, 4)), path = "report.html")
-    mc_report(pred, y = truth()[-1], path = "report.html")
-    mc_report(pred, title = 3, path = "report.html")
-  })
+  expect_refusal(mc_report(pred), "`path` must be given; got nothing.")
+  expect_refusal(mc_report(pred, path = "report.pdf"), '`path` must end in .html; got "report.pdf".')
+  expect_refusal(
+    mc_report(pred, path = "nowhere/report.html"),
+    '`path` must be in a folder that exists; got "nowhere/report.html".'
+  )
+  expect_refusal(
+    mc_report(lm, path = "report.html"),
+    '`prediction` must be what `mc_predict()` returns; got "function".'
+  )
+  expect_refusal(
+    mc_report(pred, policy = 3, path = "report.html"),
+    '`policy` must be what `mc_triage()` returns; got "numeric".'
+  )
+  expect_refusal(
+    mc_report(pred, monitor = 3, path = "report.html"),
+    '`monitor` must be what `mc_monitor()` returns; got "numeric".'
+  )
+  expect_refusal(
+    mc_report(pred, array(0, c(3, 4, 4)), path = "report.html"),
+    "`images` must be as long as `prediction` (5); got length 3."
+  )
+  expect_refusal(
+    mc_report(pred, y = truth()[-1], path = "report.html"),
+    "`y` must be as long as `prediction` (5); got length 4."
+  )
+  expect_refusal(mc_report(pred, title = 3, path = "report.html"), "`title` must be text; got 3.")
 })

@@ -64,11 +64,25 @@ test_that("a torch module of the user's own is sampled as it is", {
   expect_identical(levels(pred$predicted), c("a", "b", "c"))
   expect_identical(colnames(mc_predict_point(model, small_x(), outputs = "logits", labels = c("a", "b", "c"),
                                              progress = FALSE)), c("a", "b", "c"))
-  expect_snapshot(error = TRUE, {
-    mc_predict(model, small_x(), progress = FALSE)
-    mc_predict(nn$Sequential(nn$Linear(4L, 3L)), small_x(), outputs = "logits", progress = FALSE)
-    mc_predict(model, small_x(), outputs = "logits", labels = c("a", "b"), progress = FALSE)
-  })
+  expect_refusal(
+    mc_predict(model, small_x(), progress = FALSE),
+    paste(
+      '`outputs` must say what `model` returns, one of "logits", "probabilities", "values",',
+      '"mean_log_variance"; got none.'
+    )
+  )
+  expect_refusal(
+    mc_predict(nn$Sequential(nn$Linear(4L, 3L)), small_x(), outputs = "logits", progress = FALSE),
+    paste(
+      "`model` has no dropout with a rate above 0, so every draw would be the same; add",
+      "`torch.nn.Dropout` layers and train again."
+    ),
+    "no_stochastic_sites"
+  )
+  expect_refusal(
+    mc_predict(model, small_x(), outputs = "logits", labels = c("a", "b"), progress = FALSE),
+    "`labels` must name the 3 outputs of `model`; got 2 labels."
+  )
   expect_error(
     mc_predict(nn$Sequential(nn$Linear(4L, 3L)), small_x(), outputs = "logits"),
     class = "mcdropout_error_no_stochastic_sites"
@@ -79,25 +93,57 @@ test_that("bad arguments get one sentence", {
   skip_if_no_core()
   net <- small_net()
   x <- small_x()
-  expect_snapshot(error = TRUE, {
-    mc_predict(net, x, n_samples = 0)
-    mc_predict(net, x, n_samples = 2.5)
-    mc_predict(net, x, n_samples = "a")
-    mc_predict(net, x, batch_size = -1)
-    mc_predict(net, x, batch_size = NA)
-    mc_predict(net, x, level = 95)
-    mc_predict(net, x, masks = "own")
-    mc_predict(net, x, ids = 1:3)
-    mc_predict(net, x, ids = c(1, 2.5))
-    mc_predict(net, x, device = "cuda:77")
-    mc_predict(net, x, seed = -1)
-    mc_predict(net, x, keep_samples = NA)
-    predict(net, x, keep_samples = TRUE)
-    mc_predict(net, x, 50, 128, 0.9)
-    mc_predict(net, x[, 1:3])
-    mc_predict(net, x[0, ])
-    mc_predict(small_net(dropout = 0), x)
-  })
+  expect_refusal(
+    mc_predict(net, x, n_samples = 0),
+    "`n_samples` must be a whole number of at least 2; got 0."
+  )
+  expect_refusal(
+    mc_predict(net, x, n_samples = 2.5),
+    "`n_samples` must be a whole number of at least 2; got 2.5."
+  )
+  expect_refusal(
+    mc_predict(net, x, n_samples = "a"),
+    '`n_samples` must be a whole number of at least 2; got "a".'
+  )
+  expect_refusal(
+    mc_predict(net, x, batch_size = -1),
+    "`batch_size` must be a whole number of at least 1; got -1."
+  )
+  expect_refusal(
+    mc_predict(net, x, batch_size = NA),
+    "`batch_size` must be a whole number of at least 1; got NA."
+  )
+  expect_refusal(mc_predict(net, x, level = 95), "`level` must be a number above 0 and below 1; got 95.")
+  expect_refusal(
+    mc_predict(net, x, masks = "own"),
+    '`masks` must be one of "shared", "per_input"; got "own".'
+  )
+  expect_refusal(mc_predict(net, x, ids = 1:3), "`ids` must be as long as `x` (7); got length 3.")
+  expect_refusal(
+    mc_predict(net, x, ids = c(1, 2.5)),
+    "`ids` must be whole numbers or words, one per input; got c(1, 2.5)."
+  )
+  expect_refusal(
+    mc_predict(net, x, device = "cuda:77"),
+    '`device` "cuda:77" is not available here; use "cpu" or "auto".'
+  )
+  expect_refusal(mc_predict(net, x, seed = -1), "`seed` must be a whole number from 0 to 2^53 - 1; got -1.")
+  expect_refusal(mc_predict(net, x, keep_samples = NA), "`keep_samples` must be true or false; got NA.")
+  expect_refusal(
+    predict(net, x, keep_samples = TRUE),
+    "`keep_samples` must be left out of `predict()`, whose table has no draws; `mc_predict()` keeps them."
+  )
+  expect_error(mc_predict(net, x, 50, 128, 0.9), "must be empty", class = "rlib_error_dots_nonempty")
+  expect_refusal(mc_predict(net, x[, 1:3]), "`x` must have shape (input, 4); got (7, 3).")
+  expect_refusal(mc_predict(net, x[0, ]), "`x` must hold at least one input; got shape (0, 4).")
+  expect_refusal(
+    mc_predict(small_net(dropout = 0), x),
+    paste(
+      "`model` has no dropout with a rate above 0, so every draw would be the same; add",
+      "`torch.nn.Dropout` layers and train again."
+    ),
+    "no_stochastic_sites"
+  )
 })
 
 test_that("predict() gives tibbles named as tidymodels does", {
@@ -112,11 +158,15 @@ test_that("predict() gives tibbles named as tidymodels does", {
   expect_named(predict(values, x, type = "pred_int", progress = FALSE), c(".pred_lower", ".pred_upper"))
   expect_named(predict(values, x, progress = FALSE), ".pred")
   quiet <- mc_mlp(4, task = "regression", noise = "none")
-  expect_snapshot(error = TRUE, {
-    predict(net, x, type = "response")
-    predict(net)
-    predict(quiet, x, type = "pred_int", progress = FALSE)
-  })
+  expect_refusal(
+    predict(net, x, type = "response"),
+    '`type` must be one of "prob", "class", "conf_int"; got "response".'
+  )
+  expect_refusal(predict(net), "`new_data` must be given; got nothing.")
+  expect_refusal(
+    predict(quiet, x, type = "pred_int", progress = FALSE),
+    '`type` "pred_int" needs a network that tells its noise; use "conf_int".'
+  )
 })
 
 test_that("sites are a tibble", {
@@ -134,13 +184,17 @@ test_that("progress is told to a bar of cli", {
     mc_predict(small_net(), small_x(), seed = 1, progress = TRUE)$mean,
     mc_predict(small_net(), small_x(), seed = 1, progress = FALSE)$mean
   )
-  expect_snapshot(error = TRUE, mc_predict(small_net(), small_x(), progress = "yes"))
+  expect_refusal(
+    mc_predict(small_net(), small_x(), progress = "yes"),
+    '`progress` must be true or false; got "yes".'
+  )
 })
 
 test_that("Ctrl-C returns to the prompt", {
   skip_if_no_core()
   skip_if_not_installed_for_real()
   skip_on_os("windows")
+  # Left alone, the long prediction would go on for many minutes.
   code <- "library(mcdropout)
     net <- mc_cnn(c(28, 28, 1), labels = letters[1:10])
     x <- array(0.5, c(4000, 28, 28, 1))
@@ -198,8 +252,20 @@ net = Net()
   pick <- function(out) out[1]
   by_function <- mc_predict(net, x, n_samples = 4, outputs = "values", seed = 1, select = pick)
   expect_identical(second$samples, by_function$samples)
-  expect_snapshot(mc_predict(net, x, outputs = "values"), error = TRUE)
-  expect_snapshot(mc_predict(net, x, outputs = "values", select = 0), error = TRUE)
+  expect_refusal(
+    mc_predict(net, x, outputs = "values"),
+    "`model` returns several parts (2 without names); say which with `select`."
+  )
+  expect_refusal(
+    mc_predict(net, x, outputs = "values", select = 0),
+    "`select` must be a whole number of at least 1; got 0."
+  )
+  for (ask in list(mc_predict, mc_predict_point, mc_sampler)) {
+    expect_refusal(
+      ask(net, x, outputs = "values", select = 3),
+      "`select` must name a part of what `model` returns (2 without names); got 3."
+    )
+  }
 })
 
 test_that("segmentation maps keep their axes and their labels", {
@@ -215,7 +281,13 @@ net = torch.nn.Sequential(torch.nn.Conv2d(2, 4, 3), torch.nn.Dropout2d(0.5), tor
   expect_equal(dimnames(pred$mean)[[4]], c("sky", "sea", "land"))
   expect_equal(dim(pred[2:3]$samples), c(4, 2, 6, 4, 3))
   expect_output(print(pred), "5 inputs, 3 labels, 4 draws")
-  expect_snapshot(tibble::as_tibble(pred), error = TRUE)
+  expect_refusal(
+    tibble::as_tibble(pred),
+    paste(
+      "A table needs one row of probabilities per input; got shape (5, 6, 4, 3). `tidy()` has a row for each",
+      "place and label."
+    )
+  )
   path <- withr::local_tempfile(fileext = ".safetensors")
   mc_save(pred, path)
   expect_equal(mc_load(path)$predicted, pred$predicted)
@@ -235,7 +307,7 @@ test_that("with `tolerance` each input takes its own number of draws", {
   path <- withr::local_tempfile(fileext = ".safetensors")
   mc_save(pred, path)
   expect_equal(mc_load(path)$n_samples, pred$n_samples)
-  expect_snapshot(mc_predict(net, iris[1:4], tolerance = -1), error = TRUE)
+  expect_refusal(mc_predict(net, iris[1:4], tolerance = -1), "`tolerance` must be a number above 0; got -1.")
 })
 
 test_that("the prepared sampler answers as mc_predict()", {
