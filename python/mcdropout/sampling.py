@@ -50,11 +50,13 @@ from .sites import (
     Replica,
     StochasticMode,
     advice_on,
+    explained,
     probe,
     random_state_kept,
     replicate,
     sites_table,
     tensors_in,
+    with_gradients_if_asked,
 )
 from .summaries import standard_error, summarise_classes, summarise_values
 from .variational import BayesConv2d
@@ -170,7 +172,7 @@ def mc_predict_point(
             result = network.point(network.placed(inputs, network.replica.device))
             if not parts:
                 network.outputs.check(result, len(inputs))
-            values = network.outputs.draws(network.outputs.tensor(result)[None])[0]
+            values = network.outputs.draws(network.outputs.tensor(result).detach()[None])[0]
             _check_sound(_sound(values).cpu().numpy(), n_seen + np.arange(len(inputs)))
             parts.append(values[0].cpu().numpy())
             n_seen += len(inputs)
@@ -403,8 +405,13 @@ class Network:
 
     def point(self, inputs: Inputs) -> Any:
         """What the model returns with nothing dropped."""
-        with self.replica.predicting(), StochasticMode(self.replica):
-            return self.replica.run(inputs)
+
+        def work() -> Any:
+            with self.replica.predicting(), StochasticMode(self.replica):
+                return self.replica.run(inputs.clone())
+
+        with explained(self.replica, inputs):
+            return with_gradients_if_asked(self.replica, work)
 
     def sites(self, head: Callable[[int], Inputs], besides: Besides) -> pd.DataFrame:
         """A row for each site."""
