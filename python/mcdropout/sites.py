@@ -188,7 +188,7 @@ def replicate(model: nn.Module, device: torch.device, precision: str = "float32"
     return Replica(root, calls, device, precision)
 
 
-def _bare(kind: type) -> Any:
+def _bare(kind: Any) -> Any:
     """An object without attributes; not by the class's own making, by which a graph would lose its code."""
     try:
         return object.__new__(kind)
@@ -595,8 +595,9 @@ def probe(model: nn.Module, replica: Replica, head: Callable[[int], Inputs], sto
 def _held(replica: Replica) -> list[tuple[Any, int]]:
     """The tensors, each with the number of writes to it, and the numbers that modules have in attributes."""
     values = [value for module in replica.root.modules() for value in vars(module).values()]
-    tensors = [(one, 0 if one.is_inference() else one._version) for value in values for one in tensors_in(value)]
-    return tensors + [(value, 0) for value in values if isinstance(value, (int, float))]
+    tensors = [one for value in values for one in tensors_in(value)]
+    numbers = [value for value in values if isinstance(value, (int, float))]
+    return [*((one, 0 if one.is_inference() else one._version) for one in tensors), *((one, 0) for one in numbers)]
 
 
 def _differ(before: list[tuple[Any, int]], after: list[tuple[Any, int]]) -> bool:
