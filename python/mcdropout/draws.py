@@ -25,13 +25,14 @@ from torch import Tensor
 from torch._C._functorch import (  # torch has no public way to say this, and its stubs leave it out
     _set_vmap_fallback_warning_enabled,  # pyright: ignore[reportAttributeAccessIssue]
     is_batchedtensor,
+    peek_interpreter_stack,  # pyright: ignore[reportAttributeAccessIssue]
 )
 
 from .checks import IdenticalDraws, OutOfMemory, warn
 from .devices import awaited, chunk_bytes, for_float64, give_memory_back, sent, shared_lock
 from .folding import FoldedMode, Layout, can_be_folded
 from .inputs import Inputs
-from .operations import is_opened
+from .operations import HANDLERS, is_opened
 from .outputs import Outputs
 from .precision import cast_arguments
 from .randomness import (
@@ -110,6 +111,11 @@ class Sampler:
                 "`model` gives an input other numbers when other inputs come with it, so results depend on "
                 "`batch_size`; leave out what looks at the whole batch."
             )
+        if self.first.probe.keeps_state:
+            warn(
+                "`model` keeps something of one batch for the next, so results depend on `batch_size`; let its "
+                "`forward` start anew each time."
+            )
         with ExitStack() as stack:
             if self.first.probe.alone:
                 stack.enter_context(OwnStream(self.seed))
@@ -166,7 +172,7 @@ class Plan:
     ) -> None:
         self.probe, self.outputs, self.seed, self.masks = probe, outputs, seed, masks
         self.device, self.precision, self.sites = replica.device, replica.precision, probe.sites
-        self.idle, self.more_replicas = [replica], more_replicas
+        self.idle, self.more_replicas, self.gradients = [replica], more_replicas, replica.gradients
         self.engine, self.engine_reason = "loop", ""
         if probe.alone or any(site.kind == "generator" for site in self.sites.values()):
             self.engine_reason = "generators draw for one draw after the other"
@@ -240,6 +246,7 @@ class Plan:
             assert self.more_replicas is not None
             replica = self.more_replicas()
             raise_flags(replica, self.probe.raised)
+            replica.gradients = self.gradients
         try:
             yield replica
         finally:
@@ -327,7 +334,7 @@ class Plan:
     def _looped(self, replica: Replica, inputs: Inputs, masks: Masks) -> Tensor:
         n_draws = len(next(iter(masks.values())))
         own = [{name: mask[draw] for name, mask in masks.items()} for draw in range(n_draws)]
-        with replica.predicting(inference=False):  # inference tensors do not count the writes to them
+        with replica.predicting():
             if self.prefix_can_be_kept:
                 with suppress(OtherCalls):
                     return self._looped_with_prefix(replica, inputs, own)
@@ -356,7 +363,7 @@ class Plan:
 
     def _run(self, replica: Replica, inputs: Inputs, mode: SampleMode) -> Tensor:
         with mode:
-            result = self.outputs.tensor(replica.run(inputs))
+            result = self.outputs.tensor(replica.run(inputs)).detach()
         self.unknown |= mode.unknown
         return result
 
@@ -534,29 +541,38 @@ class OtherCalls(Exception):
 class Prefix:
     """The results of all torch calls before the first site: the same in every draw, so computed in the first alone.
 
-    A pass makes the same calls up to there, so the results are handed out by their order. That the calls are the same
-    functions is seen as they are made: a model may keep in one pass what it takes from there in the next. Whether a
-    later call wrote into a result is seen from torch's own count of the writes to each tensor.
+    A pass makes the same calls up to there, so the results are handed out by their order. That they are the same calls,
+    of the same functions with the same arguments, is seen as they are made: a model may keep in one pass what it takes
+    from there in the next. Whether a later call wrote into a result is seen from torch's own count of the writes to
+    each tensor. Calls that give no tensor are made anew, and so is what happens inside `torch.func.grad()` and its
+    like, whose tensors are no longer any once it has ended.
     """
 
     inputs: Inputs  # as the first pass left them
 
     def __init__(self) -> None:
-        self.results: list[tuple[Any, Any]] = []  # the function and what it gave
+        self.calls: list[tuple[Any, Any, Any]] = []  # the function, what it was given, what it gave
         self.counts: Counter[str] = Counter()  # stochastic calls before the first site, for the names of later ones
         self.versions: list[tuple[Tensor, int]] | None = None  # None while the first pass is under way
 
     def complete(self, counts: Counter[str]) -> None:
         """The first site is reached."""
         given = [list(self.inputs.args), list(self.inputs.kwargs.values())]
-        tensors = tensors_in([[result for _, result in self.results], given])
+        tensors = tensors_in([[result for _, _, result in self.calls], given])
         if any(one.is_inference() for one in tensors):
             raise OtherCalls("no writes to inference tensors are counted")
+        if any(one.requires_grad for one in tensors):
+            raise OtherCalls("gradients go back through a pass once")
         self.counts, self.versions = counts, [(one, one._version) for one in tensors]
 
     def was_written_to(self) -> bool:
         """Whether a call after the first site changed a result in place."""
         return self.versions is None or any(tensor._version != version for tensor, version in self.versions)
+
+
+def _transforming() -> bool:
+    """Whether a function of `torch.func` is at work: tensors made now belong to it."""
+    return peek_interpreter_stack() is not None
 
 
 class RecordingMode(SampleMode):
@@ -569,7 +585,10 @@ class RecordingMode(SampleMode):
     def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         result = super().__torch_function__(func, types, args, kwargs)
         if self.prefix.versions is None and not is_opened(func):
-            self.prefix.results.append((func, result))
+            if not _transforming():
+                self.prefix.calls.append((func, (args, kwargs or {}), result))
+            elif func in HANDLERS:
+                raise OtherCalls("a stochastic call that is made anew would be counted twice")
         return result
 
     def at_site(self, counts: Counter[str]) -> None:
@@ -583,21 +602,39 @@ class ReplayingMode(SampleMode):
     def __init__(self, replica: Replica, sites: dict[str, Site], masks: Masks, n_inputs: int, prefix: Prefix) -> None:
         super().__init__(replica, sites, masks, n_inputs)
         self.calls.counts.update(prefix.counts)
-        self.results = iter(prefix.results)
-        self.left = len(prefix.results)
+        self.known = iter(prefix.calls)
+        self.left = len(prefix.calls)
 
     def at_site(self, counts: Counter[str]) -> None:
         if self.left > 0:
             raise OtherCalls("a site was reached before all calls had been made")
 
     def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
-        if self.left == 0 or is_opened(func):
+        if self.left == 0 or is_opened(func) or _transforming():
             return super().__torch_function__(func, types, args, kwargs)
         self.left -= 1
-        known, result = next(self.results)
-        if known is not func:
-            raise OtherCalls(f"{func} where the first pass called {known}")
-        return result
+        known, given, result = next(self.known)
+        if known != func or not _same_arguments(given, (args, kwargs or {})):
+            raise OtherCalls(f"{func} where the first pass called {known}, or with other arguments")
+        return result if tensors_in(result) else super().__torch_function__(func, types, args, kwargs)
+
+
+def _same_arguments(one: Any, other: Any) -> bool:
+    """Whether a call is given the very tensors that another was, or equal ones, and else what is equal."""
+    if one is other:
+        return True
+    if type(one) is not type(other):
+        return False
+    if isinstance(one, Tensor):
+        return one.shape == other.shape and one.dtype == other.dtype and torch.equal(one, other)
+    if isinstance(one, (tuple, list)):
+        return len(one) == len(other) and all(map(_same_arguments, one, other))
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(_same_arguments(one[name], other[name]) for name in one)
+    try:
+        return bool(one == other)
+    except Exception:  # of arrays, and of what cannot be compared
+        return False
 
 
 # ---- workers --------------------------------------------------------------------------------------------------

@@ -75,11 +75,12 @@ class FoldedMode(SampleMode):
         kwargs = kwargs or {}
         if not self.drawn:
             return self._site_called(func, types, args, kwargs)
-        given = tensors_in((args, kwargs))
-        have = [id(one) in self.drawn for one in given]
-        if not any(have):
+        have = [id(one) in self.drawn for one in args if isinstance(one, Tensor)]  # quicker than to look inside at once
+        if kwargs or len(have) < len(args):
+            have = [id(one) in self.drawn for one in tensors_in((args, kwargs))]
+        if True not in have:
             return self._site_called(func, types, args, kwargs)
-        if all(have):
+        if False not in have:
             return self._marked(self._called(func, types, args, kwargs))
         result = self._met(func, types, args, kwargs)
         if func is Tensor.__setitem__:
@@ -94,7 +95,7 @@ class FoldedMode(SampleMode):
 
     def _marked(self, result: Any) -> Any:
         """`result`, which has draws."""
-        for one in tensors_in(result):
+        for one in (result,) if isinstance(result, Tensor) else tensors_in(result):
             key = id(one)
             self.drawn[key] = weakref.ref(one, lambda _, key=key: self.drawn.pop(key, None))
         return result

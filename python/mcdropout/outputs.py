@@ -87,8 +87,9 @@ class Outputs:
         out = self.tensor(result).float()
         if out.ndim < 2 or len(out) != n_inputs:
             raise ValueError(
-                f"`model` must return (input, output) or more axes, inputs first; got shape {tuple(out.shape)} for "
-                f"{n_inputs} inputs."
+                f"`model` must return (input, output) or more axes, one row for each input; got shape "
+                f"{tuple(out.shape)} for {n_inputs} inputs; inputs lie along the first axis of `x`, and what belongs "
+                "together, as a pair, is one input."
             )
         if out.numel() == 0:
             raise ValueError(f"`model` must return at least one number for an input; got shape {tuple(out.shape)}.")

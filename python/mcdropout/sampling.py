@@ -53,10 +53,12 @@ from .sites import (
     StochasticMode,
     advice_on,
     at_rate,
+    explained,
     probe,
     replicate,
     sites_table,
     tensors_in,
+    with_gradients_if_asked,
 )
 from .summaries import standard_error, summarise_classes, summarise_values
 from .variational import BayesConv2d
@@ -178,7 +180,7 @@ def mc_predict_point(
             result = network.point(network.placed(inputs, network.replica.device))
             if not parts:
                 network.outputs.check(result, len(inputs))
-            raw = network.outputs.tensor(result)
+            raw = network.outputs.tensor(result).detach()
             values = network.outputs.draws(raw.to(for_float64(raw.device))[None])[0]
             _check_sound(_sound(values).cpu().numpy(), n_seen + np.arange(len(inputs)))
             parts.append(values[0].cpu().numpy())
@@ -426,8 +428,13 @@ class Network:
 
     def point(self, inputs: Inputs) -> Any:
         """What the model returns with nothing dropped."""
-        with self.replica.predicting(), StochasticMode(self.replica):
-            return self.replica.run(inputs)
+
+        def work() -> Any:
+            with self.replica.predicting(), StochasticMode(self.replica):
+                return self.replica.run(inputs.clone())
+
+        with explained(self.replica, inputs):
+            return with_gradients_if_asked(self.replica, work)
 
     def probed(self, head: Callable[[int], Inputs], besides: Besides) -> Probe:
         """Its sites, and what else the probes find out."""

@@ -15,19 +15,22 @@ from __future__ import annotations
 
 import copy
 import math
+import re
 import threading
+import types
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
-from typing import Any
+from functools import cache
+from typing import Any, TypeVar
 
 import pandas as pd
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 from torch.overrides import TorchFunctionMode
 
 from .checks import NoStochasticSites
@@ -36,6 +39,11 @@ from .inputs import Inputs
 from .operations import ALPHA, HANDLERS, NUMBERS, RANDOM, RELUS, STOCHASTIC_DEPTH, Drop, Shape, Variational, drops
 from .precision import cast_arguments
 from .randomness import OwnStream, other_generators_kept, seeded_generators
+
+T = TypeVar("T")
+
+
+ALL_EXPERTS = "and in a mixture of experts each must get them all, and its result a weight"
 
 
 @dataclass(frozen=True)
@@ -85,6 +93,7 @@ class Site:
         return 1 - 2**-7 if self.kind == "uniform" else 1.0
 
 
+DROPPING = re.compile("dropout|drop_?path|stochastic_?depth|attention_forward", re.IGNORECASE)
 NORMAL_KINDS = ("gaussian", "noise", "normals")  # made of normal numbers, not of decisions
 
 
@@ -116,17 +125,21 @@ class Replica:
     device: torch.device
     precision: str = "float32"
     generators: list[tuple[torch.Generator, Tensor]] = field(default_factory=list)  # of the model's own, as first met
+    gradients: bool = False  # the model asks for gradients in its working
 
     def run(self, inputs: Inputs) -> Any:
         """What the model returns for these inputs."""
         return self.root(*inputs.args, **inputs.kwargs)
 
     @contextmanager
-    def predicting(self, inference: bool = True) -> Iterator[None]:
-        """No gradients; `inference` False where writes in place are to be counted."""
+    def predicting(self) -> Iterator[None]:
+        """No gradients but where the model asks for some itself.
+
+        Inference mode would be no quicker, and neither lets the model turn gradients on nor counts writes in place.
+        """
         with (
-            torch.inference_mode(inference),
-            torch.no_grad(),
+            torch.inference_mode(False),
+            torch.set_grad_enabled(self.gradients),
             torch.autocast(self.device.type, enabled=False),
             chosen(self.device),
         ):
@@ -146,29 +159,115 @@ class Replica:
 # ---- the replica ----------------------------------------------------------------------------------------------
 
 
+def with_gradients_if_asked(replica: Replica, work: Callable[[], T]) -> T:
+    """What `work` makes with the replica; with gradients from now on if that fails for want of them."""
+    try:
+        return work()
+    except RuntimeError as error:
+        if replica.gradients or "does not require grad" not in str(error):
+            raise
+    replica.gradients = True
+    return work()
+
+
 def replicate(model: nn.Module, device: torch.device, precision: str = "float32") -> Replica:
     """A replica in eval mode on `device`: parameters shared (or copied to the device), buffers its own."""
-    if isinstance(model, torch.jit.ScriptModule):
-        raise TypeError(
-            "`model` is a TorchScript module, whose dropout calls are compiled in and cannot be sampled; "
-            "pass the original `torch.nn.Module`."
-        )
     model = _unwrapped(model)
     memo: dict[int, Any] = {}
     for tensor in model.parameters():
         memo[id(tensor)] = tensor.detach().to(device)
     for tensor in model.buffers():
         memo[id(tensor)] = tensor.detach().to(device).clone()
-    pairs = [(module, module.__class__.__new__(module.__class__)) for module in model.modules()]
+    for path, script in _scripts(model):
+        memo[id(script)] = _script_without_dropout(path, script, device)
+    pairs = [
+        (module, _bare(type(module)))
+        for module in model.modules()
+        if not isinstance(module, torch.jit.ScriptModule) and _unwrapped(module) is module
+    ]
     memo |= {id(module): twin for module, twin in pairs}
+    memo |= {id(module): memo[id(_unwrapped(module))] for module in model.modules() if _unwrapped(module) is not module}
     for module, twin in pairs:
-        twin.__dict__ = {name: _copied(value, memo) for name, value in module.__dict__.items()}
+        _check_graph(module)
+        twin.__dict__ = {name: _copied(_uncompiled(value), memo) for name, value in module.__dict__.items()}
+        twin.__dict__ |= {name: one.__get__(twin) for name, one in _compiled_methods(type(module)).items()}
+        twin.__dict__["_compiled_call_impl"] = None  # of `module.compile()`: it would run the user's module
     calls = CallNames()
     root = memo[id(model)]
     for path, module in root.named_modules():
-        _announce(module, path, calls)
-        module.training = False
+        if not isinstance(module, torch.jit.ScriptModule):
+            _announce(module, path, calls)
+            module.training = False
     return Replica(root, calls, device, precision)
+
+
+def _bare(kind: Any) -> Any:
+    """An object without attributes; not by the class's own making, by which a graph would lose its code."""
+    try:
+        return object.__new__(kind)
+    except TypeError:  # it is a dict or the like too
+        return kind.__new__(kind)
+
+
+def _uncompiled(value: Any) -> Any:
+    """The function inside one of `torch.compile()`, which masks cannot reach; anything else as it is."""
+    isfunction = isinstance(value, (types.FunctionType, types.MethodType))
+    return getattr(value, "_torchdynamo_orig_callable", value) if isfunction else value
+
+
+@cache
+def _compiled_methods(kind: type) -> dict[str, Any]:
+    """Methods of a class that `torch.compile()` decorates, by their names, as they were written."""
+    methods = {name: value for one in reversed(kind.__mro__) for name, value in vars(one).items()}
+    return {name: _uncompiled(value) for name, value in methods.items() if _uncompiled(value) is not value}
+
+
+def _scripts(model: nn.Module) -> list[tuple[str, Any]]:
+    """The TorchScript modules, without those inside of others."""
+    found: list[tuple[str, Any]] = []
+    for path, module in model.named_modules():
+        inside = any(path.startswith(f"{outer}." if outer else "") for outer, _ in found)
+        if isinstance(module, torch.jit.ScriptModule) and not inside:
+            found.append((path, module))
+    return found
+
+
+def _script_without_dropout(path: str, script: Any, device: torch.device) -> Any:
+    """A copy of a TorchScript module that drops nothing; nothing can be done about one that does."""
+    if "dropout" in str(getattr(script, "inlined_graph", "")):
+        where = f"holds a TorchScript module at {path}" if path else "is a TorchScript module"
+        raise TypeError(
+            f"`model` {where}, whose dropout calls are compiled in and cannot be sampled; pass the original "
+            "`torch.nn.Module`."
+        )
+    with torch.no_grad():  # else the copies would have a history
+        return copy.deepcopy(script).to(device).eval()
+
+
+def _check_graph(module: nn.Module) -> None:
+    """A graph of `torch.fx` is as good as the modules it calls, unless it has fixed by itself what drops."""
+    graph = getattr(module, "graph", None)
+    nodes = [node for node in getattr(graph, "nodes", ()) if getattr(node, "op", "") == "call_function"]
+    if any(isinstance(node.target, torch._ops.OpOverload) for node in nodes):
+        raise TypeError(
+            "`model` is or holds a graph of `torch.export`, which has fixed what drops and what batch norm does, so it "
+            "cannot be sampled; pass the original `torch.nn.Module`."
+        )
+    if any(map(_fixed_as_off, nodes)):
+        raise TypeError(
+            "`model` is or holds a graph that was traced in eval mode, which has fixed its functional dropout as off, "
+            "so it cannot be sampled; put it in train mode before it is traced, or pass the original `torch.nn.Module`."
+        )
+
+
+def _fixed_as_off(node: Any) -> bool:
+    """Whether a call in a graph is a dropout that was told that the model is not training."""
+    if not DROPPING.search(getattr(node.target, "__name__", "")):
+        return False
+    given = {**dict(zip(("input", "p"), node.args, strict=False)), **node.kwargs}
+    rate = given.get("p", given.get("dropout_p", 0.5))
+    told = given.get("training", given.get("train", node.args[-1]))  # where not by its name, then at the end
+    return told is False and rate != 0
 
 
 def _copied(value: Any, memo: dict[int, Any]) -> Any:
@@ -386,7 +485,7 @@ class SampleMode(StochasticMode):
                 with seeded_generators(int(self.masks[name])):
                     return _drawn_by_torch(drop, x)
             return self.drop(x, self.sites[name])
-        if drop.active and drop.samples and drop.rate != 1 and drop.operation != STOCHASTIC_DEPTH:
+        if drop.active and drop.samples and drop.rate != 1 and drop.operation != STOCHASTIC_DEPTH and x.numel() > 0:
             self.unknown.add(name)
         return _kept_whole(drop, x)
 
@@ -416,7 +515,7 @@ class SampleMode(StochasticMode):
         if tuple(x.shape) != wanted:
             raise ValueError(
                 f"`model` meets its dropout at {site.name} with shape {tuple(x.shape)} where its first inputs gave "
-                f"{wanted}; inputs of one call must all take the same way through it."
+                f"{wanted}; inputs of one call must all take the same way through it, {ALL_EXPERTS}."
             )
 
 
@@ -486,6 +585,7 @@ class Probe:
     layers: tuple[int, int]  # linear layers and convolutions before the first site, and after it
     prefix_bytes: int  # of the largest result before the first site, for one input
     mixes_inputs: bool  # an input's output, nothing dropped, depends on what inputs come with it
+    keeps_state: bool = field(default=False, kw_only=True)  # it depends on the batch before
 
     def largest(self, without: frozenset[str]) -> int:
         """Bytes of the largest intermediate result from the first site on, the results of some calls left out."""
@@ -530,7 +630,10 @@ def probe(
                 "sampled as it predicts; call dropout there whatever `self.training` is, with `training=self.training`."
             )
         raise_flags(replica, raised)
-        probes = [_calls(replica, head(n_inputs)) for n_inputs in (1, 2)]
+        held = _held(replica)
+        probes = [_calls(replica, head(1))]
+        again = _calls(replica, head(1))[1] if _differ(held, _held(replica)) else probes[0][1]
+        probes.append(_calls(replica, head(2)))
         probes.append(last if raised == plainly else _calls(replica, head(3)))
         others = others_moved()
     modes, output = [mode for mode, _ in probes], probes[-1][1]
@@ -540,6 +643,8 @@ def probe(
     passed_over, by_batch, place = set(), [], 0
     for name in dict.fromkeys(name for calls in found for name in calls):
         calls = [one.get(name) for one in found]
+        if all(call is None or call.x.numel() == 0 for call in calls):  # as where no input goes to an expert
+            continue
         drop = next(call.drop for call in calls if call is not None)
         first = f"{_owner(name)}[0]"  # where inputs are looped over, only this call is in every probe
         active = drop.active or any(one in hidden and hidden[one].drop.active for one in (name, first))
@@ -561,7 +666,12 @@ def probe(
     noise = tuple(_where(name, drop) for name, drop in left_out.items() if drop.kind == "normals")
     rest = tuple(_where(name, drop) for name, drop in left_out.items() if drop.kind != "normals")
     rest += tuple(one for one in others_in_training if one not in others)
-    if all(site.rate == 1 for site in sites.values()):
+    if sites and all(site.rate == 1 for site in sites.values()):
+        raise NoStochasticSites(
+            "`model` has no dropout but of rate 1, which drops all of its input, so every draw would be the same; set "
+            "a rate below 1 and train again."
+        )
+    if not sites:
         raise NoStochasticSites(_nothing_to_sample(noise, (*others, *rest)))
     sole_uses = {name: uses[0] for name, uses in modes[0].uses.items() if len(uses) == 1}
     sole_uses = {name: use for name, use in sole_uses.items() if all(mode.uses.get(name) == [use] for mode in modes)}
@@ -583,6 +693,7 @@ def probe(
         (before, after),
         modes[0].prefix_bytes,
         steadily and not alike(probes[0][1], _firsts(output, 3), tolerance),
+        keeps_state=steadily and not alike(probes[0][1], again, tolerance),
     )
 
 
@@ -640,21 +751,61 @@ def _without_effect(found: dict[str, Call], output: Any, run: Callable[[Middle],
     return set()
 
 
+def _held(replica: Replica) -> list[tuple[Any, int]]:
+    """The tensors, each with the number of writes to it, and the numbers that modules have in attributes."""
+    values = [value for module in replica.root.modules() for value in vars(module).values()]
+    tensors = [one for value in values for one in tensors_in(value)]
+    numbers = [value for value in values if isinstance(value, (int, float))]
+    return [*((one, 0 if one.is_inference() else one._version) for one in tensors), *((one, 0) for one in numbers)]
+
+
+def _differ(before: list[tuple[Any, int]], after: list[tuple[Any, int]]) -> bool:
+    """Whether a pass has changed what modules hold."""
+    pairs = zip(before, after, strict=False)
+    return len(before) != len(after) or any(one is not other or n != m for (one, n), (other, m) in pairs)
+
+
+def _mixes(module: nn.Module) -> bool:
+    """Whether it is a batch norm that knows of no statistics but its batch's."""
+    return isinstance(module, _BatchNorm) and module.running_mean is None
+
+
 def _calls(
     replica: Replica, inputs: Inputs, originals: set[int] | None = None, middle: Middle = MIDDLE
 ) -> tuple[ProbeMode, Any]:
-    mode = ProbeMode(replica, originals, middle)
-    with replica.predicting(), mode:
-        try:
+    def work() -> tuple[ProbeMode, Any]:
+        mode = ProbeMode(replica, originals, middle)
+        with replica.predicting(), mode:
             return mode, replica.run(inputs.clone())
-        except (RuntimeError, LookupError, AttributeError, TypeError, ValueError) as error:
-            if str(error).startswith("`"):  # in words of ours
-                raise
-            text = (str(error).strip() or "no words").splitlines()[0].rstrip(".")
-            shapes = ", ".join(str(("input", *shape)).replace("'", "") for shape in inputs.signature if shape)
-            raise ValueError(
-                f"`model` fails on inputs of shape {shapes}: {type(error).__name__}, {text}; give it what it takes."
+
+    with explained(replica, inputs, ", as one to three are tried"):
+        return with_gradients_if_asked(replica, work)
+
+
+@contextmanager
+def explained(replica: Replica, inputs: Inputs, why: str = "") -> Iterator[None]:
+    """What a model says of inputs that it does not take becomes one sentence."""
+    try:
+        yield
+    except (RuntimeError, LookupError, AttributeError, TypeError, ValueError) as error:
+        out_of_memory = isinstance(error, torch.OutOfMemoryError) or "allocate memory" in str(error)
+        if out_of_memory or str(error).startswith("`"):  # in words of ours
+            raise
+        if type(error).__module__.startswith("torch._dynamo"):
+            raise TypeError(
+                "`model` calls a function that `torch.compile()` has compiled, which cannot be sampled; let it call "
+                "the original function."
             ) from error
+        norms = [path for path, one in replica.root.named_modules() if _mixes(one)]
+        if norms:
+            why += f" (train the batch norm at {norms[0] or 'its root'} with `track_running_stats=True`)"
+        text = (str(error).strip() or "no words").splitlines()[0].rstrip(".")
+        shapes = ", ".join(str(("input", *shape)).replace("'", "") for shape in inputs.signature if shape is not None)
+        n = f"{len(inputs)} inputs" if len(inputs) > 1 else "one input"
+        raise ValueError(
+            f"`model` fails on {n} of shape {shapes}: {type(error).__name__}, {text}; it must take inputs of this "
+            f"shape, and any number of them{why}."
+        ) from error
 
 
 def _noised_calls(replica: Replica, head: Callable[[int], Inputs]) -> tuple[dict[str, Call], dict[str, Call]]:
@@ -740,10 +891,18 @@ def _calls_in_training(
 
     def run(middle: Middle) -> tuple[ProbeMode, Any]:
         mode = ProbeMode(replica, middle=middle)
-        with torch.inference_mode(), warnings.catch_warnings(), mode:
+
+        def work() -> Any:
+            nonlocal mode
+            mode = ProbeMode(replica, middle=middle)
+            with replica.predicting(), mode:
+                return replica.run(inputs.clone())
+
+        with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             with suppress(Exception):  # some models want targets when training: then eval is all there is to see
-                return mode, replica.run(inputs.clone())
+                output = with_gradients_if_asked(replica, work)
+                return mode, output
         return mode, None
 
     with generators_watched() as others_moved, replica.generators_kept():
@@ -776,6 +935,7 @@ def site_of(
     noised: Callable[[], tuple[dict[str, Call], dict[str, Call]]],
 ) -> Site:
     """A site from its calls on one, two and three inputs."""
+    calls = [None if call is None or call.x.numel() == 0 else call for call in calls]
     kind, axis = next(call.drop.kind for call in calls if call is not None), None
     try:
         if kind != "generator":
@@ -827,7 +987,7 @@ def _input_axis(name: str, shapes: list[Shape | None]) -> int | None:
     words = ", ".join("none" if shape is None else str(shape) for shape in shapes)
     raise ValueError(
         f"`model` has a dropout at {name} where inputs cannot be told apart: its shapes for one, two and three inputs "
-        f"are {words}; one axis must grow with the inputs."
+        f"are {words}; one axis must grow with the inputs, {ALL_EXPERTS}."
     )
 
 

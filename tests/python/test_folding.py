@@ -172,7 +172,7 @@ def test_rows_that_no_pool_takes_are_not_computed():
     fused = fused_calls(found, torch.device("cpu"), "shared")
     masks = {name: torch.ones(DRAWS, *site.shape) for name, site in found.sites.items()}
     mode = FoldedMode(replica, found.sites, masks, N, DRAWS, fused)
-    with Convolved() as convolved, replica.predicting(inference=False), mode:
+    with Convolved() as convolved, replica.predicting(), mode:
         replica.root(torch.from_numpy(numbers(N, 1, 13, 13)))
     assert convolved.shapes == [(N, 4, 8, 8), (N * DRAWS, 6, 2, 2)]
 

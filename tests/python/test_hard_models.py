@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import mcdropout as mcd
 from mcdropout.operations import Drop
@@ -261,7 +262,9 @@ def test_a_keyboard_interrupt_ends_the_workers(small_chunks):
 
 def test_what_a_model_cannot_take_is_said_with_its_shape():
     model = nn.Sequential(nn.Linear(4, 5), nn.Dropout(0.5))
-    with pytest.raises(ValueError, match=r"`model` fails on inputs of shape \(input, 7\): RuntimeError, mat1 and mat2"):
+    with pytest.raises(
+        ValueError, match=r"`model` fails on 3 inputs of shape \(input, 7\): RuntimeError, mat1 and mat2"
+    ):
         predict(model, numbers(N, 7))
 
 
@@ -364,7 +367,8 @@ def test_inputs_that_are_mixed_are_told_of():
 def test_inputs_that_the_model_does_not_take_are_named_in_a_sentence(given):
     model, x = nn.Sequential(nn.Dropout(0.5)), np.ones((4, 3), np.float32)
     with pytest.raises(
-        ValueError, match=r"^`model` fails on inputs of shape .*: TypeError, .*; give it what it takes\.$"
+        ValueError,
+        match=r"^`model` fails on 3 inputs of shape .*: TypeError, .*; it must take inputs of this shape, and any",
     ):
         mcd.mc_predict(model, given(x), 5, outputs="values", progress=False)
 
@@ -541,3 +545,358 @@ def test_how_inputs_lie_is_not_told_by_the_rounding_of_huge_numbers():
     three[1, 0] += 64  # float32 near 1e9, as another kernel rounds it
     one = Call("a[0]", drop, entries, (0, 1))
     assert _inputs_outermost(one, Call("a[0]", drop, three, (0, 1)), 0)
+
+
+# ---- gradients and transforms in `forward`, and what is kept of the first draw
+
+
+class Inner(nn.Module):
+    """`f` gives a number for each row, `before` and `after` lie around a site."""
+
+    def __init__(self):
+        super().__init__()
+        self.f = nn.Sequential(nn.Linear(6, 24), nn.Tanh(), nn.Dropout(0.4), nn.Linear(24, 1))
+        self.before = nn.Sequential(nn.Linear(6, 24), nn.Tanh(), nn.Dropout(0.0))
+        self.after = nn.Sequential(nn.Dropout(0.4), nn.Linear(24, 2))
+
+
+def by_autograd(m, x):
+    x = x.detach().requires_grad_()
+    return torch.autograd.grad(m.f(x).sum(), x)[0]
+
+
+def by_autograd_turned_on(m, x):
+    with torch.enable_grad():
+        h = m.before(x.detach().requires_grad_())
+        return torch.autograd.grad(m.after(h).sum(), h)[0] + h
+
+
+func = torch.func
+TRANSFORMS = {
+    "grad of a sum": lambda m, x: func.grad(lambda many: m.f(many).sum())(x),
+    "grad of each": lambda m, x: func.vmap(func.grad(lambda one: m.f(one).sum()), randomness="same")(x),
+    "jacrev": lambda m, x: func.vmap(func.jacrev(lambda one: m.after(m.before(one))), randomness="same")(x).flatten(1),
+    "jvp": lambda m, x: func.jvp(m.f, (x,), (torch.ones_like(x),))[1],
+    "jvp before": lambda m, x: m.after(func.jvp(m.before, (x,), (torch.ones_like(x),))[1]),
+    "grad before": lambda m, x: m.after(m.before(x + func.grad(lambda many: m.before(many).sum())(x * 2))),
+    "vmap before": lambda m, x: m.after(func.vmap(m.before)(x)),
+    "vmap around": lambda m, x: func.vmap(lambda one: m.after(m.before(one)), randomness="same")(x),
+    "autograd": by_autograd,
+    "autograd turned on": by_autograd_turned_on,
+}
+
+
+class Given(nn.Module):
+    """The network of `Inner` with a dropout of given masks, one for all inputs."""
+
+    def __init__(self, mask):
+        super().__init__()
+        self.mask = mask
+
+    def forward(self, x):
+        return x * self.mask
+
+
+@pytest.mark.parametrize("engine", ["folded", "vmap", "loop"])
+@pytest.mark.parametrize("name", TRANSFORMS)
+def test_transforms_and_gradients_in_a_forward_are_made_in_every_draw(name, engine, only_engine):
+    only_engine(engine)
+    with torch.random.fork_rng([]):
+        torch.manual_seed(0)
+        inner = Inner()
+    model, x = Apply(lambda m, x: TRANSFORMS[name](m.inner, x), inner=inner), numbers(5, 6)
+    result = predict(model, x, 7)
+    masks = mcd.mc_predict(
+        nn.Sequential(nn.Dropout(0.4)), np.ones((1, 24), np.float32), 7, outputs="values", seed=3, progress=False
+    ).samples[:, 0]  # of the one site that there is
+    wanted = []
+    for mask in torch.from_numpy(masks):
+        inner.f[2] = inner.after[0] = Given(mask)
+        wanted.append(TRANSFORMS[name](inner, torch.from_numpy(x)).detach().numpy())
+    np.testing.assert_allclose(result.samples, wanted, atol=1e-5)  # float32: sums of 24 in another order
+
+
+def test_the_ordinary_prediction_has_gradients_where_the_model_asks_for_them():
+    model, x = Apply(by_autograd, f=nn.Sequential(nn.Linear(6, 24), nn.Tanh(), nn.Linear(24, 1))), numbers(5, 6)
+    wanted = by_autograd(model, torch.from_numpy(x))
+    np.testing.assert_allclose(mcd.mc_predict_point(model, x, outputs="values", progress=False), wanted, atol=1e-6)
+
+
+class Counts(nn.Module):
+    """Takes another step in every pass: the same calls with other numbers."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.last, self.passes = nn.Linear(12, 9), nn.Linear(9, 3), 0
+
+    def forward(self, x):
+        self.passes += 1
+        shift = torch.from_numpy(np.full(12, self.passes % 2, np.float32))
+        return self.last(F.dropout(self.first(x * (1 + self.passes % 2) + shift), 0.5, self.training))
+
+
+@pytest.mark.filterwarnings("ignore:`model` (keeps something|gives an input other)")
+def test_a_prefix_is_not_replayed_where_its_arguments_change(only_engine):
+    only_engine("loop")
+    model, x = Counts(), numbers(1, 12)
+    draws = predict(model, x, 30).samples[:, 0]
+    ones = np.ones((1, 9), np.float32)
+    masks = mcd.mc_predict(nn.Sequential(nn.Dropout(0.5)), ones, 30, outputs="values", seed=3, progress=False).samples
+    with torch.no_grad():
+        one, other = (
+            model.last(model.first(torch.from_numpy(x) * (1 + k) + k) * torch.from_numpy(masks[:, 0])).numpy()
+            for k in (0, 1)
+        )
+    by_turns = [np.where(np.arange(30)[:, None] % 2 == k, one, other) for k in (0, 1)]
+    assert any(np.allclose(draws, wanted, atol=1e-5) for wanted in by_turns)
+
+
+class Products(TorchDispatchMode):
+    """Notes the shapes of weights that are multiplied by."""
+
+    def __init__(self):
+        super().__init__()
+        self.shapes = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func is torch.ops.aten.addmm.default:
+            self.shapes.append(tuple(args[2].shape))
+        return func(*args, **(kwargs or {}))
+
+
+def test_shapes_that_are_asked_for_do_not_keep_a_prefix_from_being_kept(only_engine):
+    only_engine("loop")
+
+    def forward(m, x):
+        h = m.first(x.reshape(x.shape[0], -1))
+        return m.last(F.dropout(h.T.T, 0.5, m.training))
+
+    model = Apply(forward, first=nn.Linear(6, 9), last=nn.Linear(9, 2))
+    sampler = mcd.mc_sampler(model, numbers(4, 6), 10, outputs="values", seed=3)
+    with Products() as products:
+        sampler(numbers(4, 6))
+    # two draws as the engine is chosen, and ten: one prefix for each
+    assert (products.shapes.count((6, 9)), products.shapes.count((9, 2))) == (2, 12)
+
+
+class Kept(nn.Module):
+    """A hidden state that is kept from batch to batch, and made anew where the number of inputs changes."""
+
+    def __init__(self):
+        super().__init__()
+        self.rnn, self.drop, self.last, self.hidden = (
+            nn.GRU(3, 8, batch_first=True),
+            nn.Dropout(0.4),
+            nn.Linear(8, 2),
+            None,
+        )
+
+    def forward(self, x):
+        if self.hidden is not None and self.hidden.shape[1] != len(x):
+            self.hidden = None
+        h, self.hidden = self.rnn(x, self.hidden)
+        return self.last(self.drop(h[:, -1]))
+
+
+class KeptInPlace(nn.Module):
+    """The same in a buffer, for any number of inputs."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.drop = nn.Linear(3, 2), nn.Dropout(0.4)
+        self.register_buffer("level", torch.zeros(3))
+
+    def forward(self, x):
+        self.level.mul_(0.5).add_(x.mean(dim=(0, 1)) + 1)
+        return self.drop(self.first(x[:, -1] + self.level))
+
+
+@pytest.mark.filterwarnings("ignore:`model` gives an input other numbers")
+@pytest.mark.parametrize("kind", [Kept, KeptInPlace])
+def test_what_is_kept_from_batch_to_batch_is_told_of(kind):
+    with pytest.warns(UserWarning, match=r"^`model` keeps something of one batch for the next, so results depend on"):
+        predict(kind(), numbers(9, 5, 3), batch_size=4)
+
+
+def test_a_skip_that_is_kept_in_an_attribute_is_no_state(recwarn):
+    predict(KeepsItsSkip(), numbers(9, 3))
+    assert not recwarn.list
+
+
+# ---- models that do not take any number of inputs, and those with nothing to sample
+
+
+def test_a_hidden_state_for_one_size_of_batches_is_told_of_with_the_number_that_was_tried():
+    model = Apply(lambda m, x: m.drop(m.rnn(x, torch.zeros(1, 8, 4))[0][:, -1]), rnn=nn.GRU(3, 4, batch_first=True),
+                  drop=nn.Dropout(0.4))  # fmt: skip
+    with pytest.raises(
+        ValueError,
+        match=r"^`model` fails on 3 inputs of shape \(input, 5, 3\): RuntimeError, .* hidden .*; it must take inputs "
+        r"of this shape, and any number of them, as one to three are tried\.$",
+    ):
+        predict(model, numbers(16, 5, 3), batch_size=8)
+
+
+def test_batch_norm_without_statistics_is_told_of_with_the_way_out():
+    model = nn.Sequential(nn.Linear(5, 8), nn.BatchNorm1d(8, track_running_stats=False), nn.Dropout(0.4))
+    words = (
+        r"fails on one input of shape \(input, 5\): .*one to three are tried \(train the batch norm at 1 with `track_r"
+    )
+    for call in (predict, mcd.mc_sites):
+        with pytest.raises(ValueError, match=words):
+            call(model, numbers(12, 5))
+
+
+def test_pairs_of_inputs_are_told_to_be_one_input():
+    def forward(m, x):
+        h = F.dropout(m.first(x), 0.4, m.training)
+        return (h[0::2] - h[1::2]).square()
+
+    with pytest.raises(ValueError, match=r"one row for each input; got .* for 3 inputs; .* as a pair, is one input\.$"):
+        predict(Apply(forward, first=nn.Linear(3, 8)), numbers(8, 3))
+
+
+class Experts(nn.Module):
+    """Gives each input to one of three networks."""
+
+    def __init__(self):
+        super().__init__()
+        self.parts = nn.ModuleList(nn.Sequential(nn.Linear(2, 8), nn.Dropout(0.3), nn.Linear(8, 2)) for _ in range(3))
+
+    def forward(self, x):
+        which, out = x[:, 0].long(), x.new_zeros(len(x), 2)
+        for k, part in enumerate(self.parts):
+            at = (which == k).nonzero()[:, 0]
+            out = out.index_add(0, at, part(x[at]))
+        return out
+
+
+@pytest.mark.parametrize("first", [[0, 1, 2], [0, 0, 0], [1, 0, 1]])
+def test_experts_that_get_some_inputs_or_none_are_told_of(first):
+    x = numbers(9, 2)
+    x[:, 0] = [*first, 0, 1, 2, 0, 1, 2]
+    with pytest.raises(ValueError, match=r"and in a mixture of experts each must get them all, and its result"):
+        predict(Experts(), x)
+
+
+def test_a_rate_of_1_is_said_to_drop_all():
+    with pytest.raises(mcd.NoStochasticSites, match=r"no dropout but of rate 1, which drops all of its input, so"):
+        predict(nn.Sequential(nn.Linear(3, 4), nn.Dropout(1.0), nn.Linear(4, 2)), numbers(5, 3))
+
+
+# ---- graphs, compiled and scripted parts
+
+
+def small_network():
+    with torch.random.fork_rng([]):
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Linear(6, 24), nn.ReLU(), nn.Dropout(0.4), nn.Linear(24, 3)).eval()
+
+
+def functional(m, x):
+    return m.net[3](F.dropout(m.net[1](m.net[0](x)), 0.4, m.training))
+
+
+class Functional(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.net = small_network()
+
+    def forward(self, x):
+        return functional(self, x)
+
+
+class Decorated(Functional):
+    @torch.compile(backend="eager")
+    def forward(self, x):
+        return functional(self, x)
+
+
+class HoldsCompiled(Functional):
+    def __init__(self):
+        super().__init__()
+        self.call = torch.compile(self.working, backend="eager")
+
+    def working(self, x):
+        return functional(self, x)
+
+    def forward(self, x):
+        return self.call(x)
+
+
+def compiled_in_place(part=None):
+    net = small_network()
+    (net if part is None else net[part]).compile(backend="eager")
+    return net
+
+
+def compiled(net):
+    return torch.compile(net, backend="eager")
+
+
+AS_GOOD = {
+    "a graph": lambda: torch.fx.symbolic_trace(small_network()),
+    "a graph in a network": lambda: nn.Sequential(torch.fx.symbolic_trace(small_network())),
+    "a graph traced in train mode": lambda: torch.fx.symbolic_trace(Functional().train()),
+    "compiled": lambda: compiled(small_network()),
+    "compiled twice": lambda: compiled(nn.Sequential(compiled(small_network()))),
+    "compiled parts": lambda: nn.Sequential(*(compiled(one) for one in small_network())),
+    "compiled in place": compiled_in_place,
+    "a part compiled in place": lambda: compiled_in_place(2),
+    "a forward compiled by a decorator": Decorated,
+    "a method compiled in an attribute": HoldsCompiled,
+    "DataParallel within": lambda: nn.Sequential(nn.DataParallel(small_network())),
+    "a script without dropout": lambda: nn.Sequential(torch.jit.script(small_network()[:2]), *small_network()[2:]),
+}
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script")
+@pytest.mark.parametrize("name", AS_GOOD)
+def test_graphs_and_compiled_parts_are_sampled_as_the_network_they_were_made_of(name):
+    model, x = AS_GOOD[name](), numbers(5, 6)
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    result = predict(model, x)
+    np.testing.assert_array_equal(result.samples, predict(small_network(), x).samples)
+    assert mcd.mc_sites(model, x).rate.tolist() == [0.4]
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+
+
+def exported():
+    batch = torch.export.Dim("batch")
+    return torch.export.export(small_network(), (torch.ones(5, 6),), dynamic_shapes=({0: batch},)).module()
+
+
+AS_BAD = {
+    "a script": (lambda: torch.jit.script(small_network()), "is a TorchScript module, whose dropout"),
+    "a scripted part": (
+        lambda: nn.Sequential(nn.Sequential(torch.jit.script(small_network()))), "holds a TorchScript module at 0.0,",
+    ),
+    "a traced part": (
+        lambda: nn.Sequential(torch.jit.trace(small_network(), torch.ones(2, 6))), "holds a TorchScript module at 0, ",
+    ),
+    "an exported graph": (exported, "is or holds a graph of `torch.export`, which has fixed"),
+    "an exported part": (lambda: nn.Sequential(exported(), nn.Dropout(0.5)), "is or holds a graph of `torch.export`, "),
+    "a graph traced in eval mode": (
+        lambda: torch.fx.symbolic_trace(Functional().eval()), "traced in eval mode, which has fixed its functional",
+    ),
+}  # fmt: skip
+DROP_COMPILED = torch.compile(lambda x: F.dropout(x, 0.5, True), backend="eager")
+
+
+def test_a_function_that_is_compiled_is_sampled_as_the_plain_one():
+    x, net = numbers(5, 6), small_network()
+    compiled = Apply(lambda m, x: DROP_COMPILED(m.net(x)), net=net)
+    compiled(torch.from_numpy(x))
+    plain = predict(Apply(lambda m, x: F.dropout(m.net(x), 0.5, True), net=net), x, outputs="values")
+    np.testing.assert_allclose(predict(compiled, x, outputs="values").samples, plain.samples, atol=1e-6)
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit")
+@pytest.mark.parametrize("name", AS_BAD)
+def test_what_has_fixed_its_dropout_is_told_of_with_the_way_out(name):
+    make, words = AS_BAD[name]
+    for call in (predict, mcd.mc_sites):
+        with pytest.raises(
+            TypeError, match=rf"{words}.*; .*(pass the original `torch.nn.Module`|the original function)\.$"
+        ):
+            call(make(), numbers(5, 6))
