@@ -122,6 +122,15 @@ class Pass:
         """A layer has made `result` of `x`."""
 
 
+class CarefulPass(Pass):
+    """A pass that does not let dropout meet whole numbers, which no backend can drop."""
+
+    def at(self, name: str, drop: Drop, x: Any) -> Any:
+        if not load_keras().backend.is_float_dtype(x.dtype):
+            raise TypeError("dropout takes floating point numbers alone")
+        return x
+
+
 @dataclass(frozen=True)
 class Layout:
     """Where a tensor's channels are."""
@@ -315,6 +324,8 @@ class Replica:
 
     def from_torch(self, x: Any) -> Any:
         """The backend's tensor of a torch one."""
+        if isinstance(x, Mapping):
+            return {name: self.from_torch(one) for name, one in x.items()}
         if not isinstance(x, Tensor):
             return x
         return x.to(self.device) if self.backend == "torch" else load_keras().ops.convert_to_tensor(x.numpy())
@@ -659,9 +670,8 @@ def _explained(inputs: Inputs) -> Iterator[None]:
         if isinstance(error, MemoryError) or str(error).startswith("`model`"):
             raise
         text = (_said(error).strip() or "no words").splitlines()[0].rstrip(".: ")
-        shapes = ", ".join(str(("input", *shape)).replace("'", "") for shape in inputs.signature if shape)
         raise ValueError(
-            f"`model` fails on inputs of shape {shapes}: {type(error).__name__}, {text}; give it what it takes."
+            f"`model` fails on inputs of shape {inputs.shapes}: {type(error).__name__}, {text}; give it what it takes."
         ) from error
 
 

@@ -11,7 +11,8 @@ import os
 import time
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -37,7 +38,18 @@ from .checks import (
 )
 from .devices import Lanes, answers_at_once, chunk_bytes, fetched, for_float64
 from .draws import Plan, Sampler, Workers
-from .inputs import ArrayFeed, Feed, Inputs, Taking, feed_of
+from .inputs import (
+    ArrayFeed,
+    Feed,
+    Inputs,
+    Takes,
+    Taking,
+    as_constants,
+    feed_of,
+    has_whole_numbers,
+    placed_constants,
+    ways_to_take,
+)
 from .keras_draws import KerasNetwork
 from .keras_sites import is_keras, is_keras_2, load_model
 from .models import MCNetwork
@@ -46,7 +58,19 @@ from .precision import PRECISIONS
 from .prediction import BY_INPUT, MCPrediction
 from .progress import Progress, reporting
 from .randomness import input_ids
-from .sites import Replica, StochasticMode, advice_on, probe, random_state_kept, replicate, sites_table
+from .sites import (
+    CarefulMode,
+    Replica,
+    StochasticMode,
+    advice_on,
+    explained,
+    first_line,
+    probe,
+    random_state_kept,
+    replicate,
+    sites_table,
+    unwrapped,
+)
 from .summaries import standard_error, summarise_classes, summarise_values
 from .variational import BayesConv2d
 
@@ -71,6 +95,7 @@ def mc_predict(
     outputs: str | None = None,
     labels: Iterable[Label] | None = None,
     select: Select | None = None,
+    constants: Mapping[str, Any] | None = None,
     stochastic_depth: bool = True,
     gaussian_noise: bool = False,
     workers: int | None = None,
@@ -124,7 +149,7 @@ def mc_predict(
     request = Request.checked(n_samples, batch_size, level, masks, tolerance, keep_samples, workers, seed)
     model, x = behind_backbone(model, x, device)
     besides = Besides.checked(stochastic_depth, gaussian_noise)
-    network = network_of(model, outputs, labels, select, precision, device)
+    network = network_of(model, outputs, labels, select, precision, device, constants)
     feed = network.feed(x)
     ids = None if ids is None else check_ids(ids)
     if ids is not None and feed.n_inputs is not None:
@@ -141,6 +166,7 @@ def mc_predict_point(
     outputs: str | None = None,
     labels: Iterable[Label] | None = None,
     select: Select | None = None,
+    constants: Mapping[str, Any] | None = None,
     precision: str = "float32",
     device: str | Sequence[str] = "auto",
     progress: Progress = True,
@@ -152,13 +178,17 @@ def mc_predict_point(
     """
     batch_size = check_count(batch_size, "batch_size")
     model, x = behind_backbone(model, x, device)
-    network = network_of(model, outputs, labels, select, precision, device)
+    network = network_of(model, outputs, labels, select, precision, device, constants)
     feed = network.feed(x)
-    network.settle_order(feed)
+    network.settle(feed)
     parts = []
+    n_done = 0
     with reporting(progress, feed.n_inputs, "input", "Predicting") as report:
         for inputs in feed.batches(batch_size):
-            result = network.point(network.placed(inputs, network.replica.device))
+            placed = network.placed(inputs, network.replica.device)
+            with network.telling(placed, n_done):
+                result = network.point(placed)
+            n_done += len(inputs)
             if not parts:
                 network.outputs.check(result, len(inputs))
             parts.append(network.outputs.draws(network.outputs.tensor(result)[None])[0][0].cpu().numpy())
@@ -166,7 +196,14 @@ def mc_predict_point(
     return np.concatenate(parts)
 
 
-def mc_sites(model: Any, x: Any, *, stochastic_depth: bool = True, gaussian_noise: bool = False) -> pd.DataFrame:
+def mc_sites(
+    model: Any,
+    x: Any,
+    *,
+    constants: Mapping[str, Any] | None = None,
+    stochastic_depth: bool = True,
+    gaussian_noise: bool = False,
+) -> pd.DataFrame:
     """The places where `mc_predict(model, x)` will sample: one row per site.
 
     Columns: site (module path and call number), operation, rate (of dropping; NaN where weights are drawn), shape (of
@@ -178,9 +215,10 @@ def mc_sites(model: Any, x: Any, *, stochastic_depth: bool = True, gaussian_nois
     model, x = behind_backbone(model, x)
     besides = Besides.checked(stochastic_depth, gaussian_noise)
     where = "cpu" if isinstance(model, nn.Module) and not is_keras(model) else "auto"
-    network = network_of(model, None if isinstance(model, MCNetwork) else "values", None, None, "float32", where)
+    outputs = None if isinstance(model, MCNetwork) else "values"
+    network = network_of(model, outputs, None, None, "float32", where, constants)
     feed = network.feed(x)
-    network.settle_order(feed)
+    network.settle(feed)
     return network.sites(lambda n: network.placed(feed.head(n), network.replica.device), besides)
 
 
@@ -193,6 +231,7 @@ def mc_sampler(
     outputs: str | None = None,
     labels: Iterable[Label] | None = None,
     select: Select | None = None,
+    constants: Mapping[str, Any] | None = None,
     stochastic_depth: bool = True,
     gaussian_noise: bool = False,
     precision: str = "float32",
@@ -208,7 +247,7 @@ def mc_sampler(
     besides = Besides.checked(stochastic_depth, gaussian_noise)
     front = model if isinstance(model, FrozenNetwork) else None
     model, given = behind_backbone(model, example, device)
-    network = network_of(model, outputs, labels, select, precision, device)
+    network = network_of(model, outputs, labels, select, precision, device, constants)
     sampler = sampler_for(network, network.feed(given), request, besides)
     prepared = MCSampler(network, sampler, request, front)
     prepared(example)  # the engine is chosen and the masks are made here, not in the first answer
@@ -318,12 +357,13 @@ def network_of(
     select: Select | None,
     precision: str,
     device: str | Sequence[str],
+    constants: Mapping[str, Any] | None = None,
 ) -> Network | KerasNetwork:
     """How to run this model, by the library that it was made with."""
     if isinstance(model, (str, os.PathLike)) and str(model).endswith(".keras"):
         model = load_model(model)
     kind = KerasNetwork if is_keras(model) or is_keras_2(model) else Network
-    return kind.of(model, outputs, labels, select, precision, device)
+    return kind.of(model, outputs, labels, select, precision, device, constants)
 
 
 @dataclass
@@ -335,6 +375,8 @@ class Network:
     outputs: Outputs
     taking: Taking
     devices: list[torch.device]  # the replica's is the first
+    constants: dict[torch.device, dict[str, Any]]  # what the model is given beside its inputs, on each device
+    trouble: ValueError | None = None  # why it took whole numbers in no way
 
     @classmethod
     def of(
@@ -345,6 +387,7 @@ class Network:
         select: Select | None,
         precision: str,
         device: str | Sequence[str],
+        constants: Mapping[str, Any] | None = None,
     ) -> Network:
         """Check what can be known before anything runs."""
         if not isinstance(model, nn.Module):
@@ -358,12 +401,15 @@ class Network:
         dtypes = [parameter.dtype for parameter in model.parameters() if parameter.is_floating_point()]
         taking = Taking(
             dtype=dtypes[0] if dtypes else torch.float32,
-            keep_whole_numbers=any(isinstance(one, nn.Embedding | nn.EmbeddingBag) for one in modules),
+            floats=ours,
             channels_last=not ours
             and any(isinstance(one, nn.Conv2d | BayesConv2d) for one in modules),  # ours do so themselves
             columns=model.columns if isinstance(model, MCNetwork) else (),
+            takes=Takes.of(unwrapped(model).forward),
         )
-        return cls(model, replicate(model, devices[0], precision), meaning, taking, devices)
+        given = as_constants(constants, taking.takes, taking.dtype)
+        on_devices = {one: placed_constants(given, one) for one in devices}
+        return cls(model, replicate(model, devices[0], precision), meaning, taking, devices, on_devices)
 
     def feed(self, x: Any) -> Feed:
         """`x` checked, as inputs that can be taken batch by batch."""
@@ -375,28 +421,82 @@ class Network:
 
     def placed(self, inputs: Inputs, device: torch.device) -> Inputs:
         """Inputs as the model takes them on a device."""
-        return self.taking.placed(inputs, device)
+        return self.taking.placed(inputs, device).with_constants(self.constants[device])
 
-    def settle_order(self, feed: Feed) -> None:
-        """Leave inputs in their own order in memory if the model, as one that calls `view()`, can take no other."""
-        if not self.taking.channels_last:
+    def settle(self, feed: Feed) -> None:
+        """Find out on a few inputs how the model takes them: see `ways_to_take()` for whole numbers.
+
+        Inputs stay in their own order in memory if it, as one that calls `view()`, can take no other.
+        """
+        head = feed.head(3)
+        whole = not self.taking.floats and has_whole_numbers(head)
+        if not (whole or self.taking.channels_last):
             return
-        device = self.replica.device
-        try:
-            with random_state_kept(device):
-                self.point(self.placed(feed.head(1), device))
-        except Exception as error:  # any other comes again, and is told of, when the model is probed
-            if "view size is not compatible" in str(error):
+        failures = []
+        for casts in ways_to_take(head, self.taking.dtype) if whole else ({},):
+            self.taking = replace(self.taking, casts=casts)
+            failure = self._failure(head)
+            if self.taking.channels_last and "view size is not compatible" in str(failure):
                 self.taking = replace(self.taking, channels_last=False)
+                failure = self._failure(head)
+            if failure is None:
+                return
+            failures.append(failure)
+        self.taking = replace(self.taking, casts={})
+        told = next((one for one in failures if str(one).startswith("`")), None)
+        if told is not None or any(not one.is_floating_point() for one in head.arrays.values()):
+            self.trouble = ValueError(
+                told
+                or f"`model` fails on inputs of shape {head.shapes}, as they are ({first_line(failures[0])}) and as "
+                f"floating point numbers ({first_line(failures[-1])}); give it what it takes."
+            )
+
+    def _failure(self, inputs: Inputs) -> Exception | None:
+        """The error that the model raises."""
+        device = self.replica.device
+        inputs = self.placed(inputs, device).clone()
+        try:
+            with random_state_kept(device), warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                self._run(inputs, CarefulMode(self.replica, inputs))
+        except Exception as error:  # it comes again, and is told of, when the model is probed
+            return error
+        return None
+
+    def _run(self, inputs: Inputs, mode: StochasticMode) -> Any:
+        with self.replica.predicting(), mode:
+            return self.replica.run(inputs)
 
     def point(self, inputs: Inputs) -> Any:
         """What the model returns with nothing dropped."""
-        with self.replica.predicting(), StochasticMode(self.replica):
-            return self.replica.run(inputs)
+        with explained(inputs):
+            return self._run(inputs, StochasticMode(self.replica))
+
+    @contextmanager
+    def telling(self, inputs: Inputs, first: int = 0) -> Iterator[None]:
+        """If the model fails on these inputs, say which of them are whole numbers out of range, if any are."""
+        try:
+            yield
+        except (RuntimeError, LookupError, TypeError, ValueError) as error:
+            if str(error).startswith("`") and error.__cause__ is None:  # not of the model's
+                raise
+            inputs = inputs.changed(lambda _, x: x.to(self.replica.device)).clone()
+            try:
+                with random_state_kept(self.replica.device):
+                    self._run(inputs, CarefulMode(self.replica, inputs, first))
+            except ValueError as found:
+                if str(found).startswith("`"):
+                    raise found from error
+            except Exception:  # as before
+                pass
+            if self.trouble is not None:
+                raise self.trouble from error
+            raise
 
     def sites(self, head: Callable[[int], Inputs], besides: Besides) -> pd.DataFrame:
         """A row for each site."""
-        found = probe(self.model, self.replica, head, besides.stochastic_depth)
+        with self.telling(head(3)):
+            found = probe(self.model, self.replica, head, besides.stochastic_depth)
         ours = isinstance(self.model, MCNetwork)
         for advice in advice_on(found, not ours or self.outputs.task == "classification"):
             warnings.warn(advice, stacklevel=3)
@@ -412,7 +512,8 @@ class Network:
                 return replicate(self.model, device, self.replica.precision)
 
             replica = more_replicas()
-            found = probe(self.model, replica, inputs.cycled, besides.stochastic_depth)
+            with self.telling(inputs):
+                found = probe(self.model, replica, inputs.cycled, besides.stochastic_depth)
             if rate is not None:
                 found.sites = {name: replace(site, rate=rate) for name, site in found.sites.items()}
             self.outputs.check(found.output, found.n_inputs)
@@ -438,7 +539,7 @@ def sampler_for(
     network: Network | KerasNetwork, feed: Feed, request: Request, besides: Besides, **more: Any
 ) -> Sampler:
     """The sampler of a network for inputs like the first ones."""
-    network.settle_order(feed)
+    network.settle(feed)
     return network.sampler(network.placed(feed.head(3), network.replica.device), request, besides, **more)
 
 
@@ -478,9 +579,10 @@ def draw_all(
             plan = sampler.plan(inputs, lane)
             # a caller's function, which may be R's, is called from the caller's thread alone
             told = _say_nothing if in_threads else report
+            drawn = _drawn(plan, batch, inputs, request, crews[lane], told)
             done = (
                 one
-                for part in _drawn(plan, batch, inputs, request, crews[lane], told)
+                for part in _told(drawn, network, inputs, batch.first)
                 for one in crews[lane].side_by_side(partial(part.summarised, request), part.pieces())
             )
             return len(inputs), done if at_once else list(done)
@@ -632,6 +734,11 @@ def _drawn(
             drawn = replace(drawn, places=drawn.places[still], raw=drawn.raw[:, left])
     assert drawn is not None
     yield drawn
+
+
+def _told(drawn: Iterator[Drawn], network: Network | KerasNetwork, inputs: Inputs, first: int) -> Iterator[Drawn]:
+    with network.telling(inputs, first):
+        yield from drawn
 
 
 def _say_nothing(_: int) -> None: ...

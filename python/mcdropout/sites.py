@@ -116,7 +116,7 @@ class Replica:
 
     def run(self, inputs: Inputs) -> Any:
         """What the model returns for these inputs."""
-        return self.root(*inputs.args, **inputs.kwargs)
+        return self.root(*inputs.args, **inputs.kwargs, **inputs.constants)
 
     @contextmanager
     def predicting(self, inference: bool = True) -> Iterator[None]:
@@ -140,7 +140,7 @@ def replicate(model: nn.Module, device: torch.device, precision: str = "float32"
             "`model` is a TorchScript module, whose dropout calls are compiled in and cannot be sampled; "
             "pass the original `torch.nn.Module`."
         )
-    model = _unwrapped(model)
+    model = unwrapped(model)
     memo: dict[int, Any] = {}
     for tensor in model.parameters():
         memo[id(tensor)] = tensor.detach().to(device)
@@ -166,7 +166,7 @@ def _copied(value: Any, memo: dict[int, Any]) -> Any:
         return value
 
 
-def _unwrapped(model: nn.Module) -> nn.Module:
+def unwrapped(model: nn.Module) -> nn.Module:
     """The network inside torch.compile, DataParallel and DistributedDataParallel."""
     while True:
         inner = getattr(model, "_orig_mod", None)
@@ -320,6 +320,74 @@ class ProbeMode(StochasticMode):
         result = _kept_whole(drop, x.view_as(x))
         self._note_result(name, result)
         return result
+
+
+class CarefulMode(StochasticMode):
+    """A pass with nothing dropped that says what is wrong with whole numbers: where torch would say little.
+
+    first: position of the first of `inputs` among all.
+    """
+
+    def __init__(self, replica: Replica, inputs: Inputs, first: int = 0) -> None:
+        super().__init__(replica)
+        self.inputs, self.first = inputs, first
+
+    def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        if func in LOOKUPS:
+            ids, lowest, highest = LOOKUPS[func](*args, **(kwargs or {}))
+            if isinstance(ids, Tensor) and ids.dtype in WHOLE_NUMBERS:
+                self._check_range(ids, lowest, highest)
+        return super().__torch_function__(func, types, args, kwargs)
+
+    def meet(self, drop: Drop, x: Tensor) -> Tensor:
+        if drop.kind in ("scale", "alpha") and drop.rate > 0 and not x.is_floating_point():
+            raise TypeError("dropout takes floating point numbers alone")
+        return super().meet(drop, x)
+
+    def _check_range(self, ids: Tensor, lowest: int, highest: int) -> None:
+        wrong = ((ids < lowest) | (ids > highest)).flatten().nonzero()
+        if not len(wrong):
+            return
+        where = f"`{self.calls.path[-1][0]}`" if self.calls.path and self.calls.path[-1][0] else "a table"
+        value = int(ids.flatten()[wrong[0, 0]])
+        memory = ids.untyped_storage().data_ptr()
+        whose = [path for path, x in self.inputs.arrays.items() if x.untyped_storage().data_ptr() == memory]
+        per_input, rest = divmod(ids.numel(), len(self.inputs))
+        number = "" if rest else f" in input number {self.first + int(wrong[0, 0]) // per_input + 1}"
+        if not whose and len(self.inputs.arrays) > 1:
+            raise ValueError(
+                f"`model` must find whole numbers from {lowest} to {highest} in what it looks up in {where}; "
+                f"got {value}{number}."
+            )
+        name = self.inputs.name(whose[0] if whose else next(iter(self.inputs.arrays)))
+        raise ValueError(
+            f"{name} must hold whole numbers from {lowest} to {highest}, which `model` looks up in {where}; "
+            f"got {value}{number}."
+        )
+
+
+WHOLE_NUMBERS = (torch.int64, torch.int32)
+
+
+def _looked_up(input: Any, weight: Tensor, *_: Any, **__: Any) -> tuple[Any, int, int]:
+    return input, 0, len(weight) - 1
+
+
+def _indexed(table: Tensor, index: Any) -> tuple[Any, int, int]:
+    return index, -len(table) if table.ndim else 0, len(table) - 1 if table.ndim else 0
+
+
+def _made_one_hot(tensor: Tensor, num_classes: int = -1) -> tuple[Any, int, int]:
+    return (None if num_classes < 0 else tensor), 0, num_classes - 1
+
+
+# what is looked up, and from where to where it may go
+LOOKUPS: dict[Any, Callable[..., tuple[Any, int, int]]] = {
+    F.embedding: _looked_up,
+    F.embedding_bag: _looked_up,
+    F.one_hot: _made_one_hot,
+    Tensor.__getitem__: _indexed,
+}
 
 
 class SampleMode(StochasticMode):
@@ -482,17 +550,26 @@ def probe(model: nn.Module, replica: Replica, head: Callable[[int], Inputs], sto
 
 def _calls(replica: Replica, inputs: Inputs, originals: set[int] | None = None) -> tuple[ProbeMode, Any]:
     mode = ProbeMode(replica, originals)
-    with replica.predicting(), mode:
-        try:
-            return mode, replica.run(inputs.clone())
-        except (RuntimeError, LookupError, AttributeError, TypeError, ValueError) as error:
-            if str(error).startswith("`"):  # in words of ours
-                raise
-            text = (str(error).strip() or "no words").splitlines()[0].rstrip(".")
-            shapes = ", ".join(str(("input", *shape)).replace("'", "") for shape in inputs.signature if shape)
-            raise ValueError(
-                f"`model` fails on inputs of shape {shapes}: {type(error).__name__}, {text}; give it what it takes."
-            ) from error
+    with replica.predicting(), mode, explained(inputs):
+        return mode, replica.run(inputs.clone())
+
+
+@contextmanager
+def explained(inputs: Inputs) -> Iterator[None]:
+    """An error of the model's own becomes one sentence."""
+    try:
+        yield
+    except (RuntimeError, LookupError, AttributeError, TypeError, ValueError, AssertionError) as error:
+        if str(error).startswith("`"):  # in words of ours
+            raise
+        raise ValueError(
+            f"`model` fails on inputs of shape {inputs.shapes}: {first_line(error)}; give it what it takes."
+        ) from error
+
+
+def first_line(error: Exception) -> str:
+    """What an error says, in one line."""
+    return f"{type(error).__name__}, {(str(error).strip() or 'no words').splitlines()[0].rstrip('.')}"
 
 
 def _noised_calls(replica: Replica, head: Callable[[int], Inputs]) -> tuple[dict[str, Call], dict[str, Call]]:
@@ -574,6 +651,8 @@ def site_of(
     first, last = calls[0], calls[-1]
     assert first is not None  # else `_input_axis` has refused
     assert last is not None
+    if first.drop.kind in ("scale", "alpha") and not first.x.is_floating_point():
+        raise ValueError(f"`model` has a dropout at {name} of whole numbers, which torch cannot drop; give it others.")
     outermost = True
     if axis is not None and first.drop.mask_shape[axis] > 1:
         outermost = _inputs_outermost(first, last, axis)
