@@ -131,10 +131,10 @@ def _changed(path: Path, value: Any, change: Callable[[Path, Tensor], Tensor]) -
 
 def _shape_words(x: Tensor) -> str:
     sizes = ", ".join(map(str, ("input", *x.shape[1:])))
-    kind = "truth value" if x.dtype == torch.bool else "number" if x.is_floating_point() else "whole number"
+    kind = "truth values" if x.dtype == torch.bool else "numbers" if x.is_floating_point() else "whole numbers"
     if x.ndim == 1:
-        return f"({sizes}), one {kind} each"
-    return f"({sizes})" if x.is_floating_point() else f"({sizes}) of {kind}s"
+        return f"({sizes}) of single {kind}"
+    return f"({sizes})" if x.is_floating_point() else f"({sizes}) of {kind}"
 
 
 # ---- arrays to tensors ----------------------------------------------------------------------------------------

@@ -109,9 +109,15 @@ def mc_predict(
     model: any torch module with dropout or variational layers, or Keras 3 model on its backend torch, TensorFlow or JAX
       (or the path of its `.keras` file); it stays as it is. Our own networks and Keras take images as (input, height,
       width, channel); other modules get tensors as they are given.
-    x: an array with inputs along the first axis; a tuple (by position) or a mapping (by keyword) of several; a torch
-      Dataset or DataLoader, or any iterator of batches, so that data larger than memory streams. Where batches are
-      pairs, the first of each is taken. Whole numbers stay whole by keyword and for models with an embedding.
+    x: an array with inputs along the first axis; a tuple (by position) or a mapping (by keyword) of several, in which a
+      mapping may stand for an argument that is one, as in `({"ids": ids, "mask": mask},)`; a torch Dataset or
+      DataLoader, or any iterator of batches, so that data larger than memory streams.
+      Truth values and whole numbers reach a module as they are, floating numbers as the type of its weights. Where it
+      fails on its first inputs so, whole numbers are tried as int64 and then as floating (as pixels and features want
+      to be), of as few arrays as can be; floating codes that are all whole are tried as int64.
+      A batch is one of these forms, or a pair (inputs, target), of which the inputs are taken; three parts or more are
+      refused. In batches by keyword, what `model` has no argument for is left out, and so are `labels`, `label`,
+      `targets` and `target` unless it must have them. A loader must give all inputs in their order.
     n_samples: number of draws, at least 2. batch_size: inputs handled at a time; it never changes the result.
     level: of the intervals.
     masks: "shared" (draw t is the same network for every input) or "per_input" (fresh masks for each input, keyed by
@@ -125,8 +131,12 @@ def mc_predict(
     outputs: what a module that is not ours returns (of a Keras model read from its last activation, or from its loss,
       where that is sure), "logits", "probabilities", "values" or "mean_log_variance"
       (means, then log variances, along the last axis); a single logit or probability is that of the second of two
-      labels. labels: names of its classes, 0, 1, ... by default; with more than two axes they tell which is theirs.
+      labels, as is a single channel, the second axis or the last, of a map. Several labels that may hold at once are
+      "values", or one of them at a time, by `select`. labels: names of its classes, 0, 1, ... by default; with more
+      than two axes they tell which is theirs.
     select: which part of a tuple or mapping that `model` returns, or a function that takes it out.
+    constants: what else `model` is given, by keyword, the same for all inputs: flags, edges, an adjacency matrix. A
+      mapping of names; arrays become tensors, floating ones of the type of its weights. Not for Keras models.
     stochastic_depth: whether whole blocks that are skipped at random when training are sampled too.
     gaussian_noise: whether the `GaussianNoise` layers of a Keras model are sampled too.
     workers: threads that each work on a chunk of draws x inputs with one thread of torch; by default as many as torch
@@ -444,21 +454,23 @@ class Network:
             failures.append(failure)
         self.taking = replace(self.taking, casts={})
         told = next((one for one in failures if str(one).startswith("`")), None)
-        if told is not None or any(not one.is_floating_point() for one in head.arrays.values()):
+        given, floating = first_line(failures[0]), first_line(failures[-1])
+        if told is not None or (given != floating and any(not x.is_floating_point() for x in head.arrays.values())):
             self.trouble = ValueError(
                 told
-                or f"`model` fails on inputs of shape {head.shapes}, as they are ({first_line(failures[0])}) and as "
-                f"floating point numbers ({first_line(failures[-1])}); give it what it takes."
+                or f"`model` fails on inputs of shape {head.shapes}, as they are ({given}) and as floating point "
+                f"numbers ({floating}); give it what it takes."
             )
 
     def _failure(self, inputs: Inputs) -> Exception | None:
         """The error that the model raises."""
         device = self.replica.device
         inputs = self.placed(inputs, device).clone()
+        floated = frozenset(path for path, dtype in self.taking.casts.items() if dtype.is_floating_point)
         try:
             with random_state_kept(device), warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                self._run(inputs, CarefulMode(self.replica, inputs))
+                self._run(inputs, CarefulMode(self.replica, inputs, floated=floated))
         except Exception as error:  # it comes again, and is told of, when the model is probed
             return error
         return None

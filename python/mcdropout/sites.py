@@ -31,7 +31,7 @@ from torch.overrides import TorchFunctionMode
 
 from .checks import NoStochasticSites
 from .devices import chosen, generator_states, put_back
-from .inputs import Inputs
+from .inputs import Inputs, Path
 from .operations import ALPHA, HANDLERS, RELUS, STOCHASTIC_DEPTH, Drop, Shape, Variational, drops
 from .precision import cast_arguments
 
@@ -325,18 +325,24 @@ class ProbeMode(StochasticMode):
 class CarefulMode(StochasticMode):
     """A pass with nothing dropped that says what is wrong with whole numbers: where torch would say little.
 
-    first: position of the first of `inputs` among all.
+    first: position of the first of `inputs` among all. floated: where whole numbers were made floating.
     """
 
-    def __init__(self, replica: Replica, inputs: Inputs, first: int = 0) -> None:
+    def __init__(
+        self, replica: Replica, inputs: Inputs, first: int = 0, floated: frozenset[Path] = frozenset()
+    ) -> None:
         super().__init__(replica)
-        self.inputs, self.first = inputs, first
+        self.inputs, self.first, self.floated = inputs, first, floated
 
     def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         if func in LOOKUPS:
             ids, lowest, highest = LOOKUPS[func](*args, **(kwargs or {}))
             if isinstance(ids, Tensor) and ids.dtype in WHOLE_NUMBERS:
                 self._check_range(ids, lowest, highest)
+        for one in MASKS.get(func, _no_masks)(*args, **(kwargs or {})):
+            if isinstance(one, Tensor) and not self.floated.isdisjoint(self._places(one)):
+                # it would be added to the scores, where truth values hide
+                raise TypeError("masks of attention are truth values or floating point numbers")
         return super().__torch_function__(func, types, args, kwargs)
 
     def meet(self, drop: Drop, x: Tensor) -> Tensor:
@@ -350,8 +356,7 @@ class CarefulMode(StochasticMode):
             return
         where = f"`{self.calls.path[-1][0]}`" if self.calls.path and self.calls.path[-1][0] else "a table"
         value = int(ids.flatten()[wrong[0, 0]])
-        memory = ids.untyped_storage().data_ptr()
-        whose = [path for path, x in self.inputs.arrays.items() if x.untyped_storage().data_ptr() == memory]
+        whose = self._places(ids)
         per_input, rest = divmod(ids.numel(), len(self.inputs))
         number = "" if rest else f" in input number {self.first + int(wrong[0, 0]) // per_input + 1}"
         if not whose and len(self.inputs.arrays) > 1:
@@ -364,6 +369,11 @@ class CarefulMode(StochasticMode):
             f"{name} must hold whole numbers from {lowest} to {highest}, which `model` looks up in {where}; "
             f"got {value}{number}."
         )
+
+    def _places(self, x: Tensor) -> list[Path]:
+        """The inputs of which this is a view."""
+        memory = x.untyped_storage().data_ptr()
+        return [path for path, one in self.inputs.arrays.items() if one.untyped_storage().data_ptr() == memory]
 
 
 WHOLE_NUMBERS = (torch.int64, torch.int32)
@@ -387,6 +397,24 @@ LOOKUPS: dict[Any, Callable[..., tuple[Any, int, int]]] = {
     F.embedding_bag: _looked_up,
     F.one_hot: _made_one_hot,
     Tensor.__getitem__: _indexed,
+}
+
+
+def _no_masks(*_: Any, **__: Any) -> tuple[Any, ...]:
+    return ()
+
+
+def _masks_of_heads(*_: Any, key_padding_mask: Any = None, attn_mask: Any = None, **__: Any) -> tuple[Any, ...]:
+    return key_padding_mask, attn_mask
+
+
+def _mask_of_scores(query: Any, key: Any, value: Any, attn_mask: Any = None, *_: Any, **__: Any) -> tuple[Any, ...]:
+    return (attn_mask,)
+
+
+MASKS: dict[Any, Callable[..., tuple[Any, ...]]] = {
+    F.multi_head_attention_forward: _masks_of_heads,
+    F.scaled_dot_product_attention: _mask_of_scores,
 }
 
 
