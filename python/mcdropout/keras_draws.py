@@ -253,11 +253,11 @@ class KerasNetwork:
             )
         meaning = Outputs.declared(outputs or outputs_of(model, select), labels, select, None)
         replica = Replica(model, backend, where, meaning.tensor)
-        inputs = _symbolic_inputs(model)
+        inputs = _named_inputs(model)
         taking = Taking(
             dtype=torch.float64 if any(one.dtype == "float64" for one in model.weights) else torch.float32,
             casts=_whole_numbers_wanted(inputs),  # to all else Keras gives the type that is said of its input
-            takes=Takes(tuple(one.name for one in inputs), (), False) if inputs else Takes.of(model.call),
+            takes=Takes(tuple(inputs), (), False) if inputs else Takes.of(model.call),
         )
         return cls(model, replica, replace(meaning, select=None), taking)
 
@@ -358,9 +358,16 @@ def _symbolic_inputs(model: Any) -> list[Any]:
         return []
 
 
-def _whole_numbers_wanted(inputs: list[Any]) -> dict[Path, torch.dtype]:
+def _named_inputs(model: Any) -> dict[str, Any]:
+    """The same by their names: those of the dictionary that the model was made with, where there is one."""
+    graph = getattr(model, "_functional", None) or model  # of a sequential model
+    struct = getattr(graph, "_inputs_struct", None)
+    return struct if isinstance(struct, dict) else {one.name: one for one in _symbolic_inputs(model)}
+
+
+def _whole_numbers_wanted(inputs: dict[str, Any]) -> dict[Path, torch.dtype]:
     """Which inputs are to be whole numbers, by their place and by their name: Keras would cut others."""
-    wanted = [(place, one.name) for place, one in enumerate(inputs) if "int" in str(one.dtype)]
+    wanted = [(place, name) for place, (name, one) in enumerate(inputs.items()) if "int" in str(one.dtype)]
     return {(where,): torch.int64 for pair in wanted for where in pair}
 
 
