@@ -339,7 +339,8 @@ class CarefulMode(StochasticMode):
             ids, lowest, highest = LOOKUPS[func](*args, **(kwargs or {}))
             if isinstance(ids, Tensor) and ids.dtype in WHOLE_NUMBERS:
                 self._check_range(ids, lowest, highest)
-        for one in MASKS.get(func, _no_masks)(*args, **(kwargs or {})):
+        masks = MASKS[func](*args, **(kwargs or {})) if self.floated and func in MASKS else ()
+        for one in masks:
             if isinstance(one, Tensor) and not self.floated.isdisjoint(self._places(one)):
                 # it would be added to the scores, where truth values hide
                 raise TypeError("masks of attention are truth values or floating point numbers")
@@ -398,10 +399,6 @@ LOOKUPS: dict[Any, Callable[..., tuple[Any, int, int]]] = {
     F.one_hot: _made_one_hot,
     Tensor.__getitem__: _indexed,
 }
-
-
-def _no_masks(*_: Any, **__: Any) -> tuple[Any, ...]:
-    return ()
 
 
 def _masks_of_heads(*_: Any, key_padding_mask: Any = None, attn_mask: Any = None, **__: Any) -> tuple[Any, ...]:
