@@ -385,7 +385,7 @@ class Network:
     outputs: Outputs
     taking: Taking
     devices: list[torch.device]  # the replica's is the first
-    constants: dict[torch.device, dict[str, Any]]  # what the model is given beside its inputs, on each device
+    constants: dict[torch.device, dict[str, Any]]  # what the model is given beside its inputs, by where it is
     trouble: ValueError | None = None  # why it took whole numbers in no way
 
     @classmethod
@@ -418,8 +418,8 @@ class Network:
             takes=Takes.of(unwrapped(model).forward),
         )
         given = as_constants(constants, taking.takes, taking.dtype)
-        on_devices = {one: placed_constants(given, one) for one in devices}
-        return cls(model, replicate(model, devices[0], precision), meaning, taking, devices, on_devices)
+        there = {devices[0]: placed_constants(given, devices[0])}
+        return cls(model, replicate(model, devices[0], precision), meaning, taking, devices, there)
 
     def feed(self, x: Any) -> Feed:
         """`x` checked, as inputs that can be taken batch by batch."""
@@ -431,6 +431,8 @@ class Network:
 
     def placed(self, inputs: Inputs, device: torch.device) -> Inputs:
         """Inputs as the model takes them on a device."""
+        if device not in self.constants:
+            self.constants[device] = placed_constants(self.constants[self.devices[0]], device)
         return self.taking.placed(inputs, device).with_constants(self.constants[device])
 
     def settle(self, feed: Feed) -> None:
