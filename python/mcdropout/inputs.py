@@ -60,6 +60,10 @@ class Inputs:
         kwargs = {name: _changed((name,), value, change) for name, value in self.kwargs.items()}
         return Inputs(args, kwargs, self.n if n is None else n, self.constants)
 
+    def each_tensor(self, change: Callable[[Tensor], Tensor]) -> Inputs:
+        """The same, wherever the tensor is."""
+        return self.changed(lambda _, value: change(value))
+
     @property
     def arrays(self) -> dict[Path, Tensor]:
         """The tensors that have an entry for each input, by where they are."""
@@ -80,7 +84,7 @@ class Inputs:
     def clone(self) -> Inputs:
         """A copy that may be written to."""
         constants = _changed((), self.constants, lambda _, value: value.clone())
-        return self.with_constants(constants).changed(lambda _, value: value.clone())
+        return self.with_constants(constants).each_tensor(Tensor.clone)
 
     def with_constants(self, constants: dict[str, Any]) -> Inputs:
         """With these beside them."""
@@ -208,7 +212,7 @@ class Taking:
 
     def placed(self, inputs: Inputs, device: torch.device) -> Inputs:
         """Inputs as the model takes them on a device."""
-        return self.cast(inputs).changed(lambda _, x: self.arranged(sent(x, device)))
+        return self.cast(inputs).each_tensor(lambda x: self.arranged(sent(x, device)))
 
     def arranged(self, x: Tensor) -> Tensor:
         """In the memory order that suits the model."""

@@ -494,7 +494,7 @@ class Network:
         except (RuntimeError, LookupError, TypeError, ValueError) as error:
             if str(error).startswith("`") and error.__cause__ is None:  # not of the model's
                 raise
-            inputs = inputs.changed(lambda _, x: x.to(self.replica.device)).clone()
+            inputs = inputs.each_tensor(lambda x: x.to(self.replica.device)).clone()
             try:
                 with random_state_kept(self.replica.device):
                     self._run(inputs, CarefulMode(self.replica, inputs, first))
