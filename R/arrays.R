@@ -41,12 +41,15 @@ row_names_of <- function(x) {
   if (identical(names, seq_along(names))) NULL else names
 }
 
-# One array of rows, or several: a list goes over as a tuple, with names as a dict.
+# One array of rows, or several: a list goes over as a tuple, with names as a dict, and so does a list in it.
 as_model_inputs <- function(x, name = rlang::caller_arg(x), call = rlang::caller_env()) {
   if (!is.list(x) || is.object(x)) {
     return(as_network_rows(x, name, call))
   }
-  parts <- lapply(x, function(part) if (is.null(part)) NULL else as_network_rows(part, name, call))
+  if (!is.null(names(x)) && any(names(x) == "")) {
+    abort_must(name, "have names for all of its parts or for none", names(x), call = call)
+  }
+  parts <- lapply(x, function(part) if (is.null(part)) NULL else as_model_inputs(part, name, call))
   if (is.null(names(x))) tuple_for_python(parts) else parts
 }
 

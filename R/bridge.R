@@ -331,7 +331,8 @@ whole_to_python <- function(x) {
 }
 
 tuple_for_python <- function(parts) {
-  do.call(reticulate::tuple, unname(parts))
+  # of one list alone, reticulate::tuple() would take the parts
+  reticulate::import_builtins(convert = FALSE)$tuple(unname(parts))
 }
 
 # An array of doubles as float32, in Python.

@@ -31,7 +31,8 @@
 #' settled$table
 mc_convergence <- function(model, x, n_samples = c(10, 20, 50, 100, 200), batch_size = 128, ...,
                            tolerance = NULL, masks = "shared", outputs = NULL, labels = NULL, select = NULL,
-                           stochastic_depth = TRUE, precision = "float32", device = "auto", seed = NULL,
+                           constants = NULL, stochastic_depth = TRUE, precision = "float32",
+                           device = "auto", seed = NULL,
                            progress = getOption("mcdropout.progress", interactive())) {
   rlang::check_dots_empty()
   found <- call_core(
@@ -43,6 +44,7 @@ mc_convergence <- function(model, x, n_samples = c(10, 20, 50, 100, 200), batch_
     outputs = if_given(outputs, as_choice, choices = output_kinds),
     labels = as_label_set(labels),
     select = as_select(select),
+    constants = as_constants(constants),
     stochastic_depth = as_flag(stochastic_depth),
     precision = precision,
     device = device,
@@ -96,8 +98,8 @@ print.mc_convergence <- function(x, ...) {
 #'   rates = c(0.1, 0.3), seed = 1
 #' )
 mc_compare_rates <- function(model, x, y, rates = 1:7 / 10, n_samples = 50, batch_size = 128, ...,
-                             outputs = NULL, labels = NULL, select = NULL, precision = "float32",
-                             device = "auto", seed = NULL,
+                             outputs = NULL, labels = NULL, select = NULL, constants = NULL,
+                             precision = "float32", device = "auto", seed = NULL,
                              progress = getOption("mcdropout.progress", interactive())) {
   rlang::check_dots_empty()
   refit <- is.function(model) && !is_python(model)
@@ -111,6 +113,7 @@ mc_compare_rates <- function(model, x, y, rates = 1:7 / 10, n_samples = 50, batc
     outputs = if_given(outputs, as_choice, choices = output_kinds),
     labels = as_label_set(labels),
     select = as_select(select),
+    constants = as_constants(constants),
     precision = precision,
     device = device,
     seed = as_seed(seed),

@@ -17,9 +17,14 @@
 #'   numbers that it draws itself are sampled too, uniform ones and decisions also where only training draws
 #'   them.
 #' @param x (numeric array, data frame or mc_images) Inputs along the first axis, as in [mc_fit()]. A list of
-#'   several, by position or, with names, by keyword, for networks that take more than one; or a Python
-#'   object such as a `DataLoader`, so that data larger than memory stream. Whole numbers (`integer`) stay
-#'   whole by keyword and for networks with an embedding.
+#'   several, by position or, with names, by keyword, for networks that take more than one; a named list in it
+#'   stands for an argument that is a dictionary, as in `list(list(ids = ids, mask = mask))`. Or a Python
+#'   object such as a `DataLoader`, which must give all inputs in their order, so that data larger than memory
+#'   stream: batches of inputs or of (inputs, target), of which the inputs are taken.
+#'
+#'   Whole numbers (`integer`) and truth values reach a network that is not ours as they are. Where it fails
+#'   on its first inputs so, whole numbers are tried as floating ones, as pixels and features want to be, and
+#'   numbers of type `double` that are all whole are tried as whole ones, as codes want to be.
 #' @param n_samples (count) Number of draws, at least 2.
 #' @param batch_size (count) Inputs handled at a time.
 #' @param ... Not used; what follows is given by name.
@@ -37,10 +42,15 @@
 #'   or `"mean_log_variance"`. Ours know, and of a Keras model it is read from the last activation, or from
 #'   the loss, where that is sure.
 #' @param labels (character, integer or logical vector, or factor) The names of the classes of such a network;
-#'   where its outputs have more than two axes, they tell which is that of the classes. Networks of ours have
+#'   where its outputs have more than two axes, they tell which is that of the classes. A single output, or a
+#'   single channel of a map, is that of the second of two labels. Several labels that may hold at once are
+#'   `"values"`, or one of them at a time, by `select`. Networks of ours have
 #'   theirs, and refuse others.
 #' @param select (string, count or function) Which part of several that such a network returns: its name, its
 #'   number (from 1), or a function that takes it out of the Python object.
+#' @param constants (named list) What else such a network is given, by name, the same for all inputs: flags,
+#'   numbers, matrices (of `double`, they become the type of its weights), Python objects. Not for Keras
+#'   models.
 #' @param stochastic_depth (flag) Sample whole blocks too that are skipped at random in training?
 #' @param gaussian_noise (flag) Sample normal noise too that acts in training alone, as that of Keras's
 #'   `GaussianNoise`?
@@ -69,8 +79,8 @@
 #' summary(pred)
 mc_predict <- function(model, x, n_samples = 50, batch_size = 128, ..., level = 0.95, masks = "shared",
                        ids = NULL, tolerance = NULL, keep_samples = TRUE, outputs = NULL, labels = NULL,
-                       select = NULL, stochastic_depth = TRUE, gaussian_noise = FALSE, workers = NULL,
-                       precision = "float32", device = "auto", seed = NULL,
+                       select = NULL, constants = NULL, stochastic_depth = TRUE, gaussian_noise = FALSE,
+                       workers = NULL, precision = "float32", device = "auto", seed = NULL,
                        progress = getOption("mcdropout.progress", interactive())) {
   rlang::check_dots_empty()
   prediction <- call_core(
@@ -85,6 +95,7 @@ mc_predict <- function(model, x, n_samples = 50, batch_size = 128, ..., level = 
     outputs = if_given(outputs, as_choice, choices = output_kinds),
     labels = as_label_set(labels),
     select = as_select(select),
+    constants = as_constants(constants),
     stochastic_depth = as_flag(stochastic_depth),
     gaussian_noise = as_flag(gaussian_noise),
     workers = if_given(workers, as_count),
@@ -138,7 +149,7 @@ predict.mc_model <- function(object, new_data, type = NULL, ...) {
 #' net <- mc_mlp(4, labels = levels(iris$Species))
 #' head(mc_predict_point(net, iris[1:4]))
 mc_predict_point <- function(model, x, batch_size = 128, ..., outputs = NULL, labels = NULL, select = NULL,
-                             precision = "float32", device = "auto",
+                             constants = NULL, precision = "float32", device = "auto",
                              progress = getOption("mcdropout.progress", interactive())) {
   rlang::check_dots_empty()
   point <- call_core(
@@ -147,6 +158,7 @@ mc_predict_point <- function(model, x, batch_size = 128, ..., outputs = NULL, la
     outputs = if_given(outputs, as_choice, choices = output_kinds),
     labels = as_label_set(labels),
     select = as_select(select),
+    constants = as_constants(constants),
     precision = precision,
     device = device,
     progress = as_progress(progress)
@@ -172,10 +184,11 @@ mc_predict_point <- function(model, x, batch_size = 128, ..., outputs = NULL, la
 #' @export
 #' @examplesIf mc_python_available()
 #' mc_sites(mc_mlp(4, labels = levels(iris$Species)), iris[1:4])
-mc_sites <- function(model, x, ..., stochastic_depth = TRUE, gaussian_noise = FALSE) {
+mc_sites <- function(model, x, ..., constants = NULL, stochastic_depth = TRUE, gaussian_noise = FALSE) {
   rlang::check_dots_empty()
   table_from_python(call_core(
     "mc_sites", as_network(model), as_model_inputs(x),
+    constants = as_constants(constants),
     stochastic_depth = as_flag(stochastic_depth),
     gaussian_noise = as_flag(gaussian_noise)
   ))
@@ -197,7 +210,7 @@ mc_sites <- function(model, x, ..., stochastic_depth = TRUE, gaussian_noise = FA
 #' ask <- mc_sampler(net, iris[1, 1:4], seed = 1)
 #' ask(iris[150, 1:4])
 mc_sampler <- function(model, example, n_samples = 50, ..., level = 0.95, outputs = NULL, labels = NULL,
-                       select = NULL, stochastic_depth = TRUE, gaussian_noise = FALSE,
+                       select = NULL, constants = NULL, stochastic_depth = TRUE, gaussian_noise = FALSE,
                        precision = "float32", device = "auto", seed = NULL) {
   rlang::check_dots_empty()
   sampler <- call_core(
@@ -207,6 +220,7 @@ mc_sampler <- function(model, example, n_samples = 50, ..., level = 0.95, output
     outputs = if_given(outputs, as_choice, choices = output_kinds),
     labels = as_label_set(labels),
     select = as_select(select),
+    constants = as_constants(constants),
     stochastic_depth = as_flag(stochastic_depth),
     gaussian_noise = as_flag(gaussian_noise),
     precision = precision,
@@ -225,6 +239,23 @@ as_select <- function(select, call = rlang::caller_env()) {
     return(select)
   }
   call_core("outputs.CountedFromOne", as_count(select, "select", call = call) - 1L, call = call)
+}
+
+# Numbers, flags and words alone go over as such, vectors and matrices as arrays.
+as_constants <- function(constants, call = rlang::caller_env()) {
+  if (is.null(constants) || is_python(constants)) {
+    return(constants)
+  }
+  named <- is.list(constants) && !is.object(constants) && rlang::is_named2(constants)
+  if (!named) {
+    abort_must("constants", "be a named list", constants, call = call)
+  }
+  lapply(constants, function(one) {
+    if (is.list(one) && !is.object(one)) {
+      return(if (rlang::is_named(one)) as_constants(one, call) else lapply(one, to_python))
+    }
+    if (is.atomic(one) && length(one) != 1) as.array(one) else one
+  })
 }
 
 # Whole numbers or words; how many there must be is the core's to say.

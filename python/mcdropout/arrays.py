@@ -131,7 +131,7 @@ def check_finite(rows: Rows, name: str = "x") -> None:
     step = max(PIECE // max(values[0].size, 1), 1)
     for start in range(0, len(values), step):
         piece = values[start : start + step].reshape(len(values[start : start + step]), -1)
-        bad = ~(np.abs(piece) <= LARGEST)
+        bad = ~(np.abs(piece.astype(np.float64)) <= LARGEST)
         if bad.any():
             row, column = np.argwhere(bad)[0]
             raise ValueError(
@@ -147,12 +147,12 @@ def _is_rows(x: object) -> bool:
 
 
 def _as_numbers(x: Any, name: str) -> np.ndarray:
-    if _is_a(x, "torch", "Tensor"):
-        return _from_tensor(x)
     if _is_a(x, "pandas", "DataFrame"):
         return _from_table(x, name)
+    if _is_a(x, "pandas", "Series") and x.dtype.kind in "buif":
+        return _from_table(x.to_frame(), name)[:, 0]
     try:
-        values = np.asarray(x)
+        values = _from_tensor(x) if _is_a(x, "torch", "Tensor") else np.asarray(_without_mask(x))
     except ValueError as error:  # NumPy on lists of unequal lengths
         raise ValueError(f"`{name}` must be an array of one shape; got lists of unequal lengths.") from error
     if values.dtype.kind not in "buif":
@@ -160,23 +160,42 @@ def _as_numbers(x: Any, name: str) -> np.ndarray:
     return values
 
 
+def _without_mask(x: Any) -> Any:
+    """A masked array with NaN, or None, where it is masked: what lies below is nothing that the caller means."""
+    if isinstance(x, list | tuple) and any(isinstance(one, np.ma.MaskedArray) for one in x):
+        x = np.ma.stack(x)
+    if not isinstance(x, np.ma.MaskedArray) or not np.ma.is_masked(x):
+        return x
+    kind, lacking = (np.float64, np.nan) if x.dtype.kind in "buif" else (object, None)
+    values = np.asarray(x).astype(kind)
+    values[np.ma.getmaskarray(x)] = lacking
+    return values
+
+
 def _from_tensor(x: torch.Tensor) -> np.ndarray:
     x = x.detach().cpu()
-    return (x.float() if str(x.dtype) == "torch.bfloat16" else x).numpy()  # NumPy has no bfloat16
+    known = not x.is_floating_point() or str(x.dtype) in ("torch.float16", "torch.float32", "torch.float64")
+    return (x if known else x.float()).resolve_conj().resolve_neg().numpy()  # NumPy has no bfloat16
 
 
 def _from_table(x: Any, name: str) -> np.ndarray:
+    """A table's numbers: whole numbers or truth values where all columns hold such, else float64."""
     words = [str(column) for column, dtype in x.dtypes.items() if dtype.kind not in "buif"]
     if words:
         raise TypeError(f"`{name}` must have numeric columns only; got {shown(words[0])}, which is not.")
-    return x.to_numpy(dtype=np.float64, na_value=np.nan)
+    whole = all(dtype.kind in "bi" or (dtype.kind == "u" and dtype.itemsize < 8) for dtype in x.dtypes)
+    may_lack = any(not isinstance(dtype, np.dtype) for dtype in x.dtypes)  # pandas's own types
+    if not whole or x.empty or (may_lack and x.isna().to_numpy().any()):
+        return x.to_numpy(dtype=np.float64, na_value=np.nan)
+    return x.to_numpy(dtype=bool if all(dtype.kind == "b" for dtype in x.dtypes) else np.int64)
 
 
 def _all_usable(values: np.ndarray) -> bool:
     flat = values.reshape(-1, order="A")  # a view, for C and Fortran order alike
     for start in range(0, flat.size, PIECE):
         piece = flat[start : start + PIECE]
-        if not (piece.min() >= -LARGEST and piece.max() <= LARGEST):  # NaN fails both
+        # as Python's numbers: float16 would take LARGEST for infinity; NaN fails both
+        if not (float(piece.min()) >= -LARGEST and float(piece.max()) <= LARGEST):
             return False
     return True
 
@@ -275,6 +294,7 @@ def _label_values(y: Any, declared: tuple[Label, ...] | None, name: str) -> tupl
         return _from_one_hot(_from_table(y, name), list(y.columns), name)
     if _is_pandas(y) and hasattr(y.dtype, "categories"):
         return y.astype(object).tolist(), y.dtype.categories.tolist()
+    y = _without_mask(y)
     values = _from_tensor(y) if _is_a(y, "torch", "Tensor") else np.asarray(y, dtype=_object_if_list(y))
     if values.ndim == 2 and values.shape[1] == 1:
         values = values[:, 0]

@@ -19,12 +19,12 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
 
 from .arrays import ArrayRows, Label, Rows, as_device, as_devices, as_rows, check_finite
 from .checks import UnreadableFile, check_choice, check_count, check_flag, check_path, shown
 from .datasets import ImageFiles
 from .devices import check_can_go_on
+from .inputs import in_batches, inputs_in
 from .models import MCNetwork, check_counts, weights_from
 from .sites import replicate
 
@@ -200,16 +200,15 @@ def behind_backbone(model: Any, x: Any, device: object = "auto", name: str = "x"
     where = as_devices(device)[0]
     if isinstance(x, Mapping | tuple):
         raise ValueError(f"`{name}` must be one array of inputs where `model` has a frozen backbone; got several.")
-    if isinstance(x, Dataset) and not isinstance(x, DataLoader):
-        x = DataLoader(x, batch_size=model.looking.batch_size)
-    if isinstance(x, DataLoader | Iterator):
-        return model.head, _streamed(model, x, where)
+    batches = in_batches(x, model.looking.batch_size)
+    if batches is not None:
+        return model.head, _streamed(model, batches, where)
     return model.head, model.features(x, device=where, name=name)
 
 
 def _streamed(model: FrozenNetwork, batches: Iterable[Any], device: torch.device) -> Iterator[Any]:
     for batch in batches:
-        yield model.looked_at(batch[0] if isinstance(batch, tuple | list) else batch, device=device)
+        yield model.looked_at(inputs_in(batch), device=device)
 
 
 # ---- looking ---------------------------------------------------------------------------------------------------

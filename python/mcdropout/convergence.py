@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -69,6 +69,7 @@ def mc_convergence(
     outputs: str | None = None,
     labels: Iterable[Label] | None = None,
     select: Select | None = None,
+    constants: Mapping[str, Any] | None = None,
     stochastic_depth: bool = True,
     precision: str = "float32",
     device: str | Sequence[str] = "auto",
@@ -94,7 +95,8 @@ def mc_convergence(
     wished = None if tolerance is None else check_number(tolerance, "tolerance", above=0)
     prediction = mc_predict(
         model, x, counts[-1], batch_size, masks=masks, outputs=outputs, labels=labels, select=select,
-        stochastic_depth=stochastic_depth, precision=precision, device=device, seed=seed, progress=progress,
+        constants=constants, stochastic_depth=stochastic_depth, precision=precision, device=device, seed=seed,
+        progress=progress,
     )  # fmt: skip
     return convergence_of(prediction, counts, wished)
 
@@ -201,6 +203,7 @@ def mc_compare_rates(
     outputs: str | None = None,
     labels: Iterable[Label] | None = None,
     select: Select | None = None,
+    constants: Mapping[str, Any] | None = None,
     precision: str = "float32",
     device: str | Sequence[str] = "auto",
     seed: int | None = None,
@@ -236,7 +239,7 @@ def mc_compare_rates(
     for rate in wished:
         started = time.perf_counter()
         asked, given = behind_backbone(model(rate) if refit else model, x, device)
-        network = network_of(asked, outputs, labels, select, precision, device)
+        network = network_of(asked, outputs, labels, select, precision, device, constants)
         values = network.outputs.task == "regression"  # whose loss needs the draws
         request = Request.checked(n_samples, batch_size, 0.95, "shared", None, values, None, seed)
         feed = network.feed(given)

@@ -557,7 +557,7 @@ class Prefix:
 
     def complete(self, counts: Counter[str]) -> None:
         """The first site is reached."""
-        given = [list(self.inputs.args), list(self.inputs.kwargs.values())]
+        given = [self.inputs.args, self.inputs.kwargs, self.inputs.constants]
         tensors = tensors_in([[result for _, _, result in self.calls], given])
         if any(one.is_inference() for one in tensors):
             raise OtherCalls("no writes to inference tensors are counted")

@@ -2,115 +2,221 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
-from itertools import chain
+import inspect
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import chain, combinations, islice, product
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, IterableDataset, RandomSampler
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    Dataset,
+    IterableDataset,
+    RandomSampler,
+    SequentialSampler,
+    SubsetRandomSampler,
+    WeightedRandomSampler,
+)
 
 from .arrays import ArrayRows, Rows, as_rows, check_finite, doubles, in_order
-from .checks import check_length
+from .checks import check_length, shown
 from .devices import sent
 from .randomness import OwnStream
 
-TARGETS = frozenset(("labels", "label", "targets", "target", "y"))  # not for the model, in batches that are mappings
+TARGETS = frozenset(("labels", "label", "targets", "target", "y"))  # seldom for the model, in batches by keyword
+MOST_TRIES = 300  # of ways to take whole numbers; four inputs have no more
 
 Part = slice | Tensor  # which inputs: a slice, or positions
+Path = tuple[int | str, ...]  # where an array is: its position or keyword, and its name in a mapping that lies there
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """Some inputs as the model is called with them: `model(*args, **kwargs)`."""
+    """Some inputs as the model is called with them: `model(*args, **kwargs, **constants)`.
+
+    Each of `args` and `kwargs` is a tensor, None, or a mapping of such. All tensors there have one entry for each
+    input; `constants` are the same for all inputs.
+    """
 
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
     n: int
+    constants: dict[str, Any] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return self.n
 
     def __getitem__(self, part: Part) -> Inputs:
-        """Some of them; what has no entry for each input is passed on whole."""
+        """Some of them."""
         n = len(range(*part.indices(self.n))) if isinstance(part, slice) else len(part)
-        return self._each(lambda value: value[part], n)
+        return self.changed(lambda _, value: value[part], n)
+
+    def changed(self, change: Callable[[Path, Tensor], Tensor], n: int | None = None) -> Inputs:
+        """With every tensor changed but the constants; of `n` inputs then, by default of as many."""
+        args = tuple(_changed((place,), value, change) for place, value in enumerate(self.args))
+        kwargs = {name: _changed((name,), value, change) for name, value in self.kwargs.items()}
+        return Inputs(args, kwargs, self.n if n is None else n, self.constants)
+
+    def each_tensor(self, change: Callable[[Tensor], Tensor]) -> Inputs:
+        """The same, wherever the tensor is."""
+        return self.changed(lambda _, value: change(value))
+
+    @property
+    def arrays(self) -> dict[Path, Tensor]:
+        """The tensors that have an entry for each input, by where they are."""
+        found: dict[Path, Tensor] = {}
+
+        def note(path: Path, value: Tensor) -> Tensor:
+            found[path] = value
+            return value
+
+        self.changed(note)
+        return found
 
     @property
     def nbytes(self) -> int:
-        """Size of all tensors."""
-        return sum(value.nbytes for value in (*self.args, *self.kwargs.values()) if isinstance(value, Tensor))
+        """Size of all tensors that have an entry for each input."""
+        return sum(value.nbytes for value in self.arrays.values())
 
     def clone(self) -> Inputs:
         """A copy that may be written to."""
-        return self._each(Tensor.clone, self.n)
+        constants = _changed((), self.constants, lambda _, value: value.clone())
+        return self.with_constants(constants).each_tensor(Tensor.clone)
+
+    def with_constants(self, constants: dict[str, Any]) -> Inputs:
+        """With these beside them."""
+        return Inputs(self.args, self.kwargs, self.n, constants)
 
     def noised(self, generator: torch.Generator) -> Inputs:
         """With noise added to the floating point inputs, for each of them the same however many there are."""
 
-        def add(value: Tensor) -> Tensor:
+        def add(_: Path, value: Tensor) -> Tensor:
             if not value.is_floating_point():
                 return value
             noise = [torch.randn(value.shape[1:], generator=generator, dtype=torch.float32) for _ in range(self.n)]
             return value + torch.stack(noise).to(value)
 
-        return self._each(add, self.n)
+        return self.changed(add)
 
     @property
     def signature(self) -> tuple[Any, ...]:
-        """The shapes of one input, by which a model may go other ways."""
-        values = (*self.args, *self.kwargs.values())
-        return tuple(tuple(value.shape[1:]) if isinstance(value, Tensor) else None for value in values)
+        """Shapes and types of one input, by which a model may go other ways."""
+        return tuple((path, tuple(value.shape[1:]), value.dtype) for path, value in self.arrays.items())
 
-    def each_tensor(self, change: Callable[[Tensor], Tensor]) -> Inputs:
-        """With every tensor changed, the number of inputs the same."""
+    @property
+    def shapes(self) -> str:
+        """The shapes of one input in words."""
+        return ", ".join(_shape_words(value) for value in self.arrays.values())
 
-        def changed(value: Any) -> Any:
-            return change(value) if isinstance(value, Tensor) else value
-
-        kwargs = {name: changed(value) for name, value in self.kwargs.items()}
-        return Inputs(tuple(changed(value) for value in self.args), kwargs, self.n)
+    def name(self, path: Path) -> str:
+        """What messages call an array."""
+        words = [one for one in path if isinstance(one, str)]
+        if words or len(self.arrays) == 1:
+            return f"`{words[-1]}`" if words else "`x`"
+        return f"`x`'s array number {int(path[0]) + 1}"
 
     def cycled(self, n: int) -> Inputs:
         """The first n, starting again where there are fewer."""
         return self[torch.arange(n) % self.n]
 
-    def _each(self, change: Callable[[Tensor], Tensor], n: int) -> Inputs:
-        def changed(value: Any) -> Any:
-            whole = isinstance(value, Tensor) and value.ndim > 0 and len(value) == self.n
-            return change(value) if whole else value
 
-        kwargs = {name: changed(value) for name, value in self.kwargs.items()}
-        return Inputs(tuple(changed(value) for value in self.args), kwargs, n)
+def _changed(path: Path, value: Any, change: Callable[[Path, Tensor], Tensor]) -> Any:
+    if isinstance(value, Tensor):
+        return change(path, value)
+    if isinstance(value, Mapping):
+        return {name: _changed((*path, name), one, change) for name, one in value.items()}
+    if type(value) in (tuple, list):
+        return type(value)(_changed((*path, place), one, change) for place, one in enumerate(value))
+    return value
+
+
+def _shape_words(x: Tensor) -> str:
+    sizes = ", ".join(map(str, ("input", *x.shape[1:])))
+    kind = "truth values" if x.dtype == torch.bool else "numbers" if x.is_floating_point() else "whole numbers"
+    if x.ndim == 1:
+        return f"({sizes}) of single {kind}"
+    return f"({sizes})" if x.is_floating_point() else f"({sizes}) of {kind}"
+
+
+# ---- arrays to tensors ----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Takes:
+    """What a model can be given by keyword."""
+
+    required: tuple[str, ...] = ()
+    optional: tuple[str, ...] = ()
+    anything: bool = True  # besides
+
+    @classmethod
+    def of(cls, forward: Callable[..., Any]) -> Takes:
+        """As its signature tells, if it has one."""
+        try:
+            parameters = inspect.signature(forward).parameters
+        except (TypeError, ValueError):
+            return cls()
+        named = [one for one in parameters.values() if one.kind in (one.POSITIONAL_OR_KEYWORD, one.KEYWORD_ONLY)]
+        return cls(
+            tuple(one.name for one in named if one.default is one.empty),
+            tuple(one.name for one in named if one.default is not one.empty),
+            any(one.kind is one.VAR_KEYWORD for one in parameters.values()),
+        )
+
+    def __contains__(self, name: str) -> bool:
+        return self.anything or name in self.required or name in self.optional
 
 
 @dataclass(frozen=True)
 class Taking:
-    """How arrays become the tensors of a model, in the host's memory."""
+    """How arrays become the tensors of a model, in the host's memory.
+
+    Floating numbers take the model's type. Whole numbers and truth values stay what they are, unless `casts` says
+    otherwise of an array, or `floats` of all.
+    """
 
     dtype: torch.dtype = torch.float32  # of the model's weights
-    keep_whole_numbers: bool = False  # token ids stay whole numbers; pixels and features become float32
+    floats: bool = False  # whole numbers become floating ones too: our networks take nothing else
+    casts: Mapping[Path, torch.dtype] = field(default_factory=dict)  # see `ways_to_take()`
     channels_last: bool = False  # quicker for convolutions, the same numbers
     columns: tuple[str, ...] = ()  # of the table that the model was trained on
+    takes: Takes = field(default_factory=Takes)
     standard: Callable[[Tensor], Tensor] | None = None  # of a table: what puts float64 into the model's standard units
 
     def tensor(self, rows: Rows, part: slice) -> Tensor:
         """Some rows, copied so that an in-place operation of the model cannot reach the caller's array."""
         if self.standard is not None:
             return self.standard(torch.from_numpy(doubles(rows, part))).to(self.dtype)
-        dtype = rows.values.dtype if isinstance(rows, ArrayRows) else np.dtype(np.float32)
-        if self.keep_whole_numbers and isinstance(rows, ArrayRows) and (dtype.kind == "b" or _is_wide(dtype)):
-            whole = rows.values[part].astype(bool if dtype.kind == "b" else np.int64, order="C")
-            return torch.from_numpy(whole)
-        if isinstance(rows, ArrayRows) and self.dtype == torch.float64:
-            return torch.from_numpy(rows.values[part].astype(np.float64, order="C"))
+        if isinstance(rows, ArrayRows):
+            kind = rows.values.dtype
+            if kind.kind in "bui" and not self.floats:
+                # torch can do little with unsigned numbers of more than a byte
+                kept = np.dtype(np.int64) if kind.kind == "u" and kind.itemsize > 1 else kind.newbyteorder("=")
+                return torch.from_numpy(np.array(rows.values[part], dtype=kept, order="C"))
+            if self.dtype == torch.float64:
+                return torch.from_numpy(rows.values[part].astype(np.float64, order="C"))
         return torch.from_numpy(np.array(rows.take(part), order="C")).to(self.dtype)
+
+    def cast(self, inputs: Inputs) -> Inputs:
+        """Inputs with the types that the model takes."""
+        if not self.casts:
+            return inputs
+
+        def cast(path: Path, value: Tensor) -> Tensor:
+            dtype = self.casts.get(path)
+            if dtype == torch.int64 and value.is_floating_point():
+                _check_whole(value, inputs.name(path))
+            return value if dtype is None else value.to(dtype)
+
+        return inputs.changed(cast)
 
     def placed(self, inputs: Inputs, device: torch.device) -> Inputs:
         """Inputs as the model takes them on a device."""
-        return inputs.each_tensor(lambda x: self.arranged(sent(x, device)))
+        return self.cast(inputs).each_tensor(lambda x: self.arranged(sent(x, device)))
 
     def arranged(self, x: Tensor) -> Tensor:
         """In the memory order that suits the model."""
@@ -122,28 +228,93 @@ class Taking:
         return x.as_strided(x.shape, (height * width, 1, width, 1)) if x.shape[1] == 1 else x
 
 
-def _is_wide(dtype: np.dtype) -> bool:
-    return dtype.kind in "iu" and dtype.itemsize >= 4  # smaller ones are pixels
+def _check_whole(x: Tensor, name: str) -> None:
+    broken = x[x != x.trunc()]
+    if len(broken):
+        raise ValueError(f"{name} must hold whole numbers, as `model` takes no others there; got {broken[0]:g}.")
+
+
+def ways_to_take(inputs: Inputs, dtype: torch.dtype) -> Iterator[dict[Path, torch.dtype]]:
+    """The types to try for arrays of whole numbers, where they lie: as they are first, then as few others as can be.
+
+    Whole numbers and truth values may become int64 or floating; floating numbers that are all whole may become int64.
+    The last way makes all of them floating.
+    """
+    others: dict[Path, tuple[torch.dtype, ...]] = {}
+    for path, value in inputs.arrays.items():
+        if not value.is_floating_point():
+            others[path] = (dtype,) if value.dtype == torch.int64 else (torch.int64, dtype)
+        elif bool((value == value.trunc()).all()):
+            others[path] = (torch.int64,)
+    some = (
+        dict(zip(which, types, strict=True))
+        for n in range(len(others) + 1)
+        for which in combinations(others, n)
+        for types in product(*(others[path] for path in which))
+    )
+    yield from islice(some, MOST_TRIES)
+    floating = {path: dtype for path, types in others.items() if dtype in types}
+    if floating:
+        yield floating
+
+
+def has_whole_numbers(inputs: Inputs) -> bool:
+    """Whether any array holds whole numbers alone, whatever their type."""
+    return any(
+        not value.is_floating_point() or bool((value == value.trunc()).all()) for value in inputs.arrays.values()
+    )
+
+
+def as_constants(given: Any, takes: Takes, dtype: torch.dtype) -> dict[str, Any]:
+    """What a model is given beside its inputs, by keyword; arrays become tensors, floating ones of the model's type.
+
+    Raises ValueError for what is no mapping of names, and for names that the model does not take.
+    """
+    if given is None:
+        return {}
+    if not isinstance(given, Mapping) or not all(isinstance(name, str) for name in given):
+        raise ValueError(f"`constants` must give names to what `model` takes beside `x`; got {shown(given)}.")
+    strange = next((name for name in given if name not in takes), None)
+    if strange is not None:
+        names = ", ".join((*takes.required, *takes.optional)) or "none"
+        raise ValueError(f"`constants` must have names that `model` takes ({names}); got {shown(strange)}.")
+    return {name: _as_constant(value, dtype) for name, value in given.items()}
+
+
+def _as_constant(value: Any, dtype: torch.dtype) -> Any:
+    if isinstance(value, np.ndarray) and value.dtype.kind in "buif":
+        tensor = torch.from_numpy(value.astype(value.dtype.newbyteorder("="), order="C"))
+        return tensor.to(dtype) if tensor.is_floating_point() else tensor
+    if isinstance(value, Mapping):
+        return {name: _as_constant(one, dtype) for name, one in value.items()}
+    if type(value) in (tuple, list):
+        parts = [_as_constant(one, dtype) for one in value]
+        return parts if type(value) is list else tuple(parts)
+    return value.detach() if isinstance(value, Tensor) else value
+
+
+def placed_constants(constants: dict[str, Any], device: torch.device) -> dict[str, Any]:
+    """With all tensors on a device."""
+    return _changed((), constants, lambda _, value: value.to(device))
+
+
+# ---- in memory ------------------------------------------------------------------------------------------------
 
 
 class ArrayFeed:
-    """Inputs in memory (or in files): arrays of one length, by position or by keyword."""
+    """Inputs in memory (or in files): arrays of one length, by position or by keyword, alone or in mappings."""
 
     def __init__(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], taking: Taking) -> None:
         self.taking = taking
-        self.args = tuple(_rows_or_none(value, "x", taking) for value in args)
-        self.kwargs = {name: _rows_or_none(value, name, taking) for name, value in kwargs.items()}
-        given = [rows for rows in (*self.args, *self.kwargs.values()) if rows is not None]
+        self.args = tuple(_rows_in(value, "x", taking) for value in args)
+        self.kwargs = {name: _rows_in(value, name, taking) for name, value in kwargs.items()}
+        given = [*_rows_of(self.args), *_rows_of(self.kwargs)]
         if not given:
             raise ValueError("`x` must hold at least one array; got none.")
         self.n_inputs: int | None = given[0].shape[0]
+        self.shape = given[0].shape  # of the first array
         for rows in given[1:]:
             check_length(rows.shape[0], "x", given[0].shape[0], "its first array")
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Shape of the first array."""
-        return next(rows.shape for rows in (*self.args, *self.kwargs.values()) if rows is not None)
 
     def head(self, n: int) -> Inputs:
         """The first n inputs, starting again where there are fewer."""
@@ -155,20 +326,37 @@ class ArrayFeed:
             yield self._part(slice(start, min(start + size, self.n_inputs or 0)))
 
     def _part(self, part: slice) -> Inputs:
-        def taken(rows: Rows | None) -> Tensor | None:
+        def taken(rows: Any) -> Any:
+            if isinstance(rows, Mapping):
+                return {name: taken(one) for name, one in rows.items()}
             return None if rows is None else self.taking.tensor(rows, part)
 
         args = tuple(taken(rows) for rows in self.args)
-        kwargs = {name: taken(rows) for name, rows in self.kwargs.items()}
-        return Inputs(args, kwargs, len(range(*part.indices(self.n_inputs or 0))))
+        return Inputs(args, taken(self.kwargs), len(range(*part.indices(self.n_inputs or 0))))
 
 
-def _rows_or_none(value: Any, name: str, taking: Taking) -> Rows | None:
+def _rows_in(value: Any, name: str, taking: Taking) -> Any:
     if value is None:
         return None
+    if isinstance(value, Mapping):
+        return {key: _rows_in(one, key, taking) for key, one in value.items()}
     rows = in_order(as_rows(value, name), taking.columns, name)
     check_finite(rows, name)
+    if isinstance(rows, ArrayRows) and rows.values.dtype.kind == "u" and rows.values.max() > np.iinfo(np.int64).max:
+        raise ValueError(f"`{name}` must hold whole numbers of 64 bits with their sign; got {rows.values.max()}.")
     return rows
+
+
+def _rows_of(given: Any) -> list[Rows]:
+    if given is None:
+        return []
+    if isinstance(given, Mapping | tuple):
+        parts = given.values() if isinstance(given, Mapping) else given
+        return [rows for part in parts for rows in _rows_of(part)]
+    return [given]
+
+
+# ---- in batches -----------------------------------------------------------------------------------------------
 
 
 class StreamFeed:
@@ -194,13 +382,75 @@ class StreamFeed:
                 yield inputs[slice(start, start + size)]
             self.seen += len(inputs)
 
-    def _inputs(self, raw: Any) -> Inputs:
-        if isinstance(raw, (tuple, list)) and raw and not np.isscalar(raw[0]):
-            raw = raw[0]  # (inputs, targets), as datasets give them
-        named = raw if isinstance(raw, Mapping) else {}
-        arrays = {name: value for name, value in named.items() if name not in TARGETS}
-        feed = ArrayFeed(() if isinstance(raw, Mapping) else (raw,), arrays, self.taking)
-        return next(feed.batches(feed.n_inputs or 1))
+    def _inputs(self, batch: Any) -> Inputs:
+        inputs = inputs_in(batch)
+        takes = self.taking.takes
+        if isinstance(inputs, Mapping):
+            args, kwargs = (), _by_keyword(inputs, takes)
+        else:
+            args, kwargs = _by_position(inputs), {}
+            if inputs is not batch and len(args) == 1 and len(takes.required) > 1:
+                raise ValueError(
+                    f"`x` comes in batches of (inputs, target), whose inputs are one array, and `model` takes "
+                    f"{', '.join(takes.required)}; give them as ((first, second), target), or as a mapping by keyword."
+                )
+        feed = ArrayFeed(args, kwargs, self.taking)
+        n = feed.n_inputs or 1
+        target: Any = batch[1] if inputs is not batch and len(batch) == 2 else None
+        if len(getattr(target, "shape", ())) and target.shape[0] != n:
+            raise ValueError(
+                f"`x` must come in batches of inputs, or of (inputs, target) of one length; got {n} inputs and "
+                f"{target.shape[0]} targets."
+            )
+        return next(feed.batches(n))
+
+
+def inputs_in(batch: Any) -> Any:
+    """The inputs of a batch: (inputs, target) has them first, anything else is inputs. Lists of numbers are an array.
+
+    Raises ValueError for more than two parts: which of them are inputs is not known.
+    """
+    if not isinstance(batch, tuple | list) or (isinstance(batch, list) and all(map(_is_plain, batch))):
+        return batch
+    if len(batch) not in (1, 2):
+        raise ValueError(
+            f"`x` must come in batches of inputs, or of (inputs, target); got one of {len(batch)} parts. Give several "
+            "arrays as ((first, second), target) or as a mapping by keyword, and rows or images as one array."
+        )
+    return batch[0]
+
+
+def _is_plain(value: Any) -> bool:
+    return isinstance(value, list) or np.isscalar(value)
+
+
+def _by_position(inputs: Any) -> tuple[Any, ...]:
+    several = isinstance(inputs, tuple) or (isinstance(inputs, list) and not all(map(_is_plain, inputs)))
+    return tuple(inputs) if several else (inputs,)
+
+
+def _by_keyword(batch: Mapping[str, Any], takes: Takes) -> dict[str, Any]:
+    """Without targets, and without what the model has no argument for.
+
+    `y` is an input where the model has such an argument, other names of targets are where it must have it: models
+    that can be trained have one for labels, and give the loss then.
+    """
+    inputs = {}
+    left = []
+    for name, value in batch.items():
+        if name in TARGETS and name not in takes.required and not (name == "y" and name in takes.optional):
+            continue
+        if name in takes:
+            inputs[name] = value
+        elif hasattr(value, "shape"):
+            left.append(name)
+    free = [name for name in (*takes.required, *takes.optional) if name not in batch and name not in TARGETS]
+    if left and free:  # it may be one of them, misspelt
+        raise ValueError(
+            f"`x` comes in batches with {shown(left[0])}, which `model` does not take (it takes "
+            f"{', '.join((*takes.required, *takes.optional))}); name it as `model` does, or leave it out of them."
+        )
+    return inputs
 
 
 Feed = ArrayFeed | StreamFeed
@@ -208,32 +458,72 @@ Feed = ArrayFeed | StreamFeed
 
 def feed_of(x: Any, taking: Taking) -> Feed:
     """Inputs in any form: an array, a tuple of arrays (by position), a mapping (by keyword), a torch Dataset or
-    DataLoader, or an iterator of batches. Datasets may give (input, target): the input is taken.
+    DataLoader, or an iterator of batches.
 
-    Raises ValueError for nothing at all, arrays of unequal lengths, numbers that are not finite, and a loader that
-    shuffles.
+    A batch is one of these forms, or a pair (inputs, target) of which the inputs are taken. In batches that are
+    mappings, targets and what the model has no argument for are left out; see `_by_keyword()`.
+
+    Raises ValueError for nothing at all, arrays of unequal lengths, numbers that are not finite, batches of more than
+    two parts, and a loader that does not give all inputs in their order.
     """
     if isinstance(x, Mapping):
         return ArrayFeed((), x, taking)
     if isinstance(x, tuple):
         return ArrayFeed(x, {}, taking)
+    batches = in_batches(x)
+    if batches is None:
+        return ArrayFeed((x,), {}, taking)
+    counted = isinstance(x, Dataset) and not isinstance(x, IterableDataset)
+    return StreamFeed(batches, taking, len(x) if counted else None)  # pyright: ignore[reportArgumentType]
+
+
+def in_batches(x: Any, batch_size: int = 32) -> Iterator[Any] | None:
+    """The batches of what comes in batches; None of anything else. A Dataset is cut into batches of `batch_size`."""
     if isinstance(x, DataLoader):
-        if isinstance(x.sampler, RandomSampler):
-            raise ValueError(
-                "`x` is a DataLoader that shuffles, so results could not be matched to inputs; set `shuffle` to false."
-            )
-        return StreamFeed(_quietly(x), taking)
-    if isinstance(x, IterableDataset):
-        return StreamFeed(_quietly(DataLoader(x, batch_size=32)), taking)
+        check_order(x)
+        return _quietly(lambda: iter(x))
     if isinstance(x, Dataset):
-        n_inputs = len(x)  # pyright: ignore[reportArgumentType]  (map-style datasets have a length)
-        return StreamFeed(_quietly(DataLoader(x, batch_size=32)), taking, n_inputs)
-    if isinstance(x, Iterator):
-        return StreamFeed(x, taking)
-    return ArrayFeed((x,), {}, taking)
+        return _quietly(lambda: iter(DataLoader(x, batch_size=batch_size)))
+    return x if isinstance(x, Iterator) else None
 
 
-def _quietly(loader: DataLoader) -> Iterator[Any]:
-    """The loader's batches; it starts with the number that torch's global generator would give, which does not move."""
+SHUFFLING = (RandomSampler, SubsetRandomSampler, WeightedRandomSampler)
+
+
+def check_order(loader: DataLoader) -> None:
+    """Refuse a loader that shuffles, repeats or leaves out: results could not be matched to inputs."""
+    sampler = loader.sampler if loader.batch_sampler is None else loader.batch_sampler
+    inner = getattr(sampler, "sampler", sampler)
+    if isinstance(inner, RandomSampler):
+        raise ValueError(
+            "`x` is a DataLoader that shuffles, so results could not be matched to inputs; set `shuffle` to false."
+        )
+    if isinstance(loader.dataset, IterableDataset):  # in the order in which it comes
+        whole = not loader.drop_last
+    elif isinstance(inner, SHUFFLING):
+        whole = False
+    else:
+        n = len(loader.dataset)  # pyright: ignore[reportArgumentType]  (map-style datasets have a length)
+        if type(sampler) is BatchSampler and type(inner) is SequentialSampler:
+            whole = len(inner) == n and (not sampler.drop_last or n % sampler.batch_size == 0)
+        else:
+            whole = _is_in_order(sampler, n)
+    if not whole:
+        by = "drop_last" if loader.drop_last else type(inner).__name__
+        raise ValueError(
+            f"`x` is a DataLoader that does not give all inputs in their order (by its {by}), so results could not be "
+            "matched to inputs; give its dataset, or a `torch.utils.data.Subset` of that, instead."
+        )
+
+
+def _is_in_order(sampler: Iterable[Any], n: int) -> bool:
+    """Whether it gives 0, 1, ..., n - 1, one by one or in batches."""
     with OwnStream(None):
-        return iter(loader)
+        found = (one for part in sampler for one in (part if isinstance(part, Sequence | np.ndarray) else (part,)))
+        return list(islice(found, n + 1)) == list(range(n))
+
+
+def _quietly(start: Callable[[], Iterator[Any]]) -> Iterator[Any]:
+    """An iterator that starts with the number that torch's global generator would give, which does not move."""
+    with OwnStream(None):
+        return start()

@@ -6,7 +6,7 @@ TensorFlow and JAX vectorised draws are compiled, with masks and inputs as argum
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -22,8 +22,9 @@ from torch.overrides import TorchFunctionMode
 from .arrays import Label
 from .checks import shown
 from .draws import Masks, Plan, Sampler, site_masks
-from .inputs import Feed, Inputs, Taking, feed_of
+from .inputs import Feed, Inputs, Path, Takes, Taking, feed_of, has_whole_numbers, ways_to_take
 from .keras_sites import (
+    CarefulPass,
     KerasProbe,
     Pass,
     Replica,
@@ -35,7 +36,7 @@ from .keras_sites import (
     symbolic_inputs,
 )
 from .outputs import Outputs, Select
-from .sites import Probe, Site, at_rate
+from .sites import Probe, Site, at_rate, random_state_kept
 
 # Words in the names of losses; with cross-entropies, `from_logits` says the rest.
 OF_CLASSES = ("crossentropy",)
@@ -229,12 +230,18 @@ class KerasNetwork:
         select: Select | None,
         precision: str,
         device: str | Sequence[str],
+        constants: Mapping[str, Any] | None = None,
     ) -> KerasNetwork:
         """Check what can be known before anything runs."""
         backend = check_keras(model)
         if precision != "float32":
             raise ValueError(
                 f"`precision` of a Keras model is that of its layers, by their dtype policy; got {shown(precision)}."
+            )
+        if constants:
+            raise ValueError(
+                f"`constants` are for torch modules, and Keras models take inputs alone; got {shown(list(constants))}; "
+                "hold them in a model around it, which calls it with them."
             )
         where = _device(backend)
         if isinstance(device, (list, tuple)) and len(device) == 1:
@@ -246,19 +253,23 @@ class KerasNetwork:
             )
         meaning = Outputs.declared(outputs or outputs_of(model, select), labels, select, None)
         replica = Replica(model, backend, where, meaning.tensor)
-        layers = model._flatten_layers()
-        kinds = load_keras().layers
+        inputs = _named_inputs(model)
         taking = Taking(
             dtype=torch.float64 if any(one.dtype == "float64" for one in model.weights) else torch.float32,
-            keep_whole_numbers=any(isinstance(one, kinds.Embedding) for one in layers)
-            or any("int" in str(one.dtype) for one in symbolic_inputs(model)),
+            casts=_whole_numbers_wanted(inputs),  # to all else Keras gives the type that is said of its input
+            takes=Takes(tuple(inputs), (), False) if inputs else Takes.of(model.call),
         )
         return cls(model, replica, replace(meaning, select=None), taking)
 
     def feed(self, x: Any) -> Feed:
         """`x` checked, as inputs that can be taken batch by batch."""
-        if hasattr(x, "as_numpy_iterator"):
-            x = x.as_numpy_iterator()  # a dataset of TensorFlow's
+        if hasattr(x, "as_numpy_iterator"):  # a dataset of TensorFlow's
+            if _shuffles(x):
+                raise ValueError(
+                    "`x` is a dataset that shuffles, so results could not be matched to inputs; give it before "
+                    "`shuffle()`."
+                )
+            x = x.as_numpy_iterator()
         return feed_of(tuple(x) if isinstance(x, list) and self._takes_several() else x, self.taking)
 
     def _takes_several(self) -> bool:
@@ -287,12 +298,40 @@ class KerasNetwork:
 
         return Sampler(make_plan, example, request.seed, request.workers, [self.replica.device])
 
-    def settle_order(self, feed: Feed) -> None:
-        """Keras has an order of its own."""
+    def settle(self, feed: Feed) -> None:
+        """Find out on a few inputs how a model that says nothing of its inputs takes whole numbers."""
+        if symbolic_inputs(self.model):
+            return
+        head = feed.head(3)
+        if not has_whole_numbers(head):
+            return
+        for casts in ways_to_take(head, self.taking.dtype):
+            self.taking = replace(self.taking, casts=casts)
+            if self._takes(self.placed(head, self.replica.device)):
+                return
+        self.taking = replace(self.taking, casts={})
+
+    def _takes(self, inputs: Inputs) -> bool:
+        try:
+            with random_state_kept():
+                self.replica.run(inputs, CarefulPass())
+        except Exception:  # each backend has errors of its own
+            return False
+        return True
+
+    @contextmanager
+    def telling(self, inputs: Inputs, first: int = 0) -> Iterator[None]:
+        """If the model fails on these inputs, say so in one sentence."""
+        try:
+            yield
+        except Exception as error:
+            if not str(error).startswith("`") and not isinstance(error, MemoryError):
+                self.point(inputs)
+            raise
 
     def placed(self, inputs: Inputs, _: torch.device) -> Inputs:
         """Inputs stay with the host: the replica hands them to Keras."""
-        return inputs
+        return self.taking.cast(inputs)
 
     def _new_replica(self) -> Replica:
         return Replica(self.model, self.replica.backend, self.replica.device, self.replica.take)
@@ -315,6 +354,23 @@ def _device(backend: str) -> torch.device:
     if backend != "torch":
         return torch.device("cpu")
     return load_keras().ops.convert_to_tensor(0.0).device
+
+
+def _named_inputs(model: Any) -> dict[str, Any]:
+    """The same by their names: those of the dictionary that the model was made with, where there is one."""
+    graph = getattr(model, "_functional", None) or model  # of a sequential model
+    struct = getattr(graph, "_inputs_struct", None)
+    return struct if isinstance(struct, dict) else {one.name: one for one in symbolic_inputs(model)}
+
+
+def _whole_numbers_wanted(inputs: dict[str, Any]) -> dict[Path, torch.dtype]:
+    """Which inputs are to be whole numbers, by their place and by their name: Keras would cut others."""
+    wanted = [(place, name) for place, (name, one) in enumerate(inputs.items()) if "int" in str(one.dtype)]
+    return {(where,): torch.int64 for pair in wanted for where in pair}
+
+
+def _shuffles(dataset: Any) -> bool:
+    return "Shuffle" in type(dataset).__name__ or any(map(_shuffles, dataset._inputs()))
 
 
 # ---- what the outputs mean ------------------------------------------------------------------------------------

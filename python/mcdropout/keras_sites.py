@@ -125,6 +125,15 @@ class Pass:
         """A layer has made `result` of `x`."""
 
 
+class CarefulPass(Pass):
+    """A pass that does not let dropout meet whole numbers, which no backend can drop."""
+
+    def at(self, name: str, drop: Drop, x: Any) -> Any:
+        if not load_keras().backend.is_float_dtype(x.dtype):
+            raise TypeError("dropout takes floating point numbers alone")
+        return x
+
+
 @dataclass(frozen=True)
 class Layout:
     """Where a tensor's channels are."""
@@ -332,6 +341,8 @@ class Replica:
 
     def from_torch(self, x: Any) -> Any:
         """The backend's tensor of a torch one."""
+        if isinstance(x, Mapping):
+            return {name: self.from_torch(one) for name, one in x.items()}
         if not isinstance(x, Tensor):
             return x
         return x.to(self.device) if self.backend == "torch" else load_keras().ops.convert_to_tensor(x.numpy())
@@ -685,10 +696,9 @@ def run_or_explain(replica: Replica, inputs: Inputs, on: Pass) -> Any:
                 "by `set_weights(model.get_weights())`."
             ) from error
         text = (_said(error).strip() or "no words").splitlines()[0].rstrip(".: ")
-        shapes = ", ".join(str(("input", *shape)).replace("'", "") for shape in inputs.signature if shape)
         raise ValueError(
-            f"`model` fails on inputs of shape {shapes}, {len(inputs)} at a time: {type(error).__name__}, {text}; it "
-            "must take any number of inputs, each as it was made for."
+            f"`model` fails on inputs of shape {inputs.shapes}, {len(inputs)} at a time: {type(error).__name__}, "
+            f"{text}; it must take any number of inputs, each as it was made for."
         ) from error
 
 

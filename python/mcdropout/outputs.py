@@ -110,15 +110,21 @@ class Outputs:
             )
 
     def _found_label_axis(self, out: Tensor) -> int:
-        """The axis of the labels: the last of two, else the one that is as long as `labels`."""
+        """The axis of the labels: the last of two, else the one that is as long as `labels`.
+
+        A single channel, the second axis or the last, is that of the second of two labels.
+        """
         if out.ndim == 2:
             return 1
         fitting = [axis for axis in range(1, out.ndim) if out.shape[axis] == len(self.labels)]
+        if len(self.labels) == 2:
+            fitting += [axis for axis in (1, out.ndim - 1) if out.shape[axis] == 1]
         if len(fitting) == 1:
             return fitting[0]
         raise ValueError(
             f"`labels` must tell the axis of the classes in outputs of shape {tuple(out.shape)}; {len(self.labels)} "
-            f"labels fit {len(fitting)} axes. Name all labels, or give `select` a function that puts them on one."
+            f"labels fit {len(fitting)} axes. Name all labels (two for a single channel), or give `select` a function "
+            "that returns (input, label), or the labels along the one axis that is as long."
         )
 
     def _check_meaning(self, out: Tensor) -> None:
@@ -133,6 +139,11 @@ class Outputs:
                 'set it to "probabilities".'
             )
         if self.kind == "probabilities" and not proper:
+            if between:
+                raise ValueError(
+                    '`outputs` is "probabilities", but those of `model` do not sum to 1, as where several labels may '
+                    'hold at once; take one label at a time by `select`, or set `outputs` to "values".'
+                )
             raise ValueError(
                 '`outputs` is "probabilities", but `model` returned numbers that are not (in [0, 1], summing to 1); '
                 'set it to "logits" if they come before the softmax.'

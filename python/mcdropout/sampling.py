@@ -9,8 +9,10 @@ from __future__ import annotations
 import math
 import os
 import time
+import warnings
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from typing import Any
@@ -37,7 +39,19 @@ from .checks import (
 )
 from .devices import Lanes, answers_at_once, chunk_bytes, fetched, for_float64
 from .draws import Plan, Sampler, Workers
-from .inputs import ArrayFeed, Feed, Inputs, Taking, feed_of
+from .inputs import (
+    ArrayFeed,
+    Feed,
+    Inputs,
+    Path,
+    Takes,
+    Taking,
+    as_constants,
+    feed_of,
+    has_whole_numbers,
+    placed_constants,
+    ways_to_take,
+)
 from .keras_draws import KerasNetwork
 from .keras_sites import is_keras, is_keras_2, load_model
 from .models import MCNetwork
@@ -47,17 +61,20 @@ from .prediction import BY_INPUT, MCPrediction, with_index
 from .progress import Progress, reporting
 from .randomness import input_ids
 from .sites import (
+    CarefulMode,
     Probe,
-    ProbeMode,
     Replica,
     StochasticMode,
     advice_on,
     at_rate,
     explained,
+    first_line,
     probe,
+    random_state_kept,
     replicate,
     sites_table,
     tensors_in,
+    unwrapped,
     with_gradients_if_asked,
 )
 from .summaries import standard_error, summarise_classes, summarise_values
@@ -85,6 +102,7 @@ def mc_predict(
     outputs: str | None = None,
     labels: Iterable[Label] | None = None,
     select: Select | None = None,
+    constants: Mapping[str, Any] | None = None,
     stochastic_depth: bool = True,
     gaussian_noise: bool = False,
     workers: int | None = None,
@@ -99,9 +117,15 @@ def mc_predict(
       (or the path of its `.keras` file); it stays as it is. Our own networks and Keras take images as (input, height,
       width, channel); other modules get tensors as they are given. Random numbers that the model draws itself, as by
       `rand` or `bernoulli`, are sampled too; uniform ones and decisions also where training alone draws them.
-    x: an array with inputs along the first axis; a tuple (by position) or a mapping (by keyword) of several; a torch
-      Dataset or DataLoader, or any iterator of batches, so that data larger than memory streams. Where batches are
-      pairs, the first of each is taken. Whole numbers stay whole by keyword and for models with an embedding.
+    x: an array with inputs along the first axis; a tuple (by position) or a mapping (by keyword) of several, in which a
+      mapping may stand for an argument that is one, as in `({"ids": ids, "mask": mask},)`; a torch Dataset or
+      DataLoader, or any iterator of batches, so that data larger than memory streams.
+      Truth values and whole numbers reach a module as they are, floating numbers as the type of its weights. Where it
+      fails on its first inputs so, whole numbers are tried as int64 and then as floating (as pixels and features want
+      to be), of as few arrays as can be; floating codes that are all whole are tried as int64.
+      A batch is one of these forms, or a pair (inputs, target), of which the inputs are taken; three parts or more are
+      refused. In batches by keyword, what `model` has no argument for is left out, and so are `labels`, `label`,
+      `targets` and `target` unless it must have them. A loader must give all inputs in their order.
     n_samples: number of draws, at least 2. batch_size: inputs handled at a time; changes rounding alone.
     level: of the intervals.
     masks: "shared" (draw t is the same network for every input) or "per_input" (fresh masks for each input, keyed by
@@ -115,9 +139,13 @@ def mc_predict(
     outputs: what a module that is not ours returns (of a Keras model read from its last activation, or from its loss,
       where that is sure), "logits", "probabilities", "values" or "mean_log_variance"
       (means, then log variances, along the last axis); a single logit or probability is that of the second of two
-      labels. labels: names of its classes, 0, 1, ... by default; with more than two axes they tell which is theirs.
+      labels, as is a single channel, the second axis or the last, of a map. Several labels that may hold at once are
+      "values", or one of them at a time, by `select`. labels: names of its classes, 0, 1, ... by default; with more
+      than two axes they tell which is theirs.
       Our own networks have theirs, and refuse others.
     select: which part of a tuple or mapping that `model` returns, or a function that takes it out.
+    constants: what else `model` is given, by keyword, the same for all inputs: flags, edges, an adjacency matrix. A
+      mapping of names; arrays become tensors, floating ones of the type of its weights. Not for Keras models.
     stochastic_depth: whether whole blocks that are skipped at random when training are sampled too.
     gaussian_noise: whether normal noise that acts in training alone is sampled too, as that of Keras's `GaussianNoise`.
     workers: threads that each work on a chunk of draws x inputs with one thread of torch, one alone with all of
@@ -143,7 +171,7 @@ def mc_predict(
     names = row_names_of(x)
     model, x = behind_backbone(model, x, device)
     besides = Besides.checked(stochastic_depth, gaussian_noise)
-    network = network_of(model, outputs, labels, select, precision, device)
+    network = network_of(model, outputs, labels, select, precision, device, constants)
     feed = network.feed(x)
     ids = None if ids is None else check_ids(ids)
     if ids is not None and feed.n_inputs is not None:
@@ -160,6 +188,7 @@ def mc_predict_point(
     outputs: str | None = None,
     labels: Iterable[Label] | None = None,
     select: Select | None = None,
+    constants: Mapping[str, Any] | None = None,
     precision: str = "float32",
     device: str | Sequence[str] = "auto",
     progress: Progress = True,
@@ -171,13 +200,15 @@ def mc_predict_point(
     """
     batch_size = check_count(batch_size, "batch_size")
     model, x = behind_backbone(model, x, device)
-    network = network_of(model, outputs, labels, select, precision, device)
+    network = network_of(model, outputs, labels, select, precision, device, constants)
     feed = network.feed(x)
-    network.settle_order(feed)
+    network.settle(feed)
     parts, n_seen = [], 0
     with reporting(progress, feed.n_inputs, "input", "Predicting") as report:
         for inputs in feed.batches(batch_size):
-            result = network.point(network.placed(inputs, network.replica.device))
+            placed = network.placed(inputs, network.replica.device)
+            with network.telling(placed, n_seen):
+                result = network.point(placed)
             if not parts:
                 network.outputs.check(result, len(inputs))
             raw = network.outputs.tensor(result).detach()
@@ -189,7 +220,14 @@ def mc_predict_point(
     return np.concatenate(parts)
 
 
-def mc_sites(model: Any, x: Any, *, stochastic_depth: bool = True, gaussian_noise: bool = False) -> pd.DataFrame:
+def mc_sites(
+    model: Any,
+    x: Any,
+    *,
+    constants: Mapping[str, Any] | None = None,
+    stochastic_depth: bool = True,
+    gaussian_noise: bool = False,
+) -> pd.DataFrame:
     """The places where `mc_predict(model, x)` will sample: one row per site.
 
     Columns: site (module path and call number), operation, rate (of dropping; of a 0 where the model draws decisions
@@ -202,9 +240,10 @@ def mc_sites(model: Any, x: Any, *, stochastic_depth: bool = True, gaussian_nois
     model, x = behind_backbone(model, x)
     besides = Besides.checked(stochastic_depth, gaussian_noise)
     where = "cpu" if isinstance(model, nn.Module) and not is_keras(model) else "auto"
-    network = network_of(model, None if isinstance(model, MCNetwork) else "values", None, None, "float32", where)
+    outputs = None if isinstance(model, MCNetwork) else "values"
+    network = network_of(model, outputs, None, None, "float32", where, constants)
     feed = network.feed(x)
-    network.settle_order(feed)
+    network.settle(feed)
     found = network.probed(lambda n: network.placed(feed.head(n), network.replica.device), besides)
     check_numbers(found.output, found.n_inputs)
     for advice in advice_on(found, classifier=not network.is_of_values()):
@@ -221,6 +260,7 @@ def mc_sampler(
     outputs: str | None = None,
     labels: Iterable[Label] | None = None,
     select: Select | None = None,
+    constants: Mapping[str, Any] | None = None,
     stochastic_depth: bool = True,
     gaussian_noise: bool = False,
     precision: str = "float32",
@@ -236,7 +276,7 @@ def mc_sampler(
     besides = Besides.checked(stochastic_depth, gaussian_noise)
     front = model if isinstance(model, FrozenNetwork) else None
     model, given = behind_backbone(model, example, device)
-    network = network_of(model, outputs, labels, select, precision, device)
+    network = network_of(model, outputs, labels, select, precision, device, constants)
     sampler = sampler_for(network, network.feed(given), request, besides)
     prepared = MCSampler(network, sampler, request, front)
     prepared(example)  # the engine is chosen and the masks are made here, not in the first answer
@@ -348,12 +388,13 @@ def network_of(
     select: Select | None,
     precision: str,
     device: str | Sequence[str],
+    constants: Mapping[str, Any] | None = None,
 ) -> Network | KerasNetwork:
     """How to run this model, by the library that it was made with."""
     if isinstance(model, (str, os.PathLike)) and str(model).endswith(".keras"):
         model = load_model(model)
     kind = KerasNetwork if is_keras(model) or is_keras_2(model) else Network
-    return kind.of(model, outputs, labels, select, precision, device)
+    return kind.of(model, outputs, labels, select, precision, device, constants)
 
 
 @dataclass
@@ -365,6 +406,8 @@ class Network:
     outputs: Outputs
     taking: Taking
     devices: list[torch.device]  # the replica's is the first
+    constants: dict[torch.device, dict[str, Any]]  # what the model is given beside its inputs, by where it is
+    trouble: ValueError | None = None  # why it took whole numbers in no way
 
     @classmethod
     def of(
@@ -375,6 +418,7 @@ class Network:
         select: Select | None,
         precision: str,
         device: str | Sequence[str],
+        constants: Mapping[str, Any] | None = None,
     ) -> Network:
         """Check what can be known before anything runs."""
         if not isinstance(model, nn.Module):
@@ -391,12 +435,15 @@ class Network:
         dtypes = [parameter.dtype for parameter in model.parameters() if parameter.is_floating_point()]
         taking = Taking(
             dtype=dtypes[0] if dtypes else torch.float32,
-            keep_whole_numbers=any(isinstance(one, nn.Embedding | nn.EmbeddingBag) for one in modules),
+            floats=ours,
             channels_last=not ours
             and any(isinstance(one, nn.Conv2d | BayesConv2d) for one in modules),  # ours do so themselves
             columns=model.columns if isinstance(model, MCNetwork) else (),
+            takes=Takes.of(unwrapped(model).forward),
         )
-        return cls(model, replicate(model, devices[0], precision), meaning, taking, devices)
+        given = as_constants(constants, taking.takes, taking.dtype)
+        there = {devices[0]: placed_constants(given, devices[0])}
+        return cls(model, replicate(model, devices[0], precision), meaning, taking, devices, there)
 
     def feed(self, x: Any) -> Feed:
         """`x` checked, as inputs that can be taken batch by batch."""
@@ -412,19 +459,57 @@ class Network:
 
     def placed(self, inputs: Inputs, device: torch.device) -> Inputs:
         """Inputs as the model takes them on a device."""
-        return self.taking.placed(inputs, device)
+        if device not in self.constants:
+            self.constants[device] = placed_constants(self.constants[self.devices[0]], device)
+        return self.taking.placed(inputs, device).with_constants(self.constants[device])
 
-    def settle_order(self, feed: Feed) -> None:
-        """Leave inputs in their own order in memory if the model, as one that calls `view()`, can take no other."""
-        if not self.taking.channels_last:
+    def settle(self, feed: Feed) -> None:
+        """Find out on a few inputs how the model takes them: see `ways_to_take()` for whole numbers.
+
+        Inputs stay in their own order in memory if it, as one that calls `view()`, can take no other.
+        """
+        head = feed.head(3)
+        whole = not self.taking.floats and has_whole_numbers(head)
+        if not (whole or self.taking.channels_last):
             return
-        device = self.replica.device
-        try:
-            with self.replica.predicting(), ProbeMode(self.replica):  # which leaves torch's generators alone
-                self.replica.run(self.placed(feed.head(1), device))
-        except Exception as error:  # any other comes again, and is told of, when the model is probed
-            if "view size is not compatible" in str(error):
+        failures = []
+        for casts in ways_to_take(head, self.taking.dtype) if whole else ({},):
+            self.taking = replace(self.taking, casts=casts)
+            failure = self._failure(head)
+            if self.taking.channels_last and "view size is not compatible" in str(failure):
                 self.taking = replace(self.taking, channels_last=False)
+                failure = self._failure(head)
+            if failure is None:
+                return
+            failures.append(failure)
+        self.taking = replace(self.taking, casts={})
+        told = next((one for one in failures if str(one).startswith("`")), None)
+        given, floating = first_line(failures[0]), first_line(failures[-1])
+        if told is not None or (given != floating and any(not x.is_floating_point() for x in head.arrays.values())):
+            self.trouble = ValueError(
+                told
+                or f"`model` fails on inputs of shape {head.shapes}, as they are ({given}) and as floating point "
+                f"numbers ({floating}); give it what it takes."
+            )
+
+    def _failure(self, inputs: Inputs) -> Exception | None:
+        """The error that the model raises."""
+        floated = frozenset(path for path, dtype in self.taking.casts.items() if dtype.is_floating_point)
+        try:
+            with random_state_kept(), warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                self._carefully(self.placed(inputs, self.replica.device), floated=floated)
+        except Exception as error:  # it comes again, and is told of, when the model is probed
+            return error
+        return None
+
+    def _carefully(self, inputs: Inputs, first: int = 0, floated: frozenset[Path] = frozenset()) -> None:
+        def work() -> None:
+            own = inputs.clone()
+            with self.replica.predicting(), CarefulMode(self.replica, own, first, floated):
+                self.replica.run(own)
+
+        with_gradients_if_asked(self.replica, work)
 
     def point(self, inputs: Inputs) -> Any:
         """What the model returns with nothing dropped."""
@@ -436,9 +521,31 @@ class Network:
         with explained(self.replica, inputs):
             return with_gradients_if_asked(self.replica, work)
 
+    @contextmanager
+    def telling(self, inputs: Inputs, first: int = 0) -> Iterator[None]:
+        """If the model fails on these inputs, say which of them are whole numbers out of range, if any are."""
+        try:
+            yield
+        except (RuntimeError, LookupError, TypeError, ValueError) as error:
+            if str(error).startswith("`") and error.__cause__ is None:  # not of the model's
+                raise
+            inputs = inputs.each_tensor(lambda x: x.to(self.replica.device))
+            try:
+                with random_state_kept():
+                    self._carefully(inputs, first)
+            except ValueError as found:
+                if str(found).startswith("`"):
+                    raise found from error
+            except Exception:  # as before
+                pass
+            if self.trouble is not None:
+                raise self.trouble from error
+            raise
+
     def probed(self, head: Callable[[int], Inputs], besides: Besides) -> Probe:
         """Its sites, and what else the probes find out."""
-        return probe(self.model, self.replica, head, besides.stochastic_depth, besides.gaussian_noise)
+        with self.telling(head(3)):
+            return probe(self.model, self.replica, head, besides.stochastic_depth, besides.gaussian_noise)
 
     def is_of_values(self) -> bool:
         """Whether it is known to be a network for values."""
@@ -454,7 +561,8 @@ class Network:
                 return replicate(self.model, device, self.replica.precision)
 
             replica = more_replicas()
-            found = probe(self.model, replica, inputs.cycled, besides.stochastic_depth, besides.gaussian_noise)
+            with self.telling(inputs):
+                found = probe(self.model, replica, inputs.cycled, besides.stochastic_depth, besides.gaussian_noise)
             if rate is not None:
                 found.sites = at_rate(found.sites, rate)
             self.outputs.check(found.output, found.n_inputs)
@@ -486,7 +594,7 @@ def sampler_for(
     network: Network | KerasNetwork, feed: Feed, request: Request, besides: Besides, **more: Any
 ) -> Sampler:
     """The sampler of a network for inputs like the first ones."""
-    network.settle_order(feed)
+    network.settle(feed)
     return network.sampler(network.placed(feed.head(3), network.replica.device), request, besides, **more)
 
 
@@ -526,9 +634,10 @@ def draw_all(
             plan = sampler.plan(inputs, lane)
             # a caller's function, which may be R's, is called from the caller's thread alone
             told = _say_nothing if in_threads else report
+            drawn = _drawn(plan, batch, inputs, request, crews[lane], told)
             done = (
                 one
-                for part in _drawn(plan, batch, inputs, request, crews[lane], told)
+                for part in _told(drawn, network, inputs, batch.first)
                 for one in crews[lane].side_by_side(partial(part.summarised, request), part.pieces())
             )
             return len(inputs), done if at_once else list(done)
@@ -682,6 +791,11 @@ def _drawn(
             drawn = replace(drawn, places=drawn.places[still], raw=drawn.raw[:, left])
     assert drawn is not None
     yield drawn
+
+
+def _told(drawn: Iterator[Drawn], network: Network | KerasNetwork, inputs: Inputs, first: int) -> Iterator[Drawn]:
+    with network.telling(inputs, first):
+        yield from drawn
 
 
 def _say_nothing(_: int) -> None: ...

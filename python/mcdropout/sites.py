@@ -35,7 +35,7 @@ from torch.overrides import TorchFunctionMode
 
 from .checks import NoStochasticSites
 from .devices import chosen
-from .inputs import Inputs
+from .inputs import Inputs, Path
 from .operations import ALPHA, HANDLERS, NUMBERS, RANDOM, RELUS, STOCHASTIC_DEPTH, Drop, Shape, Variational, drops
 from .precision import cast_arguments
 from .randomness import OwnStream, other_generators_kept, seeded_generators
@@ -129,7 +129,7 @@ class Replica:
 
     def run(self, inputs: Inputs) -> Any:
         """What the model returns for these inputs."""
-        return self.root(*inputs.args, **inputs.kwargs)
+        return self.root(*inputs.args, **inputs.kwargs, **inputs.constants)
 
     @contextmanager
     def predicting(self) -> Iterator[None]:
@@ -172,7 +172,7 @@ def with_gradients_if_asked(replica: Replica, work: Callable[[], T]) -> T:
 
 def replicate(model: nn.Module, device: torch.device, precision: str = "float32") -> Replica:
     """A replica in eval mode on `device`: parameters shared (or copied to the device), buffers its own."""
-    model = _unwrapped(model)
+    model = unwrapped(model)
     memo: dict[int, Any] = {}
     for tensor in model.parameters():
         memo[id(tensor)] = tensor.detach().to(device)
@@ -183,10 +183,10 @@ def replicate(model: nn.Module, device: torch.device, precision: str = "float32"
     pairs = [
         (module, _bare(type(module)))
         for module in model.modules()
-        if not isinstance(module, torch.jit.ScriptModule) and _unwrapped(module) is module
+        if not isinstance(module, torch.jit.ScriptModule) and unwrapped(module) is module
     ]
     memo |= {id(module): twin for module, twin in pairs}
-    memo |= {id(module): memo[id(_unwrapped(module))] for module in model.modules() if _unwrapped(module) is not module}
+    memo |= {id(module): memo[id(unwrapped(module))] for module in model.modules() if unwrapped(module) is not module}
     for module, twin in pairs:
         _check_graph(module)
         twin.__dict__ = {name: _copied(_uncompiled(value), memo) for name, value in module.__dict__.items()}
@@ -278,7 +278,7 @@ def _copied(value: Any, memo: dict[int, Any]) -> Any:
         return value
 
 
-def _unwrapped(model: nn.Module) -> nn.Module:
+def unwrapped(model: nn.Module) -> nn.Module:
     """The network inside torch.compile, DataParallel and DistributedDataParallel."""
     while True:
         inner = getattr(model, "_orig_mod", None)
@@ -464,6 +464,99 @@ class ProbeMode(StochasticMode):
         self.found[name] = Call(name, drop, result, tuple(range(result.ndim)), state)
         self.dropped = True
         return result
+
+
+class CarefulMode(StochasticMode):
+    """A pass with nothing dropped that says what is wrong with whole numbers: where torch would say little.
+
+    first: position of the first of `inputs` among all. floated: where whole numbers were made floating.
+    """
+
+    def __init__(
+        self, replica: Replica, inputs: Inputs, first: int = 0, floated: frozenset[Path] = frozenset()
+    ) -> None:
+        super().__init__(replica)
+        self.inputs, self.first, self.floated = inputs, first, floated
+
+    def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        if func in LOOKUPS:
+            ids, lowest, highest = LOOKUPS[func](*args, **(kwargs or {}))
+            if isinstance(ids, Tensor) and ids.dtype in WHOLE_NUMBERS:
+                self._check_range(ids, lowest, highest)
+        masks = MASKS[func](*args, **(kwargs or {})) if self.floated and func in MASKS else ()
+        for one in masks:
+            if isinstance(one, Tensor) and not self.floated.isdisjoint(self._places(one)):
+                # it would be added to the scores, where truth values hide
+                raise TypeError("masks of attention are truth values or floating point numbers")
+        return super().__torch_function__(func, types, args, kwargs)
+
+    def meet(self, drop: Drop, x: Tensor) -> Tensor:
+        if drop.kind in ("scale", "alpha") and drop.rate > 0 and not x.is_floating_point():
+            raise TypeError("dropout takes floating point numbers alone")
+        return super().meet(drop, x)
+
+    def _check_range(self, ids: Tensor, lowest: int, highest: int) -> None:
+        wrong = ((ids < lowest) | (ids > highest)).flatten().nonzero()
+        if not len(wrong):
+            return
+        where = f"`{self.calls.path[-1][0]}`" if self.calls.path and self.calls.path[-1][0] else "a table"
+        value = int(ids.flatten()[wrong[0, 0]])
+        whose = self._places(ids)
+        per_input, rest = divmod(ids.numel(), len(self.inputs))
+        number = "" if rest else f" in input number {self.first + int(wrong[0, 0]) // per_input + 1}"
+        if not whose and len(self.inputs.arrays) > 1:
+            raise ValueError(
+                f"`model` must find whole numbers from {lowest} to {highest} in what it looks up in {where}; "
+                f"got {value}{number}."
+            )
+        name = self.inputs.name(whose[0] if whose else next(iter(self.inputs.arrays)))
+        raise ValueError(
+            f"{name} must hold whole numbers from {lowest} to {highest}, which `model` looks up in {where}; "
+            f"got {value}{number}."
+        )
+
+    def _places(self, x: Tensor) -> list[Path]:
+        """The inputs of which this is a view."""
+        memory = x.untyped_storage().data_ptr()
+        return [path for path, one in self.inputs.arrays.items() if one.untyped_storage().data_ptr() == memory]
+
+
+WHOLE_NUMBERS = (torch.int64, torch.int32)
+
+
+def _looked_up(input: Any, weight: Tensor, *_: Any, **__: Any) -> tuple[Any, int, int]:
+    return input, 0, len(weight) - 1
+
+
+def _indexed(table: Tensor, index: Any) -> tuple[Any, int, int]:
+    return index, -len(table) if table.ndim else 0, len(table) - 1 if table.ndim else 0
+
+
+def _made_one_hot(tensor: Tensor, num_classes: int = -1) -> tuple[Any, int, int]:
+    return (None if num_classes < 0 else tensor), 0, num_classes - 1
+
+
+# what is looked up, and from where to where it may go
+LOOKUPS: dict[Any, Callable[..., tuple[Any, int, int]]] = {
+    F.embedding: _looked_up,
+    F.embedding_bag: _looked_up,
+    F.one_hot: _made_one_hot,
+    Tensor.__getitem__: _indexed,
+}
+
+
+def _masks_of_heads(*_: Any, key_padding_mask: Any = None, attn_mask: Any = None, **__: Any) -> tuple[Any, ...]:
+    return key_padding_mask, attn_mask
+
+
+def _mask_of_scores(query: Any, key: Any, value: Any, attn_mask: Any = None, *_: Any, **__: Any) -> tuple[Any, ...]:
+    return (attn_mask,)
+
+
+MASKS: dict[Any, Callable[..., tuple[Any, ...]]] = {
+    F.multi_head_attention_forward: _masks_of_heads,
+    F.scaled_dot_product_attention: _mask_of_scores,
+}
 
 
 class SampleMode(StochasticMode):
@@ -787,7 +880,7 @@ def explained(replica: Replica, inputs: Inputs, why: str = "") -> Iterator[None]
     """What a model says of inputs that it does not take becomes one sentence."""
     try:
         yield
-    except (RuntimeError, LookupError, AttributeError, TypeError, ValueError) as error:
+    except (RuntimeError, LookupError, AttributeError, TypeError, ValueError, AssertionError) as error:
         out_of_memory = isinstance(error, torch.OutOfMemoryError) or "allocate memory" in str(error)
         if out_of_memory or str(error).startswith("`"):  # in words of ours
             raise
@@ -799,13 +892,16 @@ def explained(replica: Replica, inputs: Inputs, why: str = "") -> Iterator[None]
         norms = [path for path, one in replica.root.named_modules() if _mixes(one)]
         if norms:
             why += f" (train the batch norm at {norms[0] or 'its root'} with `track_running_stats=True`)"
-        text = (str(error).strip() or "no words").splitlines()[0].rstrip(".")
-        shapes = ", ".join(str(("input", *shape)).replace("'", "") for shape in inputs.signature if shape is not None)
         n = f"{len(inputs)} inputs" if len(inputs) > 1 else "one input"
         raise ValueError(
-            f"`model` fails on {n} of shape {shapes}: {type(error).__name__}, {text}; it must take inputs of this "
+            f"`model` fails on {n} of shape {inputs.shapes}: {first_line(error)}; it must take inputs of this "
             f"shape, and any number of them{why}."
         ) from error
+
+
+def first_line(error: Exception) -> str:
+    """What an error says, in one line."""
+    return f"{type(error).__name__}, {(str(error).strip() or 'no words').splitlines()[0].rstrip('.')}"
 
 
 def _noised_calls(replica: Replica, head: Callable[[int], Inputs]) -> tuple[dict[str, Call], dict[str, Call]]:
@@ -946,6 +1042,8 @@ def site_of(
         kind = "generator"
     made = [call for call in calls if call is not None]  # all of them, else `_input_axis` has refused
     first, last = made[0], made[-1]
+    if first.drop.kind in ("scale", "alpha") and not first.x.is_floating_point():
+        raise ValueError(f"`model` has a dropout at {name} of whole numbers, which torch cannot drop; give it others.")
     outermost = True
     if axis is not None and first.drop.mask_shape[axis] > 1:
         outermost = _inputs_outermost(first, last, axis)

@@ -438,6 +438,69 @@ def test_inputs_by_position_and_in_a_stream():
     np.testing.assert_allclose(predict(model, stream, **kwargs).samples, whole, rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("kind", ["int64", "int8", "uint8", "float32", "float64"])
+def test_codes_of_any_type_are_whole_numbers_and_others_are_not_cut(kind):
+    model, x, kwargs = made("two inputs")
+    whole = predict(model, x, **kwargs).samples
+    x["words"] = x["words"].astype(kind)
+    np.testing.assert_array_equal(predict(model, x, **kwargs).samples, whole)
+    if "float" in kind:
+        x["words"][5, 2] = 1.5
+        assert "`words` must hold whole numbers, as `model` takes no others there; got 1.5" in raised(
+            model, x, **kwargs
+        )
+
+
+class Attending(keras.Model):
+    """A subclassed model, which says nothing of its inputs."""
+
+    def __init__(self):
+        super().__init__()
+        self.attend, self.drop, self.last = layers.MultiHeadAttention(2, 3), layers.Dropout(0.3), layers.Dense(2)
+
+    def call(self, x, seen=None):
+        seen = None if seen is None else keras.ops.expand_dims(keras.ops.cast(seen, "bool"), 1)
+        return self.last(self.drop(self.attend(x, x, attention_mask=seen)[:, 0]))
+
+
+@pytest.mark.parametrize("kind", ["bool", "int32", "uint8"])
+def test_masks_and_pixels_reach_a_subclassed_model(kind):
+    rng = np.random.default_rng(0)
+    x, seen = rng.normal(size=(N, 5, 4)).astype(np.float32), np.arange(5) < rng.integers(1, 4, N)[:, None]
+    model = Attending()
+    model(x, seen=seen)
+    with_weights(model)
+    given = {"x": x, "seen": seen.astype(kind)}
+    own = keras.ops.convert_to_numpy(model(x, seen=seen))
+    point = mcd.mc_predict_point(model, given, outputs="values", progress=False)
+    np.testing.assert_allclose(point, own, rtol=0, atol=1e-5)  # rounding of float32
+    usual = predict(model, given, outputs="values").samples
+    x[~seen] = 9  # what is hidden
+    np.testing.assert_allclose(predict(model, given, outputs="values").samples, usual, rtol=0, atol=1e-5)
+    pixels = rng.integers(0, 2, (N, 5, 4)).astype(kind)
+    found = predict(model, pixels, outputs="values").samples
+    np.testing.assert_allclose(found, predict(model, pixels.astype(np.float32), outputs="values").samples, atol=1e-5)
+
+
+def test_a_single_channel_of_a_map_is_that_of_the_second_label():
+    x = keras.Input((6, 7, 2))
+    y = layers.Conv2D(1, 1, activation="sigmoid")(layers.SpatialDropout2D(0.4)(layers.Conv2D(4, 3)(x)))
+    model, rows = with_weights(keras.Model(x, y)), np.random.default_rng(0).normal(size=(N, 6, 7, 2))
+    found = predict(model, rows, outputs="probabilities", labels=["no", "yes"])
+    assert found.mean.shape == (N, 4, 5, 2)
+    np.testing.assert_allclose(found.mean[..., 1:], predict(model, rows, outputs="values").mean, rtol=0, atol=1e-6)
+
+
+def test_a_dataset_that_shuffles_is_refused():
+    tensorflow = pytest.importorskip("tensorflow")
+    model, x, _ = made("cnn")
+    data = tensorflow.data.Dataset.from_tensor_slices((x, np.zeros(N)))
+    np.testing.assert_allclose(predict(model, data.batch(3)).samples, predict(model, x).samples, rtol=0, atol=1e-5)
+    assert raised(model, data.shuffle(5).batch(3).prefetch(1)).startswith("`x` is a dataset that shuffles, so results")
+    three = tensorflow.data.Dataset.from_tensor_slices((x, np.zeros(N), np.ones(N))).batch(3)
+    assert "got one of 3 parts" in raised(model, three)
+
+
 def test_a_sampler_sees_new_weights():
     model, x, _ = made("cnn")
     sampler = mcd.mc_sampler(model, x[:2], n_samples=DRAWS, seed=3)
@@ -708,6 +771,9 @@ def test_errors_say_what_to_do():
     )
     assert raised(Subclassed(), x) == (
         "`model` has no weights yet; fit it, load its weights, or call it on some inputs first."
+    )
+    assert raised(model, x, constants={"scale": 2}).startswith(
+        "`constants` are for torch modules, and Keras models take"
     )
     assert "`precision` of a Keras model" in raised(model, x, precision="bfloat16")
     assert raised(model, x, device="cuda:7").startswith("`device` of a Keras model is where Keras has put it, cpu;")

@@ -103,6 +103,33 @@ def test_a_number_that_cannot_be_used_is_found_by_the_input_it_is_in(order, valu
         check_finite(as_rows(x))
 
 
+@pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan])
+def test_infinity_of_half_precision_is_found(value):
+    x = np.zeros((5, 3), np.float16)
+    x[3, 1] = value
+    words = "a missing value" if np.isnan(value) else "an infinite value"
+    with pytest.raises(ValueError, match=f"got {words} .*in input number 4 of 5"):
+        check_finite(as_rows(x))
+
+
+@pytest.mark.parametrize("kind", ["float64", "float16", "int64", "bool"])
+def test_what_a_mask_hides_is_missing_and_never_used(kind):
+    x = np.ma.masked_array(np.ones((5, 3), kind), mask=False)
+    assert as_rows(x).values.dtype == kind
+    x[2, 1] = np.ma.masked
+    for masked in (x, list(x)):
+        with pytest.raises(ValueError, match="got a missing value .NA or NaN. in input number 3 of 5"):
+            check_finite(as_rows(masked))
+    with pytest.raises(ValueError, match="got a missing value .NA or NaN. in input number 3 of 5"):
+        as_targets(x, 3)
+
+
+@pytest.mark.parametrize("y", [[1, 2, 1, 2], ["a", "b", "b", "a"], [True, False, True, True]])
+def test_a_masked_label_is_missing(y):
+    with pytest.raises(ValueError, match="must have a label for every input; got none at input number 3"):
+        as_labels(np.ma.masked_array(y, mask=[False, False, True, False]))
+
+
 def test_numbers_that_can_be_used_pass():
     for x in (X, X.astype(int), X[:, ::2], np.full((2, 3), 3e38)):
         check_finite(as_rows(x))

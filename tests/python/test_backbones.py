@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, SubsetRandomSampler, TensorDataset
 
 import mcdropout as mcd
 
@@ -154,6 +154,23 @@ def test_batches_of_a_stream_go_through_the_backbone_one_by_one():
     for stream in (loader, TensorDataset(torch.from_numpy(X)), iter([X[:10], X[10:]])):
         found = mcd.mc_predict(frozen, stream, 6, seed=1, progress=False)
         np.testing.assert_allclose(found.samples, wanted.samples, rtol=0, atol=1e-5)
+
+
+def test_batches_for_a_backbone_follow_the_rule_of_batches():
+    frozen = mcd.mc_frozen_backbone(backbone(), HEADS["residual"], input_shape=(2, 8, 8), layer="pool")
+    data = TensorDataset(torch.from_numpy(X))
+    for shuffled in (
+        DataLoader(data, 4, shuffle=True),
+        DataLoader(data, 4, sampler=SubsetRandomSampler(range(len(X)))),
+    ):
+        with pytest.raises(ValueError, match="so results could not be matched to inputs"):
+            mcd.mc_predict(frozen, shuffled, 6, progress=False)
+    three = DataLoader(TensorDataset(*[torch.from_numpy(X)] * 3), batch_size=9)
+    with pytest.raises(ValueError, match="got one of 3 parts"):
+        mcd.mc_predict(frozen, three, 6, progress=False)
+    state = torch.get_rng_state()
+    mcd.mc_predict(frozen, data, 6, seed=1, progress=False)
+    assert torch.equal(torch.get_rng_state(), state)
 
 
 def test_services_steps_and_sites_go_through_the_backbone():

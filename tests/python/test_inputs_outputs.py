@@ -7,8 +7,21 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
-from torch.utils.data import DataLoader, IterableDataset, TensorDataset
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    IterableDataset,
+    RandomSampler,
+    Sampler,
+    SequentialSampler,
+    Subset,
+    SubsetRandomSampler,
+    TensorDataset,
+    WeightedRandomSampler,
+)
+from torch.utils.data.distributed import DistributedSampler
 
 import mcdropout as mcd
 from mcdropout import MCPrediction
@@ -138,6 +151,428 @@ def test_token_ids_stay_whole_numbers():
     assert len(predict(Tokens(), {"input_ids": ids.astype(np.int32)})) == N
 
 
+# ---- types of inputs -----------------------------------------------------------------------------------------------
+
+
+def made(make):
+    """A module whose weights do not depend on what ran before."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return make().eval()
+
+
+def point(model, x, **options):
+    return mcd.mc_predict_point(model, x, **({"outputs": "values", "progress": False} | options))
+
+
+class Sensor(nn.Module):
+    """A transformer of measurements, with a mask that is true where there is nothing."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Linear(3, 8)
+        layer = nn.TransformerEncoderLayer(8, 2, 12, dropout=0.2, batch_first=True)
+        self.body, self.head = nn.TransformerEncoder(layer, 1, enable_nested_tensor=False), nn.Linear(8, 2)
+
+    def forward(self, x, padding):
+        return self.head(self.body(self.first(x), src_key_padding_mask=padding)[:, 0])
+
+
+@pytest.mark.parametrize("wrap", [np.asarray, torch.from_numpy], ids=["numpy", "torch"])
+@pytest.mark.parametrize("by", ["position", "keyword"])
+def test_truth_values_hide_in_attention_as_they_do_in_the_model(by, wrap):
+    model, x = made(Sensor), numbers(N, STEPS, 3)
+    padding = np.arange(STEPS) >= np.array([1, 2, 3] * N)[:N, None]
+    with torch.no_grad():
+        own = model(torch.from_numpy(x), torch.from_numpy(padding)).numpy()
+    given = (wrap(x), wrap(padding)) if by == "position" else {"x": wrap(x), "padding": wrap(padding)}
+    np.testing.assert_allclose(point(model, given), own, atol=1e-6)  # rounding of float32
+    x[padding] = 99  # what is hidden
+    hidden = {"x": x, "padding": padding}
+    np.testing.assert_allclose(predict(model, hidden).mean, predict(model, given).mean, atol=1e-6)
+
+
+def test_a_mask_of_whole_numbers_is_refused_by_attention_and_never_added():
+    x, padding = numbers(N, STEPS, 3), np.ones((N, STEPS), np.int64)
+    padding[:, 0] = 0
+    for run in (point, predict):
+        with pytest.raises(ValueError, match="only bool and floating types of src_key_padding_mask are supported"):
+            run(made(Sensor), (x, padding))
+
+
+def test_a_mask_may_be_subtracted_from_one_though_it_is_of_truth_values():
+    model = Net(lambda x, mask: x * (1 - mask))  # torch subtracts no truth values
+    x, mask = numbers(N, 3), np.arange(3 * N).reshape(N, 3) % 2 == 0
+    np.testing.assert_allclose(point(model, (x, mask)), point(Net(), x * ~mask), atol=1e-6)
+
+
+class Codes(nn.Module):
+    """Numeric columns beside the code of a category, through an embedding, as one-hot rows or in a table of its own."""
+
+    def __init__(self, through="embedding"):
+        super().__init__()
+        self.through, self.embed, self.table = through, nn.Embedding(5, 5), nn.Parameter(torch.eye(5))
+        self.head = nn.Sequential(nn.Linear(8, 6), nn.ReLU(), nn.Dropout(0.5), nn.Linear(6, 2))
+
+    def forward(self, columns, code):
+        ways = {"embedding": self.embed, "one_hot": lambda one: F.one_hot(one, 5), "table": lambda one: self.table[one]}
+        return self.head(torch.cat([columns, ways[self.through](code)], dim=1))
+
+
+@pytest.mark.parametrize("kind", ["int64", "int32", "int16", "int8", "uint8", "float32", "float64"])
+@pytest.mark.parametrize("through", ["embedding", "one_hot", "table"])
+def test_codes_of_any_type_are_looked_up(through, kind):
+    model = made(lambda: Codes(through))
+    columns, codes = numbers(N, 3), np.arange(N) % 5
+    with torch.no_grad():
+        own = model(torch.from_numpy(columns), torch.from_numpy(codes)).numpy()
+    np.testing.assert_allclose(point(model, (columns, codes.astype(kind))), own, atol=1e-6)
+    by_keyword = predict(model, {"columns": columns, "code": codes.astype(kind)})
+    assert_same(by_keyword, predict(model, (columns, codes)))
+
+
+@pytest.mark.parametrize("kind", ["int64", "int32", "uint8", "bool"])
+def test_whole_columns_go_with_codes_as_floating_ones_do(kind):
+    columns, codes = (np.arange(3 * N).reshape(N, 3) % 7).astype(kind), np.arange(N) % 5
+    assert_same(predict(made(Codes), (columns, codes)), predict(made(Codes), (columns.astype(np.float32), codes)))
+
+
+class FirstNumbers(Codes):
+    """The numeric columns meet weights first, which take floating numbers alone."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(3, 3)
+
+    def forward(self, columns, code):
+        return super().forward(self.linear(columns), code)
+
+
+def test_whole_columns_become_floating_where_codes_beside_them_stay_whole():
+    columns, codes = np.arange(3 * N).reshape(N, 3) % 7, np.arange(N) % 5
+    model = made(FirstNumbers)
+    assert_same(predict(model, (columns, codes)), predict(model, (columns.astype(np.float32), codes)))
+    sampler = mcd.mc_sampler(model, (columns[:2], codes[:2]), DRAWS, outputs="logits", seed=3)
+    np.testing.assert_allclose(sampler((columns, codes)).mean, predict(model, (columns, codes)).mean, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["uint8", "int32", "int64", "bool"])
+def test_pixels_and_features_of_whole_numbers_go_on_working(kind):
+    x = np.random.default_rng(0).integers(0, 256, (N, 2, 8, 9)).astype(kind)
+    assert_same(predict(Maps(), x, labels=list("abcde")), predict(Maps(), x.astype(np.float32), labels=list("abcde")))
+    features = x[:, 0, 0, :3]
+    assert_same(predict(Net(), features), predict(Net(), features.astype(np.float32)))
+    assert_same(predict(Net(), torch.from_numpy(features)), predict(Net(), features.astype(np.float32)))
+    assert_same(predict(Net(lambda x: x / 255), features), predict(Net(lambda x: x / 255), features.astype(np.float32)))
+
+
+def test_tables_of_whole_numbers_keep_their_type(x):
+    seen = []
+    model = Net(lambda one: (seen.append(one.dtype), one.float())[1])
+    for table, dtype in [
+        (pd.DataFrame({"a": [1, 2], "b": [3, 4], "c": [5, 6]}), torch.int64),
+        (pd.DataFrame({"a": [1, 2], "b": [3, 4], "c": [5, 6]}, dtype="Int64"), torch.int64),
+        (pd.DataFrame({"a": [True, False], "b": [True, True], "c": [False, True]}), torch.bool),
+        (pd.DataFrame({"a": [1, 2], "b": [0.5, 4], "c": [5, 6]}), torch.float32),
+    ]:
+        seen.clear()
+        point(model, table)
+        assert set(seen) == {dtype}
+
+
+def test_dropout_on_whole_numbers_drops_floating_ones():
+    model = nn.Sequential(nn.Dropout(0.5), nn.Identity())  # a mask of whole numbers would be 0 or 1, not 0 or 2
+    x = np.full((N, 3), 4)
+    assert set(np.unique(predict(model, x, 50, outputs="values").samples)) == {0.0, 8.0}
+
+
+@pytest.mark.parametrize(("late", "number"), [(False, 2), (True, 10)])
+@pytest.mark.parametrize(("value", "words"), [(-1, "-1"), (5, "5")])
+def test_codes_out_of_range_are_named(late, number, value, words):
+    columns, codes = numbers(N, 3), np.arange(N) % 5
+    codes[number - 1] = value
+    text = (
+        f"must hold whole numbers from 0 to 4, which `model` looks up in `embed`; got {words} in input number {number}"
+    )
+    for run in (point, predict, lambda model, x: mcd.mc_sites(model, x) if not late else predict(model, x)):
+        with pytest.raises(ValueError, match="`x`'s array number 2 " + text):
+            run(made(Codes), (columns, codes))
+        with pytest.raises(ValueError, match="`code` " + text):
+            run(made(Codes), {"columns": columns, "code": codes.astype(float)})
+    with pytest.raises(ValueError, match=text):
+        predict(made(Codes), (columns, codes), batch_size=2)
+
+
+def test_codes_that_are_not_whole_are_named():
+    codes = np.r_[np.zeros(N - 1), 1.5]
+    with pytest.raises(ValueError, match="`x`'s array number 2 must hold whole numbers, .* got 1.5"):
+        predict(made(Codes), (numbers(N, 3), codes))
+
+
+def test_both_failures_of_whole_numbers_are_told():
+    with pytest.raises(
+        ValueError, match=r"as they are \(RuntimeError, .*\) and as floating point numbers .*\(4x7 and 3x8|3x7"
+    ):
+        predict(Net(), np.ones((N, 7), int))
+
+
+def test_one_row_without_the_axis_of_inputs_is_told_apart():
+    for run in (point, predict):
+        with pytest.raises(ValueError, match=r"inputs of shape \(input\) of single numbers: RuntimeError"):
+            run(Net(), numbers(7))
+
+
+@pytest.mark.parametrize("wrap", [np.asarray, torch.from_numpy], ids=["numpy", "torch"])
+def test_complex_numbers_are_refused(wrap):
+    for run in (point, predict):
+        with pytest.raises(TypeError, match="`x` must hold numbers; got type complex64"):
+            run(Net(), wrap(numbers(N, 3) + 1j * numbers(N, 3, seed=1)))
+
+
+# ---- batches -------------------------------------------------------------------------------------------------------
+
+
+class Pair(Net):
+    """Two arrays, the second of which may be left out, and a target that models with a loss have."""
+
+    def __init__(self):
+        super().__init__()
+
+    def forward(self, left, right=None, labels=None):
+        assert labels is None
+        return self.body(left if right is None else left * right)
+
+
+def test_batches_of_three_parts_are_refused(x):
+    left, right = torch.from_numpy(x), torch.from_numpy(x + 1)
+    loader = DataLoader(TensorDataset(left, right, torch.zeros(N)), batch_size=4)
+    for run in (point, predict, mcd.mc_sites):
+        with pytest.raises(
+            ValueError, match=r"`x` must come in batches of inputs, or of \(inputs, target\); got one of 3"
+        ):
+            run(Pair(), loader)
+    with pytest.raises(ValueError, match="got one of 4 parts.* images as one array"):
+        predict(Net(), iter([list(x[:4])]))
+
+
+@pytest.mark.parametrize(
+    "batch",
+    [
+        lambda left, right: ((left, right), torch.zeros(len(left))),
+        lambda left, right: [[left, right], torch.zeros(len(left))],
+        lambda left, right: ({"left": left, "right": right}, torch.zeros(len(left))),
+        lambda left, right: {"left": left, "right": right, "labels": torch.zeros(len(left))},
+        lambda left, right: {"left": left, "right": right, "name": ["word"] * len(left), "row": torch.zeros(len(left))},
+    ],
+    ids=["tuples", "lists", "mapping and target", "mapping with labels", "mapping with more than the model takes"],
+)
+def test_batches_give_all_inputs(x, batch):
+    left, right = torch.from_numpy(x), torch.from_numpy(x + 1)
+    parts = zip(left.split(4), right.split(4), strict=True)
+    assert_same(predict(Pair(), (batch(*pair) for pair in parts)), predict(Pair(), (x, x + 1)))
+
+
+class Named(Net):
+    """Whose second input is called as targets are, and may be left out if it is `y`."""
+
+    def __init__(self, name):
+        super().__init__()
+        self.forward = self.with_y if name == "y" else self.with_labels
+
+    def with_y(self, left, y=None):
+        return self.body(left if y is None else left * y)
+
+    def with_labels(self, left, labels):
+        return self.body(left * labels)
+
+
+def test_a_key_that_the_model_needs_is_no_target(x):
+    for name in ("y", "labels"):
+        batch = {"left": torch.from_numpy(x), name: torch.from_numpy(x + 1)}
+        assert_same(predict(Named(name), iter([batch])), predict(Pair(), (x, x + 1)))
+
+
+def test_a_misspelt_key_is_refused(x):
+    batch = {"left": torch.from_numpy(x), "rigth": torch.from_numpy(x)}
+    with pytest.raises(ValueError, match='batches with "rigth", which `model` does not take .it takes left, right'):
+        predict(Pair(), iter([batch]))
+
+
+def test_a_pair_that_is_one_input_of_two_is_refused(x):
+    class Both(Pair):
+        def forward(self, left, right):
+            return super().forward(left, right)
+
+    loader = DataLoader(TensorDataset(torch.from_numpy(x), torch.from_numpy(x)), batch_size=4)
+    with pytest.raises(ValueError, match="inputs are one array, and `model` takes left, right; give them as"):
+        predict(Both(), loader)
+
+
+def test_inputs_and_targets_of_unequal_lengths_are_refused(x):
+    with pytest.raises(ValueError, match="of one length; got 4 inputs and 5 targets"):
+        predict(Net(), iter([(torch.from_numpy(x[:4]), torch.zeros(5))]))
+
+
+class InOrder(Sampler):
+    """A sampler of one's own."""
+
+    def __init__(self, order):
+        self.order = order
+
+    def __iter__(self):
+        return iter(self.order)
+
+    def __len__(self):
+        return len(self.order)
+
+
+def loader_of(data, sampler=None, batches=None, **more):
+    return DataLoader(data, sampler=sampler, batch_sampler=batches, **({} if batches else {"batch_size": 4}), **more)
+
+
+SHUFFLED = {
+    "subset": lambda data: loader_of(data, SubsetRandomSampler(range(N))),
+    "weighted": lambda data: loader_of(data, WeightedRandomSampler([1.0] * N, N)),
+    "batches": lambda data: loader_of(data, batches=BatchSampler(RandomSampler(data), 4, False)),
+    "batches of a subset": lambda data: loader_of(data, batches=BatchSampler(SubsetRandomSampler(range(N)), 4, False)),
+    "distributed": lambda data: loader_of(data, DistributedSampler(data, 1, 0, shuffle=True)),
+    "a share": lambda data: loader_of(data, DistributedSampler(data, 2, 0, shuffle=False)),
+    "backwards": lambda data: loader_of(data, InOrder(range(N)[::-1])),
+    "too few": lambda data: loader_of(data, InOrder(range(N - 1))),
+    "too many": lambda data: loader_of(data, InOrder([*range(N), 0])),
+    "batches by length": lambda data: loader_of(data, batches=InOrder([[3, 1, 2], [0, *range(4, N)]])),
+    "of a part": lambda data: loader_of(data, SequentialSampler(range(4))),
+    "drop_last": lambda data: loader_of(data, drop_last=True),
+    "drop_last of a stream": lambda data: DataLoader(Stream(data.tensors[0]), batch_size=4, drop_last=True),
+}
+
+
+@pytest.mark.parametrize("name", SHUFFLED)
+def test_loaders_that_do_not_give_all_inputs_in_order_are_refused(x, name):
+    loader = SHUFFLED[name](TensorDataset(torch.from_numpy(x)))
+    state = torch.get_rng_state()
+    for run in (point, predict, mcd.mc_sites):
+        with pytest.raises(ValueError, match="so results could not be matched to inputs"):
+            run(Net(), loader)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize(
+    "load",
+    [
+        lambda data: loader_of(data, SequentialSampler(data)),
+        lambda data: loader_of(data, InOrder(range(N))),
+        lambda data: loader_of(data, batches=InOrder([range(4), [4, 5], [*range(6, N)]])),
+        lambda data: loader_of(data, DistributedSampler(data, 1, 0, shuffle=False)),
+        lambda data: DataLoader(data, batch_size=N, drop_last=True),
+        lambda data: loader_of(Subset(data, range(N))),
+        lambda data: DataLoader(data, sampler=BatchSampler(SequentialSampler(data), 4, False), batch_size=None),
+    ],
+)
+def test_loaders_that_give_all_inputs_in_order_are_taken(x, usual, load):
+    assert_same(predict(Net(), load(TensorDataset(torch.from_numpy(x)))), usual)
+
+
+# ---- constants, and mappings as one argument -----------------------------------------------------------------------
+
+
+class Graph(nn.Module):
+    """Nodes with features, whose neighbours are the same for all inputs."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.head = nn.Linear(3, 6), nn.Linear(6, 2)
+
+    def forward(self, x, neighbours=None, scale=1.0, deep=False):
+        if neighbours is not None:
+            x = neighbours @ x
+        x = F.dropout(torch.relu(self.first(x * scale)), 0.5, True)
+        return self.head(x.relu() if deep else x).mean(dim=1)
+
+
+@pytest.mark.parametrize("n", [STEPS, N])
+@pytest.mark.parametrize("wrap", [np.asarray, torch.from_numpy], ids=["numpy", "torch"])
+def test_constants_are_passed_on_whatever_the_number_of_inputs(wrap, n):
+    """Also where there are as many inputs as nodes: constants are never cut."""
+    x, neighbours = numbers(n, STEPS, 3), np.abs(numbers(STEPS, STEPS, seed=2))
+    model = made(Graph)
+    more = {"constants": {"neighbours": wrap(neighbours), "scale": 2.0, "deep": True}}
+    usual = predict(model, 2 * (neighbours @ x))
+    assert_same(predict(model, x, **more), usual)
+    assert_same(predict(model, x, masks="shared", batch_size=3, **more), usual)
+    sampler = mcd.mc_sampler(model, x[:2], DRAWS, outputs="logits", seed=3, **more)
+    np.testing.assert_allclose(sampler(x).mean, usual.mean, atol=1e-6)
+    same = {"outputs": "logits", "seed": 3, "progress": False}
+    y = np.arange(n) % 2
+    rates = mcd.mc_compare_rates(model, x, y, [0.3], DRAWS, **same, **more)
+    pd.testing.assert_frame_equal(rates, mcd.mc_compare_rates(model, 2 * (neighbours @ x), y, [0.3], DRAWS, **same))
+    settled = mcd.mc_convergence(model, x, [4, 8], **same, **more)
+    pd.testing.assert_frame_equal(settled.table, mcd.mc_convergence(model, 2 * (neighbours @ x), [4, 8], **same).table)
+    assert len(mcd.mc_sites(model, x, **more)) == 1
+
+
+def test_the_point_prediction_takes_constants():
+    class Scaled(Net):
+        def forward(self, x, scale):
+            return self.body(x * scale)
+
+    x = numbers(N, 3)
+    np.testing.assert_allclose(point(Scaled(), x, constants={"scale": 2.0}), point(Net(), 2 * x), atol=1e-6)
+
+
+def test_a_constant_that_the_model_writes_to_stays_as_it_was(x):
+    class Writes(Net):
+        def forward(self, x, scale):
+            scale += 1
+            return self.body(x * scale)
+
+    scale = torch.ones(3)
+    assert_same(predict(Writes(), x, constants={"scale": scale}), predict(Net(), 2 * x))
+    assert scale.tolist() == [1, 1, 1]
+
+
+def test_bad_constants_are_refused(x):
+    with pytest.raises(ValueError, match="`constants` must give names to what `model` takes beside `x`; got 2"):
+        predict(Net(), x, constants=2)
+    with pytest.raises(ValueError, match=r'names that `model` takes \(left, right, labels\); got "scale"'):
+        predict(Pair(), x, constants={"scale": 2})
+
+
+class Batch(nn.Module):
+    """All inputs in one dictionary."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed, self.drop, self.head = nn.Embedding(9, 6), nn.Dropout(0.5), nn.Linear(6, 2)
+
+    def forward(self, batch):
+        words = self.drop(self.embed(batch["ids"])) * batch["mask"][..., None]
+        return self.head(words.sum(dim=1))
+
+
+@pytest.mark.parametrize("masks", ["shared", "per_input"])
+def test_a_mapping_may_be_one_argument(masks):
+    class Apart(Batch):
+        def forward(self, ids, mask):
+            return super().forward({"ids": ids, "mask": mask})
+
+    ids, mask = np.arange(N * STEPS).reshape(N, STEPS) % 9, np.arange(N * STEPS).reshape(N, STEPS) % 3 > 0
+    usual = predict(made(Apart), (ids, mask), masks=masks)
+    one = {"ids": ids, "mask": mask}
+    for x in (
+        (one,),
+        {"batch": one},
+        iter([(({"ids": ids[:4], "mask": mask[:4]},), None), ({"batch": one}, None)][:1]),
+    ):
+        got = predict(made(Batch), x, masks=masks, batch_size=3)
+        assert_same(got, usual) if len(got) == N else np.testing.assert_allclose(got.mean, usual.mean[:4], atol=1e-6)
+    ids[7, 1] = 9
+    with pytest.raises(ValueError, match="`ids` must hold whole numbers from 0 to 8, .*; got 9 in input number 8"):
+        predict(made(Batch), (one,), masks=masks)
+    with pytest.raises(ValueError, match=r"must be as long as `its first array` \(11\); got length 5"):
+        predict(made(Batch), ({"ids": ids, "mask": mask[:5]},))
+
+
 # ---- outputs -------------------------------------------------------------------------------------------------------
 
 GIVES = {
@@ -200,6 +635,41 @@ def test_segmentation_maps(last, monkeypatch):
         result.to_pandas()
     back = MCPrediction.from_state(*result.to_state())
     np.testing.assert_array_equal(back.predicted, result.predicted)
+
+
+@pytest.mark.parametrize("last", [False, True])
+@pytest.mark.parametrize("outputs", ["logits", "probabilities"])
+def test_a_single_channel_is_that_of_the_second_of_two_labels(last, outputs):
+    class Single(Maps):
+        def forward(self, x):
+            out = super().forward(x)[..., :1] if last else super().forward(x)[:, :1]
+            return out.sigmoid() if outputs == "probabilities" else out
+
+    def both(out):
+        axis = out.ndim - 1 if last else 1
+        return torch.cat([1 - out, out] if outputs == "probabilities" else [torch.zeros_like(out), out], dim=axis)
+
+    x = numbers(N, 2, 8, 9)
+    options = {"outputs": outputs, "labels": ["no", "yes"]}
+    result = predict(Single(last), x, **options)
+    assert result.mean.shape == (N, 6, 7, 2)
+    assert_same(result, predict(Single(last), x, select=both, **options))
+    np.testing.assert_allclose(
+        point(Single(last), x, **options), point(Single(last), x, select=both, **options), atol=1e-6
+    )
+    with pytest.raises(ValueError, match="2 labels fit 2 axes.*two for a single channel"):
+        predict(Single(last), numbers(N, 2, 8, 4), **options)  # maps are 2 wide too
+
+
+def test_several_labels_at_once_are_not_led_to_a_softmax(x):
+    model = Net(give=torch.sigmoid)
+    for run in (point, predict):
+        with pytest.raises(
+            ValueError, match="do not sum to 1, as where several labels.*one label at a time by `select`"
+        ):
+            run(model, x, outputs="probabilities", labels=list("abcde"))
+    one = predict(model, x, outputs="probabilities", labels=["no", "yes"], select=lambda out: out[:, 3])
+    np.testing.assert_allclose(one.mean[:, 1], predict(model, x, outputs="values").mean[:, 3], atol=1e-6)
 
 
 def test_labels_must_tell_their_axis():

@@ -358,3 +358,121 @@ test_that("other labels than the network's own are refused", {
     expect_no_error(ask(c("a", "b", "c")))
   }
 })
+
+# types of inputs, constants, lists in lists, maps of one channel ----
+
+codes_net <- function() {
+  foreign("
+import torch
+from torch import nn
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.embed, self.drop, self.head = nn.Embedding(5, 4), nn.Dropout(0.5), nn.Linear(6, 2)
+    def forward(self, columns, code, scale=1.0, weights=None, squared=False):
+        columns = columns * scale if weights is None else columns @ weights
+        columns = columns ** 2 if squared else columns
+        return self.head(self.drop(torch.cat([columns, self.embed(code)], 1)))
+net = Net().eval()
+")
+}
+
+test_that("codes are whole numbers, whether R holds them as integer or as double", {
+  net <- codes_net()
+  columns <- matrix(sin(1:14), 7)
+  code <- c(0L, 4L, 2L, 1L, 3L, 0L, 4L)
+  values <- function(code, columns) {
+    mc_predict(net, list(columns, code), n_samples = 3, outputs = "values", seed = 1, progress = FALSE)$mean
+  }
+  expect_identical(values(as.double(code), columns), values(code, columns))
+  whole <- matrix(1:14, 7) # beside codes they count as numbers do
+  expect_equal(values(code, whole), values(code, whole + 0), tolerance = 1e-6) # float32
+  expect_error(values(code + 1L, columns), class = "mcdropout_error_argument", regexp = paste(
+    "^`x`'s array number 2 must hold whole numbers from 0 to 4, which `model` looks up in `embed`;",
+    "got 5 in input number 2[.]$"
+  ))
+  expect_error(values(c(code[-1], 1.5), columns), "must hold whole numbers, .* got 1.5")
+  expect_error(mc_predict(net, list(columns = columns, code), outputs = "values"),
+    "`x` must have names for all of its parts or for none",
+    class = "mcdropout_error_argument"
+  )
+})
+
+test_that("constants are passed on to a network that is not ours", {
+  net <- codes_net()
+  columns <- matrix(sin(1:14), 7)
+  code <- c(0L, 4L, 2L, 1L, 3L, 0L, 4L)
+  mean_of <- function(columns, ...) {
+    x <- list(columns, code)
+    mc_predict(net, x, n_samples = 3, outputs = "values", seed = 1, progress = FALSE, ...)$mean
+  }
+  weights <- matrix(c(1, 0.5, -2, 3), 2)
+  rounding <- 1e-6 # of float32
+  expect_equal(mean_of(columns, constants = list(scale = 2)), mean_of(2 * columns), tolerance = rounding)
+  both <- list(weights = weights, squared = TRUE)
+  expect_equal(mean_of(columns, constants = both), mean_of((columns %*% weights)^2), tolerance = rounding)
+  point <- mc_predict_point(net, list(columns, code), outputs = "values", constants = list(scale = c(2, 3)))
+  scaled <- columns %*% diag(2:3)
+  expect_equal(point, mc_predict_point(net, list(scaled, code), outputs = "values"), tolerance = rounding)
+  expect_identical(nrow(mc_sites(net, list(columns, code), constants = list(scale = 2))), 1L)
+  ask <- mc_sampler(net, list(columns, code), 3, outputs = "values", constants = list(scale = 2), seed = 1)
+  expect_equal(ask(list(columns, code))$mean, mean_of(2 * columns), tolerance = rounding)
+  expect_error(mean_of(columns, constants = 2), "`constants` must be a named list; got 2[.]",
+    class = "mcdropout_error_argument"
+  )
+  expect_error(mean_of(columns, constants = list(size = 2)), class = "mcdropout_error_argument",
+    regexp = "^`constants` must have names that `model` takes .columns, code, .* got \"size\"[.]$"
+  )
+})
+
+test_that("truth values hide in attention, and a named list in a list is one argument", {
+  net <- foreign("
+import torch
+from torch import nn
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.attend = nn.MultiheadAttention(4, 2, batch_first=True)
+        self.drop, self.head = nn.Dropout(0.5), nn.Linear(4, 2)
+    def forward(self, batch):
+        x = batch['x']
+        x, _ = self.attend(x, x, x, key_padding_mask=batch['padding'])
+        return self.head(self.drop(x[:, 0]))
+net = Net().eval()
+")
+  x <- array(cos(1:84), c(7, 3, 4))
+  padding <- cbind(FALSE, 1:7 > 2, TRUE)
+  other <- x
+  other[, 3, ] <- 9 # what is hidden
+  values <- function(x, padding) {
+    batch <- list(list(x = x, padding = padding))
+    mc_predict(net, batch, n_samples = 3, outputs = "values", seed = 1, progress = FALSE)$mean
+  }
+  expect_equal(values(other, padding), values(x, padding), tolerance = 1e-6) # float32
+  expect_error(values(x, padding + 0L), "only bool and floating types of key_padding_mask are supported",
+    class = "mcdropout_error_argument"
+  )
+})
+
+test_that("a single channel is that of the second of two labels, and several labels at once are told", {
+  net <- foreign("
+import torch
+from torch import nn
+torch.manual_seed(0)
+net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Dropout2d(0.5), nn.Conv2d(4, 1, 1), nn.Sigmoid()).eval()
+")
+  x <- array(sin(1:360), c(5, 1, 8, 9))
+  map <- mc_predict(net, x, n_samples = 3, outputs = "probabilities", labels = c("no", "yes"), seed = 1,
+                    progress = FALSE)
+  value <- mc_predict(net, x, n_samples = 3, outputs = "values", seed = 1, progress = FALSE)
+  expect_identical(dim(map$mean), c(5L, 6L, 7L, 2L))
+  expect_equal(c(map$mean[, , , 2]), c(value$mean), tolerance = 1e-6) # float32
+  nn <- reticulate::import("torch", convert = FALSE)$nn
+  several <- nn$Sequential(nn$Linear(4L, 3L), nn$Dropout(0.5), nn$Sigmoid())
+  expect_error(mc_predict(several, small_x(), outputs = "probabilities", progress = FALSE),
+    "do not sum to 1, as where several labels may hold at once; take one label at a time by `select`",
+    class = "mcdropout_error_argument"
+  )
+})
