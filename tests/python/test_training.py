@@ -609,6 +609,7 @@ def count(x, generator):
     if len(begun) == 80:  # of 63 an epoch: within the second
         due.set()
     return x
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs start without
 striker = threading.Thread(target=strike)
 striker.start()
 warnings.simplefilter("ignore")
