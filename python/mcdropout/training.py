@@ -985,7 +985,7 @@ class _Checkpoint:
                     f"`checkpoint` must be of the same training; got {shown(str(self.path))}, made with another "
                     f"`{name}`. Give another path, or remove the file to start again."
                 )
-        # in torch's own memory, as in a run that was never interrupted: kernels may round by how their input is aligned
+        # in torch's own memory, aligned as in a run that was never interrupted: nothing is left to how a kernel goes
         tensors = {name: torch.tensor(values) for name, values in arrays.items()}
         run.model.load_state_dict(_under("model.", tensors))
         run.best = _under("best.", tensors) or None

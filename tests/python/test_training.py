@@ -377,7 +377,7 @@ def test_a_run_resumed_from_its_checkpoint_equals_one_never_interrupted_to_the_b
 
 
 def test_what_comes_from_a_checkpoint_lies_in_memory_as_what_torch_makes(table, tmp_path):
-    """64 bytes apart, where NumPy's may lie 16 apart: some kernels round by how their input is aligned."""
+    """At multiples of 64 bytes, where NumPy's may lie at multiples of 16: kernels may go another way there."""
     made = []
 
     def optimizer(parameters):
@@ -889,6 +889,7 @@ def count(x, generator):
     if len(begun) == 80:  # of 63 an epoch: within the second
         due.set()
     return x
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs start without
 striker = threading.Thread(target=strike)
 striker.start()
 warnings.simplefilter("ignore")
