@@ -33,7 +33,15 @@ from .inputs import Inputs
 from .operations import is_opened
 from .outputs import Outputs
 from .precision import cast_arguments
-from .randomness import GENERATORS, keep_masks, normals, seeded_generators
+from .randomness import (
+    GENERATORS,
+    generator_starts,
+    keep_masks,
+    normals,
+    other_generators_kept,
+    seeded_generators,
+    uniforms,
+)
 from .sites import (
     NORMAL_KINDS,
     Probe,
@@ -97,27 +105,43 @@ class Sampler:
 
         Tells of what cannot be keyed: random numbers of the model's own, and calls that no probe had seen.
         """
-        own = self.first.probe.own_randomness
-        if own:
-            warn("`model` draws random numbers of its own besides dropout; they depend on `batch_size` too.")
-        elif self.first.probe.training_randomness:
-            warn("`model` draws random numbers of its own when training, besides dropout; they are left out.")
+        self._tell_of_own_randomness()
         if self.first.probe.mixes_inputs:
             warn(
                 "`model` gives an input other numbers when other inputs come with it, so results depend on "
                 "`batch_size`; leave out what looks at the whole batch."
             )
         device = self.first.device
-        with random_state_kept(device) if own else nullcontext(), ExitStack() as stack:
-            if own:
+        with ExitStack() as stack:
+            if self.first.probe.alone:
+                stack.enter_context(random_state_kept(device))
+                stack.enter_context(other_generators_kept(self.seed))
                 seed_generators(self.seed, device)
             crews = [Workers.wanted(self.workers, device, self.devices.count(device)) for device in self.devices]
             yield [stack.enter_context(workers) for workers in crews]
-        unknown = sorted({name for plan in self.plans.values() for name in plan.unknown})
+        unknown = sorted({name for plan in self.plans.values() for name in plan.unknown - plan.probe.passed_over})
         if unknown:
             warn(
                 "`model` made dropout calls that its first inputs did not show and that were left out: "
                 f"{', '.join(unknown)}."
+            )
+
+    def _tell_of_own_randomness(self) -> None:
+        probe = self.first.probe
+        if probe.own_randomness:
+            warn(
+                "`model` draws random numbers of its own besides dropout that cannot be keyed by input, by "
+                f"{', '.join(probe.own_randomness)}; they depend on `batch_size` too."
+            )
+        if probe.training_randomness:
+            warn(
+                "`model` draws random numbers of its own when training, besides dropout, by "
+                f"{', '.join(probe.training_randomness)}; they are left out."
+            )
+        if probe.training_noise:
+            warn(
+                f"`model` draws normal numbers when training, by {', '.join(probe.training_noise)}; they are left out "
+                "unless `gaussian_noise` is true."
             )
 
     def check_spread(self) -> None:
@@ -147,8 +171,10 @@ class Plan:
         self.device, self.precision, self.sites = replica.device, replica.precision, probe.sites
         self.idle, self.more_replicas = [replica], more_replicas
         self.engine, self.engine_reason = "loop", ""
+        if probe.alone or any(site.kind == "generator" for site in self.sites.values()):
+            self.engine_reason = "generators draw for one draw after the other"
         # random numbers that are not keyed depend on who draws first
-        self.alone = more_replicas is None or probe.own_randomness
+        self.alone = more_replicas is None or probe.alone
         self.weights = {name: site for name, site in self.sites.items() if site.kind == "weights"}
         # a hook of the user's, where there is one, may look at any result
         self.fused = fused_calls(probe, self.device, masks) if more_replicas is not None else {}
@@ -165,7 +191,7 @@ class Plan:
         if self.weights and self._kept_sites() == self.sites and self.draws_per_chunk < min(FEW_DRAWS, n_samples):
             self._draw_one_after_the_other(n_samples)
         self.rooms = local()
-        self.prefix_can_be_kept = True
+        self.prefix_can_be_kept = not probe.alone
         self.differing: list[Tensor] = []  # whether draws differed so far; not asked before the end, lest we wait
         self.unknown: set[str] = set()
         self.kept: dict[range, Masks] = {}
@@ -614,7 +640,11 @@ def site_masks(
     which = ids if ids is not None and per_input else torch.zeros(1, dtype=torch.int64, device=draws.device)
     masks = "per_input" if per_input else "shared"
     given = seed, masks, site.key
-    if site.kind in NORMAL_KINDS:
+    if site.kind == "generator":
+        return generator_starts(seed, site.key, draws)
+    if site.kind == "uniforms":
+        made = uniforms(*given, site.n_elements, draws, which, site.dtype)
+    elif site.kind in NORMAL_KINDS:
         made = normals(*given, site.n_elements, draws, which)
     elif site.axis == 0 and site.shape[0] == 1 and site.channels_innermost:
         channels, *sides = site.shape[1:]
@@ -624,9 +654,12 @@ def site_masks(
     else:
         made = keep_masks(*given, site.rate, site.n_elements, draws, which, 1, room)
     made = made.view(len(draws), len(which), *site.shape)
-    axis = 1 + (site.axis or 0)
-    made = made.movedim(1, axis if site.inputs_outermost else axis + 1)
-    made = made.flatten(axis, axis + 1)  # inputs and their k entries, as they lie in the site's own tensor
+    if site.axis is None:
+        made = made[:, 0]
+    else:
+        axis = 1 + site.axis
+        made = made.movedim(1, axis if site.inputs_outermost else axis + 1)
+        made = made.flatten(axis, axis + 1)  # inputs and their k entries, as they lie in the site's own tensor
     order = (0, *(one + 1 for one in site.order))
     back = sorted(range(made.ndim), key=lambda one: order[one])
     made = made.permute(order).contiguous()  # in memory as the input it meets
@@ -645,8 +678,8 @@ class _KeyedNoise:
 
     def each(self, sample: Callable[[], Tensor]) -> Tensor:
         drawn = []
-        for draw in self.draws.tolist():
-            with seeded_generators(self.seed, self.site.key, draw, self.device):
+        for start in generator_starts(self.seed, self.site.key, self.draws).tolist():
+            with seeded_generators(start, self.device):
                 drawn.append(sample())
         return torch.stack(drawn)
 

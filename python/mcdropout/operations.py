@@ -71,14 +71,17 @@ class Drop:
     @property
     def samples(self) -> bool:
         """Whether draws can differ by it."""
-        return self.kind == "weights" or self.rate > 0
+        return self.kind in ("weights", *NUMBERS, "generator") or self.rate > 0
 
 
 # scale: 0, and the others grow by 1/(1 - rate). alpha: SELU's floor, mean and variance kept. keep: the tensor itself
 # becomes the 0 or 1 of each decision. uniform: it becomes numbers in [0, 1) that are below `rate` where dropped.
 # gaussian: each grows by a normal factor of mean 1. noise: a normal number is added, whose deviation is `rate`.
 # weights: nothing is dropped; the weights of a variational layer, (weight,), are drawn whole.
-KINDS = ("scale", "alpha", "keep", "uniform", "gaussian", "noise", "weights")
+# uniforms, normals: the tensor becomes numbers in [0, 1), or standard normal ones, for what the model makes of them.
+# generator: torch draws, its own generator started anew in each draw.
+KINDS = ("scale", "alpha", "keep", "uniform", "gaussian", "noise", "weights", "uniforms", "normals", "generator")
+NUMBERS = ("uniforms", "normals")
 STOCHASTIC_DEPTH = "stochastic_depth"
 
 ALPHA = -1.7580993408473766  # SELU's value at minus infinity, where alpha dropout sends a dropped unit
@@ -90,6 +93,8 @@ class Mode(Protocol):
     def meet(self, drop: Drop, x: Tensor) -> Tensor: ...
 
     def pass_over(self) -> None: ...
+
+    def by_torch(self, operation: str, run: Callable[[], Tensor], own: torch.Generator | None) -> Tensor: ...
 
     def module(self) -> nn.Module | None: ...
 
@@ -206,10 +211,13 @@ def _opened(mode: Mode, func: Any, *args: Any, **kwargs: Any) -> Any:
         return _without_dispatch(func)(*args, **kwargs)
 
 
+QUESTIONS = ("has_torch_function", "has_torch_function_unary", "has_torch_function_variadic")
+
+
 @cache
 def _without_dispatch(func: Any) -> Any:
     """`func` without its first question, whether somebody wants to take the call over: the mode already has."""
-    names = {**func.__globals__, "has_torch_function": lambda _: False}
+    names = {**func.__globals__, **dict.fromkeys(QUESTIONS, lambda *_: False)}
     opened = types.FunctionType(func.__code__, names, func.__name__, func.__defaults__, func.__closure__)
     opened.__kwdefaults__ = func.__kwdefaults__
     return opened
@@ -258,23 +266,111 @@ def _packed(func: Any, args: tuple) -> Any:
     return func(*args)
 
 
-# ---- stochastic depth -----------------------------------------------------------------------------------------
+# ---- random numbers -------------------------------------------------------------------------------------------
 
 
-def _bernoulli(mode: Mode, func: Any, x: Tensor, p: Any = 0.5, **kwargs: Any) -> Tensor:
-    """`Tensor.bernoulli_(p)`, by which torchvision and timm keep a block with probability p."""
-    if not isinstance(p, float | int) or not _drops_paths(mode):
-        return func(x, p, **kwargs)
-    return mode.meet(Drop(STOCHASTIC_DEPTH, 1 - float(p), True, tuple(x.shape), "keep"), x)
+def _numbers(mode: Mode, func: Any, like: Tensor, kind: str) -> Tensor:
+    """Keyed random numbers in the shape of `like`, in its type where that has fractions."""
+    like = like if like.is_floating_point() else torch.zeros(like.shape, device=like.device)
+    return mode.meet(Drop(func.__name__.strip("_"), math.nan, True, tuple(like.shape), kind), like)
 
 
-def _rand(mode: Mode, func: Any, *size: Any, **kwargs: Any) -> Tensor:
-    """`torch.rand(...)`, from which Hugging Face's DropPath makes its decision."""
-    if not _drops_paths(mode):
-        return func(*size, **kwargs)
-    x = torch.zeros(*size, **kwargs)
-    rate = float(getattr(mode.module(), "drop_prob", 0.0) or 0.0)
-    return mode.meet(Drop(STOCHASTIC_DEPTH, rate, True, tuple(x.shape), "uniform"), x)
+def _made_of(kind: str) -> Handler:
+    """A function that makes a tensor of random numbers, as `torch.rand()`, from its sizes."""
+
+    def handler(mode: Mode, func: Any, *size: Any, out: Tensor | None = None, **kwargs: Any) -> Tensor:
+        x = torch.zeros(*size, **kwargs)
+        if kind == "uniforms" and _drops_paths(mode):  # Hugging Face's DropPath makes its decision from them
+            rate = float(getattr(mode.module(), "drop_prob", 0.0) or 0.0)
+            result = mode.meet(Drop(STOCHASTIC_DEPTH, rate, True, tuple(x.shape), "uniform"), x)
+        else:
+            result = _numbers(mode, func, x, kind)
+        return result if out is None else _written(out, result)
+
+    return handler
+
+
+def _like(kind: str) -> Handler:
+    """A function that makes a tensor of random numbers, as `torch.rand_like()`, from another tensor."""
+
+    def handler(mode: Mode, func: Any, input: Tensor, **kwargs: Any) -> Tensor:
+        return _numbers(mode, func, torch.zeros_like(input, **kwargs), kind)
+
+    return handler
+
+
+def _filled(kind: str, names: tuple[str, ...], usual: tuple[float, ...], make: Callable[..., Tensor]) -> Handler:
+    """A method that fills its tensor, as `Tensor.uniform_(from, to)`, with `make(numbers, *parameters)`."""
+
+    def handler(mode: Mode, func: Any, x: Tensor, *given: Any, **kwargs: Any) -> Tensor:
+        parameters = {**dict(zip(names, usual, strict=True)), **dict(zip(names, given, strict=False)), **kwargs}
+        return _written(x, make(_numbers(mode, func, x, kind), *(parameters[name] for name in names)).to(x.dtype))
+
+    return handler
+
+
+def _normal(
+    mode: Mode, func: Any, mean: Any = 0.0, std: Any = 1.0, size: Any = None, out: Tensor | None = None, **kwargs: Any
+) -> Tensor:
+    """`torch.normal()`: of means and deviations, each a number or a tensor."""
+    tensors = [one for one in (mean, std) if isinstance(one, Tensor)]
+    if tensors:
+        shape = torch.broadcast_shapes(*(one.shape for one in tensors))
+        like = torch.zeros_like(tensors[0].expand(shape))
+    else:
+        like = torch.zeros(size, **kwargs)
+    result = _numbers(mode, func, like, "normals") * std + mean
+    return result if out is None else _written(out, result)
+
+
+def _bernoulli(mode: Mode, func: Any, x: Tensor, p: Any = None, out: Tensor | None = None, **kwargs: Any) -> Tensor:
+    """`torch.bernoulli(probabilities)`, `Tensor.bernoulli(p)` and `Tensor.bernoulli_(p)`.
+
+    By the last torchvision and timm keep a block with probability p.
+    """
+    in_place = func is Tensor.bernoulli_
+    p = 0.5 if p is None and in_place else x if p is None else p
+    if isinstance(p, Tensor):
+        result = (_numbers(mode, func, x, "uniforms") < p).to(x.dtype)
+    else:
+        like = x if x.is_floating_point() else torch.zeros(x.shape, device=x.device)
+        name = STOCHASTIC_DEPTH if _drops_paths(mode) else func.__name__.strip("_")
+        result = mode.meet(Drop(name, 1 - float(p), True, tuple(x.shape), "keep"), like).to(x.dtype)
+    return _written(x, result) if in_place else result if out is None else _written(out, result)
+
+
+def _rrelu(
+    mode: Mode,
+    func: Any,
+    input: Tensor,
+    lower: float = 1 / 8,
+    upper: float = 1 / 3,
+    training: bool = False,
+    inplace: bool = False,
+) -> Tensor:
+    """A rectifier whose slope below 0 is drawn when training."""
+    if not training:
+        return func(input, lower, upper, training, inplace)
+    slope = _numbers(mode, func, input, "uniforms") * (upper - lower) + lower
+    result = torch.where(input < 0, input * slope, input)
+    return _written(input, result) if inplace else result
+
+
+def _by_torch(mode: Mode, func: Any, *args: Any, generator: torch.Generator | None = None, **kwargs: Any) -> Tensor:
+    """A function of random numbers that have no simple form, or come from the model's own generator: torch draws."""
+    given = kwargs if generator is None else {**kwargs, "generator": generator}
+    return mode.by_torch(func.__name__.strip("_"), lambda: func(*args, **given), generator)
+
+
+def _keyed(handler: Handler) -> Handler:
+    """`handler` for calls that leave the generator to torch."""
+
+    def handled(mode: Mode, func: Any, *args: Any, generator: torch.Generator | None = None, **kwargs: Any) -> Any:
+        if generator is None:
+            return handler(mode, func, *args, **kwargs)
+        return _by_torch(mode, func, *args, generator=generator, **kwargs)
+
+    return handled
 
 
 def _drops_paths(mode: Mode) -> bool:
@@ -316,8 +412,34 @@ HANDLERS: dict[Any, Handler] = {
     F.scaled_dot_product_attention: _attention,
     F.multi_head_attention_forward: _opened,
     **dict.fromkeys((torch.lstm, torch.gru, torch.rnn_tanh, torch.rnn_relu), _recurrent),
-    Tensor.bernoulli_: _bernoulli,
-    torch.rand: _rand,
+    F.gumbel_softmax: _opened,
+    F.fractional_max_pool2d_with_indices: _opened,
+    F.fractional_max_pool3d_with_indices: _opened,
+}
+
+# Those of random numbers. What they give is keyed where a model is sampled; its ordinary prediction leaves them alone.
+RANDOM: dict[Any, Handler] = {
+    torch.rand: _keyed(_made_of("uniforms")),
+    torch.randn: _keyed(_made_of("normals")),
+    torch.rand_like: _keyed(_like("uniforms")),
+    torch.randn_like: _keyed(_like("normals")),
+    torch.normal: _keyed(_normal),
+    Tensor.uniform_: _keyed(
+        _filled("uniforms", ("from", "to"), (0.0, 1.0), lambda u, low, high: u * (high - low) + low)
+    ),
+    Tensor.normal_: _keyed(_filled("normals", ("mean", "std"), (0.0, 1.0), lambda z, mean, std: z * std + mean)),
+    Tensor.exponential_: _keyed(_filled("uniforms", ("lambd",), (1.0,), lambda u, rate: -torch.log1p(-u) / rate)),
+    **dict.fromkeys((torch.bernoulli, Tensor.bernoulli, Tensor.bernoulli_), _keyed(_bernoulli)),
+    **dict.fromkeys((F.rrelu, torch.rrelu, torch.rrelu_), _keyed(_rrelu)),
+    **dict.fromkeys(
+        (
+            *(torch.randint, torch.randint_like, torch.randperm, torch.multinomial, Tensor.multinomial),
+            *(torch.poisson, torch.binomial),
+            *(getattr(torch, name) for name in ("_standard_gamma", "_sample_dirichlet")),  # of `torch.distributions`
+            *(Tensor.random_, Tensor.geometric_, Tensor.cauchy_, Tensor.log_normal_),
+        ),
+        _by_torch,
+    ),
 }
 
 

@@ -9,7 +9,8 @@ fixed:
 
 * key: the first 8 bytes of BLAKE2b (digest of 8 bytes) of the UTF-8 text
   ``"mcdropout 1|<seed>|<masks>|<site>|<part>"``, little-endian; the low 4 bytes are key word 0. `masks` is
-  "shared" or "per_input", `part` is "field", "tail", "normal" or "generator". `site` is the site's place, "0", "1", ...
+  "shared" or "per_input", `part` is "field", "tail", "uniform", "normal" or "generator". `site` is the site's place,
+  "0", "1", ...
 * counter: (block, draw, low 32 bits of the id, high 32 bits of the id); the id is 0 when masks are shared.
 * bytes: a mask of E elements with B-bit fields takes ceil(E * B / 8) bytes, so ceil(bytes / 16) blocks. Word 0 of
   all blocks comes first, then word 1, 2, 3; a word's low byte first. Bytes beyond the need are not used.
@@ -24,6 +25,9 @@ fixed:
   blocks 1, 2, ... of four words each. A word's low half w and its high half h, signed, are u = (w + 1/2) / 2^32 and
   v = h / 2^32, and give sqrt(-2 ln u) cos(2 pi v), which is element e for word e, and sqrt(-2 ln u) sin(2 pi v), which
   is element n + e (Box and Muller, 1958). All in float64. The largest possible is sqrt(66 ln 2) = 6.76.
+* uniforms: E numbers in [0, 1) take nb = ceil(E / 4) blocks (block, draw, low and high 32 bits of the id) of part
+  "uniform"; element e is word e div nb of block e mod nb. Its upper b bits are taken, times 2^-b: 32 of them for
+  float64, 24 for float32, 11 for float16, 8 for bfloat16, so that the type holds each number.
 * generators: where a distribution brings noise of its own, torch's generator is seeded with
   (word 0 + 2^32 * word 1) mod 2^63 of the block (0, draw, 0, 0) under part "generator".
 
@@ -35,6 +39,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import random
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -141,6 +146,26 @@ def keep_masks(
     return kept.view(len(draws), len(ids), n_elements)
 
 
+UNIFORM_BITS = {torch.float64: 32, torch.float32: 24, torch.float16: 11, torch.bfloat16: 8}
+
+
+def uniforms(
+    seed: int, masks: str, site: str, n_elements: int, draws: Tensor, ids: Tensor, dtype: torch.dtype = torch.float32
+) -> Tensor:
+    """Numbers in [0, 1): (draw, id, element), in `dtype`; the other arguments as in `keep_masks()`."""
+    key, bits = site_key(seed, masks, site, "uniform"), UNIFORM_BITS[dtype]
+    n_blocks = -(-n_elements // 4)
+    numbers = torch.empty(len(draws), len(ids), 4, n_blocks, dtype=dtype, device=draws.device)
+    low, high = (half[:, None] for half in _halves(ids))
+    for start in range(0, n_blocks, BLOCKS_AT_ONCE):
+        block = torch.arange(start, min(start + BLOCKS_AT_ONCE, n_blocks), device=draws.device)[None, :]
+        for place, draw in enumerate(draws):
+            for word, made in enumerate(philox(key, (block, draw, low, high))):
+                upper = (made >> (32 - bits)).double() * 2.0**-bits
+                numbers[place, :, word, start : start + block.shape[1]] = upper
+    return numbers.flatten(2)[..., :n_elements]
+
+
 def normals(
     seed: int,
     masks: str,
@@ -172,19 +197,54 @@ def _box_muller(words: Tensor, pair: Tensor) -> None:
     pair[1] = radius * angle.sin()
 
 
+def generator_starts(seed: int, site: str, draws: Tensor) -> Tensor:
+    """What torch's generators start from in each draw: int64 (draw,)."""
+    nothing = torch.zeros_like(draws)
+    words = philox(site_key(seed, "shared", site, "generator"), (nothing, draws, nothing, nothing))
+    return (words[0] + (words[1] << 32)) & (2**63 - 1)
+
+
 @contextmanager
-def seeded_generators(seed: int, site: str, draw: int, device: torch.device) -> Iterator[None]:
-    """Inside, torch's global generators start from the key of this draw; afterwards they are as they were."""
-    nothing = torch.zeros(1, dtype=torch.int64)
-    words = philox(site_key(seed, "shared", site, "generator"), (nothing, nothing + draw, nothing, nothing))
-    start = (int(words[0]) + (int(words[1]) << 32)) % 2**63
+def seeded_generators(start: int, device: torch.device, own: torch.Generator | None = None) -> Iterator[None]:
+    """Inside, torch's global generators and one of the model's own begin at `start`; afterwards they are as before."""
     with GENERATORS:
         before = generator_states(device)
+        before_own = None if own is None else own.get_state()
         try:
             seed_generators(start, device)
+            if own is not None:
+                own.manual_seed(start)
             yield
         finally:
             put_back(before, device)
+            if own is not None and before_own is not None:
+                own.set_state(before_own)
+
+
+@contextmanager
+def other_generators_kept(start: int | None = None) -> Iterator[Callable[[], tuple[str, ...]]]:
+    """Put Python's and NumPy's global generators back if the block moves them, begun at `start` if that is given.
+
+    What is given to the block is a function that names those that it has moved.
+    """
+    before = random.getstate(), np.random.get_state()
+    if start is not None:
+        random.seed(start)
+        np.random.seed(start % 2**32)
+    begun = random.getstate(), np.random.get_state()
+
+    def moved() -> tuple[str, ...]:
+        now = random.getstate(), np.random.get_state()
+        python = ("Python's `random`",) if now[0] != begun[0] else ()
+        same = all(map(np.array_equal, now[1], begun[1]))
+        return python if same else (*python, "`numpy.random`")
+
+    try:
+        yield moved
+    finally:
+        if start is not None or moved():
+            random.setstate(before[0])
+            np.random.set_state(before[1])
 
 
 def _field_bits(rate: float) -> tuple[float, int]:

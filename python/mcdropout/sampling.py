@@ -48,12 +48,12 @@ from .progress import Progress, reporting
 from .randomness import input_ids
 from .sites import (
     Probe,
+    ProbeMode,
     Replica,
     StochasticMode,
     advice_on,
     at_rate,
     probe,
-    random_state_kept,
     replicate,
     sites_table,
     tensors_in,
@@ -114,7 +114,7 @@ def mc_predict(
       labels. labels: names of its classes, 0, 1, ... by default; with more than two axes they tell which is theirs.
     select: which part of a tuple or mapping that `model` returns, or a function that takes it out.
     stochastic_depth: whether whole blocks that are skipped at random when training are sampled too.
-    gaussian_noise: whether the `GaussianNoise` layers of a Keras model are sampled too.
+    gaussian_noise: whether normal noise that acts in training alone is sampled too, as that of Keras's `GaussianNoise`.
     workers: threads that each work on a chunk of draws x inputs with one thread of torch; by default as many as torch
       uses on a CPU, and one on a GPU. Keras on TensorFlow and JAX has threads of its own.
     precision: "float32", "bfloat16" or "float16" for the network; summaries are in float64 always. On real images
@@ -402,8 +402,8 @@ class Network:
             return
         device = self.replica.device
         try:
-            with random_state_kept(device):
-                self.point(self.placed(feed.head(1), device))
+            with self.replica.predicting(), ProbeMode(self.replica):  # which leaves torch's generators alone
+                self.replica.run(self.placed(feed.head(1), device))
         except Exception as error:  # any other comes again, and is told of, when the model is probed
             if "view size is not compatible" in str(error):
                 self.taking = replace(self.taking, channels_last=False)
@@ -415,7 +415,7 @@ class Network:
 
     def probed(self, head: Callable[[int], Inputs], besides: Besides) -> Probe:
         """Its sites, and what else the probes find out."""
-        return probe(self.model, self.replica, head, besides.stochastic_depth)
+        return probe(self.model, self.replica, head, besides.stochastic_depth, besides.gaussian_noise)
 
     def is_of_values(self) -> bool:
         """Whether it is known to be a network for values."""
@@ -431,7 +431,7 @@ class Network:
                 return replicate(self.model, device, self.replica.precision)
 
             replica = more_replicas()
-            found = probe(self.model, replica, inputs.cycled, besides.stochastic_depth)
+            found = probe(self.model, replica, inputs.cycled, besides.stochastic_depth, besides.gaussian_noise)
             if rate is not None:
                 found.sites = at_rate(found.sites, rate)
             self.outputs.check(found.output, found.n_inputs)

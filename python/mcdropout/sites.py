@@ -14,12 +14,13 @@ training flags up, and only the modules that own such a call keep the flag up.
 from __future__ import annotations
 
 import copy
+import math
 import threading
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pandas as pd
@@ -32,8 +33,9 @@ from torch.overrides import TorchFunctionMode
 from .checks import NoStochasticSites
 from .devices import chosen, generator_states, put_back
 from .inputs import Inputs
-from .operations import ALPHA, HANDLERS, RELUS, STOCHASTIC_DEPTH, Drop, Shape, Variational, drops
+from .operations import ALPHA, HANDLERS, NUMBERS, RANDOM, RELUS, STOCHASTIC_DEPTH, Drop, Shape, Variational, drops
 from .precision import cast_arguments
+from .randomness import other_generators_kept, seeded_generators
 
 
 @dataclass(frozen=True)
@@ -82,8 +84,12 @@ class Site:
         # any number that is at least the rate; so short that bfloat16 holds it
         return 1 - 2**-7 if self.kind == "uniform" else 1.0
 
+    def at_rate(self, rate: float) -> Site:
+        """With another rate, where torch scales what is kept: what the model itself makes of its decisions stays."""
+        return replace(self, rate=rate) if self.kind in ("scale", "alpha", "gaussian") else self
 
-NORMAL_KINDS = ("gaussian", "noise")  # made of normal numbers, not of decisions
+
+NORMAL_KINDS = ("gaussian", "noise", "normals")  # made of normal numbers, not of decisions
 
 
 class CallNames(threading.local):
@@ -113,6 +119,7 @@ class Replica:
     calls: CallNames
     device: torch.device
     precision: str = "float32"
+    generators: list[tuple[torch.Generator, Tensor]] = field(default_factory=list)  # of the model's own, as first met
 
     def run(self, inputs: Inputs) -> Any:
         """What the model returns for these inputs."""
@@ -128,6 +135,16 @@ class Replica:
             chosen(self.device),
         ):
             yield
+
+    @contextmanager
+    def generators_kept(self) -> Iterator[None]:
+        """Behind the block generators of the model's own are as its probes met them."""
+        try:
+            yield
+        finally:
+            for generator, state in reversed(self.generators):
+                generator.set_state(state)
+            self.generators.clear()
 
 
 # ---- the replica ----------------------------------------------------------------------------------------------
@@ -193,6 +210,7 @@ def _announce(module: nn.Module, path: str, calls: CallNames) -> None:
 # ---- interception ---------------------------------------------------------------------------------------------
 
 
+KEYED = {**HANDLERS, **RANDOM}
 COUNTED = {**dict.fromkeys(RELUS, "relu"), F.conv2d: "convolution", F.max_pool2d: "pool"}
 CPU = torch.device("cpu")
 LAYERS = {F.linear, F.conv1d, F.conv2d, F.conv3d}
@@ -204,9 +222,11 @@ class StochasticMode(TorchFunctionMode):
     One object serves one pass.
     """
 
+    handlers = HANDLERS  # the ordinary prediction leaves random numbers of the model's own to torch
+
     def __init__(self, replica: Replica) -> None:
         super().__init__()
-        self.calls = replica.calls
+        self.calls, self.device, self.generators = replica.calls, replica.device, replica.generators
         self.reduced = None if replica.precision == "float32" else getattr(torch, replica.precision)
         self.counted: Counter[str] = Counter()
         self.calls.start()
@@ -215,7 +235,7 @@ class StochasticMode(TorchFunctionMode):
         kwargs = kwargs or {}
         if self.reduced is not None:
             args, kwargs = cast_arguments(func, args, kwargs, self.reduced)
-        handler = HANDLERS.get(func)
+        handler = self.handlers.get(func)
         if handler is None:
             return func(*args, **kwargs)
         return handler(self, func, *args, **kwargs)
@@ -224,6 +244,11 @@ class StochasticMode(TorchFunctionMode):
         """What becomes of `x`; here: nothing is dropped."""
         self.calls.next()
         return _kept_whole(drop, x)
+
+    def by_torch(self, operation: str, run: Callable[[], Tensor], own: torch.Generator | None) -> Tensor:
+        """What `run` draws, from torch's generator or from one of the model's own."""
+        self.calls.next()
+        return run()
 
     def pass_over(self) -> None:
         """A call that drops nothing still counts, so that the names of the next ones do not depend on it."""
@@ -241,7 +266,15 @@ class StochasticMode(TorchFunctionMode):
         return self.calls.path[-1][1] if self.calls.path else None
 
 
-def _kept_whole(drop: Drop, x: Tensor) -> Tensor:
+Middle = tuple[float, float]
+MIDDLE: Middle = 0.5, 0.0  # what stands for each uniform, and for each normal number where none is drawn
+
+
+def _kept_whole(drop: Drop, x: Tensor, middle: Middle = MIDDLE) -> Tensor:
+    if drop.kind in NUMBERS:
+        return torch.full_like(x, middle[NUMBERS.index(drop.kind)])
+    if drop.kind == "keep" and drop.operation != STOCHASTIC_DEPTH:
+        return torch.full_like(x, float(drop.rate <= 0.5))  # the more likely
     return x if drop.kind in ("scale", "alpha", "weights") else torch.ones_like(x)
 
 
@@ -253,6 +286,7 @@ class Call:
     drop: Drop
     x: Tensor
     order: Shape
+    own: Tensor | None = None  # state of the model's own generator, where it draws from one
 
 
 def tensors_in(given: Any) -> list[Tensor]:
@@ -266,12 +300,15 @@ def tensors_in(given: Any) -> list[Tensor]:
 class ProbeMode(StochasticMode):
     """Notes the stochastic calls, what uses their results, and the sizes of all results; drops nothing.
 
-    `originals`: ids of the user's own weights, which a replica has no business with.
+    `originals`: ids of the user's own weights, which a replica has no business with. `middle` stands for each random
+    number.
     """
 
-    def __init__(self, replica: Replica, originals: set[int] | None = None) -> None:
+    handlers = KEYED
+
+    def __init__(self, replica: Replica, originals: set[int] | None = None, middle: Middle = MIDDLE) -> None:
         super().__init__(replica)
-        self.originals = originals or set()
+        self.originals, self.middle = originals or set(), middle
         self.found: dict[str, Call] = {}
         self.results: dict[int, tuple[str, Tensor]] = {}  # of dropouts and counted calls, by their identity
         self.uses: dict[str, list[Any]] = {}  # what takes the result of each: a function, or a dropout's name
@@ -317,13 +354,27 @@ class ProbeMode(StochasticMode):
         self._note_use(x, name)
         if drop.kind == "weights":
             return x
-        result = _kept_whole(drop, x.view_as(x))
+        result = _kept_whole(drop, x.view_as(x), self.middle)
         self._note_result(name, result)
+        return result
+
+    def by_torch(self, operation: str, run: Callable[[], Tensor], own: torch.Generator | None) -> Tensor:
+        name = self.calls.next()
+        state = None if own is None else own.get_state()
+        if own is not None and state is not None:
+            self.generators.append((own, state))
+        with seeded_generators(0, self.device):
+            result = run()
+        drop = Drop(operation, math.nan, True, tuple(result.shape), "generator")
+        self.found[name] = Call(name, drop, result, tuple(range(result.ndim)), state)
+        self.dropped = True
         return result
 
 
 class SampleMode(StochasticMode):
     """Applies the masks of one draw (or, under vmap, of many) at their sites."""
+
+    handlers = KEYED
 
     def __init__(self, replica: Replica, sites: dict[str, Site], masks: dict[str, Tensor], n_inputs: int) -> None:
         super().__init__(replica)
@@ -335,10 +386,24 @@ class SampleMode(StochasticMode):
         name = self.calls.next()
         if name in self.sites:
             self.at_site(before)
+            if self.sites[name].kind == "generator":
+                with seeded_generators(int(self.masks[name]), self.device):
+                    return _drawn_by_torch(drop, x)
             return self.drop(x, self.sites[name])
-        if drop.active and 0 < drop.rate < 1 and drop.operation != STOCHASTIC_DEPTH:
+        if drop.active and drop.samples and drop.rate != 1 and drop.operation != STOCHASTIC_DEPTH:
             self.unknown.add(name)
         return _kept_whole(drop, x)
+
+    def by_torch(self, operation: str, run: Callable[[], Tensor], own: torch.Generator | None) -> Tensor:
+        before = self.calls.counts.copy()
+        name = self.calls.next()
+        if name not in self.sites:
+            self.unknown.add(name)
+            with seeded_generators(0, self.device):
+                return run()
+        self.at_site(before)
+        with seeded_generators(int(self.masks[name]), self.device, own):
+            return run()
 
     def at_site(self, counts: Counter[str]) -> None:
         """A site is reached, after so many calls."""
@@ -359,9 +424,18 @@ class SampleMode(StochasticMode):
             )
 
 
+def _drawn_by_torch(drop: Drop, x: Tensor) -> Tensor:
+    """Random numbers for a call that cannot be keyed by its inputs."""
+    if drop.kind == "keep":
+        return torch.empty_like(x).bernoulli_(1 - drop.rate)
+    return torch.rand_like(x) if drop.kind == "uniforms" else torch.randn_like(x)
+
+
 def mask_numbers(made: Tensor, site: Site) -> Tensor:
     """The 0 or 1 of each decision, or each normal number, as the number that the site applies."""
     made = made.to(site.dtype)
+    if site.kind in NUMBERS:
+        return made
     if site.kind == "gaussian":
         return made.mul_((site.rate / (1 - site.rate)) ** 0.5).add_(1)  # as much spread as dropout at this rate has
     return made.mul_(site.rate if site.kind == "noise" else site.factor)
@@ -406,8 +480,11 @@ class Probe:
     bytes: dict[str, int]  # of these results for one input in one draw; under "" the largest of the others
     output: Any  # of the last probe, on `n_inputs` inputs, nothing dropped
     n_inputs: int
-    own_randomness: bool  # the model itself draws from torch's global generator
-    training_randomness: bool  # it would when training, outside dropout; that is left out
+    own_randomness: tuple[str, ...]  # what the model draws that cannot be keyed by input, "multinomial in head"
+    training_randomness: tuple[str, ...]  # what it draws when training alone, and that is left out
+    training_noise: tuple[str, ...]  # normal numbers among them that `gaussian_noise` would let in
+    passed_over: frozenset[str]  # stochastic calls that are no sites
+    alone: bool  # it draws from Python's or NumPy's generator, where nobody else may draw meanwhile
     raised: list[str]  # modules whose training flag is up while sampling
     sole_uses: dict[str, Any]  # of dropouts and counted calls whose result one call takes: its name, or its function
     layers: tuple[int, int]  # linear layers and convolutions before the first site, and after it
@@ -419,70 +496,158 @@ class Probe:
         return max((size for name, size in self.bytes.items() if name not in without), default=0)
 
 
-def probe(model: nn.Module, replica: Replica, head: Callable[[int], Inputs], stochastic_depth: bool = True) -> Probe:
+def probe(
+    model: nn.Module,
+    replica: Replica,
+    head: Callable[[int], Inputs],
+    stochastic_depth: bool = True,
+    gaussian_noise: bool = False,
+) -> Probe:
     """Find the sites of `model`, and put up the flags that they need in `replica`.
 
     `head(n)` gives n inputs as the model gets them. Raises NoStochasticSites where nothing would be sampled, and
     ValueError where what is dropped cannot be told apart by inputs, or where training changes more than dropout.
     """
-    hidden, training_randomness = _calls_in_training(model, replica.device, head(1))
-    if not stochastic_depth:
-        hidden = {name: call for name, call in hidden.items() if call.drop.operation != STOCHASTIC_DEPTH}
+    in_training, others_in_training = _calls_in_training(model, replica.device, head(1))
     originals = {id(tensor) for tensor in (*model.parameters(), *model.buffers())}
     tolerance = 1e-3 if replica.precision == "float32" else 5e-2
-    with random_state_kept(replica.device) as random_state_changed:
+    with other_generators_kept() as others_moved, replica.generators_kept():
         plain, plain_output = _calls(replica, head(3), originals)
-        raised = _owners_to_raise(hidden, plain.found)
-        raise_flags(replica, raised)
-        probes = [_calls(replica, head(n_inputs)) for n_inputs in (1, 2)]
-        probes.append(_calls(replica, head(3)) if raised else (plain, plain_output))
-        modes, output = [mode for mode, _ in probes], probes[-1][1]
-        found = [mode.found for mode in modes]
-        own_randomness = random_state_changed()
-        whole_blocks = any(call.drop.operation == STOCHASTIC_DEPTH for call in found[0].values())
-        if raised and not whole_blocks and not own_randomness and not alike(plain_output, output, tolerance):
-            where = ", ".join(path or "itself" for path in raised)
+        idle = _without_effect(plain.found, plain_output, lambda middle: _calls(replica, head(3), middle=middle)[1])
+
+        def is_wanted(drop: Drop) -> bool:
+            """Whether a call that acts in training alone is to be sampled."""
+            noise, by_torch = drop.kind == "normals", drop.kind == "generator"
+            whole_block = drop.operation == STOCHASTIC_DEPTH
+            return not by_torch and (gaussian_noise or not noise) and (stochastic_depth or not whole_block)
+
+        hidden = {name: call for name, call in in_training.items() if is_wanted(call.drop)}
+        raised = _owners_to_raise(hidden, {name: call for name, call in plain.found.items() if name not in idle})
+        unlike = {_owner(name) for name, call in hidden.items() if call.drop.kind not in ("scale", "alpha")}
+        plainly = [path for path in raised if path not in unlike]  # these do nothing where nothing is dropped
+        raise_flags(replica, plainly)
+        output = _calls(replica, head(3), originals)[1] if plainly else plain_output
+        if not alike(plain_output, output, tolerance):
+            where = ", ".join(path or "itself" for path in plainly)
             raise ValueError(
                 f"`model` changes more than its dropout when training, in {where}, so it cannot be sampled as it "
                 "predicts; call dropout there whatever `self.training` is, with `training=self.training`."
             )
-        sites: dict[str, Site] = {}
-        place = 0
-        for name in dict.fromkeys(name for calls in found for name in calls):
-            calls = [one.get(name) for one in found]
-            drop = next(call.drop for call in calls if call is not None)
-            first = name.rsplit("[", 1)[0] + "[0]"  # where inputs are looped over, only this call is in every probe
-            active = drop.active or any(one in hidden and hidden[one].drop.active for one in (name, first))
-            wanted = stochastic_depth or drop.operation != STOCHASTIC_DEPTH
-            if active and drop.samples:
-                if wanted:
-                    sites[name] = site_of(name, place, calls, lambda: _noised_calls(replica, head))
-                place += 1
+        raise_flags(replica, raised)
+        probes = [_calls(replica, head(n_inputs)) for n_inputs in (1, 2)]
+        probes.append(_calls(replica, head(3)) if raised else (plain, plain_output))
+        others = others_moved()
+    modes, output = [mode for mode, _ in probes], probes[-1][1]
+    found = [mode.found for mode in modes]
+    sites: dict[str, Site] = {}
+    steady = {name for name in found[0] if _repeats_itself([one.get(name) for one in found])}
+    passed_over, by_batch, place = set(), [], 0
+    for name in dict.fromkeys(name for calls in found for name in calls):
+        calls = [one.get(name) for one in found]
+        drop = next(call.drop for call in calls if call is not None)
+        first = f"{_owner(name)}[0]"  # where inputs are looped over, only this call is in every probe
+        active = drop.active or any(one in hidden and hidden[one].drop.active for one in (name, first))
+        # normal numbers that act in training alone are met where a dropout beside them has put up the flag
+        acts = drop.kind != "normals" or name in hidden or (name in plain.found and name not in idle)
+        if not (active and drop.samples and acts) or name in idle - hidden.keys() or name in steady:
+            passed_over.add(name)
+            continue
+        if stochastic_depth or drop.operation != STOCHASTIC_DEPTH:
+            sites[name] = site_of(name, place, calls, lambda: _noised_calls(replica, head))
+            if sites[name].kind == "generator" and len({call and call.drop.mask_shape for call in calls}) > 1:
+                by_batch.append(_where(name, drop))
+        place += 1
+    left_out = {
+        name: call.drop
+        for name, call in in_training.items()
+        if is_random(call.drop) and call.drop.samples and name not in sites and name not in steady
+    }
+    noise = tuple(_where(name, drop) for name, drop in left_out.items() if drop.kind == "normals")
+    rest = tuple(_where(name, drop) for name, drop in left_out.items() if drop.kind != "normals")
+    rest += tuple(one for one in others_in_training if one not in others)
     if all(site.rate == 1 for site in sites.values()):
-        raise NoStochasticSites(
-            "`model` has no dropout with a rate above 0, so every draw would be the same; "
-            "add `torch.nn.Dropout` layers and train again."
-        )
+        raise NoStochasticSites(_nothing_to_sample(noise, (*others, *rest)))
     sole_uses = {name: uses[0] for name, uses in modes[0].uses.items() if len(uses) == 1}
     sole_uses = {name: use for name, use in sole_uses.items() if all(mode.uses.get(name) == [use] for mode in modes)}
     before, after = modes[0].layers
+    own = (*by_batch, *others)
+    steadily = not others and not any(site.kind == "generator" for site in sites.values())
     return Probe(
         sites,
         modes[0].bytes,
         output,
         3,
-        own_randomness,
-        training_randomness,
+        own,
+        rest,
+        noise,
+        frozenset(passed_over),
+        bool(others),
         raised,
         sole_uses,
         (before, after),
         modes[0].prefix_bytes,
-        not own_randomness and not alike(probes[0][1], _firsts(output, 3), tolerance),
+        steadily and not alike(probes[0][1], _firsts(output, 3), tolerance),
     )
 
 
-def _calls(replica: Replica, inputs: Inputs, originals: set[int] | None = None) -> tuple[ProbeMode, Any]:
-    mode = ProbeMode(replica, originals)
+def _nothing_to_sample(noise: tuple[str, ...], others: tuple[str, ...]) -> str:
+    """Why there is nothing, and what can be done about it."""
+    if noise:
+        return (
+            "`model` has no dropout with a rate above 0, but draws normal numbers when training, by "
+            f"{', '.join(noise)}; set `gaussian_noise` to true to sample them."
+        )
+    if others:
+        return (
+            "`model` has no dropout with a rate above 0, and what it draws itself, by "
+            f"{', '.join(others)}, cannot be sampled; draw it by `torch.rand` or `torch.bernoulli`."
+        )
+    return (
+        "`model` has no dropout with a rate above 0, so every draw would be the same; "
+        "add `torch.nn.Dropout` layers and train again."
+    )
+
+
+def is_random(drop: Drop) -> bool:
+    """Whether the model draws random numbers itself: what it makes of them is not known."""
+    return drop.kind in (*NUMBERS, "generator") or (drop.kind == "keep" and drop.operation != STOCHASTIC_DEPTH)
+
+
+def _owner(name: str) -> str:
+    """The path of the module that makes a call."""
+    return name.rsplit("[", 1)[0]
+
+
+def _where(name: str, drop: Drop) -> str:
+    return f"{drop.operation} in {_owner(name) or 'itself'}"
+
+
+def _repeats_itself(calls: list[Call | None]) -> bool:
+    """Whether a call draws from a generator of the model's own that starts anew in each pass."""
+    states = [call.own for call in calls if call is not None and call.own is not None]
+    return len(states) > 1 and all(torch.equal(states[0], state) for state in states)
+
+
+ENDS: tuple[Middle, Middle] = (0.0, -1.0), (1 - 2**-8, 1.0)
+
+
+def _without_effect(found: dict[str, Call], output: Any, run: Callable[[Middle], Any]) -> set[str]:
+    """The calls that make random numbers, if the output is the same whatever these are.
+
+    Some models draw a number in each pass and look at it only when training, or never at a rate of 0.
+    """
+    names = {name for name, call in found.items() if call.drop.kind in NUMBERS}
+    if not names:
+        return names
+    with suppress(Exception):
+        return names if all(alike(output, run(middle), 1e-6) for middle in ENDS) else set()
+    return set()
+
+
+def _calls(
+    replica: Replica, inputs: Inputs, originals: set[int] | None = None, middle: Middle = MIDDLE
+) -> tuple[ProbeMode, Any]:
+    mode = ProbeMode(replica, originals, middle)
     with replica.predicting(), mode:
         try:
             return mode, replica.run(inputs.clone())
@@ -566,33 +731,38 @@ def _scales(sizes: Tensor, some: Tensor) -> Tensor:
     return found.clamp(min=SMALL * min(1.0, float(sizes.max())))
 
 
-def _calls_in_training(model: nn.Module, device: torch.device, inputs: Inputs) -> tuple[dict[str, Call], bool]:
+def _calls_in_training(
+    model: nn.Module, device: torch.device, inputs: Inputs
+) -> tuple[dict[str, Call], tuple[str, ...]]:
     """The stochastic calls with every training flag up but those of layers that keep statistics; {} if that fails.
 
-    Also whether the model then draws random numbers of its own.
+    Also which generators besides torch's the model then draws from.
     """
     replica = replicate(model, device)  # a replica of its own: a training pass may change buffers
     for module in replica.root.modules():
         module.training = not isinstance(module, _NormBase) and "running_mean" not in module._buffers
-    mode = ProbeMode(replica)
-    with (
-        random_state_kept(device) as random_state_changed,
-        torch.inference_mode(),
-        warnings.catch_warnings(),
-        suppress(Exception),  # some models want targets when training: then eval is all there is to see
-        mode,
-    ):
-        warnings.simplefilter("ignore")
-        replica.run(inputs.clone())
-    return mode.found, random_state_changed()
+
+    def run(middle: Middle) -> tuple[ProbeMode, Any]:
+        mode = ProbeMode(replica, middle=middle)
+        with torch.inference_mode(), warnings.catch_warnings(), mode:
+            warnings.simplefilter("ignore")
+            with suppress(Exception):  # some models want targets when training: then eval is all there is to see
+                return mode, replica.run(inputs.clone())
+        return mode, None
+
+    with other_generators_kept() as others_moved, replica.generators_kept():
+        mode, output = run(MIDDLE)
+        others = others_moved()
+        idle = set() if output is None else _without_effect(mode.found, output, lambda middle: run(middle)[1])
+    return {name: call for name, call in mode.found.items() if name not in idle}, others
 
 
 def _owners_to_raise(hidden: dict[str, Call], seen: dict[str, Call]) -> list[str]:
     """Paths of the modules whose dropping only training shows."""
     owners = {
-        name.rsplit("[", 1)[0]
+        _owner(name)
         for name, call in hidden.items()
-        if call.drop.active and call.drop.rate > 0 and (name not in seen or seen[name].drop.rate == 0)
+        if call.drop.active and call.drop.samples and (name not in seen or not seen[name].drop.samples)
     }
     return sorted(owners)
 
@@ -610,16 +780,24 @@ def site_of(
     noised: Callable[[], tuple[dict[str, Call], dict[str, Call]]],
 ) -> Site:
     """A site from its calls on one, two and three inputs."""
-    axis = _input_axis(name, [None if call is None else call.drop.mask_shape for call in calls])
-    first, last = calls[0], calls[-1]
-    assert first is not None  # else `_input_axis` has refused
-    assert last is not None
+    kind, axis = next(call.drop.kind for call in calls if call is not None), None
+    try:
+        if kind != "generator":
+            axis = _input_axis(name, [None if call is None else call.drop.mask_shape for call in calls])
+    except ValueError:
+        if not is_random(next(call.drop for call in calls if call is not None)):
+            raise
+        kind = "generator"
+    made = [call for call in calls if call is not None]  # all of them, else `_input_axis` has refused
+    first, last = made[0], made[-1]
     outermost = True
     if axis is not None and first.drop.mask_shape[axis] > 1:
         outermost = _inputs_outermost(first, last, axis)
         if outermost is None:
             one, three = noised()
             outermost = _inputs_outermost(one[name], three[name], axis) if name in one and name in three else None
+        if outermost is None and is_random(first.drop):
+            outermost = True  # made from sizes alone, in which inputs come first as a rule
         if outermost is None:
             raise ValueError(
                 f"`model` has a dropout at {name} where inputs cannot be told apart: {first.x.shape[axis]} entries for "
@@ -629,7 +807,7 @@ def site_of(
         name=name,
         operation=first.drop.operation,
         rate=first.drop.rate,
-        kind="scale" if first.drop.kind == "alpha" and first.drop.rate == 1 else first.drop.kind,  # as torch: all 0
+        kind="scale" if kind == "alpha" and first.drop.rate == 1 else kind,  # as torch: all 0
         shape=first.drop.mask_shape,
         x_shape=tuple(first.x.shape),
         axis=axis,
@@ -689,17 +867,15 @@ def random_state_kept(device: torch.device = CPU) -> Iterator[Callable[[], bool]
             put_back(before, device)
 
 
-RATED_KINDS = ("scale", "alpha", "gaussian")  # of operations whose whole working follows from their rate
-
-
 def at_rate(sites: dict[str, Site], rate: float) -> dict[str, Site]:
-    """The sites, with another rate where something is dropped; what a model draws itself stays as it is."""
-    if not any(site.kind in RATED_KINDS for site in sites.values()):
+    """The sites at another rate, as far as they can be."""
+    changed = {name: site.at_rate(rate) for name, site in sites.items()}
+    if all(site is sites[name] for name, site in changed.items()):
         operations = ", ".join(dict.fromkeys(site.operation for site in sites.values()))
         raise NoStochasticSites(
             f"`model` has no dropout whose rate could be another: what is sampled there is {operations}."
         )
-    return {name: replace(site, rate=rate) if site.kind in RATED_KINDS else site for name, site in sites.items()}
+    return changed
 
 
 def sites_table(found: Probe) -> pd.DataFrame:

@@ -402,9 +402,9 @@ def test_a_devices_generator_is_seeded_watched_and_put_back(monkeypatch):
             assert not has_moved()
             torch.rand(1, generator=own)
             assert has_moved()
-            with seeded_generators(1, "0", 2, device):
+            with seeded_generators(2, device):
                 first = torch.rand(3, generator=own), torch.rand(3)
-            with seeded_generators(1, "0", 2, device):
+            with seeded_generators(2, device):
                 again = torch.rand(3, generator=own), torch.rand(3)
             assert all(map(torch.equal, first, again))
         assert torch.equal(own.get_state(), before[0])
@@ -508,17 +508,14 @@ def test_a_gpus_settings_stay_as_they_were(x):
 
 
 @pytest.mark.gpu
-def test_random_numbers_that_a_model_draws_on_a_gpu_are_reported(x):
+def test_random_numbers_that_a_model_draws_on_a_gpu_are_keyed(x):
     class Noisy(Net):
         def forward(self, x):
             return super().forward(x + torch.randn(x.shape, device=x.device))
 
     before = torch.cuda.get_rng_state()
-    for _ in range(2):
-        with pytest.warns(UserWarning, match="random numbers of its own besides dropout"):
-            found = predict(Noisy(), x, device="cuda")
-    with pytest.warns(UserWarning, match="of its own"):
-        np.testing.assert_array_equal(predict(Noisy(), x, device="cuda").samples, found.samples)
+    found = predict(Noisy(), x, device="cuda")
+    np.testing.assert_allclose(predict(Noisy(), x, device="cpu").samples, found.samples, atol=1e-4)  # sums in float32
     assert torch.equal(torch.cuda.get_rng_state(), before)
 
 

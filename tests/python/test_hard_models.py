@@ -74,21 +74,6 @@ def test_hooks_of_the_user_are_not_run_side_by_side(small_chunks):
     np.testing.assert_allclose(predict(model, x).samples, predict(model, x, workers=1).samples, atol=1e-6)
 
 
-def test_random_numbers_of_the_models_own_repeat(small_chunks):
-    model, x = Apply(lambda m, x: F.dropout(x, 0.5, m.training) + torch.randn(x.shape)), numbers(N, 3)
-    with pytest.warns(UserWarning, match="of its own besides dropout"):
-        runs = [predict(model, x).samples for _ in range(3)]
-    np.testing.assert_array_equal(runs[0], runs[1])
-    np.testing.assert_array_equal(runs[0], runs[2])
-
-
-def test_noise_that_training_alone_adds_is_left_out_with_a_word():
-    model = Apply(lambda m, x: F.dropout(x, 0.5, m.training) + (torch.randn(x.shape) if m.training else 0))
-    with pytest.warns(UserWarning, match="when training, besides dropout; they are left out"):
-        draws = predict(model, np.ones((N, 3), dtype=np.float32)).samples
-    assert set(np.unique(draws)) == {0.0, 2.0}
-
-
 def test_a_dropout_called_input_by_input_is_refused():
     model = Apply(lambda m, x: torch.stack([m.drop(one) for one in x]), drop=nn.Dropout(0.5))
     with pytest.raises(

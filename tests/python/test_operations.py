@@ -302,14 +302,6 @@ def test_stochastic_depth_can_be_switched_off(make):
     assert set(np.unique(draws)) == {0.0, 2.0}
 
 
-def test_other_random_numbers_are_reported():
-    model = Apply(lambda m, x: F.dropout(x, 0.5, m.training) + torch.randn(x.shape))
-    with pytest.warns(UserWarning, match="random numbers of its own besides dropout"):
-        first = predict(model, numbers(N, 3))
-    with pytest.warns(UserWarning, match="of its own"):
-        np.testing.assert_array_equal(predict(model, numbers(N, 3)).samples, first.samples)
-
-
 # ---- where inputs lie ----------------------------------------------------------------------------------------------
 
 

@@ -1,4 +1,4 @@
-"""Writes randomness.json: masks and normal numbers by Python's own numbers, from the words of `mcdropout.randomness`.
+"""Writes randomness.json: masks and numbers by Python's own arithmetic, from the words of `mcdropout.randomness`.
 
 Run: python tests/reference/make_randomness.py
 Nothing of the package is imported, so what it does and what is said of it are held against each other.
@@ -99,6 +99,14 @@ def normals(seed: int, site: str, n_elements: int, draw: int) -> list[float]:
     return result
 
 
+def uniforms(seed: int, masks: str, site: str, bits: int, n_elements: int, draw: int, one: int) -> list[float]:
+    """Numbers in [0, 1) with so many bits, one by one, as the specification words it."""
+    key, n_blocks = key_of(seed, masks, site, "uniform"), -(-n_elements // 4)
+    counters = [[element % n_blocks, draw, one % 2**32, (one >> 32) % 2**32] for element in range(n_elements)]
+    words = [philox(key, counter)[element // n_blocks] for element, counter in enumerate(counters)]
+    return [(word >> (32 - bits)) / 2**bits for word in words]
+
+
 def generator_seed(seed: int, site: str, draw: int) -> int:
     words = philox(key_of(seed, "shared", site, "generator"), [0, draw, 0, 0])
     return (words[0] + 2**32 * words[1]) % 2**63
@@ -120,6 +128,14 @@ NORMAL_CASES = [  # seed, site, elements, draw
     (3, "Blöcke.0[0]", 30, 2),
 ]
 
+UNIFORM_CASES = [  # seed, masks, site, bits, elements, draw, id
+    (1, "shared", "0", 24, 11, 0, 0),
+    (1, "shared", "0", 24, 11, 49, 0),
+    (2**53 - 1, "per_input", "3", 32, 4, 7, 2**40 + 5),
+    (0, "per_input", "12", 8, 21, 1, -1),
+    (5, "shared", "2", 11, 1, 3, 0),
+]
+
 if __name__ == "__main__":
     names = ("seed", "masks", "site", "rate", "n_elements", "draw", "id")
     cases = [dict(zip(names, case, strict=True)) | {"kept": "".join(map(str, kept(*case)))} for case in CASES]
@@ -128,7 +144,13 @@ if __name__ == "__main__":
         | {"normals": normals(*case), "generator_seed": generator_seed(case[0], case[1], case[3])}
         for case in NORMAL_CASES
     ]
+    uniform_names = ("seed", "masks", "site", "bits", "n_elements", "draw", "id")
+    uniform_cases = [
+        dict(zip(uniform_names, case, strict=True)) | {"uniforms": uniforms(*case)} for case in UNIFORM_CASES
+    ]
     path = Path(__file__).with_name("randomness.json")
     blocks = {"philox4x32_10": PUBLISHED, "philox4x64_10": PUBLISHED_64}
-    text = json.dumps({**blocks, "masks": cases, "normals": normal_cases}, indent=1, ensure_ascii=False)
+    text = json.dumps(
+        {**blocks, "masks": cases, "normals": normal_cases, "uniforms": uniform_cases}, indent=1, ensure_ascii=False
+    )
     path.write_text(text + "\n")
