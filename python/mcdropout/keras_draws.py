@@ -57,6 +57,7 @@ class KerasPlan(Plan):
         self.n_compiled = 0  # inputs of the largest chunk so far: smaller ones are filled up, not compiled anew
         if probe.own_randomness:
             self.engine, self.engine_reason = "loop", "the model draws random numbers of its own"
+        probe.raise_in(replica)
 
     @contextmanager
     def _borrowed(self) -> Iterator[Any]:
@@ -66,6 +67,7 @@ class KerasPlan(Plan):
         except IndexError:
             assert self.more_replicas is not None
             replica = self.more_replicas()
+            self.probe.raise_in(replica)
         try:
             yield replica
         finally:
@@ -105,7 +107,7 @@ class KerasPlan(Plan):
         draws = []
         for draw in range(len(next(iter(masks.values())))):
             own = {name: mask[draw] for name, mask in masks.items()}
-            values = [(state, np.array([self.seed % 2**31, own[DRAW]])) for state in replica.seeds if DRAW in own]
+            values = [(state, np.array([self.seed % 2**31, own[DRAW]])) for _, state in replica.seeds if DRAW in own]
             draws.append(replica.to_torch(self._of(replica, given, own, len(inputs), values)))
         return torch.stack(draws)
 

@@ -2,8 +2,9 @@
 
 The model is called as `model.predict()` calls it, so batch norm and everything else behave as in prediction. Work
 happens on a replica: twins of its layers that share the user's variables, among which the stochastic ones let in keyed
-masks instead of Keras's random numbers. A twin is an object of its own, so neither the user's layers nor any function
-of Keras is changed, and a stateless scope keeps every variable as it is.
+masks instead of Keras's random numbers. A twin is an object of its own, so the user's layers are not changed, and a
+stateless scope keeps every variable as it is. For as long as a pass runs, Keras's functions of random numbers, by which
+layers of the user's own draw, ask whether the call comes from a replica (`_numbers_met`).
 
 Masks are made in torch's order, channels first, and turned to where Keras has its channels: a Keras model and a torch
 model with the same operations in the same order draw the same masks. Keras is imported by its users only.
@@ -12,6 +13,7 @@ model with the same operations in the same order draw the same masks. Keras is i
 from __future__ import annotations
 
 import copy
+import inspect
 import math
 import os
 import re
@@ -22,7 +24,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
-from functools import cache, partial
+from functools import cache, partial, wraps
 from importlib import import_module
 from typing import Any
 
@@ -33,8 +35,23 @@ from torch import Tensor
 from .checks import NoStochasticSites, shown
 from .devices import check_can_go_on
 from .inputs import Inputs
-from .operations import ALPHA, Drop, Shape
-from .sites import Call, Probe, Site, alike, random_state_kept, site_of
+from .operations import ALPHA, NUMBERS, Drop, Shape
+from .sites import (
+    MIDDLE,
+    Call,
+    Middle,
+    Probe,
+    Site,
+    alike,
+    is_random,
+    nothing_to_sample,
+    owner_of,
+    owners_to_raise,
+    random_state_kept,
+    site_of,
+    where_of,
+    without_effect,
+)
 
 BACKENDS = ("torch", "tensorflow", "jax")
 OLD_HOMES = ("tf_keras.", "keras.engine.", "keras.src.engine.", "tensorflow.python.keras.")  # of Keras 2's classes
@@ -106,16 +123,28 @@ def check_keras(model: Any) -> str:
 
 
 class Pass:
-    """One pass through a replica, with nothing dropped."""
+    """One pass through a replica, with nothing dropped; numbers that the model draws itself are left to Keras."""
 
     def __init__(self) -> None:
         self.counts: Counter[str] = Counter()
+        self.fixed: set[str] = set()  # what is drawn by numbers as seeds
+
+    def named(self, path: str) -> str:
+        """What a call of the layer at `path` is called."""
+        self.counts[path] += 1
+        return f"{path}[{self.counts[path] - 1}]"
 
     def meet(self, path: str, drop: Drop, x: Any) -> Any:
         """What becomes of `x` where the layer at `path` would drop."""
-        name = f"{path}[{self.counts[path]}]"
-        self.counts[path] += 1
-        return self.at(name, drop, x)
+        return self.at(self.named(path), drop, x)
+
+    def numbers(self, name: str, drop: Drop, x: Any) -> Any:
+        """The random numbers that the model asks for, in the place of `x`; else a seed for Keras to draw them by."""
+        return GIVEN
+
+    def by_keras(self, name: str, drop: Drop, run: Run) -> Any:
+        """What Keras draws by `run(seed)`."""
+        return run(GIVEN)
 
     def at(self, name: str, drop: Drop, x: Any) -> Any:
         """What becomes of `x`; here nothing is dropped."""
@@ -171,9 +200,9 @@ class KerasCall:
 class ProbePass(Pass):
     """Notes the stochastic calls, where the channels are, and the size of the largest result; drops nothing."""
 
-    def __init__(self, gaussian_noise: bool) -> None:
+    def __init__(self, gaussian_noise: bool, middle: Middle = MIDDLE) -> None:
         super().__init__()
-        self.gaussian_noise = gaussian_noise
+        self.gaussian_noise, self.middle = gaussian_noise, middle
         self.found: dict[str, KerasCall] = {}
         self.weighted = [0, 0]  # dense layers and convolutions before the first site, and after it
         self.dropped = False
@@ -185,6 +214,16 @@ class ProbePass(Pass):
         self.dropped = self.dropped or self.gaussian_noise or drop.kind != "noise"
         self._seen(x)
         return x
+
+    def numbers(self, name: str, drop: Drop, x: Any) -> Any:
+        self.at(name, drop, x)
+        return in_the_middle(drop, x, self.middle)
+
+    def by_keras(self, name: str, drop: Drop, run: Run) -> Any:
+        result = run(0)
+        self.found[name] = KerasCall(replace(drop, mask_shape=tuple(result.shape)), result, Layout())
+        self.dropped = True
+        return result
 
     def left(self, layer: Any, x: Any, result: Any) -> None:
         x = x[0] if isinstance(x, (list, tuple)) and x else x
@@ -230,9 +269,28 @@ class SamplePass(Pass):
     def at(self, name: str, drop: Drop, x: Any) -> Any:
         if name in self.sites:
             return dropped(x, self.masks[name], self.sites[name], self.n_inputs)
-        if drop.active:
-            self.unknown.add(name)
+        self.unknown.add(name)
         return x
+
+    def numbers(self, name: str, drop: Drop, x: Any) -> Any:
+        if name not in self.sites:
+            self.unknown.add(name)
+            return in_the_middle(drop, x)
+        if self.sites[name].site.kind == "generator":
+            return int(self.masks[name]) % MAX_KERAS_SEED
+        return dropped(x, self.masks[name], self.sites[name], self.n_inputs)
+
+    def by_keras(self, name: str, drop: Drop, run: Run) -> Any:
+        if name not in self.sites:
+            self.unknown.add(name)
+            return run(0)
+        return run(int(self.masks[name]) % MAX_KERAS_SEED)
+
+
+def in_the_middle(drop: Drop, x: Any, middle: Middle = MIDDLE) -> Any:
+    """What stands for random numbers where none are drawn, as in `sites`."""
+    value = float(drop.rate <= 0.5) if drop.kind == "keep" else middle[NUMBERS.index(drop.kind)]
+    return load_keras().ops.full_like(x, value)
 
 
 @cache
@@ -273,7 +331,7 @@ def dropped(x: Any, mask: Any, at: KerasSite, n_inputs: int) -> Any:
         a = ((1 - site.rate) * (1 + site.rate * ALPHA**2)) ** -0.5  # as in `sites`
         result = x * (a * mask) + (a * ALPHA * (1 - mask) - a * ALPHA * site.rate)
     else:
-        result = x + mask if site.kind == "noise" else x * mask
+        result = x + mask if site.kind in ("noise", "keep", *NUMBERS) else x * mask  # numbers come in place of zeros
     return result if tuple(result.shape) == shape else ops.reshape(result, shape)
 
 
@@ -290,11 +348,13 @@ class Replica:
 
     def __init__(self, model: Any, backend: str, device: torch.device, take: Callable[[Any], Any]) -> None:
         self.model, self.backend, self.device, self.take = model, backend, device, take
-        self.now = threading.local()
-        self.now.on = Pass()
+        self.now = Now()
+        self.twins: dict[str, Any] = {}  # by path
+        self.raised: frozenset[str] = frozenset()  # paths of the user's own layers that draw in training alone
+        self.asked: dict[str, Any] = {}  # by path: what `training` a layer is given where none of those is raised
         self.kept_masks: list[tuple[Any, str]] = []  # recurrent cells, and the attributes where they keep them
         self.root = Twins(self).of(model, "")
-        self.seeds = [generator.state for generator in seed_generators(model)]
+        self.seeds = seed_generators(model)
 
     def run(self, inputs: Inputs, on: Pass, values: list[tuple[Any, Any]] | None = None, training: bool = False) -> Any:
         """What the model returns in one pass, of the backend's tensors; `values`: other values of its variables."""
@@ -302,25 +362,31 @@ class Replica:
 
     def called(self, given: Any, on: Pass, values: list[tuple[Any, Any]] | None = None, training: bool = False) -> Any:
         """The same, of the arguments as the model takes them."""
+        return self._called(given, on, values, training)[0]
+
+    def _called(
+        self, given: Any, on: Pass, values: list[tuple[Any, Any]] | None = None, training: bool = False
+    ) -> tuple[Any, Any]:
         args, kwargs = given
         scope = load_keras().StatelessScope(state_mapping=values, initialize_variables=False)
-        self._begin(on)
-        with _unwrapped(), scope, self.without_gradients():
-            return self.root(*args, training=training, **kwargs)
-
-    def changed_seeds(self, inputs: Inputs, training: bool) -> bool:
-        """Whether the model then draws random numbers where no site is."""
-        scope = load_keras().StatelessScope(initialize_variables=False)
-        self._begin(Pass())
-        args, kwargs = self.given(inputs)
-        with scope, self.without_gradients(), random_state_kept() as torch_has_moved:
-            self.root(*args, training=training, **kwargs)
-            return torch_has_moved() or any(scope.get_current_value(seed) is not None for seed in self.seeds)
-
-    def _begin(self, on: Pass) -> None:
-        self.now.on = on
+        self.now.on, self.now.path = on, []
         for cell, attribute in self.kept_masks:
             cell.__dict__[attribute] = None
+        with _unwrapped(), _numbers_met(self), scope, self.without_gradients():
+            return self.root(*args, training=training, **kwargs), scope
+
+    def watched(self, inputs: Inputs, on: Pass, training: bool = False) -> tuple[Any, tuple[str, ...]]:
+        """The same as `run()`, and what the model has drawn from besides the functions of Keras."""
+        with random_state_kept() as torch_has_moved:
+            result, scope = self._called(self.given(inputs), on, training=training)
+            names = [f"the seeds of {name}" for name, seed in self.seeds if scope.get_current_value(seed) is not None]
+            return result, (*dict.fromkeys(names), *([TORCHS_OWN] if torch_has_moved() else []))
+
+    def is_preprocessing(self, path: str) -> bool:
+        """Whether a layer of Keras's that changes data, not the network, is at this path: those draw to train by."""
+        twin = self.twins.get(path)
+        home = f"{_source(load_keras())}.layers.preprocessing"
+        return any(base.__module__.startswith(home) for base in type(twin).__mro__)
 
     def without_gradients(self) -> AbstractContextManager[Any]:
         """Torch alone would note them."""
@@ -362,10 +428,18 @@ class Replica:
         return self.to_torch(x).float()
 
 
-def seed_generators(model: Any) -> list[Any]:
-    """All of Keras's sources of random numbers in a model."""
+class Now(threading.local):
+    """The pass that a thread is in, and the layers whose code is running, from the outermost to the innermost."""
+
+    def __init__(self) -> None:
+        self.on = Pass()
+        self.path: list[str] = []
+
+
+def seed_generators(model: Any) -> list[tuple[str, Any]]:
+    """The states of all of Keras's sources of random numbers in a model, and whose each is."""
     layers = [model, *model._flatten_layers(include_self=False)]
-    found = {id(one): one for layer in layers for one in getattr(layer, "_seed_generators", [])}
+    found = {id(one): (layer.name, one.state) for layer in layers for one in getattr(layer, "_seed_generators", [])}
     return list(found.values())
 
 
@@ -387,14 +461,14 @@ class Twins:
             return known
         keyed = keyed_class(self.keras, type(layer))
         twin = object.__new__(keyed or type(layer))
-        self.made[id(layer)] = twin
+        self.made[id(layer)] = self.replica.twins[path] = twin
         twin.__dict__.update({name: self.part(value, path, name) for name, value in vars(layer).items()})
         if keyed is not None:
             twin.__dict__["_mcdropout"] = partial(_meet, self.replica, path)
         if _intercept(twin, self.replica, path):
             self.raised.add(id(twin))
         raised = keyed is not None or any(id(one) in self.raised for one in (twin, *_cells(twin)))
-        _announce(twin, self.replica, raised)
+        _announce(twin, self.replica, path, raised)
         return twin
 
     def part(self, value: Any, path: str, name: str = "") -> Any:
@@ -497,7 +571,7 @@ def _callers(keras: Any) -> dict[type, Callable[..., Any]]:
 
 
 def _dropout_call(self: Any, inputs: Any, training: Any = False) -> Any:
-    shape = _noise_shape(self, inputs, self.noise_shape)
+    shape = _noise_shape(self.name, inputs, self.noise_shape)
     operation = ATTENTION if "_mcdropout_of_attention" in vars(self) else "dropout"
     return _met(self, inputs, Drop(operation, float(self.rate), True, shape))
 
@@ -509,7 +583,7 @@ def _spatial_call(self: Any, inputs: Any, training: Any = False) -> Any:
 
 
 def _alpha_call(self: Any, inputs: Any, training: Any = False) -> Any:
-    shape = _noise_shape(self, inputs, self.noise_shape)
+    shape = _noise_shape(self.name, inputs, self.noise_shape)
     return _met(self, inputs, Drop("alpha_dropout", float(self.rate), True, shape, "alpha"))
 
 
@@ -525,7 +599,7 @@ def _met(self: Any, x: Any, drop: Drop) -> Any:
     return self._mcdropout(drop, x) if drop.rate > 0 else x
 
 
-def _noise_shape(layer: Any, x: Any, given: Any) -> Shape:
+def _noise_shape(name: str, x: Any, given: Any) -> Shape:
     """The shape of the mask; a number of inputs that is written there means one mask for each."""
     shape = tuple(x.shape)
     if given is None:
@@ -534,7 +608,7 @@ def _noise_shape(layer: Any, x: Any, given: Any) -> Shape:
     wanted = (shape[0] if wanted[0] > 1 else wanted[0], *wanted[1:])
     if len(given) != len(shape) or any(one not in (1, size) for size, one in zip(shape, wanted, strict=True)):
         raise ValueError(
-            f"`model` has a dropout, {layer.name}, whose `noise_shape` {tuple(given)} does not fit what it meets, of "
+            f"`model` has a dropout, {name}, whose `noise_shape` {tuple(given)} does not fit what it meets, of "
             f"shape {shape}; each entry must be 1 or none."
         )
     return wanted
@@ -589,16 +663,28 @@ def _kept_mask(twin: Any, replica: Replica, path: str, attribute: str, rate: flo
     return mask
 
 
-def _announce(twin: Any, replica: Replica, raised: bool) -> None:
+def _announce(twin: Any, replica: Replica, path: str, raised: bool) -> None:
     """Let a layer say what it has made of what; with `raised` it works as in training."""
     call = twin.call
 
     def called(*args: Any, **kwargs: Any) -> Any:
-        if raised and twin._call_has_training_arg:
-            kwargs["training"] = True
-            args = args[: _place_of_training(twin)]
-        result = call(*args, **kwargs)
-        replica.now.on.left(twin, args[0] if args else None, result)
+        now = replica.now
+        if twin._call_has_training_arg:
+            place = _place_of_training(twin)
+            asked = args[place] if len(args) > place else kwargs.get("training")
+            args, kwargs = args[:place], {**kwargs, "training": asked}
+            if raised or path in replica.raised:
+                kwargs["training"] = True
+            elif replica.raised.intersection(now.path):  # what is above it hands on what it was given itself
+                kwargs["training"] = replica.asked.get(path, False)
+            elif not replica.raised:
+                replica.asked[path] = asked
+        now.path.append(path)
+        try:
+            result = call(*args, **kwargs)
+        finally:
+            now.path.pop()
+        now.on.left(twin, args[0] if args else None, result)
         return result
 
     twin.__dict__["call"] = called
@@ -606,6 +692,137 @@ def _announce(twin: Any, replica: Replica, raised: bool) -> None:
 
 def _place_of_training(layer: Any) -> int:
     return list(layer._call_signature.parameters).index("training")
+
+
+# ---- random numbers -------------------------------------------------------------------------------------------
+
+GIVEN = None  # the seed that the model gives Keras itself
+MAX_KERAS_SEED = 2**31
+Run = Callable[[int | None], Any]
+TORCHS_OWN = "torch's generator"
+PASSING = threading.local()  # `replica`: whose pass a thread is in
+PATCHED = threading.Lock()
+PATCHES: dict[Any, list[Any]] = {}  # by module: how many passes run, and its own functions
+
+
+@contextmanager
+def _numbers_met(replica: Replica) -> Iterator[None]:
+    """Inside, what this thread asks Keras's functions of random numbers for is met by the replica's pass."""
+    module = import_module(f"{_source(load_keras())}.backend").random
+    with PATCHED:
+        passes = PATCHES.setdefault(module, [0, {}])
+        passes[0] += 1
+        if passes[0] == 1:
+            passes[1] = {name: getattr(module, name) for name in RANDOM if hasattr(module, name)}
+            for name, function in passes[1].items():
+                setattr(module, name, _asking(function, RANDOM[name]))
+    before, PASSING.replica = getattr(PASSING, "replica", None), replica
+    try:
+        yield
+    finally:
+        PASSING.replica = before
+        with PATCHED:
+            passes[0] -= 1
+            if passes[0] == 0:
+                for name, function in passes[1].items():
+                    setattr(module, name, function)
+
+
+def _asking(function: Callable[..., Any], handler: Callable[..., Any]) -> Callable[..., Any]:
+    """A function of Keras's that lets the replica, whose pass calls it, answer."""
+    signature = inspect.signature(function)
+
+    @wraps(function)
+    def asking(*args: Any, **kwargs: Any) -> Any:
+        replica = getattr(PASSING, "replica", None)
+        if replica is None:
+            return function(*args, **kwargs)
+        on, path = replica.now.on, replica.now.path[-1] if replica.now.path else ""
+        bound = signature.bind(*args, **kwargs)
+        if isinstance(bound.arguments.get("seed"), int):
+            on.fixed.add(f"{function.__name__} of a fixed seed in {path or 'itself'}")  # the same in every pass
+            return function(*args, **kwargs)
+        bound.apply_defaults()
+        given = bound.arguments
+
+        def run(seed: int | None) -> Any:
+            return function(**{**given, "seed": given["seed"] if seed is GIVEN else seed})
+
+        PASSING.replica = None  # what the function calls itself is its own business
+        try:
+            return handler(on, path, run, **given)
+        finally:
+            PASSING.replica = replica
+
+    return asking
+
+
+def _dropout_asked(on: Pass, path: str, run: Run, inputs: Any, rate: Any, noise_shape: Any, seed: Any) -> Any:
+    drop = Drop("dropout", float(rate), True, _noise_shape(path, inputs, noise_shape))
+    return on.meet(path, drop, inputs) if drop.rate > 0 else inputs
+
+
+def _asked(
+    on: Pass, path: str, run: Run, operation: str, kind: str, shape: Any, dtype: Any, make: Any, rate: float = math.nan
+) -> Any:
+    """`make(numbers)` of keyed numbers of that kind, or what Keras draws itself."""
+    keras = load_keras()
+    sizes = tuple(int(size) for size in shape)
+    drop = Drop(operation, rate, True, sizes, kind)
+    numbers = on.numbers(on.named(path), drop, keras.ops.zeros(sizes, keras.config.floatx()))
+    if numbers is GIVEN or isinstance(numbers, int):
+        return run(numbers)
+    return keras.ops.cast(make(numbers), dtype or keras.config.floatx())
+
+
+def _uniform_asked(on: Pass, path: str, run: Run, shape: Any, minval: Any, maxval: Any, dtype: Any, seed: Any) -> Any:
+    return _asked(on, path, run, "uniform", "uniforms", shape, dtype, lambda u: u * (maxval - minval) + minval)
+
+
+def _normal_asked(on: Pass, path: str, run: Run, shape: Any, mean: Any, stddev: Any, dtype: Any, seed: Any) -> Any:
+    return _asked(on, path, run, "normal", "normals", shape, dtype, lambda z: z * stddev + mean)
+
+
+def _truncated_asked(on: Pass, path: str, run: Run, shape: Any, mean: Any, stddev: Any, dtype: Any, seed: Any) -> Any:
+    return _asked(on, path, run, "truncated_normal", "normals", shape, dtype, lambda z: _truncated(z) * stddev + mean)
+
+
+def _truncated(normal: Any) -> Any:
+    """Numbers of a standard normal distribution, as those of one that is cut off at -2 and 2."""
+    ops, root = load_keras().ops, math.sqrt(2)
+    return root * ops.erfinv(math.erf(root) * ops.erf(normal / root))
+
+
+def _binomial_asked(
+    on: Pass, path: str, run: Run, shape: Any, counts: Any, probabilities: Any, dtype: Any, seed: Any
+) -> Any:
+    ops = load_keras().ops
+    if not (np.asarray(ops.convert_to_numpy(counts)) == 1).all():
+        return _left_to_keras("binomial")(on, path, run)
+    if isinstance(probabilities, (int, float, np.number)):
+        rate = 1 - float(probabilities)
+        return _asked(on, path, run, "bernoulli", "keep", shape, dtype, lambda kept: kept, rate)
+    below = ops.convert_to_tensor(probabilities)
+    return _asked(on, path, run, "bernoulli", "uniforms", shape, dtype, lambda u: u < ops.cast(below, u.dtype))
+
+
+def _left_to_keras(operation: str) -> Callable[..., Any]:
+    """Numbers of no simple form: Keras draws them, by a seed for each draw."""
+
+    def asked(on: Pass, path: str, run: Run, **given: Any) -> Any:
+        return on.by_keras(on.named(path), Drop(operation, math.nan, True, (), "generator"), run)
+
+    return asked
+
+
+RANDOM: dict[str, Callable[..., Any]] = {
+    "dropout": _dropout_asked,
+    "uniform": _uniform_asked,
+    "normal": _normal_asked,
+    "binomial": _binomial_asked,
+    "truncated_normal": _truncated_asked,
+    **{name: _left_to_keras(name) for name in ("categorical", "randint", "shuffle", "gamma", "beta")},
+}
 
 
 # ---- finding the sites ----------------------------------------------------------------------------------------
@@ -616,75 +833,150 @@ class KerasProbe(Probe):
     """What the probes found out; the masks are keyed by `sites`, and `layouts` say how Keras wants them."""
 
     layouts: dict[str, Layout]
+    asked: dict[str, Any]  # see `Replica`
 
     def keras_sites(self) -> dict[str, KerasSite]:
         """Both together."""
         return {name: KerasSite(site, self.layouts[name]) for name, site in self.sites.items()}
 
+    def raise_in(self, replica: Replica) -> None:
+        """Let the layers of a replica draw that do so in training alone."""
+        replica.asked, replica.raised = self.asked, frozenset(self.raised)
+
 
 def probe_keras(replica: Replica, head: Callable[[int], Inputs], gaussian_noise: bool) -> KerasProbe:
-    """Find the sites of the model, as `sites.probe()` does for torch.
+    """Find the sites of the model, as `sites.probe()` does for torch, and put up what they need in the replica.
 
     Raises NoStochasticSites where nothing would be sampled, and ValueError where what is dropped cannot be told apart
-    by inputs.
+    by inputs, or where training changes more than what is drawn.
     """
+    tolerance = 1e-3 if replica.is_precise() else 5e-2
     probed = partial(_probed, replica, gaussian_noise=gaussian_noise)
+    replica.raised = frozenset()
     with random_state_kept():
-        passes, results = zip(*(probed(head(n_inputs)) for n_inputs in (1, 2, 3)), strict=True)
-        own_randomness = replica.changed_seeds(head(1), training=False)
-    place = 0
+        plain, plain_output, own = _watched(replica, head(3), gaussian_noise)
+        idle = without_effect(plain.found, plain_output, lambda middle: probed(head(3), middle=middle)[1])
+        in_training, own_in_training = _in_training(replica, head(1), gaussian_noise)
+        augmenting = {name for name in in_training if replica.is_preprocessing(owner_of(name))}
+
+        def is_wanted(name: str, drop: Drop) -> bool:
+            """Whether a call that acts in training alone is to be sampled."""
+            return drop.kind != "generator" and (gaussian_noise or drop.kind != "normals") and name not in augmenting
+
+        hidden = {name: call for name, call in in_training.items() if is_wanted(name, call.drop)}
+        raised = owners_to_raise(hidden, {name: call for name, call in plain.found.items() if name not in idle})
+        unlike = {owner_of(name) for name, call in hidden.items() if call.drop.kind != "scale"}
+        plainly = [path for path in raised if path not in unlike]  # these do nothing where nothing is dropped
+        replica.raised = frozenset(plainly)
+        if plainly and not alike(plain_output, probed(head(3))[1], tolerance):
+            where = ", ".join(path or "itself" for path in plainly)
+            raise ValueError(
+                f"`model` changes more than its dropout when training, in {where}, so it cannot be sampled as it "
+                "predicts; call dropout there whatever `training` is, and what else changes in a layer of its own."
+            )
+        replica.raised = frozenset(raised)
+        passes, outputs = zip(*(probed(head(n_inputs)) for n_inputs in (1, 2, 3)), strict=True)
     sites, layouts = {}, {}
+    passed_over, by_batch, place = set(), [], 0
     for name in dict.fromkeys(name for on in passes for name in on.found):
         calls = [on.found.get(name) for on in passes]
         call = next(one for one in calls if one is not None)
-        if call.drop.operation == "gaussian_noise" and not gaussian_noise:
+        by_noise = call.drop.operation == "gaussian_noise" and not gaussian_noise
+        # normal numbers that act in training alone are met where a dropout beside them has put up the flag
+        acts = call.drop.kind != "normals" or name in hidden or (name in plain.found and name not in idle)
+        if by_noise or not acts or name in idle - hidden.keys():
+            passed_over.add(name)
             continue
-        layout = call.layout if _grows_first(calls) else Layout()
+        layout = call.layout if _grows_first(calls) and call.drop.kind != "generator" else Layout()
         torch_calls = [_as_torch(replica, name, one, layout) for one in calls]
         sites[name] = site_of(name, place, torch_calls, partial(_noised, replica, probed, head, name, layout))
-        layouts[name] = layout
+        layouts[name] = Layout() if sites[name].kind == "generator" else layout
+        if sites[name].kind == "generator" and len({one and one.drop.mask_shape for one in calls}) > 1:
+            by_batch.append(where_of(name, call.drop))
         place += 1
-    if all(site.kind == "noise" or site.rate == 1 for site in sites.values()) and not _has_noise(sites):
-        raise NoStochasticSites(
-            "`model` has no dropout with a rate above 0, so every draw would be the same; "
-            "add `keras.layers.Dropout` layers and train again."
-        )
-    training_randomness = _draws_in_training(replica, head(2))
-    output = replica.to_torch(results[2])
+    left_out = {name: call.drop for name, call in in_training.items() if name not in sites}
+    noise = tuple(where_of(name, drop) for name, drop in left_out.items() if drop.kind in ("normals", "noise"))
+    rest = {name: where_of(name, drop) for name, drop in left_out.items() if is_random(drop) and drop.kind != "normals"}
+    others = tuple(one for one in own_in_training if one not in own and one not in plain.fixed)
+    if all(site.rate == 1 and site.kind != "noise" for site in sites.values()):
+        alone = tuple(where for name, where in rest.items() if name not in augmenting)
+        alone += tuple(sorted(plain.fixed))
+        keys = "`keras.random.uniform` or `keras.random.dropout` with a `SeedGenerator`"
+        raise NoStochasticSites(nothing_to_sample(noise, (*own, *others, *alone), "keras.layers.Dropout", keys))
     before, after = passes[0].weighted
-    tolerance = 1e-3 if replica.is_precise() else 5e-2
+    steadily = not own and not any(site.kind == "generator" for site in sites.values())
     return KerasProbe(
         sites,
         {"": passes[0].largest},
-        output,
+        outputs[2],
         3,
-        ("seeds of its layers",) if own_randomness else (),
-        ("seeds of its layers",) if training_randomness else (),
-        (),
-        frozenset(),
-        own_randomness,
-        [],
+        (*by_batch, *own),
+        (*rest.values(), *others),
+        noise,
+        frozenset(passed_over),
+        TORCHS_OWN in own,
+        raised,
         {},
         (before, after),
         0,
-        not own_randomness and len(output) == 3 and not alike(replica.to_torch(results[0]), output[:1], tolerance),
+        steadily and len(outputs[2]) == 3 and not alike(outputs[0], outputs[2][:1], tolerance),
         layouts,
+        replica.asked,
     )
 
 
-def _has_noise(sites: Mapping[str, Site]) -> bool:
-    return any(site.kind == "noise" for site in sites.values())
+ELSEWHERE = "numbers that are not those of `keras.random`"
 
 
-def _probed(replica: Replica, inputs: Inputs, gaussian_noise: bool) -> tuple[ProbePass, Any]:
+def _watched(
+    replica: Replica, inputs: Inputs, gaussian_noise: bool, training: bool = False
+) -> tuple[ProbePass, Tensor, tuple[str, ...]]:
+    """A pass, what it gives, and what it draws from besides the functions of Keras: two passes differ by that."""
     on = ProbePass(gaussian_noise)
-    return on, replica.take(run_or_explain(replica, inputs, on))
+    first, _ = explained(replica, inputs, lambda: replica.watched(inputs, on, training))
+    again, names = replica.watched(inputs, ProbePass(gaussian_noise), training)
+    outputs = [replica.to_torch(replica.take(one)) for one in (first, again)]
+    unnamed = (ELSEWHERE,) if not names and not alike(outputs[0], outputs[1], 1e-5) else ()
+    return on, outputs[0], (*names, *unnamed)
+
+
+def _in_training(
+    replica: Replica, inputs: Inputs, gaussian_noise: bool
+) -> tuple[dict[str, KerasCall], tuple[str, ...]]:
+    """The calls of a pass as in training that make a difference, and what else it draws from; {} if that fails."""
+
+    def run(middle: Middle) -> Tensor:
+        on = ProbePass(gaussian_noise, middle)
+        return replica.to_torch(replica.take(replica.run(inputs, on, training=True)))
+
+    asked = replica.asked
+    replica.asked = {}
+    try:
+        on, output, names = _watched(replica, inputs, gaussian_noise, training=True)
+        idle = without_effect(on.found, output, run)
+    except Exception:  # some models want targets when training: then prediction is all there is to see
+        return {}, ()
+    finally:
+        replica.asked = asked
+    return {name: call for name, call in on.found.items() if name not in idle}, (*names, *sorted(on.fixed))
+
+
+def _probed(
+    replica: Replica, inputs: Inputs, gaussian_noise: bool, middle: Middle = MIDDLE
+) -> tuple[ProbePass, Tensor]:
+    on = ProbePass(gaussian_noise, middle)
+    return on, replica.to_torch(replica.take(run_or_explain(replica, inputs, on)))
 
 
 def run_or_explain(replica: Replica, inputs: Inputs, on: Pass) -> Any:
     """What the model returns; its own errors become one sentence."""
+    return explained(replica, inputs, lambda: replica.run(inputs, on))
+
+
+def explained(replica: Replica, inputs: Inputs, run: Callable[[], Any]) -> Any:
+    """What `run` gives of these inputs; errors of the model's become one sentence."""
     try:
-        return replica.run(inputs, on)
+        return run()
     except Exception as error:  # each backend has errors of its own
         if isinstance(error, MemoryError) or str(error).startswith("`model`"):
             raise
@@ -750,7 +1042,7 @@ def _said(error: Exception) -> str:
 
 def _grows_first(calls: list[KerasCall | None]) -> bool:
     """Whether the inputs lie along the first axis: only there is it known where the channels are."""
-    sizes = [int(call.x.shape[0]) for call in calls if call is not None]
+    sizes = [int(call.x.shape[0]) if len(call.x.shape) else 1 for call in calls if call is not None]
     return sizes == [sizes[0] * n for n in (1, 2, 3)]
 
 
@@ -764,7 +1056,7 @@ def _as_torch(replica: Replica, name: str, call: KerasCall | None, layout: Layou
 
 def _noised(
     replica: Replica,
-    probed: Callable[[Inputs], tuple[ProbePass, Any]],
+    probed: Callable[[Inputs], tuple[ProbePass, Tensor]],
     head: Callable[[int], Inputs],
     name: str,
     layout: Layout,
@@ -776,14 +1068,6 @@ def _noised(
         call = _as_torch(replica, name, probed(noised)[0].found.get(name), layout)
         found.append({} if call is None else {name: call})
     return found[0], found[1]
-
-
-def _draws_in_training(replica: Replica, inputs: Inputs) -> bool:
-    """Whether training would draw random numbers besides those of the sites; some models cannot be called so."""
-    try:
-        return replica.changed_seeds(inputs, training=True)
-    except Exception:
-        return False
 
 
 def _is_tensor(x: Any) -> bool:

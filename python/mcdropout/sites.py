@@ -24,7 +24,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import cache
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import pandas as pd
 import torch
@@ -92,8 +92,13 @@ class Site:
         # any number that is at least the rate; so short that bfloat16 holds it
         return 1 - 2**-7 if self.kind == "uniform" else 1.0
 
+    def at_rate(self, rate: float) -> Site:
+        """With another rate, where torch scales what is kept: what the model itself makes of its decisions stays."""
+        return replace(self, rate=rate) if self.kind in RATED_KINDS else self
+
 
 DROPPING = re.compile("dropout|drop_?path|stochastic_?depth|attention_forward", re.IGNORECASE)
+RATED_KINDS = ("scale", "alpha", "gaussian")  # of operations whose whole working follows from their rate
 NORMAL_KINDS = ("gaussian", "noise", "normals")  # made of normal numbers, not of decisions
 
 
@@ -371,6 +376,13 @@ def _kept_whole(drop: Drop, x: Tensor, middle: Middle = MIDDLE) -> Tensor:
     if drop.kind == "keep" and drop.operation != STOCHASTIC_DEPTH:
         return torch.full_like(x, float(drop.rate <= 0.5))  # the more likely
     return x if drop.kind in ("scale", "alpha", "weights") else torch.ones_like(x)
+
+
+class DropCall(Protocol):
+    """A call that drops or draws, of whatever library."""
+
+    @property
+    def drop(self) -> Drop: ...
 
 
 @dataclass(frozen=True)
@@ -702,7 +714,7 @@ def probe(
     tolerance = 1e-3 if replica.precision == "float32" else 5e-2
     with generators_watched() as others_moved, replica.generators_kept():
         plain, plain_output = _calls(replica, head(3), originals)
-        idle = _without_effect(plain.found, plain_output, lambda middle: _calls(replica, head(3), middle=middle)[1])
+        idle = without_effect(plain.found, plain_output, lambda middle: _calls(replica, head(3), middle=middle)[1])
 
         def is_wanted(drop: Drop) -> bool:
             """Whether a call that acts in training alone is to be sampled."""
@@ -711,8 +723,8 @@ def probe(
             return not by_torch and (gaussian_noise or not noise) and (stochastic_depth or not whole_block)
 
         hidden = {name: call for name, call in in_training.items() if is_wanted(call.drop)}
-        raised = _owners_to_raise(hidden, {name: call for name, call in plain.found.items() if name not in idle})
-        unlike = {_owner(name) for name, call in hidden.items() if call.drop.kind not in ("scale", "alpha")}
+        raised = owners_to_raise(hidden, {name: call for name, call in plain.found.items() if name not in idle})
+        unlike = {owner_of(name) for name, call in hidden.items() if call.drop.kind not in ("scale", "alpha")}
         plainly = [path for path in raised if path not in unlike]  # these do nothing where nothing is dropped
         raise_flags(replica, plainly)
         last = _calls(replica, head(3), originals) if plainly else (plain, plain_output)
@@ -739,7 +751,7 @@ def probe(
         if all(call is None or call.x.numel() == 0 for call in calls):  # as where no input goes to an expert
             continue
         drop = next(call.drop for call in calls if call is not None)
-        first = f"{_owner(name)}[0]"  # where inputs are looped over, only this call is in every probe
+        first = f"{owner_of(name)}[0]"  # where inputs are looped over, only this call is in every probe
         active = drop.active or any(one in hidden and hidden[one].drop.active for one in (name, first))
         # normal numbers that act in training alone are met where a dropout beside them has put up the flag
         acts = drop.kind != "normals" or name in hidden or (name in plain.found and name not in idle)
@@ -749,15 +761,15 @@ def probe(
         if stochastic_depth or drop.operation != STOCHASTIC_DEPTH:
             sites[name] = site_of(name, place, calls, lambda: _noised_calls(replica, head))
             if sites[name].kind == "generator" and len({call and call.drop.mask_shape for call in calls}) > 1:
-                by_batch.append(_where(name, drop))
+                by_batch.append(where_of(name, drop))
         place += 1
     left_out = {
         name: call.drop
         for name, call in in_training.items()
         if is_random(call.drop) and call.drop.samples and name not in sites and name not in steady
     }
-    noise = tuple(_where(name, drop) for name, drop in left_out.items() if drop.kind == "normals")
-    rest = tuple(_where(name, drop) for name, drop in left_out.items() if drop.kind != "normals")
+    noise = tuple(where_of(name, drop) for name, drop in left_out.items() if drop.kind == "normals")
+    rest = tuple(where_of(name, drop) for name, drop in left_out.items() if drop.kind != "normals")
     rest += tuple(one for one in others_in_training if one not in others)
     if sites and all(site.rate == 1 for site in sites.values()):
         raise NoStochasticSites(
@@ -765,7 +777,7 @@ def probe(
             "a rate below 1 and train again."
         )
     if not sites:
-        raise NoStochasticSites(_nothing_to_sample(noise, (*others, *rest)))
+        raise NoStochasticSites(nothing_to_sample(noise, (*others, *rest)))
     sole_uses = {name: uses[0] for name, uses in modes[0].uses.items() if len(uses) == 1}
     sole_uses = {name: use for name, use in sole_uses.items() if all(mode.uses.get(name) == [use] for mode in modes)}
     before, after = modes[0].layers
@@ -790,7 +802,12 @@ def probe(
     )
 
 
-def _nothing_to_sample(noise: tuple[str, ...], others: tuple[str, ...]) -> str:
+def nothing_to_sample(
+    noise: tuple[str, ...],
+    others: tuple[str, ...],
+    layers: str = "torch.nn.Dropout",
+    numbers: str = "`torch.rand` or `torch.bernoulli`",
+) -> str:
     """Why there is nothing, and what can be done about it."""
     if noise:
         return (
@@ -800,11 +817,11 @@ def _nothing_to_sample(noise: tuple[str, ...], others: tuple[str, ...]) -> str:
     if others:
         return (
             "`model` has no dropout with a rate above 0, and what it draws itself, by "
-            f"{', '.join(others)}, cannot be sampled; draw it by `torch.rand` or `torch.bernoulli`."
+            f"{', '.join(others)}, cannot be sampled; draw it by {numbers}."
         )
     return (
         "`model` has no dropout with a rate above 0, so every draw would be the same; "
-        "add `torch.nn.Dropout` layers and train again."
+        f"add `{layers}` layers and train again."
     )
 
 
@@ -813,13 +830,14 @@ def is_random(drop: Drop) -> bool:
     return drop.kind in (*NUMBERS, "generator") or (drop.kind == "keep" and drop.operation != STOCHASTIC_DEPTH)
 
 
-def _owner(name: str) -> str:
+def owner_of(name: str) -> str:
     """The path of the module that makes a call."""
     return name.rsplit("[", 1)[0]
 
 
-def _where(name: str, drop: Drop) -> str:
-    return f"{drop.operation} in {_owner(name) or 'itself'}"
+def where_of(name: str, drop: Drop) -> str:
+    """What a call is, and whose."""
+    return f"{drop.operation} in {owner_of(name) or 'itself'}"
 
 
 def _repeats_itself(calls: list[Call | None]) -> bool:
@@ -831,7 +849,7 @@ def _repeats_itself(calls: list[Call | None]) -> bool:
 ENDS: tuple[Middle, Middle] = (0.0, -1.0), (1 - 2**-8, 1.0)
 
 
-def _without_effect(found: dict[str, Call], output: Any, run: Callable[[Middle], Any]) -> set[str]:
+def without_effect(found: Mapping[str, DropCall], output: Any, run: Callable[[Middle], Any]) -> set[str]:
     """The calls that make random numbers, if the output is the same whatever these are.
 
     Some models draw a number in each pass and look at it only when training, or never at a rate of 0.
@@ -1004,14 +1022,14 @@ def _calls_in_training(
     with generators_watched() as others_moved, replica.generators_kept():
         mode, output = run(MIDDLE)
         others = others_moved()
-        idle = set() if output is None else _without_effect(mode.found, output, lambda middle: run(middle)[1])
+        idle = set() if output is None else without_effect(mode.found, output, lambda middle: run(middle)[1])
     return {name: call for name, call in mode.found.items() if name not in idle}, others
 
 
-def _owners_to_raise(hidden: dict[str, Call], seen: dict[str, Call]) -> list[str]:
+def owners_to_raise(hidden: Mapping[str, DropCall], seen: Mapping[str, DropCall]) -> list[str]:
     """Paths of the modules whose dropping only training shows."""
     owners = {
-        _owner(name)
+        owner_of(name)
         for name, call in hidden.items()
         if call.drop.active and call.drop.samples and (name not in seen or not seen[name].drop.samples)
     }
@@ -1117,17 +1135,15 @@ def random_state_kept() -> Iterator[Callable[[], bool]]:
         yield lambda: stream.has_drawn
 
 
-RATED_KINDS = ("scale", "alpha", "gaussian")  # of operations whose whole working follows from their rate
-
-
 def at_rate(sites: dict[str, Site], rate: float) -> dict[str, Site]:
-    """The sites, with another rate where something is dropped; what a model draws itself stays as it is."""
-    if not any(site.kind in RATED_KINDS for site in sites.values()):
+    """The sites at another rate, as far as they can be."""
+    changed = {name: site.at_rate(rate) for name, site in sites.items()}
+    if all(site is sites[name] for name, site in changed.items()):
         operations = ", ".join(dict.fromkeys(site.operation for site in sites.values()))
         raise NoStochasticSites(
             f"`model` has no dropout whose rate could be another: what is sampled there is {operations}."
         )
-    return {name: replace(site, rate=rate) if site.kind in RATED_KINDS else site for name, site in sites.items()}
+    return changed
 
 
 @contextmanager
