@@ -556,37 +556,205 @@ def test_sites_are_named_and_gaussian_noise_is_left_out_unasked():
     assert all("lstm" in one for one in table.site)
 
 
-def test_numbers_of_the_models_own_are_told_of():
-    class Jitter(layers.Layer):
-        def __init__(self):
-            super().__init__()
-            self.seed_generator = keras.random.SeedGenerator(1)
+# ---- numbers of the model's own -------------------------------------------------------------------------------
 
-        def call(self, x, training=False):
-            return x + keras.random.normal(keras.ops.shape(x), seed=self.seed_generator) if training else x
 
-    model = ending(Jitter(), layers.Dense(3, activation="softmax"))
+class Own(layers.Layer):
+    """Draws by a function of its own, in training or always."""
+
+    def __init__(self, draw, always=False):
+        super().__init__(name="own")
+        self.draw, self.always, self.seeds = draw, always, keras.random.SeedGenerator(1)
+
+    def call(self, x, training=None):
+        return self.draw(x, self.seeds) if training or self.always else x
+
+
+def of_keras(operation):
+    """How a layer of Keras draws, and a module of torch: the same made of the same numbers."""
+    random, ops = keras.random, keras.ops
+    return {
+        "dropout": (
+            lambda x, seed: random.dropout(x, 0.4, seed=seed),
+            lambda x: nn.functional.dropout(x, 0.4),
+        ),
+        "uniform": (
+            lambda x, seed: x * random.uniform(ops.shape(x), 0.5, 2.0, seed=seed),
+            lambda x: x * (torch.rand_like(x) * 1.5 + 0.5),
+        ),
+        "bernoulli": (
+            lambda x, seed: x * random.binomial(ops.shape(x), 1, 0.7, seed=seed),
+            lambda x: x * torch.empty_like(x).bernoulli_(0.7),
+        ),
+        "locked": (
+            lambda x, seed: x * random.binomial((1, 4), 1, ops.full((1, 4), 0.7), seed=seed),
+            lambda x: x * torch.bernoulli(torch.full((1, 4), 0.7)),
+        ),
+        "one for all": (
+            lambda x, seed: x * random.uniform((), seed=seed),
+            lambda x: x * torch.rand(()),
+        ),
+        "normal": (
+            lambda x, seed: x + random.normal(ops.shape(x), 0.5, 0.3, seed=seed),
+            lambda x: x + torch.randn_like(x) * 0.3 + 0.5,
+        ),
+    }[operation]
+
+
+class Twin(nn.Module):
+    def __init__(self, draw, always, model):
+        super().__init__()
+        self.draw, self.always, self.drop, self.last = draw, always, nn.Dropout(0.25), nn.Linear(4, 2)
+        weights_into([self.last], model.get_weights())
+
+    def forward(self, x):
+        return self.last(self.drop(self.draw(x) if self.training or self.always else x))
+
+
+OPERATIONS = ("dropout", "uniform", "bernoulli", "locked", "one for all", "normal")
+
+
+@pytest.mark.parametrize("always", [False, True])
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_what_a_layer_draws_itself_is_what_a_torch_module_draws(operation, always):
+    ours, theirs = of_keras(operation)
+    model = ending_in(Own(ours, always), layers.Dropout(0.25), layers.Dense(2))
+    twin = Twin(theirs, always, model)
     x = np.random.default_rng(0).normal(size=(N, 4)).astype(np.float32)
-    with pytest.warns(UserWarning, match="draws random numbers of its own when training, besides dropout"):
-        predict(model, x)
+    given = {"outputs": "values", "gaussian_noise": operation == "normal"}
+    table = mcd.mc_sites(model, x, gaussian_noise=operation == "normal")
+    assert len(table) == 2
+    assert table.site[0] == "own[0]"
+    for masks in ("shared", "per_input"):
+        found = predict(model, x, masks=masks, **given).samples
+        np.testing.assert_allclose(found, predict(twin, x, masks=masks, **given).samples, rtol=0, atol=1e-4)
+        if BACKEND != "torch":  # where every number of inputs is compiled anew
+            return
+        some = predict(model, x[[5, 2]], masks=masks, batch_size=1, ids=[5, 2], **given).samples
+        np.testing.assert_allclose(some, found[:, [5, 2]], rtol=0, atol=1e-5)
+    alone = with_weights(ending_in(Own(ours, always), layers.Dense(2)))
+    assert predict(alone, x, **given).std.min() > 1e-3
+    if operation not in ("dropout", "normal"):  # a rate of its own, which is left alone
+        changed = mcd.mc_compare_rates(model, x, x[:, :2], (0.25,), DRAWS, outputs="values", seed=3, progress=False)
+        squares = (predict(model, x, outputs="values").mean - x[:, :2]) ** 2
+        np.testing.assert_allclose(changed.loss[0], squares.mean(), rtol=1e-4)
 
 
-def test_numbers_that_are_always_drawn_differ_between_draws():
-    class Jitter(layers.Layer):
-        def __init__(self):
-            super().__init__()
-            self.seed_generator = keras.random.SeedGenerator(1)
+def ending_in(*given):
+    return with_weights(keras.Sequential([keras.Input((4,)), *given]))
 
-        def call(self, x):
-            return x + keras.random.normal((1, 4), seed=self.seed_generator)
 
-    model = with_weights(keras.Sequential([keras.Input((4,)), Jitter(), layers.Dense(2), layers.Dropout(0.01)]))
+def test_keras_s_functions_are_put_back():
+    from keras.src.backend import random
+
+    before = dict(vars(random))
     x = np.zeros((N, 4), np.float32)
-    with pytest.warns(UserWarning, match="draws random numbers of its own besides dropout"):
-        prediction = predict(model, x, outputs="values")
-    assert prediction.engine == "loop"
-    assert len(np.unique(prediction.samples[:, 0, 0])) == DRAWS
-    assert np.array_equal(model.layers[0].seed_generator.state.value.cpu() if BACKEND == "torch" else [1, 0], [1, 0])
+    model = ending_in(Own(of_keras("dropout")[0]), layers.Dense(2))
+    seen = []
+    watching = ending_in(Own(lambda x, seed: seen.append(random.uniform) or x + keras.random.uniform((), seed=seed)))
+    with pytest.raises(mcd.IdenticalDraws):
+        predict(model, x, outputs="values")
+    with pytest.raises(ValueError, match="`model` fails on inputs of shape"):
+        predict(model, x[:, :3], outputs="values")
+    predict(watching, x + 1, outputs="values")
+    assert seen[-1] is not before["uniform"]
+    assert dict(vars(random)) == before
+    state = keras.ops.convert_to_numpy(model.layers[0].seeds.state.value)
+    assert state.tolist() == [1, 0]
+
+
+class Mixed(layers.Layer):
+    """Draws beside parts that must stay as in prediction."""
+
+    def __init__(self):
+        super().__init__(name="mixed")
+        self.norm, self.inner = (
+            layers.BatchNormalization(),
+            Own(lambda x, seed: x + keras.random.normal((1, 4), seed=seed)),
+        )
+        self.seeds = keras.random.SeedGenerator(1)
+
+    def call(self, x, training=None):
+        x = self.inner(self.norm(x, training=training), training=training)
+        return keras.random.dropout(x, 0.4, seed=self.seeds) if training else x
+
+
+def test_what_lies_in_a_layer_that_draws_stays_as_in_prediction():
+    x = np.random.default_rng(0).normal(size=(N, 4)).astype(np.float32)
+    mixed = ending_in(Mixed(), layers.Dense(2))
+    plain = ending_in(layers.BatchNormalization(), layers.Dropout(0.4), layers.Dense(2))
+    words = "`model` draws normal numbers when training, by normal in mixed/own; they are left out unless"
+    with pytest.warns(UserWarning, match=words):
+        found = predict(mixed, x, outputs="values").samples
+    plain.set_weights(mixed.get_weights())
+    np.testing.assert_allclose(found, predict(plain, x, outputs="values").samples, rtol=0, atol=1e-5)
+
+
+def test_a_layer_that_does_more_than_draw_in_training_is_refused():
+    model = ending_in(Own(lambda x, seed: 2 * keras.random.dropout(x, 0.4, seed=seed)), layers.Dense(2))
+    said = raised(model, np.ones((N, 4), np.float32), outputs="values")
+    assert said.startswith("`model` changes more than its dropout when training, in own, so it cannot be sampled as it")
+
+
+def test_what_cannot_be_keyed_is_named():
+    random, ops = keras.random, keras.ops
+    x = np.random.default_rng(0).normal(size=(N, 4)).astype(np.float32)
+    given = {"outputs": "values"}
+    left_out = {
+        "normal": (
+            lambda x, seed: x + random.normal((1, 4), seed=seed),
+            "draws normal numbers when training, by normal in own",
+        ),
+        "gamma": (
+            lambda x, seed: x + random.gamma((1, 4), 2.0, seed=seed),
+            "when training, besides dropout, by gamma in own",
+        ),
+        "a number": (lambda x, seed: random.dropout(x, 0.4, seed=7), "by dropout of a fixed seed in own"),
+        "seeds": (lambda x, seed: x + ops.cast(seed.next()[1], "float32"), "by the seeds of own"),
+    }
+    for draw, words in left_out.values():
+        said = told(lambda draw=draw: predict(ending_in(Own(draw), layers.Dropout(0.3), layers.Dense(2)), x, **given))
+        assert len(said) == 1
+        assert words in said[0]
+        assert "left out" in said[0]
+        with pytest.raises(mcd.NoStochasticSites) as error:
+            predict(ending_in(Own(draw), layers.Dense(2)), x, **given)
+        assert words.rpartition("by ")[2] in str(error.value)
+        assert "layers and train again" not in str(error.value)
+    by_batch = Own(lambda x, seed: x + random.gamma(ops.shape(x), 2.0, seed=seed), always=True)
+    said = told(lambda: predict(ending_in(by_batch, layers.Dense(2)), x, **given))
+    assert "cannot be keyed by input, by gamma in own; they depend on `batch_size`" in said[0]
+    model = ending_in(Own(lambda x, seed: x + random.gamma((1, 4), 2.0, seed=seed), always=True), layers.Dense(2))
+    first, again = (predict(model, x, batch_size=size, **given) for size in (7, 3))
+    np.testing.assert_allclose(first.samples, again.samples, rtol=0, atol=1e-5)
+    assert len(np.unique(first.samples[:, 0, 0])) == DRAWS
+
+
+def test_augmentation_is_left_out_and_named():
+    x = np.random.default_rng(0).normal(size=(N, 5, 4, 1)).astype(np.float32)
+    flips = [keras.Input((5, 4, 1)), layers.RandomFlip(name="flip"), layers.Flatten()]
+    said = told(lambda: predict(keras.Sequential([*flips, layers.Dropout(0.3)]), x, outputs="values"))
+    assert said == [
+        "`model` draws random numbers of its own when training, besides dropout, by uniform in flip; they are left out."
+    ]
+    with pytest.raises(mcd.NoStochasticSites, match="add `keras.layers.Dropout` layers and train again"):
+        predict(keras.Sequential([*flips, layers.Dense(2)]), x, outputs="values")
+
+
+def test_noise_that_is_not_asked_for_is_named():
+    model, x, kwargs = made("noise")
+    said = told(lambda: predict(model, x, outputs="values"))
+    assert len(said) == 1
+    assert said[0].startswith("`model` draws normal numbers when training, by gaussian_noise in gaussian_noise")
+    assert told(lambda: predict(model, x, **kwargs)) == []
+
+
+def test_numbers_that_make_no_difference_are_no_sites():
+    draw = lambda x, seed: x + 0 * keras.random.uniform(keras.ops.shape(x), seed=seed)  # noqa: E731
+    model = ending_in(Own(draw, always=True), layers.Dropout(0.3), layers.Dense(2))
+    x = np.ones((N, 4), np.float32)
+    assert mcd.mc_sites(model, x).operation.tolist() == ["dropout"]
+    assert told(lambda: predict(model, x, outputs="values")) == []
 
 
 # ---- what is told of a model ----------------------------------------------------------------------------------
@@ -730,7 +898,7 @@ def test_a_model_that_takes_no_single_input_is_not_told_that_its_input_is_wrong(
     x = keras.Input((4,))
     fixed = keras.Model(x, layers.Dense(2)(layers.Dropout(0.3)(x + np.zeros((5, 4), np.float32))))
     said = raised(fixed, np.zeros((N, 4), np.float32), outputs="values")
-    assert said.startswith("`model` fails on inputs of shape (input, 4), 2 at a time: ")
+    assert said.startswith("`model` fails on inputs of shape (input, 4), 3 at a time: ")
     assert said.endswith("; it must take any number of inputs, each as it was made for.")
 
 
@@ -778,7 +946,7 @@ def test_errors_say_what_to_do():
     assert "`precision` of a Keras model" in raised(model, x, precision="bfloat16")
     assert raised(model, x, device="cuda:7").startswith("`device` of a Keras model is where Keras has put it, cpu;")
     assert raised(model, x[:, :5]).startswith(
-        "`model` fails on inputs of shape (input, 5, 8, 2), 1 at a time: ValueError, "
+        "`model` fails on inputs of shape (input, 5, 8, 2), 3 at a time: ValueError, "
     )
     assert raised(model, x, outputs="logits").startswith('`outputs` is "logits", but `model` returned probabilities')
     fixed = ending(layers.Dropout(0.3, noise_shape=(None, 3)), layers.Dense(2, activation="softmax"))
