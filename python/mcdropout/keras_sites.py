@@ -31,6 +31,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import _disable_current_modes  # torch has no public way to do this
 
 from .checks import NoStochasticSites, shown
 from .devices import check_can_go_on
@@ -345,6 +346,7 @@ class Replica:
     """
 
     precision = "float32"  # what a layer computes in is its own dtype policy's matter
+    gradients = False  # no layer asks for them in its working
 
     def __init__(self, model: Any, backend: str, device: torch.device, take: Callable[[Any], Any]) -> None:
         self.model, self.backend, self.device, self.take = model, backend, device, take
@@ -741,12 +743,14 @@ def _asking(function: Callable[..., Any], handler: Callable[..., Any]) -> Callab
         bound = signature.bind(*args, **kwargs)
         if isinstance(bound.arguments.get("seed"), int):
             on.fixed.add(f"{function.__name__} of a fixed seed in {path or 'itself'}")  # the same in every pass
-            return function(*args, **kwargs)
+            with _disable_current_modes():
+                return function(*args, **kwargs)
         bound.apply_defaults()
         given = bound.arguments
 
         def run(seed: int | None) -> Any:
-            return function(**{**given, "seed": given["seed"] if seed is GIVEN else seed})
+            with _disable_current_modes():  # Keras seeds torch's generator and puts it back: nothing for us to watch
+                return function(**{**given, "seed": given["seed"] if seed is GIVEN else seed})
 
         PASSING.replica = None  # what the function calls itself is its own business
         try:

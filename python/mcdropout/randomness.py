@@ -414,14 +414,16 @@ class OwnStream(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         kwargs = kwargs or {}
-        if not _draws(func) or kwargs.get("generator") is not None:
+        if not _draws(func) or _argument(func, "generator", args, kwargs) is not None:
             return func(*args, **kwargs)
         device = _device_of(args, kwargs)
         if device.type == "meta" or _argument(func, "dropout_p", args, kwargs) == 0:
             return func(*args, **kwargs)
         drawing, generator = _with_generator(func), self.generator(device)
         if drawing is not None and isinstance(generator, torch.Generator):
-            return drawing(*args, **{**kwargs, "generator": generator})
+            named = dict(zip((one.name for one in func._schema.arguments), args, strict=False))
+            place = next((at for at, name in enumerate(named) if name == "generator"), len(args))
+            return drawing(*args[:place], **{**dict(list(named.items())[place:]), **kwargs, "generator": generator})
         with self:  # it may be made of others
             made = func.decompose(*args, **kwargs)
         if made is not NotImplemented:

@@ -14,6 +14,7 @@ from scipy import stats
 from mcdropout.randomness import (
     UNIFORM_BITS,
     WORD,
+    OwnStream,
     generator_starts,
     input_ids,
     keep_masks,
@@ -250,3 +251,13 @@ def test_uniforms_are_uniform_and_the_same_in_any_pieces(monkeypatch):
         for other, one in enumerate(ids):
             alone = uniforms(1, "per_input", "0", 4001, draw[None], one[None])
             assert torch.equal(alone[0, 0], together[place, other])
+
+
+def test_a_stream_of_ones_own_serves_operations_that_are_given_no_generator_by_position():
+    before = torch.get_rng_state()
+    with OwnStream(3):
+        made = torch.distributions.Gamma(torch.full((5,), 2.0), 1.0).sample()
+    with OwnStream(3):
+        again = torch.distributions.Gamma(torch.full((5,), 2.0), 1.0).sample()
+    assert torch.equal(made, again)
+    assert torch.equal(torch.get_rng_state(), before)
