@@ -281,8 +281,8 @@ describe_size <- function(x) {
 
 # With `tolerance` inputs differ in the draws that they took.
 describe_draws <- function(x) {
-  fewest <- if (min(x$n_samples) < max(x$n_samples)) paste(min(x$n_samples), "to ") else ""
-  paste0(fewest, counted(max(x$n_samples), "draw"))
+  counts <- range(x$n_samples, if (length(x$n_samples) == 0) 0)
+  paste0(if (counts[[1]] < counts[[2]]) paste0(counts[[1]], " to "), counted(counts[[2]], "draw"))
 }
 
 counted <- function(n, thing) {
