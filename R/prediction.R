@@ -29,8 +29,8 @@
 #'
 #' @section Where it came from:
 #' `task`, `labels`, `ids`, `n_samples`, `level`, `seed`, `masks`, `engine` (and `engine_reason`), `device`,
-#' `precision`, `seconds`, and `temperature`, the one that [mc_apply()] has calibrated the draws to: 1 as drawn,
-#' `NULL` in older files, which know of none.
+#' `precision`, `seconds`, and `temperature`, the one that [mc_apply()] has calibrated the draws to: 1 as
+#' drawn, `NULL` in older files, which know of none.
 #'
 #' @param x,object (mc_prediction) A prediction.
 #' @param i (integer, logical vector) Which inputs.
