@@ -8,7 +8,8 @@
 #' temperature and scaled to sum to 1, and the temperature is the one at which the mean over the draws has the
 #' least log loss on these inputs, which the network must not have been trained on. Above 1 it takes
 #' confidence away. `mc_apply()` then calibrates other predictions of this network; all their summaries are
-#' made anew.
+#' made anew, and their `temperature` says so. A prediction is calibrated once, and what [mc_conformal()],
+#' [mc_triage()] and [mc_monitor()] learnt at one temperature is not used at another.
 #'
 #' @param prediction (mc_prediction) Of classes, with its draws. For `mc_apply()`, what to apply it to.
 #' @param y (factor or vector) The true label of each input.

@@ -73,9 +73,9 @@ print.mc_convergence <- function(x, ...) {
 #' Predicts inputs that were not trained on with several dropout rates, and compares them by log loss.
 #'
 #' @inheritParams mc_predict
-#' @param model (mc_model, Python object or function) As in [mc_predict()], sampled again with each rate at all
-#'   its dropouts, whatever they were trained with (what skips whole blocks, and numbers that it draws itself,
-#'   stay as they are); or a function that takes a rate and returns such a model fitted with it, which
+#' @param model (mc_model, Python object or function) As in [mc_predict()], sampled again with each rate at
+#'   all its dropouts, whatever they were trained with (what skips whole blocks, and numbers that it draws
+#'   itself, stay as they are); or a function that takes a rate and returns such a model fitted with it, which
 #'   says more and takes longer.
 #' @param y (factor or vector, or numeric matrix) The true label of each input, or the values observed.
 #' @param rates (numeric vector) Rates of dropping, between 0 and 1.

@@ -29,8 +29,8 @@
 #'
 #' @section Where it came from:
 #' `task`, `labels`, `ids`, `n_samples`, `level`, `seed`, `masks`, `engine` (and `engine_reason`), `device`,
-#' `precision`, `seconds`, and `temperature`, the one that [mc_apply()] has calibrated the draws to: 1 as drawn,
-#' `NULL` in older files, which know of none.
+#' `precision`, `seconds`, and `temperature`, the one that [mc_apply()] has calibrated the draws to: 1 as
+#' drawn, `NULL` in older files, which know of none.
 #'
 #' `ids` are what tables and pictures call the inputs: as they were given, or else the row names of `x`, which
 #' key no masks.
@@ -299,8 +299,8 @@ describe_size <- function(x) {
 
 # With `tolerance` inputs differ in the draws that they took.
 describe_draws <- function(x) {
-  fewest <- if (min(x$n_samples) < max(x$n_samples)) paste(min(x$n_samples), "to ") else ""
-  paste0(fewest, counted(max(x$n_samples), "draw"))
+  counts <- range(x$n_samples, if (length(x$n_samples) == 0) 0)
+  paste0(if (counts[[1]] < counts[[2]]) paste0(counts[[1]], " to "), counted(counts[[2]], "draw"))
 }
 
 # Labels (of a map at each place), or values of an input, whatever axes they have.

@@ -127,6 +127,12 @@ def test_ids_have_a_column_of_their_own():
 # The picture ----------------------------------------------------------------------------------------------
 
 
+def test_the_caption_says_from_how_many_to_how_many_draws_inputs_took():
+    for counts, said in ((np.array([10, 15, 33, 10]), "10 to 33 draws"), (np.array([15, 15, 15, 15]), "15 draws")):
+        figure = mc_plot_probabilities(replace(prediction_of(), n_samples=counts))
+        assert any(f"mean probability of each label over {said}; whiskers" in text for text in words(figure))
+
+
 def test_bars_are_the_means_and_whiskers_the_intervals():
     prediction = prediction_of()
     figure = mc_plot_probabilities(prediction, inputs=[2, 0, 1])

@@ -73,6 +73,28 @@ test_that("what was learnt comes back from its file, and from saveRDS()", {
   }
 })
 
+test_that("draws are calibrated once, and what was learnt is for their temperature", {
+  skip_if_no_core()
+  pred <- many_inputs()
+  pred$temperature <- 1 # as mc_predict() gives it
+  learnt <- mc_calibrate(pred, truth_of(pred))
+  once <- mc_apply(learnt, pred)
+  expect_identical(once$temperature, learnt$temperature)
+  refused <- "mcdropout_error_argument"
+  expect_error(mc_apply(learnt, once), "got one that is calibrated already", class = refused)
+  expect_error(mc_calibrate(once, truth_of(pred)), "is calibrated already", class = refused)
+  sets <- mc_conformal(pred, truth_of(pred))
+  words <- "must be not calibrated, as the one that the conformal sets were learnt on"
+  expect_error(mc_apply(sets, once), words, class = refused)
+  policy <- mc_triage(once, truth_of(pred), budget = 0.3)
+  expect_s3_class(mc_decide(policy, once), "tbl_df")
+  expect_error(mc_decide(policy, pred), "must be calibrated at temperature", class = refused)
+  expect_error(update(mc_monitor(pred), once), "must be not calibrated", class = refused)
+  file <- withr::local_tempfile()
+  mc_save(once, file)
+  expect_identical(mc_load(file)$temperature, once$temperature)
+})
+
 test_that("what cannot be calibrated is refused", {
   skip_if_no_core()
   pred <- many_inputs()

@@ -117,6 +117,31 @@ test_that("predictions for different inputs are bound to one", {
   )
 })
 
+test_that("inputs that took other numbers of draws are said to have", {
+  pred <- example_prediction()
+  described <- function(counts) {
+    pred$n_samples <- counts
+    format(pred, n = 0)[[1]]
+  }
+  expect_match(described(c(2, 4, 4, 3, 4)), ", 2 to 4 draws$")
+  expect_match(described(rep(3, 5)), ", 3 draws$")
+  skip_if_not_installed("ggplot2")
+  pred$n_samples <- c(2, 4, 4, 3, 4)
+  caption <- mc_plot_probabilities(pred)$labels$caption
+  expect_match(caption, "mean probability of each label over 2 to 4 draws; whiskers", fixed = TRUE)
+})
+
+test_that("a calibrated prediction says so, and is not bound to another", {
+  pred <- example_prediction()
+  once <- pred
+  once$temperature <- 1.23456
+  expect_match(format(once, n = 0)[[1]], ", 4 draws, calibrated at temperature 1.235$")
+  expect_no_match(format(pred, n = 0)[[1]], "calibrated")
+  expect_equal(rbind(once[1:2], once[3])$temperature, 1.23456)
+  words <- "must come from one network and the same settings"
+  expect_error(rbind(once[1:2], pred[3]), words, class = "mcdropout_error")
+})
+
 test_that("a prediction goes to Python and back unchanged", {
   skip_if_no_core()
   pred <- mc_predict(small_net(), small_x(), seed = 1, progress = FALSE)
