@@ -39,7 +39,7 @@ class ForkedProcess(RuntimeError):
     def __init__(self, what: str) -> None:
         super().__init__(
             f"{what} cannot work in a process that was forked off one that used it; start processes by "
-            "`multiprocessing`'s \"spawn\" or \"forkserver\", in R by `parallel::makeCluster()` or callr."
+            '`multiprocessing`\'s "spawn" or "forkserver", in R by `parallel::makeCluster()` or callr.'
         )
 
 

@@ -168,8 +168,6 @@ class Plan:
         self.differing: list[Tensor] = []  # whether draws differed so far; not asked before the end, lest we wait
         self.unknown: set[str] = set()
         self.kept: dict[range, Masks] = {}
-        self.drawn_from = [one for site in self.weights.values() if site.layer for one in site.layer.parameters()]
-        self.versions: list[int] = []
 
     def run(
         self, inputs: Inputs, ids: np.ndarray, draws: range, workers: Workers, report: Callable[[int], None]
@@ -357,10 +355,6 @@ class Plan:
         Shared masks and weights are kept for the next batch, up to a size. Masks beyond it are made when they are
         wanted; weights, which cost as much as the network itself, are kept for one round after the other.
         """
-        versions = [tensor._version for tensor in self.drawn_from]
-        if versions != self.versions:  # an optimizer has been at work
-            self.kept.clear()
-            self.versions = versions
         whole = True
         for part in self._draw_parts(draws):
             if part not in self.kept:
