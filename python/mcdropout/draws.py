@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from functools import partial
-from threading import Thread, local
+from threading import Barrier, Thread, local
 from typing import Any, TypeVar
 
 import numpy as np
@@ -544,18 +544,31 @@ class ReplayingMode(SampleMode):
 NEW_THREADS = shared_lock()  # how many threads of torch a new thread gets is one number for the whole process
 
 
-def _compute_alone() -> None:
-    """Let this new thread work with one thread of torch, and other new ones with as many as before.
+def _threads_of_one(n: int) -> ThreadPoolExecutor:
+    """So many threads, each of which works with one thread of torch.
 
-    Torch has no such setting for one thread alone: what a thread sets, all that come after it start with. So a second
-    one, which does nothing else, puts it back.
+    Torch has no such setting for one thread alone: what one sets, all that come after it start with. So all are made
+    before there is any work, and a last one, which does nothing else, puts back what new threads had.
     """
-    with NEW_THREADS:
+    pool, all_here = ThreadPoolExecutor(n), Barrier(n)
+
+    def settle() -> int:
         usual = torch.get_num_threads()
+        all_here.wait()  # so that none takes the place of another
         torch.set_num_threads(1)
-        other = Thread(target=torch.set_num_threads, args=(usual,))
-        other.start()
-        other.join()
+        return usual
+
+    with NEW_THREADS:
+        try:
+            usual = [awaited(one) for one in [pool.submit(settle) for _ in range(n)]]
+        except BaseException:  # no room for so many
+            all_here.abort()
+            pool.shutdown(wait=False)
+            raise
+        last = Thread(target=torch.set_num_threads, args=(usual[0],))
+        last.start()
+        last.join()
+    return pool
 
 
 class Workers:
@@ -590,7 +603,7 @@ class Workers:
         if self.n_workers == 1 or len(parts) == 1:
             return map(work, parts)
         if self.pool is None:
-            self.pool = ThreadPoolExecutor(self.n_workers, initializer=_compute_alone)
+            self.pool = _threads_of_one(self.n_workers)
         return map(awaited, [self.pool.submit(work, part) for part in parts])
 
 

@@ -517,7 +517,7 @@ class _Run:
         for chosen in self.train.index[order].split(self.settings.batch_size):
             x, y = self.train.batch(chosen)
             if augment is not None:
-                with self.learner.drawing():
+                with OwnDraws(self.learner.stream):
                     x = augment(x, generator)
             learnt = self.learner.step(self.train.prepared(x), y)
             tally.add(learnt.loss, learnt.out, y)
