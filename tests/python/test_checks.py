@@ -102,10 +102,9 @@ def test_free_memory_of_windows_is_asked_of_windows(monkeypatch):
         status.space_left = 77 * GIB
         return answer
 
-    monkeypatch.setattr(os, "name", "nt")
+    monkeypatch.setattr(checks, "os", SimpleNamespace(name="nt"))  # and no `sysconf`
     kernel = SimpleNamespace(kernel32=SimpleNamespace(GlobalMemoryStatusEx=fill))
     monkeypatch.setattr(ctypes, "windll", kernel, raising=False)
-    monkeypatch.delattr(os, "sysconf")
     answer = 1
     assert free_memory() == 4 * GIB
     answer = 0
