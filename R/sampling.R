@@ -41,6 +41,8 @@
 #' @param gaussian_noise (flag) Sample the `GaussianNoise` layers of a Keras model too?
 #' @param workers (count) Threads that each work on a piece of the draws and inputs; by default as many as
 #'   Python's torch uses on a CPU, and one on a GPU. Keras on TensorFlow and JAX has threads of its own.
+#'   Processes of `parallel::mclapply()` compute with one thread each; there GPUs and Keras on TensorFlow or JAX
+#'   are refused, and `parallel::makeCluster()` is the way.
 #' @param precision (string) `"float32"`, or `"bfloat16"` or `"float16"` for the network; summaries are in
 #'   double always. On real images either moves the mean by less than a tenth of what another `seed` does (the
 #'   vignette has the table).
@@ -179,7 +181,7 @@ mc_sites <- function(model, x, ..., stochastic_depth = TRUE, gaussian_noise = FA
 #'
 #' Does once what [mc_predict()] does in every call before it draws: finds what is to be sampled, makes the
 #' masks, chooses how to compute. What it returns is a function, for services that ask for one input at a
-#' time.
+#' time. It answers as the network is when it is called: after more training the next answer prepares anew.
 #'
 #' @inheritParams mc_predict
 #' @param example (as `x`) Inputs like those to come.

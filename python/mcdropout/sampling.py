@@ -107,7 +107,8 @@ def mc_predict(
     stochastic_depth: whether whole blocks that are skipped at random when training are sampled too.
     gaussian_noise: whether the `GaussianNoise` layers of a Keras model are sampled too.
     workers: threads that each work on a chunk of draws x inputs with one thread of torch; by default as many as torch
-      uses on a CPU, and one on a GPU. Keras on TensorFlow and JAX has threads of its own.
+      uses on a CPU, and one on a GPU. Keras on TensorFlow and JAX has threads of its own. Processes that are forked
+      off compute with one thread; there GPUs and Keras on TensorFlow or JAX are refused: start such by "spawn".
     precision: "float32", "bfloat16" or "float16" for the network; summaries are in float64 always. On real images
       either moves the mean by less than a tenth of what another `seed` does (tests/benchmarks/bench_precision.py).
     device: "auto" (the first GPU, if there is one), "cpu", "cuda", "cuda:1", ..., or several, as in
