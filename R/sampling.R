@@ -56,7 +56,8 @@
 #'   `GaussianNoise`?
 #' @param workers (count) Threads that each work on a piece of the draws and inputs; by default as many as
 #'   Python's torch uses on a CPU, and one on a GPU. With how many changes the result by rounding alone. Keras on
-#'   TensorFlow and JAX has threads of its own.
+#'   TensorFlow and JAX has threads of its own. Processes of `parallel::mclapply()` compute with one
+#'   thread each; there GPUs and Keras on TensorFlow or JAX are refused, and `parallel::makeCluster()` is the way.
 #' @param precision (string) `"float32"`, or `"bfloat16"` or `"float16"` for the network; summaries are in
 #'   double always. On real images either moves the mean by less than a tenth of what another `seed` does (the
 #'   vignette has the table).
@@ -179,7 +180,8 @@ mc_predict_point <- function(model, x, batch_size = 128, ..., outputs = NULL, la
 #'
 #' @inheritParams mc_predict
 #' @return (tibble) One row per place: `site`, its name; `operation`; `rate` of dropping (of a 0 where the
-#'   network draws decisions itself, `NaN` where numbers or weights are drawn); `shape` of what is dropped from, for one input, or how many weights are drawn. The masks of a
+#'   network draws decisions itself, `NaN` where numbers or weights are drawn); `shape` of what is dropped from,
+#'   for one input, or how many weights are drawn. The masks of a
 #'   place are keyed by its row, so networks with the same rows draw the same masks, of torch and of Keras.
 #' @export
 #' @examplesIf mc_python_available()
@@ -198,7 +200,7 @@ mc_sites <- function(model, x, ..., constants = NULL, stochastic_depth = TRUE, g
 #'
 #' Does once what [mc_predict()] does in every call before it draws: finds what is to be sampled, makes the
 #' masks, chooses how to compute. What it returns is a function, for services that ask for one input at a
-#' time.
+#' time. It answers as the network is when it is called: after more training the next answer prepares anew.
 #'
 #' @inheritParams mc_predict
 #' @param example (as `x`) Inputs like those to come.

@@ -166,7 +166,7 @@ def free_memory(root: Path = Path("/")) -> int:
     """
     if os.name == "nt":
         return _free_on_windows()
-    return min(_free_on_machine(root), *_left_by_cgroups(root), *_left_by_limits(root))
+    return min([_free_on_machine(root), *_left_by_cgroups(root), *_left_by_limits(root)])
 
 
 def _free_on_machine(root: Path) -> int:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from functools import partial
-from threading import Lock, Thread, local
+from threading import Barrier, Lock, Thread, local
 from traceback import clear_frames
 from typing import Any, TypeVar
 
@@ -203,8 +203,6 @@ class Plan:
         self.differing: list[Tensor] = []  # whether draws differed so far; not asked before the end, lest we wait
         self.unknown: set[str] = set()
         self.kept: dict[range, Masks] = {}
-        self.drawn_from = [one for site in self.weights.values() if site.layer for one in site.layer.parameters()]
-        self.versions: list[int] = []
 
     def run(
         self, inputs: Inputs, ids: np.ndarray, draws: range, workers: Workers, report: Callable[[int], None]
@@ -420,10 +418,6 @@ class Plan:
         Shared masks and weights are kept for the next batch, up to a size. Masks beyond it are made when they are
         wanted; weights, which cost as much as the network itself, are kept for one round after the other.
         """
-        versions = [tensor._version for tensor in self.drawn_from]
-        if versions != self.versions:  # an optimizer has been at work
-            self.kept.clear()
-            self.versions = versions
         whole = True
         for part in self._draw_parts(draws):
             if part not in self.kept:
@@ -643,18 +637,31 @@ def _same_arguments(one: Any, other: Any) -> bool:
 NEW_THREADS = shared_lock()  # how many threads of torch a new thread gets is one number for the whole process
 
 
-def _compute_alone() -> None:
-    """Let this new thread work with one thread of torch, and other new ones with as many as before.
+def _threads_of_one(n: int) -> ThreadPoolExecutor:
+    """So many threads, each of which works with one thread of torch.
 
-    Torch has no such setting for one thread alone: what a thread sets, all that come after it start with. So a second
-    one, which does nothing else, puts it back.
+    Torch has no such setting for one thread alone: what one sets, all that come after it start with. So all are made
+    before there is any work, and a last one, which does nothing else, puts back what new threads had.
     """
-    with NEW_THREADS:
+    pool, all_here = ThreadPoolExecutor(n), Barrier(n)
+
+    def settle() -> int:
         usual = torch.get_num_threads()
+        all_here.wait()  # so that none takes the place of another
         torch.set_num_threads(1)
-        other = Thread(target=torch.set_num_threads, args=(usual,))
-        other.start()
-        other.join()
+        return usual
+
+    with NEW_THREADS:
+        try:
+            usual = [awaited(one) for one in [pool.submit(settle) for _ in range(n)]]
+        except BaseException:  # no room for so many
+            all_here.abort()
+            pool.shutdown(wait=False)
+            raise
+        last = Thread(target=torch.set_num_threads, args=(usual[0],))
+        last.start()
+        last.join()
+    return pool
 
 
 class Workers:
@@ -689,7 +696,7 @@ class Workers:
         if self.n_workers == 1 or len(parts) == 1:
             return map(work, parts)
         if self.pool is None:
-            self.pool = ThreadPoolExecutor(self.n_workers, initializer=_compute_alone)
+            self.pool = _threads_of_one(self.n_workers)
         return map(awaited, [self.pool.submit(work, part) for part in parts])
 
 

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache, partial
+from operator import is_
 from typing import Any
 
 import numpy as np
@@ -78,7 +79,7 @@ from .sites import (
     with_gradients_if_asked,
 )
 from .summaries import standard_error, summarise_classes, summarise_values
-from .variational import BayesConv2d
+from .variational import BayesConv2d, variational_layers
 
 MASKS = ("shared", "per_input")
 GROUP_BYTES = 2 << 20  # batches are drawn together as long as neither they nor their draws are larger
@@ -150,7 +151,8 @@ def mc_predict(
     gaussian_noise: whether normal noise that acts in training alone is sampled too, as that of Keras's `GaussianNoise`.
     workers: threads that each work on a chunk of draws x inputs with one thread of torch, one alone with all of
       torch's; by default as many as torch uses on a CPU, and one on a GPU. With how many changes the result by rounding
-      alone. Keras on TensorFlow and JAX has threads of its own.
+      alone. Keras on TensorFlow and JAX has threads of its own. Processes that are forked off
+      compute with one thread; there GPUs and Keras on TensorFlow or JAX are refused: start such by "spawn".
     precision: "float32", "bfloat16" or "float16" for the network; summaries are in float64 always. On real images
       either moves the mean by less than a tenth of what another `seed` does (tests/benchmarks/bench_precision.py).
     device: "auto" (the first GPU, if there is one), "cpu", "cuda", "cuda:1", ..., or several, as in
@@ -269,16 +271,21 @@ def mc_sampler(
 ) -> MCSampler:
     """Prepare `mc_predict()` for a service that is asked again and again: the result is called with inputs.
 
-    Sites, masks and chunks are made once, from `example` (inputs like those to come). The answers are those of
+    Sites, masks and chunks are made once, from `example` (inputs like those to come), and made anew in the first call
+    after the model was changed: trained on, given other weights, statistics or rates. The answers are those of
     `mc_predict()` with shared masks, the same seed and no draws kept. Other arguments are those of `mc_predict()`.
     """
     request = Request.checked(n_samples, 128, level, "shared", None, False, None, seed)
     besides = Besides.checked(stochastic_depth, gaussian_noise)
-    front = model if isinstance(model, FrozenNetwork) else None
-    model, given = behind_backbone(model, example, device)
-    network = network_of(model, outputs, labels, select, precision, device, constants)
-    sampler = sampler_for(network, network.feed(given), request, besides)
-    prepared = MCSampler(network, sampler, request, front)
+    labels = None if labels is None else list(labels)
+    if isinstance(model, (str, os.PathLike)) and str(model).endswith(".keras"):
+        model = load_model(model)
+
+    def network() -> Network | KerasNetwork:
+        inner = model.head if isinstance(model, FrozenNetwork) else model
+        return network_of(inner, outputs, labels, select, precision, device, constants)
+
+    prepared = MCSampler(model, network, request, besides)
     prepared(example)  # the engine is chosen and the masks are made here, not in the first answer
     return prepared
 
@@ -293,27 +300,38 @@ def check_ids(ids: Any) -> list[Any]:
     return found
 
 
-@dataclass
 class MCSampler:
     """What `mc_sampler()` gives: call it with inputs.
 
-    Weights that are changed in place, as by an optimizer or `load_state_dict()`, are seen where the model lies on the
-    device that draws; ones that are put in place of others are not.
+    It answers as the model is when it is called: the first call after a change takes as long as `mc_predict()` does.
+    What is written behind torch's back into weights of another device than the one that draws (by `weight.data`, by
+    NumPy) is not seen there; make a new sampler then.
     """
 
-    network: Network | KerasNetwork
-    sampler: Sampler
-    request: Request
-    front: FrozenNetwork | None = None  # what looks at the inputs first
+    def __init__(
+        self, model: Any, network: Callable[[], Network | KerasNetwork], request: Request, besides: Besides
+    ) -> None:
+        self.model, self.network, self.request, self.besides = model, network, request, besides
+        self.prepared: tuple[Snapshot, Network | KerasNetwork, Sampler] | None = None
 
     def __call__(self, x: Any) -> MCPrediction:
         """Predict these inputs."""
         names = row_names_of(x)
-        if self.front is not None:
-            x = self.front.looked_at(x, device=self.network.replica.device)
-        feed = self.network.feed(x)
-        drawn = draw_all(self.network, self.sampler, feed, self.request, None, False, time.perf_counter())
-        return with_index(drawn, names)
+        started = time.perf_counter()
+        known = self.prepared
+        if known is None or not known[0].holds():
+            seen, network = Snapshot(self.model), self.network()
+            feed = self._feed(network, x)
+            known = self.prepared = seen, network, sampler_for(network, feed, self.request, self.besides)
+        else:
+            feed = self._feed(known[1], x)
+        _, network, sampler = known
+        return with_index(draw_all(network, sampler, feed, self.request, None, False, started), names)
+
+    def _feed(self, network: Network | KerasNetwork, x: Any) -> Feed:
+        if isinstance(self.model, FrozenNetwork):
+            x = self.model.looked_at(x, device=network.replica.device)
+        return network.feed(x)
 
 
 @dataclass(frozen=True)
@@ -925,3 +943,92 @@ def check_room(shape: tuple[int, ...], arrays: int, itemsize: int) -> None:
             f"`keep_samples` would need {needed / 2**30:.1f} GiB for {shape[0]} draws of {shape[1]} inputs, and "
             f"{free / 2**30:.1f} GiB are free; set it to false to get the summaries alone."
         )
+
+
+# ---- whether a model is as it was -----------------------------------------------------------------------------
+
+
+class Snapshot:
+    """What a prediction depends on in a model, as it is now: tensors, attributes, and what lists and mappings hold.
+
+    Looked at by identity and by torch's counts of writes. Tensors that a replica has copies of, and weights that draws
+    are made from, are compared whole: these may also have been written to behind torch's back.
+    """
+
+    def __init__(self, model: Any) -> None:
+        self.empty: list[Any] = []
+        self.holders: list[tuple[Any, list[Any]]] = []
+        self.tensors: list[tuple[Tensor, Tensor, tuple[Any, ...], Tensor | None]] = []
+        self.seen: dict[int, Any] = {}  # kept alive, so that no other comes to have their ids
+        keras = is_keras(model)  # whose replicas read the user's own variables
+        layers = {} if keras else variational_layers(model)
+        self.copied = {id(one) for layer in layers.values() for one in layer.parameters()}
+        for layer in [model, *model._flatten_layers(include_self=False)] if keras else model.modules():
+            self._note(vars(layer), 1 if keras else 3)
+
+    def _note(self, value: Any, depth: int) -> None:
+        if id(value) in self.seen:
+            return
+        if isinstance(value, Tensor):
+            self.seen[id(value)] = value
+            compared = not isinstance(value, nn.Parameter) or id(value) in self.copied
+            compared = compared and value.layout == torch.strided and not value.is_quantized
+            alias = value.detach()  # so that its memory goes to no other tensor
+            self.tensors.append((value, alias, _state_of(value), alias.clone() if compared else None))
+        elif isinstance(value, np.ndarray):
+            self.seen[id(value)] = value
+            self._note(torch.from_numpy(value), depth) if value.dtype.kind in "biuf" else None
+        elif isinstance(value, (dict, list, set)):
+            self.seen[id(value)] = value
+            parts = list(_parts(value))
+            self.holders.append((value, parts)) if parts else self.empty.append(value)
+            for part in parts:
+                self._note(part, depth)
+        elif isinstance(value, tuple):
+            for part in value:
+                self._note(part, depth)
+        elif (
+            depth > 0
+            and not isinstance(value, (nn.Module, type))
+            and isinstance(getattr(value, "__dict__", None), dict)
+        ):
+            self._note(vars(value), depth - 2)
+
+    def holds(self) -> bool:
+        """Whether all is as it was."""
+        if any(self.empty) or not all(_is_same(*one) for one in self.holders):
+            return False
+        return all(
+            _state_of(tensor) == state and (copy is None or _is_equal(tensor, copy))
+            for tensor, _, state, copy in self.tensors
+        )
+
+
+def _parts(holder: Any) -> Any:
+    return holder.values() if isinstance(holder, dict) else holder
+
+
+def _is_same(holder: Any, parts: list[Any]) -> bool:
+    """Whether it holds the same objects; in which mode a module is does not matter, since a replica sets its own."""
+    if len(holder) != len(parts):
+        return False
+    if all(map(is_, _parts(holder), parts)):
+        return True
+    if not isinstance(holder, dict) or "training" not in holder:
+        return False
+    return all(one is part or name == "training" for (name, one), part in zip(holder.items(), parts, strict=True))
+
+
+def _state_of(tensor: Tensor) -> tuple[Any, ...]:
+    """What changes when a tensor is written to by torch, or gets other memory."""
+    version = 0 if tensor.is_inference() else tensor._version
+    return (version, tensor.data_ptr(), tensor.stride()) if tensor.layout == torch.strided else (version,)
+
+
+def _is_equal(tensor: Tensor, copy: Tensor) -> bool:
+    """Whether the numbers are the same, NaN among them."""
+    return torch.equal(tensor, copy) or (
+        bool(copy.isnan().any())
+        and torch.equal(tensor.nan_to_num(), copy.nan_to_num())
+        and torch.equal(tensor.isnan(), copy.isnan())
+    )

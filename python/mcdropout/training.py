@@ -1,7 +1,8 @@
 """Train on arrays in mini-batches: one readable loop on torch's own optimisers and schedulers.
 
 Every epoch's order and dropout come from (seed, epoch) alone. So a run that was interrupted and resumed from
-its checkpoint ends with the very weights of one that was not, and no global generator moves.
+its checkpoint ends with the very weights of one that was not. Networks of ours draw from generators of their own;
+other modules, which may draw in ways that only torch's global generators serve, have these lent for each step.
 """
 
 from __future__ import annotations
@@ -575,7 +576,7 @@ class _Run:
         return row
 
     def _augmented(self, augment: Augment, x: Tensor, generator: torch.Generator) -> Tensor:
-        with self.learner.drawing():
+        with OwnDraws(self.learner.stream):
             given = augment(x, generator)
         shape = tuple(getattr(given, "shape", ()))
         if isinstance(self.model, MCNetwork) and shape != tuple(x.shape):

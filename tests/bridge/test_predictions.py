@@ -5,6 +5,8 @@ Everything crosses in files that both languages open, so these tests are of the 
 
 from __future__ import annotations
 
+import os
+import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -230,3 +232,25 @@ def test_the_bundled_sample_is_the_same(robjects):
     ours = np.asarray(robjects.r("mc_sample_data()$x_test"))
     np.testing.assert_array_equal(ours, data.x_test)
     assert list(robjects.r("as.character(mc_sample_data()$y_test)")) == data.y_test.tolist()
+
+
+FORKED = """
+library(mcdropout)
+x <- as.matrix(iris[1:4])[rep(1:150, 40), ]
+net <- mc_mlp(4, labels = levels(iris$Species), hidden = 300)
+ask <- mc_sampler(net, x[1:3, ], n_samples = 6, seed = 1)
+reticulate::py_run_string("import torch; torch.set_num_threads(2); torch.zeros(3_000_000).add_(1).exp_()")
+predict <- function(i) c(mc_predict(net, x, n_samples = 6, seed = i)$mean[1, 1], ask(x)$mean[2, 1])
+here <- lapply(1:2, predict)
+there <- parallel::mclapply(1:2, predict, mc.cores = 2)
+cat(max(abs(unlist(here) - unlist(there))))
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no fork here")
+def test_processes_that_mclapply_forks_predict_as_this_one(r_environment):
+    command = ["Rscript", "-e", FORKED]
+    own = {name: value for name, value in r_environment.items() if name != "OMP_NUM_THREADS"}
+    done = subprocess.run(command, env=own, capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout.split()[-1]) < 1e-5  # one thread of torch adds in another order than two

@@ -2,6 +2,7 @@
 in a process for each, by KERAS_BACKEND, and compares what they leave in the folder MCDROPOUT_KERAS_DRAWS.
 """
 
+import multiprocessing
 import os
 import re
 import warnings
@@ -15,6 +16,7 @@ from keras import layers
 from torch import nn
 
 import mcdropout as mcd
+from mcdropout.devices import in_forked_child
 from mcdropout.keras_draws import outputs_of
 from mcdropout.randomness import keep_masks
 
@@ -955,3 +957,23 @@ def test_errors_say_what_to_do():
 
 def ending_without_dropout():
     return with_weights(keras.Sequential([keras.Input((2,)), layers.Dense(3, activation="softmax")]))
+
+
+def test_a_forked_process_predicts_or_says_what_does(monkeypatch):
+    model, x, _ = made("cnn")
+    here = predict(model, x).mean
+    if BACKEND != "torch":  # would wait for ever
+        monkeypatch.setattr("mcdropout.devices.LEFT_BEHIND", set())
+        monkeypatch.setattr(torch, "set_num_threads", lambda n: None)
+        in_forked_child()
+        with pytest.raises(RuntimeError, match='Keras\'s backend .* forked .*"spawn" or "forkserver".*makeCluster'):
+            predict(model, x)
+        return
+    context = multiprocessing.get_context("fork")
+    queue = context.SimpleQueue()
+    child = context.Process(target=lambda: queue.put(np.abs(predict(model, x).mean - here).max()))
+    child.start()
+    child.join(60)
+    child.kill()
+    assert child.exitcode == 0
+    assert queue.get() < 1e-5

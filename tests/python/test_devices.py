@@ -20,9 +20,9 @@ from mcdropout.arrays import as_devices
 from mcdropout.devices import Lanes, chunk_bytes, fetched, for_float64, pack, sent, unpack
 from mcdropout.draws import Plan, Workers
 from mcdropout.folding import FoldedMode
-from mcdropout.randomness import seeded_generators
+from mcdropout.randomness import OwnStream
 from mcdropout.sampling import Batch, Besides, Request, _drawn, network_of, sampler_for
-from mcdropout.sites import random_state_kept, replicate
+from mcdropout.sites import replicate
 
 N, LABELS, DRAWS = 11, 5, 6
 MASKS = ("shared", "per_input")
@@ -400,8 +400,8 @@ def test_drawing_asks_the_device_for_nothing(x, outputs, engine, only_engine, mo
 # ---- torch's own generators ----------------------------------------------------------------------------------------
 
 
-def test_a_devices_generator_is_seeded_watched_and_put_back(monkeypatch):
-    """With a generator of the host's in the place of the device's."""
+def test_a_devices_generator_is_lent_and_put_back(monkeypatch):
+    """With a generator of the host's in the place of the device's, of which torch makes no others."""
     own, asked = torch.Generator().manual_seed(5), []
 
     def set_state(state, *where):
@@ -416,17 +416,15 @@ def test_a_devices_generator_is_seeded_watched_and_put_back(monkeypatch):
     monkeypatch.setattr(torch, "get_device_module", lambda _: card)
     monkeypatch.setattr(devices, "chosen", lambda _: nullcontext())
     before = own.get_state(), torch.get_rng_state()
+    wanted = [torch.rand(3, generator=torch.Generator().manual_seed(8)) for _ in range(2)]
     for name, where in (("cuda:1", (torch.device("cuda:1"),)), ("mps", ())):
-        device = torch.device(name)
-        with random_state_kept(device) as has_moved:
-            assert not has_moved()
-            torch.rand(1, generator=own)
-            assert has_moved()
-            with seeded_generators(2, device):
-                first = torch.rand(3, generator=own), torch.rand(3)
-            with seeded_generators(2, device):
-                again = torch.rand(3, generator=own), torch.rand(3)
-            assert all(map(torch.equal, first, again))
+        stream, device = OwnStream(8), torch.device(name)
+        with stream.lent(device):
+            first = torch.rand(2, generator=own), torch.rand(2)
+        assert stream.has_drawn
+        with stream.lent(device):
+            rest = torch.rand(1, generator=own), torch.rand(1)
+        assert all(map(torch.equal, map(torch.cat, zip(first, rest, strict=True)), wanted))
         assert torch.equal(own.get_state(), before[0])
         assert torch.equal(torch.get_rng_state(), before[1])
         assert set(asked) == {where}

@@ -1,5 +1,6 @@
 """`mc_predict()`: its promises, on small modules where every axis has another size."""
 
+import copy
 import threading
 import warnings
 
@@ -591,3 +592,137 @@ def test_dropouts_that_drop_nothing_are_no_first_site():
     before, after = 4 * 8 * 10 * 10, 4 * 16
     assert sizes(0.0) == (after, before)
     assert sizes(0.25) == (before, before)
+
+
+# ---- a prepared sampler ---------------------------------------------------------------------------------------
+
+
+class Parts(nn.Module):
+    """A linear layer, batch norm, dropout, and numbers beside: a list, a mapping, a tensor, an array, a setting."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.norm, self.drop, self.last = (
+            nn.Linear(3, 6),
+            nn.BatchNorm1d(6),
+            nn.Dropout(0.5),
+            nn.Linear(6, 2),
+        )
+        self.factors, self.settings, self.shift, self.array = [1.0, 2.0], {"power": 2}, torch.zeros(6), np.ones(6, "f4")
+        self.options = Options()
+        with torch.no_grad(), torch.random.fork_rng():
+            torch.manual_seed(4)
+            for weights in self.parameters():
+                weights.normal_()
+        self.eval()
+
+    def forward(self, x):
+        h = self.norm(self.first(x)) * self.factors[1] + self.shift + torch.from_numpy(self.array)
+        return self.last(self.drop(h) ** self.settings["power"]) * self.options.scale
+
+
+class Options:
+    scale = 1.0
+
+    def __init__(self):
+        self.scale = 3.0
+
+
+def other_state():
+    other = Parts()
+    with torch.no_grad():
+        for one in other.state_dict().values():
+            if one.is_floating_point():
+                one.mul_(0.5).add_(0.25)
+    return other.state_dict()
+
+
+def trained_on(model):
+    model.train()
+    optimizer = torch.optim.Adam(model.parameters(), 0.1)
+    model(torch.arange(15.0).reshape(5, 3)).sum().backward()
+    optimizer.step()
+    model.eval()
+
+
+CHANGES = {
+    "training": trained_on,
+    "other state": lambda model: model.load_state_dict(other_state()),
+    "assigned state": lambda model: model.load_state_dict(other_state(), assign=True),
+    "weights in place": lambda model: model.first.weight.detach().add_(1),
+    "weights behind torch's back": lambda model: model.first.weight.data.add_(1),
+    "weights by NumPy": lambda model: np.add(a := model.first.weight.detach().numpy(), 1, out=a),
+    "other memory": lambda model: setattr(model.first.weight, "data", model.first.weight.data + 1),
+    "another parameter": lambda model: setattr(model.first, "weight", nn.Parameter(model.first.weight.detach() + 1)),
+    "another layer": lambda model: setattr(model, "last", nn.Linear(6, 2)),
+    "another type": lambda model: model.double(),
+    "statistics in place": lambda model: model.norm.running_mean.add_(1),
+    "statistics behind torch's back": lambda model: model.norm.running_var.data.mul_(4),
+    "a rate": lambda model: setattr(model.drop, "p", 0.25),
+    "an entry of a list": lambda model: model.factors.__setitem__(1, 5.0),
+    "an entry of a mapping": lambda model: model.settings.update(power=3),
+    "an attribute of an attribute": lambda model: setattr(model.options, "scale", 4.0),
+    "a tensor beside": lambda model: model.shift.add_(2),
+    "an array beside": lambda model: np.add(model.array, 2, out=model.array),
+    "a hook": lambda model: model.first.register_forward_hook(lambda module, given, out: out + 1),
+    "a hook before": lambda model: model.last.register_forward_pre_hook(lambda module, given: (given[0] + 1,)),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_a_sampler_answers_as_the_model_is_when_it_is_called(change):
+    model, x = Parts(), numbers(4, 3)
+    given = {"outputs": "values", "seed": 3}
+    ask = mcd.mc_sampler(model, x[:2], DRAWS, **given)
+    before = ask(x).mean
+    change(model)
+    now = mcd.mc_predict(model, x, DRAWS, **given, progress=False).mean
+    assert not np.array_equal(now, before)
+    np.testing.assert_array_equal(ask(x).mean, now)
+    np.testing.assert_array_equal(ask(x).mean, now)
+
+
+def test_a_sampler_of_a_model_that_stays_is_made_once_and_leaves_the_model(monkeypatch):
+    made = []
+    usual = Plan.__init__
+    monkeypatch.setattr(Plan, "__init__", lambda *given: (made.append(1), usual(*given))[1])
+    model, x = Parts(), numbers(4, 3)
+    before = copy.deepcopy(model.state_dict())
+    ask = mcd.mc_sampler(model, x[:2], DRAWS, outputs="values", seed=3)
+    first = ask(x).mean
+    model.train()
+    assert np.array_equal(ask(x).mean, first)
+    model.eval()
+    model(torch.from_numpy(x))
+    assert np.array_equal(ask(x).mean, first)
+    assert len(made) == 1
+    assert all(torch.equal(one, before[name]) for name, one in model.state_dict().items())
+
+
+def test_a_sampler_of_our_own_network_knows_what_it_learnt_since(monkeypatch):
+    x = numbers(40, 3) * 9 + 50
+    ask_about = {"a table": (mcd.mc_mlp(3, labels=["u", "v"]), np.where(x[:, 0] > 50, "u", "v"))}
+    ask_about["values"] = (mcd.mc_mlp(3, task="regression"), x[:, 1] * 7)
+    ask_about["weights"] = (mcd.mc_bayes_mlp(3, task="regression"), x[:, 1] * 7)
+    for net, y in ask_about.values():
+        ask = mcd.mc_sampler(net, x[:2], DRAWS, seed=3)
+        for _ in range(2):
+            mcd.mc_fit(net, x, y, epochs=1, seed=1, progress=False)
+            wanted = mcd.mc_predict(net, x, DRAWS, seed=3, progress=False)
+            np.testing.assert_array_equal(ask(x).mean, wanted.mean)
+
+
+def test_draws_that_a_sampler_keeps_are_made_anew_where_weights_were_written_behind_torchs_back():
+    net, x = mcd.mc_bayes_mlp(3, labels=["u", "v"]), numbers(4, 3)
+    ask = mcd.mc_sampler(net, x, DRAWS, seed=3)
+    for weights in net.parameters():
+        weights.data.add_(0.5)
+    wanted = mcd.mc_predict(net, x, DRAWS, seed=3, progress=False).mean
+    np.testing.assert_array_equal(ask(x).mean, wanted)
+
+
+def test_a_sampler_can_be_prepared_from_a_stream():
+    model, x = Parts(), numbers(4, 3)
+    given = {"outputs": "values", "seed": 3}
+    ask = mcd.mc_sampler(model, iter([x]), DRAWS, **given)
+    np.testing.assert_array_equal(ask(x).mean, mcd.mc_predict(model, x, DRAWS, **given, progress=False).mean)
