@@ -7,9 +7,9 @@
 #' with each of them in batches, and summarises the draws: the mean and how far they disagree.
 #'
 #' The random numbers of a draw are a function of `seed`, the place in the network and the draw's number. The
-#' result for an input is therefore the same for any `batch_size`, any order or subset of the inputs, any number
-#' of threads and devices, and from R or Python, up to rounding (about 1e-5). The same call gives the same numbers
-#' to the bit on one machine with as many threads.
+#' result for an input is therefore the same for any `batch_size`, any order or subset of the inputs, any
+#' number of threads and devices, and from R or Python, up to rounding (about 1e-5). The same call gives the
+#' same numbers to the bit on one machine with as many threads.
 #'
 #' @param model (mc_model or Python object) A network of [mc_cnn()] or [mc_mlp()], any `torch.nn.Module` made
 #'   through reticulate, or a Keras 3 model, of the package keras3 or made through reticulate, on Keras's
@@ -41,8 +41,8 @@
 #' @param stochastic_depth (flag) Sample whole blocks too that are skipped at random in training?
 #' @param gaussian_noise (flag) Sample the `GaussianNoise` layers of a Keras model too?
 #' @param workers (count) Threads that each work on a piece of the draws and inputs; by default as many as
-#'   Python's torch uses on a CPU, and one on a GPU. With how many changes the result by rounding alone. Keras on
-#'   TensorFlow and JAX has threads of its own.
+#'   Python's torch uses on a CPU, and one on a GPU. With how many changes the result by rounding alone. Keras
+#'   on TensorFlow and JAX has threads of its own.
 #' @param precision (string) `"float32"`, or `"bfloat16"` or `"float16"` for the network; summaries are in
 #'   double always. On real images either moves the mean by less than a tenth of what another `seed` does (the
 #'   vignette has the table).
