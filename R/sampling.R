@@ -7,9 +7,9 @@
 #' with each of them in batches, and summarises the draws: the mean and how far they disagree.
 #'
 #' The random numbers of a draw are a function of `seed`, the place in the network and the draw's number. The
-#' result for an input is therefore the same for any `batch_size`, any order or subset of the inputs, any number
-#' of threads and devices, and from R or Python, up to rounding (about 1e-5). The same call gives the same numbers
-#' to the bit on one machine with as many threads.
+#' result for an input is therefore the same for any `batch_size`, any order or subset of the inputs, any
+#' number of threads and devices, and from R or Python, up to rounding (about 1e-5). The same call gives the
+#' same numbers to the bit on one machine with as many threads.
 #'
 #' @param model (mc_model or Python object) A network of [mc_cnn()] or [mc_mlp()], any `torch.nn.Module` made
 #'   through reticulate, or a Keras 3 model, of the package keras3 or made through reticulate, on Keras's
@@ -44,8 +44,7 @@
 #' @param labels (character, integer or logical vector, or factor) The names of the classes of such a network;
 #'   where its outputs have more than two axes, they tell which is that of the classes. A single output, or a
 #'   single channel of a map, is that of the second of two labels. Several labels that may hold at once are
-#'   `"values"`, or one of them at a time, by `select`. Networks of ours have
-#'   theirs, and refuse others.
+#'   `"values"`, or one of them at a time, by `select`. Networks of ours have theirs, and refuse others.
 #' @param select (string, count or function) Which part of several that such a network returns: its name, its
 #'   number (from 1), or a function that takes it out of the Python object.
 #' @param constants (named list) What else such a network is given, by name, the same for all inputs: flags,
@@ -55,9 +54,9 @@
 #' @param gaussian_noise (flag) Sample normal noise too that acts in training alone, as that of Keras's
 #'   `GaussianNoise`?
 #' @param workers (count) Threads that each work on a piece of the draws and inputs; by default as many as
-#'   Python's torch uses on a CPU, and one on a GPU. With how many changes the result by rounding alone. Keras on
-#'   TensorFlow and JAX has threads of its own. Processes of `parallel::mclapply()` compute with one
-#'   thread each; there GPUs and Keras on TensorFlow or JAX are refused, and `parallel::makeCluster()` is the way.
+#'   Python's torch uses on a CPU, and one on a GPU. With how many changes the result by rounding alone. Keras
+#'   on TensorFlow and JAX has threads of its own. Processes of `parallel::mclapply()` compute with one thread
+#'   each; there GPUs and Keras on TensorFlow or JAX are refused, and `parallel::makeCluster()` is the way.
 #' @param precision (string) `"float32"`, or `"bfloat16"` or `"float16"` for the network; summaries are in
 #'   double always. On real images either moves the mean by less than a tenth of what another `seed` does (the
 #'   vignette has the table).
@@ -180,9 +179,9 @@ mc_predict_point <- function(model, x, batch_size = 128, ..., outputs = NULL, la
 #'
 #' @inheritParams mc_predict
 #' @return (tibble) One row per place: `site`, its name; `operation`; `rate` of dropping (of a 0 where the
-#'   network draws decisions itself, `NaN` where numbers or weights are drawn); `shape` of what is dropped from,
-#'   for one input, or how many weights are drawn. The masks of a
-#'   place are keyed by its row, so networks with the same rows draw the same masks, of torch and of Keras.
+#'   network draws decisions itself, `NaN` where numbers or weights are drawn); `shape` of what is dropped
+#'   from, for one input, or how many weights are drawn. The masks of a place are keyed by its row, so networks
+#'   with the same rows draw the same masks, of torch and of Keras.
 #' @export
 #' @examplesIf mc_python_available()
 #' mc_sites(mc_mlp(4, labels = levels(iris$Species)), iris[1:4])

@@ -47,7 +47,8 @@
 #' @param seed (whole number) Governs shuffling, splitting and dropout; `NULL` draws one from R's generator,
 #'   so that [set.seed()] governs (where a checkpoint is there, its seed is taken).
 #' @param checkpoint (string) A file written after each epoch; training goes on from it if it is there, and
-#'   ends with the weights of a run that was never interrupted: to the bit on one machine with as many threads.
+#'   ends with the weights of a run that was never interrupted: to the bit on one machine with as many
+#'   threads.
 #' @param progress (flag) Show a progress bar? By default where R is used interactively; see
 #'   `options(mcdropout.progress = )`.
 #' @return (mc_model) `model`, trained. `model$history` is a tibble with one row per epoch. With variational

@@ -300,6 +300,7 @@ class Plan:
                 if engine == "loop" or _is_out_of_memory(error):
                     raise
                 text = _first_line(error)
+                _let_go_of_what_it_made(error)
             self._hand_over(engine, text, inputs, ids)
 
     def _hand_over(self, engine: str, failure: str, inputs: Inputs, ids: np.ndarray) -> None:
