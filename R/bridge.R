@@ -183,7 +183,8 @@ with_core <- function(code, call = rlang::caller_env()) {
   result
 }
 
-# parallel::mclapply() forks past Python, which has to hear of it: threads that were not copied would be waited for.
+# parallel::mclapply() forks past Python, which has to hear of it: threads that were not copied would be
+# waited for.
 settle_if_forked <- function() {
   if (!identical(session$pid, Sys.getpid())) {
     if (!is.null(session$pid) && reticulate::py_has_attr(session$core, "devices")) {

@@ -48,8 +48,8 @@ mc_cnn <- function(input_shape, labels = NULL, ..., n_outputs = NULL, task = "cl
 #' A dense network for tables
 #'
 #' Hidden layers of `hidden` units, each followed by dropout, for classes or values. [mc_fit()] finds the mean
-#' and scale of each feature (and of the values) and keeps them in the network, in double, so raw columns can be
-#' used as they are, also far from zero, such as Julian dates.
+#' and scale of each feature (and of the values) and keeps them in the network, in double, so raw columns can
+#' be used as they are, also far from zero, such as Julian dates.
 #'
 #' @inheritParams mc_cnn
 #' @param n_features (count) Columns of the table.

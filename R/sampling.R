@@ -54,8 +54,8 @@
 #' @param gaussian_noise (flag) Sample normal noise too that acts in training alone, as that of Keras's
 #'   `GaussianNoise`?
 #' @param workers (count) Threads that each work on a piece of the draws and inputs; by default as many as
-#'   Python's torch uses on a CPU, and one on a GPU. With how many changes the result by rounding alone. Keras
-#'   on TensorFlow and JAX has threads of its own. Processes of `parallel::mclapply()` compute with one thread
+#'   Python's torch uses on a CPU, and one on a GPU. With how many changes the result by rounding alone.
+#'   Keras on TensorFlow and JAX has threads of its own. Processes of `parallel::mclapply()` compute with one thread
 #'   each; there GPUs and Keras on TensorFlow or JAX are refused, and `parallel::makeCluster()` is the way.
 #' @param precision (string) `"float32"`, or `"bfloat16"` or `"float16"` for the network; summaries are in
 #'   double always. On real images either moves the mean by less than a tenth of what another `seed` does (the
@@ -180,8 +180,8 @@ mc_predict_point <- function(model, x, batch_size = 128, ..., outputs = NULL, la
 #' @inheritParams mc_predict
 #' @return (tibble) One row per place: `site`, its name; `operation`; `rate` of dropping (of a 0 where the
 #'   network draws decisions itself, `NaN` where numbers or weights are drawn); `shape` of what is dropped
-#'   from, for one input, or how many weights are drawn. The masks of a place are keyed by its row, so networks
-#'   with the same rows draw the same masks, of torch and of Keras.
+#'   from, for one input, or how many weights are drawn. The masks of a place are keyed by its row, so
+#'   networks with the same rows draw the same masks, of torch and of Keras.
 #' @export
 #' @examplesIf mc_python_available()
 #' mc_sites(mc_mlp(4, labels = levels(iris$Species)), iris[1:4])

@@ -15,8 +15,8 @@
 #'   channel for [mc_cnn()], input x feature for [mc_mlp()]. No missing values. The names of a data frame's
 #'   columns are kept: data frames that are predicted later may have them in any order, but must have these.
 #' @param y (factor, character, integer or logical vector, or one-hot matrix; for values, numeric vector or
-#'   matrix) What is to be learnt, one per input. Labels are matched by name, and so are the columns of one-hot
-#'   rows, where they have names. No missing values.
+#'   matrix) What is to be learnt, one per input. Labels are matched by name, and so are the columns of
+#'   one-hot rows, where they have names. No missing values.
 #' @param ... Not used; what follows is given by name. For `fit()`, arguments of `mc_fit()`.
 #' @param epochs (count) How often all inputs are seen.
 #' @param batch_size (count) Inputs per step.
@@ -38,8 +38,8 @@
 #'   `"1/N"`, one over the number of values learnt from, makes the loss the negative evidence lower bound per
 #'   value; or a number, at least 0; a function of the epoch; or `list(warm_up = , weight = )`, to let it rise
 #'   evenly to `weight` in that many epochs.
-#' @param augment (function) Of a batch of inputs (a Python tensor; of a table in its own units, in double) and
-#'   a torch generator, to a batch of the same shape.
+#' @param augment (function) Of a batch of inputs (a Python tensor; of a table in its own units, in double)
+#'   and a torch generator, to a batch of the same shape.
 #' @param callbacks (function or list of functions) Called after each epoch with a list of what the history
 #'   has of it; one that returns `TRUE` or `"stop"` ends the training.
 #' @param precision (string) `"float32"`, or a lower one for mixed precision, such as `"bfloat16"`.
