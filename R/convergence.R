@@ -31,8 +31,8 @@
 #' settled$table
 mc_convergence <- function(model, x, n_samples = c(10, 20, 50, 100, 200), batch_size = 128, ...,
                            tolerance = NULL, masks = "shared", outputs = NULL, labels = NULL, select = NULL,
-                           constants = NULL, stochastic_depth = TRUE, precision = "float32",
-                           device = "auto", seed = NULL,
+                           constants = NULL, stochastic_depth = TRUE, gaussian_noise = FALSE,
+                           precision = "float32", device = "auto", seed = NULL,
                            progress = getOption("mcdropout.progress", interactive())) {
   rlang::check_dots_empty()
   found <- call_core(
@@ -46,6 +46,7 @@ mc_convergence <- function(model, x, n_samples = c(10, 20, 50, 100, 200), batch_
     select = as_select(select),
     constants = as_constants(constants),
     stochastic_depth = as_flag(stochastic_depth),
+    gaussian_noise = as_flag(gaussian_noise),
     precision = precision,
     device = device,
     seed = as_seed(seed),

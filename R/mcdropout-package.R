@@ -17,9 +17,9 @@
 #' `mcdropout_error_no_stochastic_sites`, `mcdropout_error_identical_draws`, `mcdropout_error_out_of_memory`,
 #' `mcdropout_error_unreadable_file`, `mcdropout_error_diverged` (a loss that is no longer a number),
 #' `mcdropout_error_forked_process` (a GPU, or Keras on TensorFlow or JAX, in a process of
-#' `parallel::mclapply()`), `mcdropout_error_python` (Python or a package of it is missing) and `mcdropout_error_core` (anything else
-#' that went wrong in Python). Where the error was raised in Python, it is in the condition's field
-#' `python_error`. Warnings have the class `mcdropout_warning`.
+#' `parallel::mclapply()`), `mcdropout_error_python` (Python or a package of it is missing) and
+#' `mcdropout_error_core` (anything else that went wrong in Python). Where the error was raised in Python, it
+#' is in the condition's field `python_error`. Warnings have the class `mcdropout_warning`.
 #'
 #' @keywords internal
 #' @importFrom rlang %||% .data

@@ -55,8 +55,9 @@
 #'   `GaussianNoise`?
 #' @param workers (count) Threads that each work on a piece of the draws and inputs; by default as many as
 #'   Python's torch uses on a CPU, and one on a GPU. With how many changes the result by rounding alone.
-#'   Keras on TensorFlow and JAX has threads of its own. Processes of `parallel::mclapply()` compute with one thread
-#'   each; there GPUs and Keras on TensorFlow or JAX are refused, and `parallel::makeCluster()` is the way.
+#'   Keras on TensorFlow and JAX has threads of its own. Processes of `parallel::mclapply()` compute with one
+#'   thread each; there GPUs and Keras on TensorFlow or JAX are refused, and `parallel::makeCluster()` is the
+#'   way.
 #' @param precision (string) `"float32"`, or `"bfloat16"` or `"float16"` for the network; summaries are in
 #'   double always. On real images either moves the mean by less than a tenth of what another `seed` does (the
 #'   vignette has the table).

@@ -71,6 +71,7 @@ def mc_convergence(
     select: Select | None = None,
     constants: Mapping[str, Any] | None = None,
     stochastic_depth: bool = True,
+    gaussian_noise: bool = False,
     precision: str = "float32",
     device: str | Sequence[str] = "auto",
     seed: int | None = None,
@@ -95,8 +96,8 @@ def mc_convergence(
     wished = None if tolerance is None else check_number(tolerance, "tolerance", above=0)
     prediction = mc_predict(
         model, x, counts[-1], batch_size, masks=masks, outputs=outputs, labels=labels, select=select,
-        constants=constants, stochastic_depth=stochastic_depth, precision=precision, device=device, seed=seed,
-        progress=progress,
+        constants=constants, stochastic_depth=stochastic_depth, gaussian_noise=gaussian_noise,
+        precision=precision, device=device, seed=seed, progress=progress,
     )  # fmt: skip
     return convergence_of(prediction, counts, wished)
 

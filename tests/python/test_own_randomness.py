@@ -222,6 +222,10 @@ def test_noise_alone_is_refused_with_the_way_to_sample_it():
     with pytest.raises(mcd.NoStochasticSites, match="by randn_like in itself; set `gaussian_noise` to true"):
         predict(model, numbers(N, WIDTH))
     assert predict(model, numbers(N, WIDTH), gaussian_noise=True).engine == "folded"
+    settled = mcd.mc_convergence(
+        model, numbers(N, WIDTH), (5, 9), outputs="values", gaussian_noise=True, progress=False
+    )
+    assert (settled.table.mcse > 0).all()
 
 
 # ---- what cannot be keyed ----------------------------------------------------------------------------------------
