@@ -223,29 +223,47 @@ def seeded_generators(start: int, own: torch.Generator | None = None) -> Iterato
 
 
 @contextmanager
-def other_generators_kept(start: int | None = None) -> Iterator[Callable[[], tuple[str, ...]]]:
+def other_generators_kept(start: int | None = None) -> Iterator[Callable[[Callable[[], object]], tuple[str, ...]]]:
     """Put Python's and NumPy's global generators back if the block moves them, begun at `start` if that is given.
 
-    What is given to the block is a function that names those that it has moved.
+    What is given to the block is a function that names those that it has moved. All threads share them, and what others
+    drew is not to come again, so it runs a part of the block some times more: what does not move each time is theirs.
     """
-    before = random.getstate(), np.random.get_state()
-    if start is not None:
-        random.seed(start)
-        np.random.seed(start % 2**32)
-    begun = random.getstate(), np.random.get_state()
+    before = _other_states()
+    ours: set[str] = set()
 
-    def moved() -> tuple[str, ...]:
-        now = random.getstate(), np.random.get_state()
-        python = ("Python's `random`",) if now[0] != begun[0] else ()
-        same = all(map(np.array_equal, now[1], begun[1]))
-        return python if same else (*python, "`numpy.random`")
+    def moved(again: Callable[[], object]) -> tuple[str, ...]:
+        ours.update(_moved(before))
+        for _ in range(TIMES_AGAIN):
+            if ours:
+                now = _other_states()
+                again()
+                ours.intersection_update(_moved(now))
+        return tuple(sorted(ours))
 
     try:
+        if start is not None:
+            random.seed(start)
+            np.random.seed(start % 2**32)
         yield moved
     finally:
-        if start is not None or moved():
+        if start is not None or ours:
             random.setstate(before[0])
             np.random.set_state(before[1])
+
+
+TIMES_AGAIN = 3
+
+
+def _other_states() -> tuple[Any, Any]:
+    return random.getstate(), np.random.get_state()
+
+
+def _moved(before: tuple[Any, Any]) -> set[str]:
+    """Which of the two are not as they were."""
+    now = _other_states()
+    same = now[0] == before[0], all(map(np.array_equal, now[1], before[1]))
+    return {name for name, one in zip(("Python's `random`", "`numpy.random`"), same, strict=True) if not one}
 
 
 def _field_bits(rate: float) -> tuple[float, int]:

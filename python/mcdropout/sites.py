@@ -740,7 +740,7 @@ def probe(
         again = _calls(replica, head(1))[1] if _differ(held, _held(replica)) else probes[0][1]
         probes.append(_calls(replica, head(2)))
         probes.append(last if raised == plainly else _calls(replica, head(3)))
-        others = others_moved()
+        others = others_moved(lambda: _calls(replica, head(3)))
     modes, output = [mode for mode, _ in probes], probes[-1][1]
     found = [mode.found for mode in modes]
     sites: dict[str, Site] = {}
@@ -1021,7 +1021,7 @@ def _calls_in_training(
 
     with generators_watched() as others_moved, replica.generators_kept():
         mode, output = run(MIDDLE)
-        others = others_moved()
+        others = others_moved(lambda: run(MIDDLE))
         idle = set() if output is None else without_effect(mode.found, output, lambda middle: run(middle)[1])
     return {name: call for name, call in mode.found.items() if name not in idle}, others
 
@@ -1147,10 +1147,13 @@ def at_rate(sites: dict[str, Site], rate: float) -> dict[str, Site]:
 
 
 @contextmanager
-def generators_watched() -> Iterator[Callable[[], tuple[str, ...]]]:
-    """Keep all generators as they are; gives a function that names what drew, besides calls that are met."""
+def generators_watched() -> Iterator[Callable[[Callable[[], object]], tuple[str, ...]]]:
+    """Keep all generators as they are; gives a function that names what drew, besides calls that are met.
+
+    The function is given a part of the block to run again, as that of `other_generators_kept()` is.
+    """
     with random_state_kept() as torch_has_drawn, other_generators_kept() as others_moved:
-        yield lambda: (*others_moved(), "compiled code") if torch_has_drawn() else others_moved()
+        yield lambda again: (*others_moved(again), *(("compiled code",) if torch_has_drawn() else ()))
 
 
 def sites_table(found: Probe) -> pd.DataFrame:

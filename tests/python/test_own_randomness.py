@@ -271,6 +271,43 @@ def test_what_python_and_numpy_draw_is_named_and_repeats(draw):
     assert (random.getstate(), np.random.get_state()[2]) == states
 
 
+class Scripted(nn.Module):
+    """Draws where no function of torch's can be met."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + torch.rand_like(x)
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit")
+def test_what_compiled_code_draws_is_named_and_repeats():
+    model, x = nn.Sequential(torch.jit.script(Scripted()), nn.Dropout(0.2)).eval(), np.zeros((N, WIDTH), np.float32)
+    state, found = torch.get_rng_state(), []
+    for _ in range(2):
+        with pytest.warns(UserWarning, match="by compiled code; they depend on `batch_size`"):
+            found.append(predict(model, x, 9).samples)
+    np.testing.assert_array_equal(*found)
+    assert len(np.unique(found[0])) > 0.7 * found[0].size  # drawn anew, though before the first site; 1 in 5 is 0
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_what_another_thread_draws_once_from_numpy_is_not_taken_for_the_models():
+    drawn = []
+
+    def elsewhere():
+        if not drawn:
+            drawn.append(np.random.rand())
+
+    class Beside(nn.Module):
+        def forward(self, x):
+            thread = threading.Thread(target=elsewhere)
+            thread.start()
+            thread.join()
+            return F.dropout(x, 0.5, self.training)
+
+    predict(Beside(), numbers(N, WIDTH))
+    assert np.random.rand() != drawn[0]  # nothing was put back
+
+
 def test_what_python_draws_when_training_alone_is_named():
     model = Apply(lambda m, x: m.drop(x) * (random.random() if m.training else 1), drop=nn.Dropout(0.5))
     with pytest.warns(UserWarning, match="when training, besides dropout, by Python's `random`; they are left out"):
