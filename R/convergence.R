@@ -100,7 +100,7 @@ print.mc_convergence <- function(x, ...) {
 #' )
 mc_compare_rates <- function(model, x, y, rates = 1:7 / 10, n_samples = 50, batch_size = 128, ...,
                              outputs = NULL, labels = NULL, select = NULL, constants = NULL,
-                             precision = "float32", device = "auto", seed = NULL,
+                             gaussian_noise = FALSE, precision = "float32", device = "auto", seed = NULL,
                              progress = getOption("mcdropout.progress", interactive())) {
   rlang::check_dots_empty()
   refit <- is.function(model) && !is_python(model)
@@ -115,6 +115,7 @@ mc_compare_rates <- function(model, x, y, rates = 1:7 / 10, n_samples = 50, batc
     labels = as_label_set(labels),
     select = as_select(select),
     constants = as_constants(constants),
+    gaussian_noise = as_flag(gaussian_noise),
     precision = precision,
     device = device,
     seed = as_seed(seed),

@@ -174,9 +174,9 @@ mc_predict_point <- function(model, x, batch_size = 128, ..., outputs = NULL, la
 
 #' What will be sampled
 #'
-#' The places in a network where [mc_predict()] finds randomness. Warns where the spread is likely to say
-#' little: dropout before the last layer alone, and rates under 0.1 or over 0.7 in anything but a network of
-#' ours for values.
+#' The places in a network where [mc_predict()] finds randomness. Warns of random numbers that are left out or
+#' cannot be keyed by input, and where the spread is likely to say little: dropout before the last layer alone,
+#' and rates under 0.1 or over 0.7 in anything but a network of ours, or a Keras model by its loss, for values.
 #'
 #' @inheritParams mc_predict
 #' @return (tibble) One row per place: `site`, its name; `operation`; `rate` of dropping (of a 0 where the

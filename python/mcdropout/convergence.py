@@ -205,6 +205,7 @@ def mc_compare_rates(
     labels: Iterable[Label] | None = None,
     select: Select | None = None,
     constants: Mapping[str, Any] | None = None,
+    gaussian_noise: bool = False,
     precision: str = "float32",
     device: str | Sequence[str] = "auto",
     seed: int | None = None,
@@ -234,17 +235,18 @@ def mc_compare_rates(
         raise ValueError(f"`rates` must be at least one rate, all different; got {shown(given)}.")
     if isinstance(x, Iterator) and len(wished) > 1:
         raise ValueError("`x` must be inputs that can be read anew for each rate; got a stream that is read but once.")
-    seed = check_seed(seed)
+    seed, besides = check_seed(seed), Besides.checked(True, gaussian_noise)
     refit = callable(model) and not isinstance(model, nn.Module) and not is_keras(model) and not is_keras_2(model)
     losses, rows = [], []
     for rate in wished:
         started = time.perf_counter()
-        asked, given = behind_backbone(model(rate) if refit else model, x, device)
+        asked, inputs = behind_backbone(model(rate) if refit else model, x, device)
         network = network_of(asked, outputs, labels, select, precision, device, constants)
         values = network.outputs.task == "regression"  # whose loss needs the draws
         request = Request.checked(n_samples, batch_size, 0.95, "shared", None, values, None, seed)
-        feed = network.feed(given)
-        sampler = sampler_for(network, feed, request, Besides(True, False), rate=None if refit else rate)
+        feed = network.feed(inputs)
+        sampler = sampler_for(network, feed, request, besides, rate=None if refit else rate)
+        sampler.told = bool(rows) and not refit  # of the same model it was told for the first rate
         prediction = draw_all(network, sampler, feed, request, None, progress, started)
         loss, more = _loss(check_prediction(prediction, "x"), y)
         losses.append(loss)

@@ -50,6 +50,7 @@ from .sites import (
     Replica,
     SampleMode,
     Site,
+    caveats_on,
     mask_numbers,
     raise_flags,
     same_numbers,
@@ -86,7 +87,7 @@ class Sampler:
         workers: int | None,
         devices: list[torch.device],
     ) -> None:
-        self.make_plan, self.seed, self.workers = make_plan, seed, workers
+        self.make_plan, self.seed, self.workers, self.told = make_plan, seed, workers, False
         self.first = make_plan(example, devices[0])
         self.input_bytes = example.nbytes // len(example)
         self.devices = devices[:1] if self.first.alone else devices
@@ -103,19 +104,12 @@ class Sampler:
     def at_work(self) -> Iterator[list[Workers]]:
         """The workers of each device for one prediction.
 
-        Tells of what cannot be keyed: random numbers of the model's own, and calls that no probe had seen.
+        Tells, in the first, of what the spread leaves out or depends on; in each, of calls that no probe had seen.
         """
-        self._tell_of_own_randomness()
-        if self.first.probe.mixes_inputs:
-            warn(
-                "`model` gives an input other numbers when other inputs come with it, so results depend on "
-                "`batch_size`; leave out what looks at the whole batch."
-            )
-        if self.first.probe.keeps_state:
-            warn(
-                "`model` keeps something of one batch for the next, so results depend on `batch_size`; let its "
-                "`forward` start anew each time."
-            )
+        if not self.told:
+            for caveat in caveats_on(self.first.probe):
+                warn(caveat)
+        self.told = True
         with ExitStack() as stack:
             if self.first.probe.alone:
                 stack.enter_context(OwnStream(self.seed))
@@ -127,24 +121,6 @@ class Sampler:
             warn(
                 "`model` made dropout calls that its first inputs did not show and that were left out: "
                 f"{', '.join(unknown)}."
-            )
-
-    def _tell_of_own_randomness(self) -> None:
-        probe = self.first.probe
-        if probe.own_randomness:
-            warn(
-                "`model` draws random numbers of its own besides dropout that cannot be keyed by input, by "
-                f"{', '.join(probe.own_randomness)}; they depend on `batch_size` too."
-            )
-        if probe.training_randomness:
-            warn(
-                "`model` draws random numbers of its own when training, besides dropout, by "
-                f"{', '.join(probe.training_randomness)}; they are left out."
-            )
-        if probe.training_noise:
-            warn(
-                f"`model` draws normal numbers when training, by {', '.join(probe.training_noise)}; they are left out "
-                "unless `gaussian_noise` is true."
             )
 
     def check_spread(self) -> None:

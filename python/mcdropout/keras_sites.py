@@ -868,9 +868,7 @@ def probe_keras(replica: Replica, head: Callable[[int], Inputs], gaussian_noise:
             return drop.kind != "generator" and (gaussian_noise or drop.kind != "normals") and name not in augmenting
 
         hidden = {name: call for name, call in in_training.items() if is_wanted(name, call.drop)}
-        raised = owners_to_raise(hidden, {name: call for name, call in plain.found.items() if name not in idle})
-        unlike = {owner_of(name) for name, call in hidden.items() if call.drop.kind != "scale"}
-        plainly = [path for path in raised if path not in unlike]  # these do nothing where nothing is dropped
+        raised, plainly = owners_to_raise(hidden, plain.found, idle)
         replica.raised = frozenset(plainly)
         if plainly and not alike(plain_output, probed(head(3))[1], tolerance):
             where = ", ".join(path or "itself" for path in plainly)

@@ -68,6 +68,7 @@ from .sites import (
     StochasticMode,
     advice_on,
     at_rate,
+    caveats_on,
     explained,
     first_line,
     probe,
@@ -142,8 +143,7 @@ def mc_predict(
       (means, then log variances, along the last axis); a single logit or probability is that of the second of two
       labels, as is a single channel, the second axis or the last, of a map. Several labels that may hold at once are
       "values", or one of them at a time, by `select`. labels: names of its classes, 0, 1, ... by default; with more
-      than two axes they tell which is theirs.
-      Our own networks have theirs, and refuse others.
+      than two axes they tell which is theirs. Our own networks have theirs, and refuse others.
     select: which part of a tuple or mapping that `model` returns, or a function that takes it out.
     constants: what else `model` is given, by keyword, the same for all inputs: flags, edges, an adjacency matrix. A
       mapping of names; arrays become tensors, floating ones of the type of its weights. Not for Keras models.
@@ -151,8 +151,8 @@ def mc_predict(
     gaussian_noise: whether normal noise that acts in training alone is sampled too, as that of Keras's `GaussianNoise`.
     workers: threads that each work on a chunk of draws x inputs with one thread of torch, one alone with all of
       torch's; by default as many as torch uses on a CPU, and one on a GPU. With how many changes the result by rounding
-      alone. Keras on TensorFlow and JAX has threads of its own. Processes that are forked off
-      compute with one thread; there GPUs and Keras on TensorFlow or JAX are refused: start such by "spawn".
+      alone. Keras on TensorFlow and JAX has threads of its own. Processes that are forked off compute with one thread;
+      there GPUs and Keras on TensorFlow or JAX are refused: start such by "spawn".
     precision: "float32", "bfloat16" or "float16" for the network; summaries are in float64 always. On real images
       either moves the mean by less than a tenth of what another `seed` does (tests/benchmarks/bench_precision.py).
     device: "auto" (the first GPU, if there is one), "cpu", "cuda", "cuda:1", ..., or several, as in
@@ -235,9 +235,9 @@ def mc_sites(
     Columns: site (module path and call number), operation, rate (of dropping; of a 0 where the model draws decisions
     itself; NaN where numbers or weights are drawn), shape (of the mask of one input, or how many weights). The masks
     of a site are keyed by its row, so models with the same rows draw the same masks, from torch and from Keras.
-    Warns where the spread is likely to say little: dropout before the last layer alone, and rates under 0.1 or over 0.7
-    in anything but a network of ours, or a Keras model by its loss, for values. Raises NoStochasticSites where there is
-    nothing to sample.
+    Warns of random numbers that are left out or cannot be keyed, and where the spread is likely to say little: dropout
+    before the last layer alone, and rates under 0.1 or over 0.7 in anything but a network of ours, or a Keras model by
+    its loss, for values. Raises NoStochasticSites where there is nothing to sample.
     """
     model, x = behind_backbone(model, x)
     besides = Besides.checked(stochastic_depth, gaussian_noise)
@@ -248,8 +248,8 @@ def mc_sites(
     network.settle(feed)
     found = network.probed(lambda n: network.placed(feed.head(n), network.replica.device), besides)
     check_numbers(found.output, found.n_inputs)
-    for advice in advice_on(found, classifier=not network.is_of_values()):
-        warn(advice)
+    for text in (*caveats_on(found), *advice_on(found, classifier=not network.is_of_values())):
+        warn(text)
     return sites_table(found)
 
 

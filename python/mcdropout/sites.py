@@ -723,9 +723,7 @@ def probe(
             return not by_torch and (gaussian_noise or not noise) and (stochastic_depth or not whole_block)
 
         hidden = {name: call for name, call in in_training.items() if is_wanted(call.drop)}
-        raised = owners_to_raise(hidden, {name: call for name, call in plain.found.items() if name not in idle})
-        unlike = {owner_of(name) for name, call in hidden.items() if call.drop.kind not in ("scale", "alpha")}
-        plainly = [path for path in raised if path not in unlike]  # these do nothing where nothing is dropped
+        raised, plainly = owners_to_raise(hidden, plain.found, idle)
         raise_flags(replica, plainly)
         last = _calls(replica, head(3), originals) if plainly else (plain, plain_output)
         if not alike(plain_output, last[1], tolerance):
@@ -1026,14 +1024,18 @@ def _calls_in_training(
     return {name: call for name, call in mode.found.items() if name not in idle}, others
 
 
-def owners_to_raise(hidden: Mapping[str, DropCall], seen: Mapping[str, DropCall]) -> list[str]:
-    """Paths of the modules whose dropping only training shows."""
-    owners = {
-        owner_of(name)
-        for name, call in hidden.items()
-        if call.drop.active and call.drop.samples and (name not in seen or not seen[name].drop.samples)
-    }
-    return sorted(owners)
+def owners_to_raise(
+    hidden: Mapping[str, DropCall], plain: Mapping[str, DropCall], idle: set[str]
+) -> tuple[list[str], list[str]]:
+    """Paths of the modules whose dropping only training shows; then those that do nothing where nothing is dropped.
+
+    hidden: calls in training that are to be sampled. plain: those in prediction. idle: of these, without effect.
+    """
+    seen = {name for name, call in plain.items() if call.drop.samples and name not in idle}
+    active = {name: call.drop for name, call in hidden.items() if call.drop.active and call.drop.samples}
+    raised = sorted({owner_of(name) for name in active if name not in seen})
+    unlike = {owner_of(name) for name, call in hidden.items() if call.drop.kind not in ("scale", "alpha")}
+    return raised, [path for path in raised if path not in unlike]
 
 
 def raise_flags(replica: Replica, paths: list[str]) -> None:
@@ -1173,6 +1175,37 @@ def _shape_text(site: Site) -> str:
     """The mask of one input, without the axis that counts the inputs."""
     kept = [size for axis, size in enumerate(site.shape) if axis != site.axis or size > 1]
     return " x ".join(str(size) for size in kept) or "1"
+
+
+def caveats_on(found: Probe) -> list[str]:
+    """What the spread of the draws leaves out, and what else it depends on, one sentence each."""
+    caveats = []
+    if found.own_randomness:
+        caveats.append(
+            "`model` draws random numbers of its own besides dropout that cannot be keyed by input, by "
+            f"{', '.join(found.own_randomness)}; they depend on `batch_size` too."
+        )
+    if found.training_randomness:
+        caveats.append(
+            "`model` draws random numbers of its own when training, besides dropout, by "
+            f"{', '.join(found.training_randomness)}; they are left out."
+        )
+    if found.training_noise:
+        caveats.append(
+            f"`model` draws normal numbers when training, by {', '.join(found.training_noise)}; they are left out "
+            "unless `gaussian_noise` is true."
+        )
+    if found.mixes_inputs:
+        caveats.append(
+            "`model` gives an input other numbers when other inputs come with it, so results depend on `batch_size`; "
+            "leave out what looks at the whole batch."
+        )
+    if found.keeps_state:
+        caveats.append(
+            "`model` keeps something of one batch for the next, so results depend on `batch_size`; let its `forward` "
+            "start anew each time."
+        )
+    return caveats
 
 
 LOWEST, HIGHEST = 0.1, 0.7  # rates of a classifier outside of which its spread says little

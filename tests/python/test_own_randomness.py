@@ -211,7 +211,8 @@ def test_normal_noise_of_training_alone_is_sampled_on_request_and_else_named(mak
     ):
         draws = predict(make(), x, 40).samples
     assert set(np.unique(draws)) == {0.0, 2.0}
-    assert len(mcd.mc_sites(make(), x)) == 1
+    with pytest.warns(UserWarning, match="they are left out unless `gaussian_noise` is true"):
+        assert len(mcd.mc_sites(make(), x)) == 1
     assert mcd.mc_sites(make(), x, gaussian_noise=True).operation.tolist() == ["dropout", "randn_like"]
     model = make()
     assert_like_the_loop(predict(model, x, 1500, gaussian_noise=True), model, x, training=True)
@@ -238,7 +239,7 @@ def test_what_torch_draws_for_all_inputs_is_drawn_anew_in_every_draw_whatever_th
     np.testing.assert_array_equal(predict(model, x, 12, batch_size=2).samples, found.samples)
     kept = found.samples[:, :, None, :] == x[None, :, :, None] * 2  # which input column comes out where
     assert len({tuple(map(tuple, one[0])) for one in kept}) > 3
-    assert mcd.mc_sites(model, x).operation.tolist() == ["dropout", "randperm"]
+    assert mcd.mc_sites(model, x).operation.tolist() == ["dropout", "randperm"]  # without a warning
     assert torch.equal(torch.get_rng_state(), state)
 
 
@@ -350,6 +351,17 @@ def test_the_ordinary_prediction_draws_as_the_model_does():
         point = mcd.mc_predict_point(model, x, outputs="values", progress=False)
         torch.manual_seed(5)
         np.testing.assert_allclose(point, x + torch.rand(N, WIDTH).numpy(), atol=1e-6)
+
+
+def test_what_is_left_out_is_told_once_for_all_rates_and_can_be_let_in():
+    model, y = Apply(noise_when_training), numbers(N, WIDTH, seed=2)
+    given = {"outputs": "values", "seed": 1, "progress": False}
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        without = mcd.mc_compare_rates(model, numbers(N, WIDTH), y, (0.2, 0.6), 30, **given)
+    assert [str(one.message)[:47] for one in caught] == ["`model` draws normal numbers when training, by "]
+    with_noise = mcd.mc_compare_rates(model, numbers(N, WIDTH), y, (0.2, 0.6), 30, gaussian_noise=True, **given)
+    assert (with_noise.spread > without.spread).all()
 
 
 def test_rates_are_compared_where_torch_scales_what_is_kept():
