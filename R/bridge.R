@@ -336,9 +336,10 @@ tuple_for_python <- function(parts) {
   reticulate::import_builtins(convert = FALSE)$tuple(unname(parts))
 }
 
-# An array of doubles as float32, in Python.
-single_precision <- function(x) {
-  reticulate::np_array(x, dtype = "float32")
+# An array of doubles in Python: as float32, as most draws are held there, where that keeps every digit.
+in_least_precision <- function(x) {
+  single <- reticulate::np_array(x, dtype = "float32")
+  if (identical(as.vector(from_python(single)), as.vector(x))) single else reticulate::np_array(x)
 }
 
 is_none <- function(x) {

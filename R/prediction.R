@@ -159,7 +159,7 @@ prediction_to_python <- function(prediction, call = rlang::caller_env()) {
   }
   rest$seed <- whole_to_python(rest$seed)
   in_draws <- names(arrays) %in% by_draw
-  arrays[in_draws] <- lapply(arrays[in_draws], single_precision) # as the core holds them
+  arrays[in_draws] <- lapply(arrays[in_draws], in_least_precision) # as the core holds them
   with_core(core_object("MCPrediction", call)$from_state(arrays, rest), call)
 }
 

@@ -122,6 +122,12 @@ class Sampler:
                 "`model` made dropout calls that its first inputs did not show and that were left out: "
                 f"{', '.join(unknown)}."
             )
+        numbers = sorted({one for plan in self.plans.values() for one in plan.unknown_numbers})
+        if numbers:
+            warn(
+                "`model` drew random numbers of its own that its first inputs did not show, by "
+                f"{', '.join(numbers)}; they depend on `batch_size` too."
+            )
 
     def check_spread(self) -> None:
         """Draws that are all the same say nothing, whatever the reason."""
@@ -178,6 +184,7 @@ class Plan:
         self.prefix_can_be_kept = not probe.alone
         self.differing: list[Tensor] = []  # whether draws differed so far; not asked before the end, lest we wait
         self.unknown: set[str] = set()
+        self.unknown_numbers: set[str] = set()
         self.kept: dict[range, Masks] = {}
 
     def run(
@@ -220,7 +227,8 @@ class Plan:
             assert self.more_replicas is not None
             replica = self.more_replicas()
             raise_flags(replica, self.probe.raised)
-            replica.gradients = self.gradients
+            replica.gradients, replica.fixed = self.gradients, self.probe.fixed
+            replica.passed_over = self.probe.passed_over
         try:
             yield replica
         finally:
@@ -291,7 +299,7 @@ class Plan:
     def _engines(self) -> dict[str, Callable[[Replica, Inputs, Masks], Tensor]]:
         """The ways to run draws, the quickest first; the last can run them all."""
         engines = {"folded": self._folded, "vmap": self._vectorised, "loop": self._looped}
-        if not all(map(can_be_folded, self.sites.values())):
+        if not all(can_be_folded(site) for site in self.sites.values() if site.kind != "start"):
             del engines["folded"]
         return engines
 
@@ -340,6 +348,7 @@ class Plan:
         with mode:
             result = self.outputs.tensor(replica.run(inputs)).detach()
         self.unknown |= mode.unknown
+        self.unknown_numbers |= mode.unknown_numbers
         return result
 
     def _choose_engine(self, inputs: Inputs, ids: np.ndarray) -> None:
@@ -708,7 +717,7 @@ def site_masks(
     which = ids if ids is not None and per_input else torch.zeros(1, dtype=torch.int64, device=draws.device)
     masks = "per_input" if per_input else "shared"
     given = seed, masks, site.key
-    if site.kind == "generator":
+    if site.kind in ("generator", "start"):
         return generator_starts(seed, site.key, draws)
     if site.kind == "uniforms":
         made = uniforms(*given, site.n_elements, draws, which, site.dtype)

@@ -38,11 +38,11 @@ from .devices import check_can_go_on
 from .inputs import Inputs
 from .operations import ALPHA, NUMBERS, Drop, Shape
 from .sites import (
-    MIDDLE,
+    USUAL,
     Call,
-    Middle,
     Probe,
     Site,
+    Trial,
     alike,
     is_random,
     nothing_to_sample,
@@ -201,9 +201,9 @@ class KerasCall:
 class ProbePass(Pass):
     """Notes the stochastic calls, where the channels are, and the size of the largest result; drops nothing."""
 
-    def __init__(self, gaussian_noise: bool, middle: Middle = MIDDLE) -> None:
+    def __init__(self, gaussian_noise: bool, trial: Trial = USUAL) -> None:
         super().__init__()
-        self.gaussian_noise, self.middle = gaussian_noise, middle
+        self.gaussian_noise, self.trial = gaussian_noise, trial
         self.found: dict[str, KerasCall] = {}
         self.weighted = [0, 0]  # dense layers and convolutions before the first site, and after it
         self.dropped = False
@@ -218,7 +218,7 @@ class ProbePass(Pass):
 
     def numbers(self, name: str, drop: Drop, x: Any) -> Any:
         self.at(name, drop, x)
-        return in_the_middle(drop, x, self.middle)
+        return _tried(name, drop, x, self.trial)
 
     def by_keras(self, name: str, drop: Drop, run: Run) -> Any:
         result = run(0)
@@ -276,7 +276,7 @@ class SamplePass(Pass):
     def numbers(self, name: str, drop: Drop, x: Any) -> Any:
         if name not in self.sites:
             self.unknown.add(name)
-            return in_the_middle(drop, x)
+            return load_keras().ops.zeros_like(x) if drop.kind == "normals" else _tried(name, drop, x, USUAL)
         if self.sites[name].site.kind == "generator":
             return int(self.masks[name]) % MAX_KERAS_SEED
         return dropped(x, self.masks[name], self.sites[name], self.n_inputs)
@@ -288,10 +288,10 @@ class SamplePass(Pass):
         return run(int(self.masks[name]) % MAX_KERAS_SEED)
 
 
-def in_the_middle(drop: Drop, x: Any, middle: Middle = MIDDLE) -> Any:
+def _tried(name: str, drop: Drop, x: Any, trial: Trial) -> Any:
     """What stands for random numbers where none are drawn, as in `sites`."""
-    value = float(drop.rate <= 0.5) if drop.kind == "keep" else middle[NUMBERS.index(drop.kind)]
-    return load_keras().ops.full_like(x, value)
+    made = trial.numbers(name, drop, tuple(map(int, x.shape)))
+    return load_keras().ops.convert_to_tensor(made.numpy(), dtype=load_keras().backend.standardize_dtype(x.dtype))
 
 
 @cache
@@ -859,7 +859,7 @@ def probe_keras(replica: Replica, head: Callable[[int], Inputs], gaussian_noise:
     replica.raised = frozenset()
     with random_state_kept():
         plain, plain_output, own = _watched(replica, head(3), gaussian_noise)
-        idle = without_effect(plain.found, plain_output, lambda middle: probed(head(3), middle=middle)[1])
+        idle = without_effect(plain.found, plain_output, lambda trial: probed(head(3), trial=trial)[1])
         in_training, own_in_training = _in_training(replica, head(1), gaussian_noise)
         augmenting = {name for name in in_training if replica.is_preprocessing(owner_of(name))}
 
@@ -868,7 +868,7 @@ def probe_keras(replica: Replica, head: Callable[[int], Inputs], gaussian_noise:
             return drop.kind != "generator" and (gaussian_noise or drop.kind != "normals") and name not in augmenting
 
         hidden = {name: call for name, call in in_training.items() if is_wanted(name, call.drop)}
-        raised, plainly = owners_to_raise(hidden, plain.found, idle)
+        raised, plainly = owners_to_raise(hidden, plain.found, idle, in_training)
         replica.raised = frozenset(plainly)
         if plainly and not alike(plain_output, probed(head(3))[1], tolerance):
             where = ", ".join(path or "itself" for path in plainly)
@@ -947,8 +947,8 @@ def _in_training(
 ) -> tuple[dict[str, KerasCall], tuple[str, ...]]:
     """The calls of a pass as in training that make a difference, and what else it draws from; {} if that fails."""
 
-    def run(middle: Middle) -> Tensor:
-        on = ProbePass(gaussian_noise, middle)
+    def run(trial: Trial) -> Tensor:
+        on = ProbePass(gaussian_noise, trial)
         return replica.to_torch(replica.take(replica.run(inputs, on, training=True)))
 
     asked = replica.asked
@@ -963,10 +963,8 @@ def _in_training(
     return {name: call for name, call in on.found.items() if name not in idle}, (*names, *sorted(on.fixed))
 
 
-def _probed(
-    replica: Replica, inputs: Inputs, gaussian_noise: bool, middle: Middle = MIDDLE
-) -> tuple[ProbePass, Tensor]:
-    on = ProbePass(gaussian_noise, middle)
+def _probed(replica: Replica, inputs: Inputs, gaussian_noise: bool, trial: Trial = USUAL) -> tuple[ProbePass, Tensor]:
+    on = ProbePass(gaussian_noise, trial)
     return on, replica.to_torch(replica.take(run_or_explain(replica, inputs, on)))
 
 

@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch._C._functorch import is_batchedtensor  # torch has no public way to ask this
 from torch.overrides import handle_torch_function, has_torch_function_unary
+from torch.utils._python_dispatch import _disable_current_modes  # torch has no public way to do this
 
 Shape = tuple[int, ...]
 
@@ -75,12 +76,12 @@ class Drop:
 
 
 # scale: 0, and the others grow by 1/(1 - rate). alpha: SELU's floor, mean and variance kept. keep: the tensor itself
-# becomes the 0 or 1 of each decision. uniform: it becomes numbers in [0, 1) that are below `rate` where dropped.
+# becomes the 0 or 1 of each decision.
 # gaussian: each grows by a normal factor of mean 1. noise: a normal number is added, whose deviation is `rate`.
 # weights: nothing is dropped; the weights of a variational layer, (weight,), are drawn whole.
 # uniforms, normals: the tensor becomes numbers in [0, 1), or standard normal ones, for what the model makes of them.
-# generator: torch draws, its own generator started anew in each draw.
-KINDS = ("scale", "alpha", "keep", "uniform", "gaussian", "noise", "weights", "uniforms", "normals", "generator")
+# generator: torch draws, its own generator started anew in each draw. start: the same, of calls that no probe shows.
+KINDS = ("scale", "alpha", "keep", "gaussian", "noise", "weights", "uniforms", "normals", "generator", "start")
 NUMBERS = ("uniforms", "normals")
 STOCHASTIC_DEPTH = "stochastic_depth"
 
@@ -93,6 +94,8 @@ class Mode(Protocol):
     def meet(self, drop: Drop, x: Tensor) -> Tensor: ...
 
     def pass_over(self) -> None: ...
+
+    def is_fixed(self) -> bool: ...
 
     def by_torch(self, operation: str, run: Callable[[], Tensor], own: torch.Generator | None) -> Tensor: ...
 
@@ -137,6 +140,12 @@ def _dropout(
     )
     result = mode.meet(drop, input)
     return _written(input, result) if inplace or func in IN_PLACE else result
+
+
+def _native_dropout(mode: Mode, func: Any, input: Tensor, p: float, train: bool | None) -> tuple[Tensor, Tensor]:
+    """The operation beneath the others; beside its result it gives where something was kept."""
+    result = mode.meet(Drop("native_dropout", float(p), bool(train), tuple(input.shape)), input)
+    return result, (result != 0) | (input == 0)
 
 
 def _written(x: Tensor, result: Tensor) -> Tensor:
@@ -214,6 +223,16 @@ def _opened(mode: Mode, func: Any, *args: Any, **kwargs: Any) -> Any:
 QUESTIONS = ("has_torch_function", "has_torch_function_unary", "has_torch_function_variadic")
 
 
+def _initialised(fill: Callable[..., Tensor]) -> Handler:
+    """A function of `torch.nn.init` that fills its tensor by a method of it."""
+
+    def handler(mode: Mode, func: Any, tensor: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        with mode, torch.no_grad():
+            return fill(tensor, *args, *(value for name, value in kwargs.items() if name != "generator"))
+
+    return handler
+
+
 @cache
 def _without_dispatch(func: Any) -> Any:
     """`func` without its first question, whether somebody wants to take the call over: the mode already has."""
@@ -271,8 +290,14 @@ def _packed(func: Any, args: tuple) -> Any:
 
 def _numbers(mode: Mode, func: Any, like: Tensor, kind: str) -> Tensor:
     """Keyed random numbers in the shape of `like`, in its type where that has fractions."""
+    if like.is_complex():
+        parts = torch.view_as_complex(_numbers(mode, func, torch.view_as_real(like), kind).contiguous())
+        return parts * 0.5**0.5 if kind == "normals" else parts  # of variance 1 together
     like = like if like.is_floating_point() else torch.zeros(like.shape, device=like.device)
-    return mode.meet(Drop(func.__name__.strip("_"), math.nan, True, tuple(like.shape), kind), like)
+    name, rate = func.__name__.strip("_"), math.nan
+    if kind == "uniforms" and _drops_paths(mode):  # Hugging Face's DropPath makes its decision from them
+        name, rate = STOCHASTIC_DEPTH, float(getattr(mode.module(), "drop_prob", math.nan))
+    return mode.meet(Drop(name, rate, True, tuple(like.shape), kind), like)
 
 
 def _made_of(kind: str) -> Handler:
@@ -280,11 +305,7 @@ def _made_of(kind: str) -> Handler:
 
     def handler(mode: Mode, func: Any, *size: Any, out: Tensor | None = None, **kwargs: Any) -> Tensor:
         x = torch.zeros(*size, **kwargs)
-        if kind == "uniforms" and _drops_paths(mode):  # Hugging Face's DropPath makes its decision from them
-            rate = float(getattr(mode.module(), "drop_prob", 0.0) or 0.0)
-            result = mode.meet(Drop(STOCHASTIC_DEPTH, rate, True, tuple(x.shape), "uniform"), x)
-        else:
-            result = _numbers(mode, func, x, kind)
+        result = _numbers(mode, func, x, kind)
         return result if out is None else _written(out, result)
 
     return handler
@@ -366,6 +387,9 @@ def _keyed(handler: Handler) -> Handler:
     """`handler` for calls that leave the generator to torch."""
 
     def handled(mode: Mode, func: Any, *args: Any, generator: torch.Generator | None = None, **kwargs: Any) -> Any:
+        if generator is None and mode.is_fixed():
+            with _disable_current_modes():  # nobody is to draw them otherwise
+                return func(*args, **kwargs)
         if generator is None:
             return handler(mode, func, *args, **kwargs)
         return _by_torch(mode, func, *args, generator=generator, **kwargs)
@@ -412,7 +436,10 @@ HANDLERS: dict[Any, Handler] = {
     F.scaled_dot_product_attention: _attention,
     F.multi_head_attention_forward: _opened,
     **dict.fromkeys((torch.lstm, torch.gru, torch.rnn_tanh, torch.rnn_relu), _recurrent),
+    torch.native_dropout: _native_dropout,
     F.gumbel_softmax: _opened,
+    nn.init.uniform_: _initialised(Tensor.uniform_),
+    nn.init.normal_: _initialised(Tensor.normal_),
     F.fractional_max_pool2d_with_indices: _opened,
     F.fractional_max_pool3d_with_indices: _opened,
 }

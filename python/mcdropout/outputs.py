@@ -65,6 +65,10 @@ class Outputs:
         elif self.kind == "logits" and isinstance(result, Mapping) and "logits" in result:
             result = result["logits"]  # as Hugging Face names them
         if not isinstance(result, (Mapping, tuple, list)) and hasattr(result, "ndim"):  # a tensor, also of Keras
+            if "complex" in str(result.dtype):
+                raise ValueError(
+                    "`model` must return real numbers; got complex ones, of which `select` can take parts."
+                )
             return result[..., None] if result.ndim == 1 else result  # one number for each input
         parts = _parts(result)
         if not parts:

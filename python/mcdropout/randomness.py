@@ -229,7 +229,6 @@ def other_generators_kept(start: int | None = None) -> Iterator[Callable[[Callab
     What is given to the block is a function that names those that it has moved. All threads share them, and what others
     drew is not to come again, so it runs a part of the block some times more: what does not move each time is theirs.
     """
-    before = _other_states()
     ours: set[str] = set()
 
     def moved(again: Callable[[], object]) -> tuple[str, ...]:
@@ -241,18 +240,21 @@ def other_generators_kept(start: int | None = None) -> Iterator[Callable[[Callab
                 ours.intersection_update(_moved(now))
         return tuple(sorted(ours))
 
-    try:
-        if start is not None:
-            random.seed(start)
-            np.random.seed(start % 2**32)
-        yield moved
-    finally:
-        if start is not None or ours:
-            random.setstate(before[0])
-            np.random.set_state(before[1])
+    with OTHERS_WATCHED:  # else two would mix theirs, and put back each other's
+        before = _other_states()
+        try:
+            if start is not None:
+                random.seed(start)
+                np.random.seed(start % 2**32)
+            yield moved
+        finally:
+            if start is not None or ours:
+                random.setstate(before[0])
+                np.random.set_state(before[1])
 
 
 TIMES_AGAIN = 3
+OTHERS_WATCHED = shared_lock()
 
 
 def _other_states() -> tuple[Any, Any]:

@@ -19,6 +19,7 @@ import re
 import threading
 import types
 import warnings
+import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -26,10 +27,17 @@ from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any, Protocol, TypeVar
 
+import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch._C._functorch import (  # torch has no public way to ask this, and its stubs leave it out
+    CVmapInterpreterPtr,  # pyright: ignore[reportAttributeAccessIssue]
+    RandomnessType,  # pyright: ignore[reportAttributeAccessIssue]
+    TransformType,  # pyright: ignore[reportAttributeAccessIssue]
+    peek_interpreter_stack,  # pyright: ignore[reportAttributeAccessIssue]
+)
 from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 from torch.overrides import TorchFunctionMode
 
@@ -89,8 +97,7 @@ class Site:
         """What a decision to keep becomes."""
         if self.kind == "scale" and self.rate < 1:
             return 1 / (1 - self.rate)
-        # any number that is at least the rate; so short that bfloat16 holds it
-        return 1 - 2**-7 if self.kind == "uniform" else 1.0
+        return 1.0
 
     def at_rate(self, rate: float) -> Site:
         """With another rate, where torch scales what is kept: what the model itself makes of its decisions stays."""
@@ -100,6 +107,9 @@ class Site:
 DROPPING = re.compile("dropout|drop_?path|stochastic_?depth|attention_forward", re.IGNORECASE)
 RATED_KINDS = ("scale", "alpha", "gaussian")  # of operations whose whole working follows from their rate
 NORMAL_KINDS = ("gaussian", "noise", "normals")  # made of normal numbers, not of decisions
+
+
+NUMBERED = "numbers "
 
 
 class CallNames(threading.local):
@@ -114,11 +124,16 @@ class CallNames(threading.local):
         self.path.clear()
         self.counts.clear()
 
-    def next(self) -> str:
-        """The name of the call being made now."""
+    def next(self, numbers: bool = False) -> str:
+        """The name of the call being made now; calls for numbers, of which there may be any number, count apart."""
+        name = self.coming(numbers)
+        self.counts[name.rsplit("[", 1)[0] + NUMBERED * numbers] += 1
+        return name
+
+    def coming(self, numbers: bool = False) -> str:
+        """The name that it will have."""
         path = self.path[-1][0] if self.path else ""
-        self.counts[path] += 1
-        return f"{path}[{self.counts[path] - 1}]"
+        return f"{path}[{NUMBERED * numbers}{self.counts[path + NUMBERED * numbers]}]"
 
 
 @dataclass
@@ -131,6 +146,8 @@ class Replica:
     precision: str = "float32"
     generators: list[tuple[torch.Generator, Tensor]] = field(default_factory=list)  # of the model's own, as first met
     gradients: bool = False  # the model asks for gradients in its working
+    passed_over: frozenset[str] = frozenset()  # stochastic calls that are no sites
+    fixed: frozenset[str] = frozenset()  # random numbers that the model fixes by a seed of torch's generator
 
     def run(self, inputs: Inputs) -> Any:
         """What the model returns for these inputs."""
@@ -342,17 +359,21 @@ class StochasticMode(TorchFunctionMode):
 
     def meet(self, drop: Drop, x: Tensor) -> Tensor:
         """What becomes of `x`; here: nothing is dropped."""
-        self.calls.next()
+        self.calls.next(is_random(drop))
         return _kept_whole(drop, x)
 
     def by_torch(self, operation: str, run: Callable[[], Tensor], own: torch.Generator | None) -> Tensor:
         """What `run` draws, from torch's generator or from one of the model's own."""
-        self.calls.next()
+        self.calls.next(numbers=True)
         return run()
 
     def pass_over(self) -> None:
         """A call that drops nothing still counts, so that the names of the next ones do not depend on it."""
         self.calls.next()
+
+    def is_fixed(self) -> bool:
+        """Whether the model has fixed by a seed what the call being made now gives; then it is passed over."""
+        return False
 
     def counted_name(self, func: Any) -> str | None:
         """The name of a call that may wait for those after it, by its number; None of one that never does."""
@@ -366,15 +387,41 @@ class StochasticMode(TorchFunctionMode):
         return self.calls.path[-1][1] if self.calls.path else None
 
 
-Middle = tuple[float, float]
-MIDDLE: Middle = 0.5, 0.0  # what stands for each uniform, and for each normal number where none is drawn
+@dataclass(frozen=True)
+class Trial:
+    """What stands for a model's own random numbers in a probe.
+
+    They are drawn by `seed` and the name of the call, the same for an input whatever comes behind it; or they are all
+    as low or as high as can be, and decisions all 0 or all 1.
+    """
+
+    seed: int = 0
+    high: bool | None = None
+    keeps: float | None = None
+
+    def numbers(self, name: str, drop: Drop, shape: Shape) -> Tensor:
+        """Random numbers, or decisions, in float64."""
+        if drop.kind == "keep" and self.keeps is not None:
+            return torch.full(shape, self.keeps, dtype=torch.float64)
+        if self.high is not None:
+            extremes = (0.0, 1 - 2**-8) if drop.kind != "normals" else (-1.0, 1.0)
+            return torch.full(shape, extremes[self.high], dtype=torch.float64)
+        seed = zlib.crc32(f"{self.seed} {name}".encode())
+        drawn = torch.from_numpy(np.random.default_rng(seed).random(int(torch.Size(shape).numel()))).view(shape)
+        if drop.kind == "keep":
+            return (drawn >= drop.rate).double()
+        return torch.special.ndtri(drawn.clamp(1e-9, 1 - 1e-9)) if drop.kind == "normals" else drawn
 
 
-def _kept_whole(drop: Drop, x: Tensor, middle: Middle = MIDDLE) -> Tensor:
+USUAL = Trial()
+OTHERS = Trial(1), Trial(2), *(Trial(high=high, keeps=keeps) for high in (False, True) for keeps in (0.0, 1.0))
+MOST_NUMBERS = 1000  # calls that make them in a pass: a loop that waits for another number would not end
+REST = "[...]"  # the site of calls that not every pass makes, as where a model draws until a number suits it
+
+
+def _kept_whole(drop: Drop, x: Tensor) -> Tensor:
     if drop.kind in NUMBERS:
-        return torch.full_like(x, middle[NUMBERS.index(drop.kind)])
-    if drop.kind == "keep" and drop.operation != STOCHASTIC_DEPTH:
-        return torch.full_like(x, float(drop.rate <= 0.5))  # the more likely
+        return torch.full_like(x, 0.5 if drop.kind == "uniforms" else 0.0)
     return x if drop.kind in ("scale", "alpha", "weights") else torch.ones_like(x)
 
 
@@ -394,6 +441,7 @@ class Call:
     x: Tensor
     order: Shape
     own: Tensor | None = None  # state of the model's own generator, where it draws from one
+    mapped: int | None = None  # how many slices `torch.func.vmap` maps it over, each with randomness of its own
 
 
 def tensors_in(given: Any) -> list[Tensor]:
@@ -407,15 +455,16 @@ def tensors_in(given: Any) -> list[Tensor]:
 class ProbeMode(StochasticMode):
     """Notes the stochastic calls, what uses their results, and the sizes of all results; drops nothing.
 
-    `originals`: ids of the user's own weights, which a replica has no business with. `middle` stands for each random
+    `originals`: ids of the user's own weights, which a replica has no business with. `trial` stands for each random
     number.
     """
 
     handlers = KEYED
 
-    def __init__(self, replica: Replica, originals: set[int] | None = None, middle: Middle = MIDDLE) -> None:
+    def __init__(self, replica: Replica, originals: set[int] | None = None, trial: Trial = USUAL) -> None:
         super().__init__(replica)
-        self.originals, self.middle = originals or set(), middle
+        self.originals, self.trial = originals or set(), trial
+        self.started_from, self.fixed = torch.get_rng_state(), dict[str, int]()
         self.found: dict[str, Call] = {}
         self.results: dict[int, tuple[str, Tensor]] = {}  # of dropouts and counted calls, by their identity
         self.uses: dict[str, list[Any]] = {}  # what takes the result of each: a function, or a dropout's name
@@ -446,6 +495,13 @@ class ProbeMode(StochasticMode):
             self.bytes[name] = max(self.bytes.get(name, 0), result.nbytes)
         return result
 
+    def is_fixed(self) -> bool:
+        state = torch.get_rng_state()  # which only a seed of the model's has moved, or another thread
+        if torch.equal(state, self.started_from):
+            return False
+        self.fixed[self.calls.next(numbers=True)] = zlib.crc32(state.numpy().tobytes())
+        return True
+
     def _note_result(self, name: str, result: Tensor) -> None:
         self.results[id(result)], self.uses[name] = (name, result), []
 
@@ -454,19 +510,24 @@ class ProbeMode(StochasticMode):
             self.uses[self.results[id(x)][0]].append(use)
 
     def meet(self, drop: Drop, x: Tensor) -> Tensor:
-        name = self.calls.next()
+        name = self.calls.next(is_random(drop))
         order = tuple(sorted(range(x.ndim), key=lambda axis: -x.stride(axis)))
-        self.found[name] = Call(name, drop, x, order)
+        self.found[name] = Call(name, drop, x, order, mapped=_mapped_apart())
         self.dropped = self.dropped or drop.samples
         self._note_use(x, name)
         if drop.kind == "weights":
             return x
-        result = _kept_whole(drop, x.view_as(x), self.middle)
+        if is_random(drop):
+            if self.trial.high is not None and len(self.found) > MOST_NUMBERS:
+                raise RuntimeError("there is no end of random numbers")
+            result = self.trial.numbers(name, drop, tuple(x.shape)).to(x)
+        else:
+            result = _kept_whole(drop, x.view_as(x))
         self._note_result(name, result)
         return result
 
     def by_torch(self, operation: str, run: Callable[[], Tensor], own: torch.Generator | None) -> Tensor:
-        name = self.calls.next()
+        name = self.calls.next(numbers=True)
         state = None if own is None else own.get_state()
         if own is not None and state is not None:
             self.generators.append((own, state))
@@ -578,25 +639,44 @@ class SampleMode(StochasticMode):
 
     def __init__(self, replica: Replica, sites: dict[str, Site], masks: dict[str, Tensor], n_inputs: int) -> None:
         super().__init__(replica)
+        self.passed_over, self.fixed = replica.passed_over, replica.fixed
         self.sites, self.masks, self.n_inputs = sites, masks, n_inputs
         self.unknown: set[str] = set()
+        self.unknown_numbers: set[str] = set()
 
     def meet(self, drop: Drop, x: Tensor) -> Tensor:
         before = self.calls.counts.copy()
-        name = self.calls.next()
-        if name in self.sites:
+        name = self.calls.next(is_random(drop))
+        if name in self.sites and self.sites[name].operation == drop.operation:
             self.at_site(before)
             if self.sites[name].kind == "generator":
                 with seeded_generators(int(self.masks[name])):
                     return _drawn_by_torch(drop, x)
             return self.drop(x, self.sites[name])
+        if is_random(drop) and name not in self.passed_over and REST in self.sites:
+            return self._drawn_past_all_sites(name, drop, x, before)
         if drop.active and drop.samples and drop.rate != 1 and drop.operation != STOCHASTIC_DEPTH and x.numel() > 0:
             self.unknown.add(name)
         return _kept_whole(drop, x)
 
+    def is_fixed(self) -> bool:
+        fixed = bool(self.fixed) and self.calls.coming(numbers=True) in self.fixed
+        if fixed:
+            self.calls.next(numbers=True)
+        return fixed
+
+    def _drawn_past_all_sites(self, name: str, drop: Drop, x: Tensor, counts: Counter[str]) -> Tensor:
+        """Random numbers where no probe had seen the call, or not each."""
+        self.at_site(counts)
+        if self.sites[REST].kind == "start":
+            self.unknown_numbers.add(where_of(name, drop))
+        start = int(self.masks[REST])  # fails where there are many draws, so that one after the other is drawn
+        with seeded_generators((start + zlib.crc32(name.encode())) % 2**63):
+            return _drawn_by_torch(drop, x)
+
     def by_torch(self, operation: str, run: Callable[[], Tensor], own: torch.Generator | None) -> Tensor:
         before = self.calls.counts.copy()
-        name = self.calls.next()
+        name = self.calls.next(numbers=True)
         if name not in self.sites:
             self.unknown.add(name)
             with seeded_generators(0):
@@ -691,6 +771,7 @@ class Probe:
     prefix_bytes: int  # of the largest result before the first site, for one input
     mixes_inputs: bool  # an input's output, nothing dropped, depends on what inputs come with it
     keeps_state: bool = field(default=False, kw_only=True)  # it depends on the batch before
+    fixed: frozenset[str] = field(default=frozenset(), kw_only=True)  # numbers that the model fixes by a seed
 
     def largest(self, without: frozenset[str]) -> int:
         """Bytes of the largest intermediate result from the first site on, the results of some calls left out."""
@@ -714,7 +795,7 @@ def probe(
     tolerance = 1e-3 if replica.precision == "float32" else 5e-2
     with generators_watched() as others_moved, replica.generators_kept():
         plain, plain_output = _calls(replica, head(3), originals)
-        idle = without_effect(plain.found, plain_output, lambda middle: _calls(replica, head(3), middle=middle)[1])
+        idle = without_effect(plain.found, plain_output, lambda trial: _calls(replica, head(3), trial=trial)[1])
 
         def is_wanted(drop: Drop) -> bool:
             """Whether a call that acts in training alone is to be sampled."""
@@ -723,7 +804,7 @@ def probe(
             return not by_torch and (gaussian_noise or not noise) and (stochastic_depth or not whole_block)
 
         hidden = {name: call for name, call in in_training.items() if is_wanted(call.drop)}
-        raised, plainly = owners_to_raise(hidden, plain.found, idle)
+        raised, plainly = owners_to_raise(hidden, plain.found, idle, in_training)
         raise_flags(replica, plainly)
         last = _calls(replica, head(3), originals) if plainly else (plain, plain_output)
         if not alike(plain_output, last[1], tolerance):
@@ -743,7 +824,7 @@ def probe(
     found = [mode.found for mode in modes]
     sites: dict[str, Site] = {}
     steady = {name for name in found[0] if _repeats_itself([one.get(name) for one in found])}
-    passed_over, by_batch, place = set(), [], 0
+    passed_over, by_batch, irregular, place = set(), [], [], 0
     for name in dict.fromkeys(name for calls in found for name in calls):
         calls = [one.get(name) for one in found]
         if all(call is None or call.x.numel() == 0 for call in calls):  # as where no input goes to an expert
@@ -756,15 +837,25 @@ def probe(
         if not (active and drop.samples and acts) or name in idle - hidden.keys() or name in steady:
             passed_over.add(name)
             continue
+        if is_random(drop) and drop.kind != "generator" and None in calls:
+            irregular.append(where_of(name, drop))
+            continue
         if stochastic_depth or drop.operation != STOCHASTIC_DEPTH:
+            _check_mapped(name, calls)
             sites[name] = site_of(name, place, calls, lambda: _noised_calls(replica, head))
             if sites[name].kind == "generator" and len({call and call.drop.mask_shape for call in calls}) > 1:
                 by_batch.append(where_of(name, drop))
         place += 1
+    if irregular or any(site.kind in NUMBERS for site in sites.values()):
+        sites[REST] = rest_of_numbers(place, irregular)
+        by_batch += dict.fromkeys(irregular)
+    fixed = frozenset(name for name, _ in set.intersection(*(set(mode.fixed.items()) for mode in modes)))
+    replica.passed_over, replica.fixed = frozenset(passed_over), fixed
     left_out = {
         name: call.drop
         for name, call in in_training.items()
-        if is_random(call.drop) and call.drop.samples and name not in sites and name not in steady
+        if is_random(call.drop) and call.drop.operation != STOCHASTIC_DEPTH and call.drop.samples
+        if name not in sites and name not in steady and where_of(name, call.drop) not in irregular
     }
     noise = tuple(where_of(name, drop) for name, drop in left_out.items() if drop.kind == "normals")
     rest = tuple(where_of(name, drop) for name, drop in left_out.items() if drop.kind != "normals")
@@ -780,7 +871,11 @@ def probe(
     sole_uses = {name: use for name, use in sole_uses.items() if all(mode.uses.get(name) == [use] for mode in modes)}
     before, after = modes[0].layers
     own = (*by_batch, *others)
-    steadily = not others and not any(site.kind == "generator" for site in sites.values())
+    # an input's numbers are the same beside others only where these come behind it
+    steadily = not others and all(map(_is_steady, sites.values()))
+    if steadily and not alike(probes[0][1], _firsts(output, 3), tolerance):
+        steadily = alike(probes[0][1], _calls(replica, head(1))[1], tolerance)
+        own = own if steadily else (*own, "what no call of torch's shows")
     return Probe(
         sites,
         modes[0].bytes,
@@ -790,14 +885,22 @@ def probe(
         rest,
         noise,
         frozenset(passed_over),
-        bool(others),
+        bool(others) or not set(own) <= {*by_batch},
         raised,
         sole_uses,
         (before, after),
         modes[0].prefix_bytes,
         steadily and not alike(probes[0][1], _firsts(output, 3), tolerance),
+        fixed=fixed,
         keeps_state=steadily and not alike(probes[0][1], again, tolerance),
     )
+
+
+def rest_of_numbers(place: int, irregular: list[str]) -> Site:
+    """The site of random numbers that not all passes ask for, of which `irregular` are known."""
+    operation = irregular[0].split(" in ")[0] if irregular else ""
+    kind = "generator" if irregular else "start"
+    return Site(REST, operation, math.nan, kind, (1,), (1,), None, True, (0,), torch.float32, place)
 
 
 def nothing_to_sample(
@@ -823,6 +926,25 @@ def nothing_to_sample(
     )
 
 
+def _mapped_apart() -> int | None:
+    """Over how many slices the code that runs is mapped, if these are to have randomness of their own."""
+    inner = peek_interpreter_stack()
+    if inner is None or inner.key() != TransformType.Vmap:
+        return None
+    mapping = CVmapInterpreterPtr(inner)
+    return mapping.batchSize() if mapping.randomness() == RandomnessType.Different else None
+
+
+def _check_mapped(name: str, calls: list[Call | None]) -> None:
+    """Refuse what is mapped over anything but the inputs: a mask knows of no slices."""
+    sizes = [None if call is None else call.mapped for call in calls]
+    if sizes not in ([None] * len(sizes), [1, 2, 3]):
+        raise ValueError(
+            f'`model` has a dropout at {name} inside `torch.func.vmap` with `randomness="different"`, where slices '
+            "that are not the inputs would want masks of their own; map over the inputs alone, or drop outside of it."
+        )
+
+
 def is_random(drop: Drop) -> bool:
     """Whether the model draws random numbers itself: what it makes of them is not known."""
     return drop.kind in (*NUMBERS, "generator") or (drop.kind == "keep" and drop.operation != STOCHASTIC_DEPTH)
@@ -844,10 +966,14 @@ def _repeats_itself(calls: list[Call | None]) -> bool:
     return len(states) > 1 and all(torch.equal(states[0], state) for state in states)
 
 
-ENDS: tuple[Middle, Middle] = (0.0, -1.0), (1 - 2**-8, 1.0)
+def _is_steady(site: Site) -> bool:
+    """Whether a probe finds the same numbers here for an input alone and for the first of several."""
+    return site.kind != "generator" and (
+        site.kind not in (*NUMBERS, "keep") or site.axis is None or (site.axis == 0 and site.inputs_outermost)
+    )
 
 
-def without_effect(found: Mapping[str, DropCall], output: Any, run: Callable[[Middle], Any]) -> set[str]:
+def without_effect(found: Mapping[str, DropCall], output: Any, run: Callable[[Trial], Any]) -> set[str]:
     """The calls that make random numbers, if the output is the same whatever these are.
 
     Some models draw a number in each pass and look at it only when training, or never at a rate of 0.
@@ -856,7 +982,7 @@ def without_effect(found: Mapping[str, DropCall], output: Any, run: Callable[[Mi
     if not names:
         return names
     with suppress(Exception):
-        return names if all(alike(output, run(middle), 1e-6) for middle in ENDS) else set()
+        return names if all(alike(output, run(trial), 1e-6) for trial in OTHERS) else set()
     return set()
 
 
@@ -880,10 +1006,10 @@ def _mixes(module: nn.Module) -> bool:
 
 
 def _calls(
-    replica: Replica, inputs: Inputs, originals: set[int] | None = None, middle: Middle = MIDDLE
+    replica: Replica, inputs: Inputs, originals: set[int] | None = None, trial: Trial = USUAL
 ) -> tuple[ProbeMode, Any]:
     def work() -> tuple[ProbeMode, Any]:
-        mode = ProbeMode(replica, originals, middle)
+        mode = ProbeMode(replica, originals, trial)
         with replica.predicting(), mode:
             return mode, replica.run(inputs.clone())
 
@@ -960,6 +1086,8 @@ def same_numbers(one: Tensor, other: Tensor, tolerance: float) -> bool:
     """
     if one.shape != other.shape:
         return False
+    if one.is_complex() and other.is_complex():
+        one, other = torch.view_as_real(one), torch.view_as_real(other)
     one, other = one.detach().cpu().double(), other.detach().cpu().double()
     apart = (one != other) & ~(one.isnan() & other.isnan())
     if not bool(apart.any()):
@@ -1001,12 +1129,12 @@ def _calls_in_training(
     for module in replica.root.modules():
         module.training = not isinstance(module, _NormBase) and "running_mean" not in module._buffers
 
-    def run(middle: Middle) -> tuple[ProbeMode, Any]:
-        mode = ProbeMode(replica, middle=middle)
+    def run(trial: Trial) -> tuple[ProbeMode, Any]:
+        mode = ProbeMode(replica, trial=trial)
 
         def work() -> Any:
             nonlocal mode
-            mode = ProbeMode(replica, middle=middle)
+            mode = ProbeMode(replica, trial=trial)
             with replica.predicting(), mode:
                 return replica.run(inputs.clone())
 
@@ -1018,14 +1146,17 @@ def _calls_in_training(
         return mode, None
 
     with generators_watched() as others_moved, replica.generators_kept():
-        mode, output = run(MIDDLE)
-        others = others_moved(lambda: run(MIDDLE))
-        idle = set() if output is None else without_effect(mode.found, output, lambda middle: run(middle)[1])
+        mode, output = run(USUAL)
+        others = others_moved(lambda: run(USUAL))
+        idle = set() if output is None else without_effect(mode.found, output, lambda trial: run(trial)[1])
     return {name: call for name, call in mode.found.items() if name not in idle}, others
 
 
 def owners_to_raise(
-    hidden: Mapping[str, DropCall], plain: Mapping[str, DropCall], idle: set[str]
+    hidden: Mapping[str, DropCall],
+    plain: Mapping[str, DropCall],
+    idle: set[str],
+    in_training: Mapping[str, DropCall],
 ) -> tuple[list[str], list[str]]:
     """Paths of the modules whose dropping only training shows; then those that do nothing where nothing is dropped.
 
@@ -1034,7 +1165,7 @@ def owners_to_raise(
     seen = {name for name, call in plain.items() if call.drop.samples and name not in idle}
     active = {name: call.drop for name, call in hidden.items() if call.drop.active and call.drop.samples}
     raised = sorted({owner_of(name) for name in active if name not in seen})
-    unlike = {owner_of(name) for name, call in hidden.items() if call.drop.kind not in ("scale", "alpha")}
+    unlike = {owner_of(name) for name, call in in_training.items() if call.drop.kind not in ("scale", "alpha")}
     return raised, [path for path in raised if path not in unlike]
 
 
@@ -1160,7 +1291,7 @@ def generators_watched() -> Iterator[Callable[[Callable[[], object]], tuple[str,
 
 def sites_table(found: Probe) -> pd.DataFrame:
     """One row per site: where, what, at which rate, the mask of one input."""
-    sites = found.sites.values()
+    sites = [site for site in found.sites.values() if site.kind != "start"]
     return pd.DataFrame(
         {
             "site": [site.name for site in sites],
