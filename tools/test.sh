@@ -10,7 +10,8 @@ rm -f "$SETUP/pytest.xml" "$SETUP/check_counts"  # an older run's counts are not
 status=0
 
 printf '\n== pytest: the core in Python, and R and Python together\n\n'
-"$VENV/bin/python" -m pytest --junit-xml="$SETUP/pytest.xml" --durations=5 || status=1
+# Side by side, a file at a time: most tests wait for one thread of torch, or for a process of their own.
+"$VENV/bin/python" -m pytest -n auto --maxprocesses 4 --dist loadfile --junit-xml="$SETUP/pytest.xml" --durations=5 || status=1
 
 if have R; then
   printf '\n== R CMD check: the R package, its examples and testthat\n\n'
