@@ -476,3 +476,31 @@ net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Dropout2d(0.5), nn.Conv2d(
     class = "mcdropout_error_argument"
   )
 })
+
+# random numbers of the network's own ----
+
+test_that("random numbers of a network's own are sampled, listed, or named", {
+  net <- foreign("
+import torch
+from torch import nn
+class Locked(nn.Module):
+    def forward(self, x):
+        return x * x.new_empty(len(x), 1).bernoulli_(0.6) / 0.6 if self.training else x
+class Noise(nn.Module):
+    def forward(self, x):
+        return x + torch.randn_like(x) if self.training else x
+torch.manual_seed(0)
+net = nn.Sequential(Locked(), nn.Linear(2, 3), Noise()).eval()
+")
+  x <- matrix(sin(1:14), 7)
+  said <- "by randn_like in 2; they are left out unless `gaussian_noise` is true"
+  expect_warning(table <- mc_sites(net, x), said, fixed = TRUE, class = "mcdropout_warning")
+  expect_identical(table$operation, "bernoulli")
+  expect_equal(table$rate, 0.4)
+  expect_identical(mc_sites(net, x, gaussian_noise = TRUE)$operation, c("bernoulli", "randn_like"))
+  draw <- function(...) mc_predict(net, x, 200, outputs = "values", seed = 1, progress = FALSE, ...)
+  expect_warning(without <- draw(), said, fixed = TRUE)
+  with_noise <- draw(gaussian_noise = TRUE)
+  # the noise adds a variance of 1, known from 200 draws to 5 standard errors of sqrt(2 / 200)
+  expect_equal(mean(with_noise$variance - without$variance), 1, tolerance = 0.5)
+})
