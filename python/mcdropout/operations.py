@@ -97,6 +97,8 @@ class Mode(Protocol):
 
     def is_fixed(self) -> bool: ...
 
+    def drew_fixed(self) -> None: ...
+
     def by_torch(self, operation: str, run: Callable[[], Tensor], own: torch.Generator | None) -> Tensor: ...
 
     def module(self) -> nn.Module | None: ...
@@ -389,7 +391,9 @@ def _keyed(handler: Handler) -> Handler:
     def handled(mode: Mode, func: Any, *args: Any, generator: torch.Generator | None = None, **kwargs: Any) -> Any:
         if generator is None and mode.is_fixed():
             with _disable_current_modes():  # nobody is to draw them otherwise
-                return func(*args, **kwargs)
+                result = func(*args, **kwargs)
+            mode.drew_fixed()
+            return result
         if generator is None:
             return handler(mode, func, *args, **kwargs)
         return _by_torch(mode, func, *args, generator=generator, **kwargs)

@@ -375,6 +375,9 @@ class StochasticMode(TorchFunctionMode):
         """Whether the model has fixed by a seed what the call being made now gives; then it is passed over."""
         return False
 
+    def drew_fixed(self) -> None:
+        """Such a call has been made."""
+
     def counted_name(self, func: Any) -> str | None:
         """The name of a call that may wait for those after it, by its number; None of one that never does."""
         kind = COUNTED.get(func)
@@ -464,7 +467,8 @@ class ProbeMode(StochasticMode):
     def __init__(self, replica: Replica, originals: set[int] | None = None, trial: Trial = USUAL) -> None:
         super().__init__(replica)
         self.originals, self.trial = originals or set(), trial
-        self.started_from, self.fixed = torch.get_rng_state(), dict[str, int]()
+        self.started_from, self.fixed = torch.get_rng_state(), set[str]()
+        self.drawn_to: Tensor | None = None  # where numbers that a seed fixes have left torch's generator
         self.found: dict[str, Call] = {}
         self.results: dict[int, tuple[str, Tensor]] = {}  # of dropouts and counted calls, by their identity
         self.uses: dict[str, list[Any]] = {}  # what takes the result of each: a function, or a dropout's name
@@ -496,11 +500,17 @@ class ProbeMode(StochasticMode):
         return result
 
     def is_fixed(self) -> bool:
-        state = torch.get_rng_state()  # which only a seed of the model's has moved, or another thread
+        state = torch.get_rng_state()
         if torch.equal(state, self.started_from):
             return False
-        self.fixed[self.calls.next(numbers=True)] = zlib.crc32(state.numpy().tobytes())
+        fresh = torch.Generator().manual_seed(torch.initial_seed()).get_state()
+        if not torch.equal(state, fresh) and not (self.drawn_to is not None and torch.equal(state, self.drawn_to)):
+            return False  # another thread has drawn
+        self.fixed.add(self.calls.next(numbers=True))
         return True
+
+    def drew_fixed(self) -> None:
+        self.drawn_to = torch.get_rng_state()
 
     def _note_result(self, name: str, result: Tensor) -> None:
         self.results[id(result)], self.uses[name] = (name, result), []
@@ -816,7 +826,8 @@ def probe(
         raise_flags(replica, raised)
         held = _held(replica)
         probes = [_calls(replica, head(1))]
-        again = _calls(replica, head(1))[1] if _differ(held, _held(replica)) else probes[0][1]
+        kept_something = _differ(held, _held(replica))
+        again = _calls(replica, head(1))[1] if kept_something else probes[0][1]
         probes.append(_calls(replica, head(2)))
         probes.append(last if raised == plainly else _calls(replica, head(3)))
         others = others_moved(lambda: _calls(replica, head(3)))
@@ -849,7 +860,7 @@ def probe(
     if irregular or any(site.kind in NUMBERS for site in sites.values()):
         sites[REST] = rest_of_numbers(place, irregular)
         by_batch += dict.fromkeys(irregular)
-    fixed = frozenset(name for name, _ in set.intersection(*(set(mode.fixed.items()) for mode in modes)))
+    fixed = frozenset.intersection(*(frozenset(mode.fixed) for mode in modes))
     replica.passed_over, replica.fixed = frozenset(passed_over), fixed
     left_out = {
         name: call.drop
@@ -873,7 +884,7 @@ def probe(
     own = (*by_batch, *others)
     # an input's numbers are the same beside others only where these come behind it
     steadily = not others and all(map(_is_steady, sites.values()))
-    if steadily and not alike(probes[0][1], _firsts(output, 3), tolerance):
+    if steadily and not kept_something and not alike(probes[0][1], _firsts(output, 3), tolerance):
         steadily = alike(probes[0][1], _calls(replica, head(1))[1], tolerance)
         own = own if steadily else (*own, "what no call of torch's shows")
     return Probe(

@@ -347,12 +347,12 @@ def test_numbers_that_a_seed_fixes_stay():
     def fixed(m, x):
         with torch.random.fork_rng():
             torch.manual_seed(0)
-            features = torch.randn(WIDTH, 2)
+            features = torch.randn(WIDTH, 2) + torch.rand(2)
         return F.dropout(x @ features, 0.5, m.training)
 
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        features = torch.randn(WIDTH, 2).numpy()
+        features = (torch.randn(WIDTH, 2) + torch.rand(2)).numpy()
     x, state = numbers(N, WIDTH), torch.get_rng_state()
     draws = predict(Apply(fixed), x, 30).samples
     kept = draws != 0
