@@ -32,6 +32,8 @@ MOST_TRIES = 300  # of ways to take whole numbers; four inputs have no more
 
 Part = slice | Tensor  # which inputs: a slice, or positions
 Path = tuple[int | str, ...]  # where an array is: its position or keyword, and its name in a mapping that lies there
+Casts = Mapping[Path, torch.dtype]  # the types that a model takes instead of those given, where they lie
+Kinds = tuple[tuple[Path, torch.dtype], ...]
 
 
 @dataclass(frozen=True)
@@ -101,6 +103,24 @@ class Inputs:
             return value + torch.stack(noise).to(value)
 
         return self.changed(add)
+
+    def cast(self, casts: Casts) -> Inputs:
+        """With the types that the model takes."""
+        if not casts:
+            return self
+
+        def cast(path: Path, value: Tensor) -> Tensor:
+            dtype = casts.get(path)
+            if dtype == torch.int64 and value.is_floating_point():
+                _check_whole(value, self.name(path))
+            return value if dtype is None else value.to(dtype)
+
+        return self.changed(cast)
+
+    @property
+    def kinds(self) -> Kinds:
+        """The type of each array, by which a model may take it in another way."""
+        return tuple((path, value.dtype) for path, value in self.arrays.items())
 
     @property
     def signature(self) -> tuple[Any, ...]:
@@ -175,13 +195,11 @@ class Takes:
 class Taking:
     """How arrays become the tensors of a model, in the host's memory.
 
-    Floating numbers take the model's type. Whole numbers and truth values stay what they are, unless `casts` says
-    otherwise of an array, or `floats` of all.
+    Floating numbers take the model's type. Whole numbers and truth values stay what they are, unless `floats` is true.
     """
 
     dtype: torch.dtype = torch.float32  # of the model's weights
     floats: bool = False  # whole numbers become floating ones too: our networks take nothing else
-    casts: Mapping[Path, torch.dtype] = field(default_factory=dict)  # see `ways_to_take()`
     channels_last: bool = False  # quicker for convolutions, the same numbers
     columns: tuple[str, ...] = ()  # of the table that the model was trained on
     takes: Takes = field(default_factory=Takes)
@@ -201,22 +219,9 @@ class Taking:
                 return torch.from_numpy(rows.values[part].astype(np.float64, order="C"))
         return torch.from_numpy(np.array(rows.take(part), order="C")).to(self.dtype)
 
-    def cast(self, inputs: Inputs) -> Inputs:
-        """Inputs with the types that the model takes."""
-        if not self.casts:
-            return inputs
-
-        def cast(path: Path, value: Tensor) -> Tensor:
-            dtype = self.casts.get(path)
-            if dtype == torch.int64 and value.is_floating_point():
-                _check_whole(value, inputs.name(path))
-            return value if dtype is None else value.to(dtype)
-
-        return inputs.changed(cast)
-
     def placed(self, inputs: Inputs, device: torch.device) -> Inputs:
-        """Inputs as the model takes them on a device."""
-        return self.cast(inputs).each_tensor(lambda x: self.arranged(sent(x, device)))
+        """Inputs on a device."""
+        return inputs.each_tensor(lambda x: self.arranged(sent(x, device)))
 
     def arranged(self, x: Tensor) -> Tensor:
         """In the memory order that suits the model."""
@@ -234,7 +239,7 @@ def _check_whole(x: Tensor, name: str) -> None:
         raise ValueError(f"{name} must hold whole numbers, as `model` takes no others there; got {broken[0]:g}.")
 
 
-def ways_to_take(inputs: Inputs, dtype: torch.dtype) -> Iterator[dict[Path, torch.dtype]]:
+def ways_to_take(inputs: Inputs, dtype: torch.dtype) -> Iterator[Casts]:
     """The types to try for arrays of whole numbers, where they lie: as they are first, then as few others as can be.
 
     Whole numbers and truth values may become int64 or floating; floating numbers that are all whole may become int64.

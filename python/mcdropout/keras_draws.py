@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from importlib import import_module
 from typing import Any, Protocol
@@ -22,7 +22,7 @@ from torch.overrides import TorchFunctionMode
 from .arrays import Label
 from .checks import shown
 from .draws import Masks, Plan, Sampler, site_masks
-from .inputs import Feed, Inputs, Path, Takes, Taking, feed_of, has_whole_numbers, ways_to_take
+from .inputs import Casts, Feed, Inputs, Kinds, Takes, Taking, feed_of, has_whole_numbers, ways_to_take
 from .keras_sites import (
     CarefulPass,
     KerasProbe,
@@ -222,6 +222,8 @@ class KerasNetwork:
     replica: Replica
     outputs: Outputs
     taking: Taking
+    named: dict[str, Any]  # the symbolic inputs of a model that has some
+    settled: dict[Kinds, Casts] = field(default_factory=dict)  # how it takes arrays of these types
 
     @classmethod
     def of(
@@ -258,10 +260,9 @@ class KerasNetwork:
         inputs = _named_inputs(model)
         taking = Taking(
             dtype=torch.float64 if any(one.dtype == "float64" for one in model.weights) else torch.float32,
-            casts=_whole_numbers_wanted(inputs),  # to all else Keras gives the type that is said of its input
             takes=Takes(tuple(inputs), (), False) if inputs else Takes.of(model.call),
         )
-        return cls(model, replica, replace(meaning, select=None), taking)
+        return cls(model, replica, replace(meaning, select=None), taking, inputs)
 
     def feed(self, x: Any) -> Feed:
         """`x` checked, as inputs that can be taken batch by batch."""
@@ -300,18 +301,18 @@ class KerasNetwork:
 
         return Sampler(make_plan, example, request.seed, request.workers, [self.replica.device])
 
-    def settle(self, feed: Feed) -> None:
-        """Find out on a few inputs how a model that says nothing of its inputs takes whole numbers."""
-        if symbolic_inputs(self.model):
-            return
-        head = feed.head(3)
+    def settle(self, inputs: Inputs) -> Casts:
+        """The types that the model takes for those of these inputs; found out on the first three where it says none."""
+        kinds = inputs.kinds
+        if kinds not in self.settled:
+            self.settled[kinds] = _whole_numbers_wanted(self.named) if self.named else self._found_out(inputs.cycled(3))
+        return self.settled[kinds]
+
+    def _found_out(self, head: Inputs) -> Casts:
         if not has_whole_numbers(head):
-            return
-        for casts in ways_to_take(head, self.taking.dtype):
-            self.taking = replace(self.taking, casts=casts)
-            if self._takes(self.placed(head, self.replica.device)):
-                return
-        self.taking = replace(self.taking, casts={})
+            return {}
+        ways = ways_to_take(head, self.taking.dtype)
+        return next((casts for casts in ways if self._takes(head.cast(casts))), {})
 
     def _takes(self, inputs: Inputs) -> bool:
         try:
@@ -327,13 +328,14 @@ class KerasNetwork:
         try:
             yield
         except Exception as error:
+            self.settled.pop(inputs.kinds, None)  # other numbers of these types may be taken
             if not str(error).startswith("`") and not isinstance(error, MemoryError):
                 self.point(inputs)
             raise
 
     def placed(self, inputs: Inputs, _: torch.device) -> Inputs:
         """Inputs stay with the host: the replica hands them to Keras."""
-        return self.taking.cast(inputs)
+        return inputs.cast(self.settle(inputs))
 
     def _new_replica(self) -> Replica:
         return Replica(self.model, self.replica.backend, self.replica.device, self.replica.take)
@@ -359,14 +361,17 @@ def _device(backend: str) -> torch.device:
 
 
 def _named_inputs(model: Any) -> dict[str, Any]:
-    """The same by their names: those of the dictionary that the model was made with, where there is one."""
+    """The symbolic inputs by name: those of the dictionary that the model was made with, where there is one."""
     graph = getattr(model, "_functional", None) or model  # of a sequential model
     struct = getattr(graph, "_inputs_struct", None)
     return struct if isinstance(struct, dict) else {one.name: one for one in symbolic_inputs(model)}
 
 
-def _whole_numbers_wanted(inputs: dict[str, Any]) -> dict[Path, torch.dtype]:
-    """Which inputs are to be whole numbers, by their place and by their name: Keras would cut others."""
+def _whole_numbers_wanted(inputs: dict[str, Any]) -> Casts:
+    """Which inputs are to be whole numbers, by their place and by their name: Keras would cut others.
+
+    To all else Keras gives the type that is said of its input.
+    """
     wanted = [(place, name) for place, (name, one) in enumerate(inputs.items()) if "int" in str(one.dtype)]
     return {(where,): torch.int64 for pair in wanted for where in pair}
 

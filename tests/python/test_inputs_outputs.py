@@ -24,7 +24,7 @@ from torch.utils.data import (
 from torch.utils.data.distributed import DistributedSampler
 
 import mcdropout as mcd
-from mcdropout import MCPrediction
+from mcdropout import MCPrediction, sampling
 
 N, STEPS, LABELS, DRAWS = 11, 4, 5, 8
 
@@ -286,6 +286,71 @@ def test_dropout_on_whole_numbers_drops_floating_ones():
     assert set(np.unique(predict(model, x, 50, outputs="values").samples)) == {0.0, 8.0}
 
 
+def as_stream(kinds, values):
+    return iter([values.astype(kind) for kind in kinds])
+
+
+KINDS_OF_FEATURES = (np.float32, np.int64, np.uint8, bool, np.float64, np.int32)
+KINDS_OF_CODES = (np.int64, np.float64, np.int8, np.uint8, np.int64)
+
+
+def codes_alone():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Embedding(5, 4), nn.Flatten(), nn.Dropout(0.5), nn.Linear(8, 3))
+
+
+@pytest.mark.parametrize("kinds", [KINDS_OF_FEATURES, KINDS_OF_FEATURES[::-1]])
+@pytest.mark.parametrize("start", [nn.Identity, nn.Dropout])
+def test_features_of_any_type_may_follow_those_of_another(kinds, start):
+    zeros_and_ones = (numbers(N, 3) > 0).astype(np.float32)
+    model = nn.Sequential(start(), Net())
+    usual = predict(model, zeros_and_ones)
+    asked = mcd.mc_sampler(model, zeros_and_ones.astype(kinds[0]), DRAWS, outputs="logits", seed=3)
+    for kind in kinds:
+        np.testing.assert_allclose(asked(zeros_and_ones.astype(kind)).mean, usual.mean, atol=1e-6)
+    streamed = predict(model, as_stream(kinds, zeros_and_ones))
+    np.testing.assert_allclose(streamed.mean, np.tile(usual.mean, (len(kinds), 1)), atol=1e-6)
+    point = mcd.mc_predict_point(model, as_stream(kinds, zeros_and_ones), outputs="logits", progress=False)
+    np.testing.assert_allclose(point[-N:], point[:N], atol=1e-6)
+
+
+def test_lists_and_tables_of_whole_numbers_may_follow_floating_ones(x):
+    asked = mcd.mc_sampler(Net(), x, DRAWS, outputs="logits", seed=3)
+    usual = predict(Net(), np.array([[1.0, 2.0, 3.0]]))
+    for one in ([[1, 2, 3]], pd.DataFrame({"a": [1], "b": [2], "c": [3]}), pd.DataFrame([[1.0, 2, 3]])):
+        np.testing.assert_allclose(asked(one).mean, usual.mean, atol=1e-6)
+
+
+@pytest.mark.parametrize("kinds", [KINDS_OF_CODES, KINDS_OF_CODES[1:]])
+def test_codes_of_any_type_may_follow_those_of_another(kinds):
+    codes = np.arange(2 * N).reshape(N, 2) % 5
+    usual = predict(codes_alone(), codes)
+    asked = mcd.mc_sampler(codes_alone(), codes.astype(kinds[0]), DRAWS, outputs="logits", seed=3)
+    for kind in kinds:
+        np.testing.assert_allclose(asked(codes.astype(kind)).mean, usual.mean, atol=1e-6)
+    streamed = predict(codes_alone(), as_stream(kinds, codes))
+    np.testing.assert_allclose(streamed.mean, np.tile(usual.mean, (len(kinds), 1)), atol=1e-6)
+
+
+def test_inputs_that_were_refused_do_not_settle_how_others_of_their_type_are_taken():
+    codes = np.arange(2 * N).reshape(N, 2) % 5
+    asked = mcd.mc_sampler(codes_alone(), codes, DRAWS, outputs="logits", seed=3)
+    for _ in range(2):
+        with pytest.raises(ValueError, match="^`model` fails on"):
+            asked(codes + 0.5)
+    np.testing.assert_allclose(asked(codes + 0.0).mean, asked(codes).mean, atol=1e-6)
+
+
+def test_floating_numbers_are_settled_without_a_pass(x, monkeypatch):
+    passes, tried = [], sampling.Network._failure
+    monkeypatch.setattr(sampling.Network, "_failure", lambda *given: passes.append(given) or tried(*given))
+    asked = mcd.mc_sampler(Net(), x, DRAWS, outputs="logits", seed=3)
+    asked(x), asked(x[:2])
+    assert not passes
+    predict(Net(), as_stream((bool, bool, float, bool), x > 0))
+    assert len(passes) == 4  # three ways for truth values, one for floating numbers that are whole
+
+
 @pytest.mark.parametrize(("late", "number"), [(False, 2), (True, 10)])
 @pytest.mark.parametrize(("value", "words"), [(-1, "-1"), (5, "5")])
 def test_codes_out_of_range_are_named(late, number, value, words):
@@ -318,7 +383,7 @@ def test_both_failures_of_whole_numbers_are_told():
 
 def test_one_row_without_the_axis_of_inputs_is_told_apart():
     for run in (point, predict):
-        with pytest.raises(ValueError, match=r"inputs of shape \(input\) of single numbers: RuntimeError"):
+        with pytest.raises(ValueError, match=r"of shape \(input\) of single numbers: RuntimeError"):
             run(Net(), numbers(7))
 
 
