@@ -273,7 +273,15 @@ class KerasNetwork:
                     "`shuffle()`."
                 )
             x = x.as_numpy_iterator()
+        if isinstance(x, Mapping):
+            x = self._argument(x)
         return feed_of(tuple(x) if isinstance(x, list) and self._takes_several() else x, self.taking)
+
+    def _argument(self, x: Mapping[str, Any]) -> Any:
+        """A mapping by the names of inputs as it is; the one argument of a model where it is that."""
+        if self.named:
+            return x["inputs"] if set(x) == {"inputs"} != set(self.named) else x
+        return x if any(name in self.taking.takes for name in x) else (x,)
 
     def _takes_several(self) -> bool:
         return len(symbolic_inputs(self.model)) > 1

@@ -51,6 +51,7 @@ from .inputs import (
     Takes,
     Taking,
     as_constants,
+    check_given_once,
     feed_of,
     has_whole_numbers,
     placed_constants,
@@ -128,8 +129,10 @@ def mc_predict(
       fails on its first inputs so, whole numbers are tried as int64 and then as floating (as pixels and features want
       to be), of as few arrays as can be; floating codes that are all whole are tried as int64.
       A batch is one of these forms, or a pair (inputs, target), of which the inputs are taken; three parts or more are
-      refused. In batches by keyword, what `model` has no argument for is left out, and so are `labels`, `label`,
-      `targets` and `target` unless it must have them. A loader must give all inputs in their order.
+      refused, and so is a list of two arrays of one shape with three axes or more, unless a DataLoader made it: it may
+      be two images. In batches by keyword, what `model` has no argument for is left out, and so are `labels`, `label`,
+      `targets` and `target` unless it must have them. A loader must give all inputs in their order, one for each item
+      of its dataset, unless those are batches (`batch_size=None`).
     n_samples: number of draws, at least 2. batch_size: inputs handled at a time; changes rounding alone.
     level: of the intervals.
     masks: "shared" (draw t is the same network for every input) or "per_input" (fresh masks for each input, keyed by
@@ -478,6 +481,8 @@ class Network:
         if isinstance(self.model, MCNetwork):
             shape = feed.shape if isinstance(feed, ArrayFeed) else (1, *feed.head(1).args[0].shape[1:])
             self.model.check_input_shape(shape)
+        if constants := self.constants[self.devices[0]]:
+            check_given_once(constants, feed.head(1), self.taking.takes)
         return feed
 
     def placed(self, inputs: Inputs, device: torch.device) -> Inputs:

@@ -886,7 +886,8 @@ def _calls(
 ) -> tuple[ProbeMode, Any]:
     def work() -> tuple[ProbeMode, Any]:
         mode = ProbeMode(replica, originals, middle)
-        with replica.predicting(), mode:
+        with replica.predicting(), mode, warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of so few inputs; what is true of the user's comes when they are drawn
             return mode, replica.run(inputs.clone())
 
     with explained(replica, inputs, ", as one to three are tried"):

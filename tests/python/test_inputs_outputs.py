@@ -1,6 +1,7 @@
 """What goes in and what comes out: several inputs, streams, parts of outputs, any number of axes, tolerance."""
 
 import re
+import warnings
 from collections import OrderedDict
 
 import numpy as np
@@ -12,6 +13,7 @@ from torch import nn
 from torch.utils.data import (
     BatchSampler,
     DataLoader,
+    Dataset,
     IterableDataset,
     RandomSampler,
     Sampler,
@@ -473,6 +475,77 @@ def test_a_pair_that_is_one_input_of_two_is_refused(x):
         predict(Both(), loader)
 
 
+class Rows(nn.Module):
+    """Takes rows of eight, and whatever else: lists of images go through it as if their channels were inputs."""
+
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Sequential(nn.Dropout(0.5), nn.Linear(8, LABELS))
+
+    def forward(self, x):
+        return self.body(x.flatten(1)[:, :8])
+
+
+class Images(Dataset):
+    def __init__(self, n, channels):
+        self.images = torch.from_numpy(numbers(n, channels, 8, 8))
+
+    def __len__(self):
+        return len(self.images)
+
+    def __getitem__(self, place):
+        return self.images[place]
+
+
+class Flowing(IterableDataset):
+    def __init__(self, images):
+        self.images = images
+
+    def __iter__(self):
+        return iter(self.images)
+
+
+@pytest.mark.parametrize(("channels", "size"), [(3, 1), (3, 2), (1, 2), (2, 2)])
+def test_lists_of_images_are_refused(channels, size):
+    images = Images(5 if channels == 2 else 6, channels)  # five of two channels: their last batch alone gives it away
+    for run in (predict, point):
+        with pytest.raises(ValueError, match="`x` must give as many inputs as its dataset has items; got"):
+            run(Rows(), DataLoader(images, batch_size=size, collate_fn=list))
+    if size == 2:
+        for run in (predict, point):
+            with pytest.raises(ValueError, match="got a list of two arrays of shape .*which may be two inputs"):
+                run(Rows(), iter([list(images.images[:2]), list(images.images[2:4])]))
+
+
+def test_lists_of_images_without_end_are_refused():
+    images = Images(6, 3).images
+    with pytest.raises(ValueError, match="as its dataset has items; got 3 in a batch of 2"):
+        predict(Rows(), DataLoader(Flowing(images), batch_size=2, collate_fn=list))
+
+
+def test_batches_by_a_sampler_of_the_users_own_are_counted():
+    images, sampler = Images(6, 3), [[0, 1], [2, 3], [4, 5]]
+    assert len(predict(Rows(), DataLoader(images, batch_sampler=sampler))) == 6
+    with pytest.raises(ValueError, match="got 9 inputs of 6 items"):  # as soon as there are too many
+        predict(Rows(), DataLoader(images, batch_sampler=sampler, collate_fn=list))
+    with pytest.raises(ValueError, match="got 3 inputs of 6 items"):
+        predict(Rows(), DataLoader(Images(6, 1), batch_sampler=sampler, collate_fn=list))
+
+
+def test_items_that_are_batches_may_have_any_length(x):
+    parts = [torch.from_numpy(x[:7]), torch.from_numpy(x[7:])]
+    assert_same(predict(Net(), DataLoader(parts, batch_size=None)), predict(Net(), x))
+    with pytest.raises(ValueError, match="set `batch_size` of a DataLoader whose items are batches to None"):
+        predict(Net(), DataLoader(parts, batch_size=1, collate_fn=lambda some: some[0]))
+
+
+def test_images_whose_targets_are_images_are_taken_from_a_loader():
+    images = Images(6, 3).images
+    for size in (2, 3, 4):
+        assert len(predict(Rows(), DataLoader(TensorDataset(images, images), batch_size=size))) == 6
+    assert len(predict(Rows(), iter([(images, images)]))) == 6  # as they are in a tuple
+
+
 def test_inputs_and_targets_of_unequal_lengths_are_refused(x):
     with pytest.raises(ValueError, match="of one length; got 4 inputs and 5 targets"):
         predict(Net(), iter([(torch.from_numpy(x[:4]), torch.zeros(5))]))
@@ -601,6 +674,36 @@ def test_bad_constants_are_refused(x):
         predict(Net(), x, constants=2)
     with pytest.raises(ValueError, match=r'names that `model` takes \(left, right, labels\); got "scale"'):
         predict(Pair(), x, constants={"scale": 2})
+
+
+def test_names_that_the_model_does_not_take_are_refused(x):
+    for run in (predict, point, lambda model, x: mcd.mc_sites(model, x)):
+        with pytest.raises(ValueError, match=r'`x` must have names that `model` takes \(left, right, .*got "rigth"'):
+            run(Pair(), {"left": x, "rigth": x})
+
+
+@pytest.mark.parametrize(
+    "given", [lambda x: (x, x), lambda x: {"left": x, "right": x}, lambda x: iter([{"left": x, "right": x}])]
+)
+def test_constants_that_repeat_an_input_are_refused(x, given):
+    for run in (predict, point):
+        with pytest.raises(ValueError, match='`constants` must not name what `x` gives; got "right"'):
+            run(Pair(), given(x), constants={"labels": None, "right": x})
+
+
+def test_empty_constants_are_none(x, usual):
+    for empty in ({}, [], ()):
+        assert_same(predict(Net(), x, constants=empty), usual)
+
+
+def test_warnings_about_the_few_inputs_of_a_probe_are_not_shown(x):
+    def spread_out(x):
+        spread = x[:, :1].std(dim=0)  # of one input alone torch warns of its degrees of freedom
+        return x + 0 * spread.nan_to_num()
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        predict(Net(spread_out), x)
 
 
 class Batch(nn.Module):
