@@ -6,8 +6,9 @@ TensorFlow and JAX vectorised draws are compiled, with masks and inputs as argum
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from importlib import import_module
@@ -31,6 +32,7 @@ from .keras_sites import (
     SamplePass,
     check_keras,
     load_keras,
+    looks_up,
     probe_keras,
     run_or_explain,
     symbolic_inputs,
@@ -224,6 +226,7 @@ class KerasNetwork:
     taking: Taking
     named: dict[str, Any]  # the symbolic inputs of a model that has some
     settled: dict[Kinds, Casts] = field(default_factory=dict)  # how it takes arrays of these types
+    lookups: dict[Any, int] = field(default_factory=dict)  # in embeddings in one pass, by the signature of its inputs
 
     @classmethod
     def of(
@@ -291,7 +294,8 @@ class KerasNetwork:
 
         def make_plan(inputs: Inputs, _: torch.device) -> Plan:
             replica = self._new_replica()
-            found = probe_keras(replica, inputs.cycled, besides.gaussian_noise)
+            with self.telling(inputs):
+                found = probe_keras(replica, inputs.cycled, besides.gaussian_noise)
             if rate is not None:
                 found.sites = at_rate(found.sites, rate)
             self.outputs.check(found.output, found.n_inputs)
@@ -325,21 +329,32 @@ class KerasNetwork:
     def _takes(self, inputs: Inputs) -> bool:
         try:
             with random_state_kept():
-                self.replica.run(inputs, CarefulPass())
+                self.replica.run(inputs, CarefulPass(inputs))
         except Exception:  # each backend has errors of its own
             return False
         return True
 
     @contextmanager
     def telling(self, inputs: Inputs, first: int = 0) -> Iterator[None]:
-        """If the model fails on these inputs, say so in one sentence."""
+        """If the model fails on these inputs, say so in one sentence; if it looks up what is not there, before."""
         try:
+            if any(map(looks_up, self.model._flatten_layers())):
+                self._check_lookups(inputs, first)
             yield
         except Exception as error:
             self.settled.pop(inputs.kinds, None)  # other numbers of these types may be taken
             if not str(error).startswith("`") and not isinstance(error, MemoryError):
                 self.point(inputs)
             raise
+
+    def _check_lookups(self, inputs: Inputs, first: int) -> None:
+        """Refuse numbers that embeddings do not have: backends wrap them, or make them NaN."""
+        careful = CarefulPass(inputs, first, self.lookups.get(inputs.signature, math.inf))
+        with suppress(Exception), random_state_kept():  # what else is wrong is told of when it comes again
+            self.replica.run(inputs, careful)
+            self.lookups[inputs.signature] = careful.n_looked_up
+        if careful.trouble is not None:
+            raise careful.trouble
 
     def placed(self, inputs: Inputs, _: torch.device) -> Inputs:
         """Inputs stay with the host: the replica hands them to Keras."""
@@ -354,7 +369,8 @@ class KerasNetwork:
 
     def probed(self, head: Callable[[int], Inputs], besides: Besides) -> Probe:
         """Its sites, and what else the probes find out."""
-        return probe_keras(self.replica, head, besides.gaussian_noise)
+        with self.telling(head(3)):
+            return probe_keras(self.replica, head, besides.gaussian_noise)
 
     def is_of_values(self) -> bool:
         """Whether it is known to be a network for values."""
