@@ -175,6 +175,7 @@ class Takes:
     optional: tuple[str, ...] = ()
     anything: bool = True  # besides
     positional: tuple[str, ...] = ()  # of both, those that may be given by position, in that order
+    mapping: bool = False  # whether one argument may be a mapping, which then has other names
 
     @classmethod
     def of(cls, forward: Callable[..., Any]) -> Takes:
@@ -193,6 +194,10 @@ class Takes:
 
     def __contains__(self, name: str) -> bool:
         return self.anything or name in self.required or name in self.optional
+
+    def is_argument(self, x: Mapping[str, Any]) -> bool:
+        """Whether a mapping is one argument, not several by keyword."""
+        return self.mapping and not any(name in self for name in x)
 
     def check(self, names: Iterable[str], argument: str) -> None:
         """Refuse names that the model does not take."""
@@ -450,7 +455,9 @@ class StreamFeed:
             _check_pair(batch)
         inputs = inputs_in(batch)
         takes = self.taking.takes
-        if isinstance(inputs, Mapping):
+        if isinstance(inputs, Mapping) and takes.is_argument(inputs):
+            args, kwargs = (inputs,), {}
+        elif isinstance(inputs, Mapping):
             args, kwargs = (), _by_keyword(inputs, takes)
         else:
             args, kwargs = _by_position(inputs), {}
@@ -546,6 +553,8 @@ def feed_of(x: Any, taking: Taking) -> Feed:
     does not take, batches of more than two parts, lists of two images, and a loader that does not give all inputs in
     their order.
     """
+    if isinstance(x, Mapping) and taking.takes.is_argument(x):
+        x = (x,)
     if isinstance(x, Mapping):
         taking.takes.check(x, "x")
         return ArrayFeed((), x, taking)

@@ -23,7 +23,7 @@ from torch.overrides import TorchFunctionMode
 from .arrays import Label
 from .checks import shown
 from .draws import Masks, Plan, Sampler, site_masks
-from .inputs import Casts, Feed, Inputs, Kinds, Takes, Taking, feed_of, has_whole_numbers, ways_to_take
+from .inputs import Casts, Feed, Inputs, Kinds, Path, Takes, Taking, feed_of, has_whole_numbers, ways_to_take
 from .keras_sites import (
     CarefulPass,
     KerasProbe,
@@ -38,7 +38,7 @@ from .keras_sites import (
     symbolic_inputs,
 )
 from .outputs import Outputs, Select
-from .sites import Probe, Site, at_rate, random_state_kept
+from .sites import Probe, Site, at_rate, check_looked_up, random_state_kept
 
 # Words in the names of losses; with cross-entropies, `from_logits` says the rest.
 OF_CLASSES = ("crossentropy",)
@@ -263,7 +263,7 @@ class KerasNetwork:
         inputs = _named_inputs(model)
         taking = Taking(
             dtype=torch.float64 if any(one.dtype == "float64" for one in model.weights) else torch.float32,
-            takes=Takes(tuple(inputs), (), False) if inputs else Takes.of(model.call),
+            takes=Takes(tuple(inputs), (), False) if inputs else replace(Takes.of(model.call), mapping=True),
         )
         return cls(model, replica, replace(meaning, select=None), taking, inputs)
 
@@ -276,15 +276,9 @@ class KerasNetwork:
                     "`shuffle()`."
                 )
             x = x.as_numpy_iterator()
-        if isinstance(x, Mapping):
-            x = self._argument(x)
+        if isinstance(x, Mapping) and set(x) == {"inputs"} != set(self.named or x):
+            x = x["inputs"]  # as Keras calls what a model is given
         return feed_of(tuple(x) if isinstance(x, list) and self._takes_several() else x, self.taking)
-
-    def _argument(self, x: Mapping[str, Any]) -> Any:
-        """A mapping by the names of inputs as it is; the one argument of a model where it is that."""
-        if self.named:
-            return x["inputs"] if set(x) == {"inputs"} != set(self.named) else x
-        return x if any(name in self.taking.takes for name in x) else (x,)
 
     def _takes_several(self) -> bool:
         return len(symbolic_inputs(self.model)) > 1
@@ -338,8 +332,7 @@ class KerasNetwork:
     def telling(self, inputs: Inputs, first: int = 0) -> Iterator[None]:
         """If the model fails on these inputs, say so in one sentence; if it looks up what is not there, before."""
         try:
-            if any(map(looks_up, self.model._flatten_layers())):
-                self._check_lookups(inputs, first)
+            self._check_lookups(inputs, first)
             yield
         except Exception as error:
             self.settled.pop(inputs.kinds, None)  # other numbers of these types may be taken
@@ -347,8 +340,28 @@ class KerasNetwork:
                 self.point(inputs)
             raise
 
+    @cached_property
+    def tables(self) -> list[tuple[Path, int, str]] | None:
+        """Where the inputs are that embeddings look up, and the size and name of each; None where one gets others."""
+        places = {id(one): ((place,), (name,)) for place, (name, one) in enumerate(self.named.items())}
+        found = []
+        for layer in filter(looks_up, self.model._flatten_layers()):
+            given = [places.get(id(node.input_tensors[0]), ()) for node in layer._inbound_nodes]
+            if not given or not all(given):
+                return None
+            found += [(place, layer.input_dim, layer.name) for both in given for place in both]
+        return found
+
     def _check_lookups(self, inputs: Inputs, first: int) -> None:
         """Refuse numbers that embeddings do not have: backends wrap them, or make them NaN."""
+        if self.tables is not None:
+            arrays = inputs.arrays
+            for place, size, name in self.tables:
+                if place in arrays:
+                    check_looked_up(
+                        arrays[place].long(), (0, size - 1), name, inputs, lambda place=place: [place], first
+                    )
+            return
         careful = CarefulPass(inputs, first, self.lookups.get(inputs.signature, math.inf))
         with suppress(Exception), random_state_kept():  # what else is wrong is told of when it comes again
             self.replica.run(inputs, careful)

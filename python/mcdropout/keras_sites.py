@@ -35,7 +35,7 @@ from torch.utils._python_dispatch import _disable_current_modes  # torch has no 
 
 from .checks import NoStochasticSites, shown
 from .devices import check_can_go_on
-from .inputs import Inputs
+from .inputs import Inputs, Path
 from .operations import ALPHA, NUMBERS, Drop, Shape
 from .sites import (
     MIDDLE,
@@ -179,14 +179,19 @@ class CarefulPass(Pass):
         self.n_looked_up += 1
         ids = _numbers_of(args[0])
         if ids is not None:
-            whose = [place for place, one in self.inputs.arrays.items() if torch.equal(one.double().cpu(), ids)]
             try:
-                check_looked_up(ids.long(), (0, layer.input_dim - 1), path, self.inputs, whose, self.first)
+                check_looked_up(
+                    ids.long(), (0, layer.input_dim - 1), path, self.inputs, partial(self._places, ids), self.first
+                )
             except ValueError as error:
                 self.trouble = error
                 raise
         if self.n_looked_up >= self.lookups:
             raise Enough
+
+    def _places(self, ids: Tensor) -> list[Path]:
+        """The inputs that hold these numbers."""
+        return [place for place, one in self.inputs.arrays.items() if torch.equal(one.double().cpu(), ids)]
 
     def at(self, name: str, drop: Drop, x: Any) -> Any:
         if not load_keras().backend.is_float_dtype(x.dtype):

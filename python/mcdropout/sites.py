@@ -509,7 +509,7 @@ class CarefulMode(StochasticMode):
 
     def _check_range(self, ids: Tensor, lowest: int, highest: int) -> None:
         path = self.calls.path[-1][0] if self.calls.path else ""
-        check_looked_up(ids, (lowest, highest), path, self.inputs, self._places(ids), self.first)
+        check_looked_up(ids, (lowest, highest), path, self.inputs, lambda: self._places(ids), self.first)
 
     def _places(self, x: Tensor) -> list[Path]:
         """The inputs of which this is a view."""
@@ -518,9 +518,9 @@ class CarefulMode(StochasticMode):
 
 
 def check_looked_up(
-    ids: Tensor, ends: tuple[int, int], path: str, inputs: Inputs, whose: list[Path], first: int
+    ids: Tensor, ends: tuple[int, int], path: str, inputs: Inputs, places: Callable[[], list[Path]], first: int
 ) -> None:
-    """Name the first number that cannot be looked up; `whose`: the inputs that the numbers are, as far as is known.
+    """Name the first number that cannot be looked up; `places` finds the inputs that the numbers are.
 
     path: of the layer that looks them up. first: position of the first of `inputs` among all.
     """
@@ -532,6 +532,7 @@ def check_looked_up(
     value = int(ids.flatten()[wrong[0, 0]])
     per_input, rest = divmod(ids.numel(), len(inputs))
     number = "" if rest else f" in input number {first + int(wrong[0, 0]) // per_input + 1}"
+    whose = places()
     if not whose and len(inputs.arrays) > 1:
         raise ValueError(
             f"`model` must find whole numbers from {lowest} to {highest} in what it looks up in {where}; "

@@ -754,30 +754,30 @@ def tagged():
 WORDS = np.random.default_rng(4).integers(0, 11, (N, 5))
 
 
-@pytest.mark.parametrize(("number", "batch_size"), [(2, 128), (6, 128), (6, 4)])
-@pytest.mark.parametrize("value", [-1, 11])
-def test_codes_out_of_range_are_named(number, batch_size, value):
+@pytest.mark.parametrize(("value", "number", "batch_size"), [(-1, 2, 128), (11, 6, 128), (-1, 6, 4)])
+def test_codes_out_of_range_are_named(value, number, batch_size):
     words = WORDS.copy()
     words[number - 1, 3] = value
     table = np.ones((N, 3), np.float32)
     said = rf"must hold whole numbers from 0 to 10, which `model` looks up in `(words|embedding\w*)`; got {value} in "
     said += f"input number {number}"
     both, alone = made("two inputs")[0], tagged()
+    plain = ending_in(layers.Embedding(11, 6), layers.Flatten(), layers.Dropout(0.3), layers.Dense(2))
     point = {"outputs": "values", "batch_size": batch_size, "progress": False}
-    for name, model, x in (
-        ("words", both, {"words": words, "table": table}),
-        ("x", alone, words),
-        ("x", alone, words.astype(float)),
+    for name, model, x, fine in (
+        ("words", both, {"words": words, "table": table}, {"words": WORDS, "table": table}),
+        ("x", alone, words, WORDS),
+        ("x", alone, words.astype(float), WORDS),
+        ("x", plain, words[:, :4], WORDS[:, :4]),
     ):
         with pytest.raises(ValueError, match=f"^`{name}` {said}"):
             predict(model, x, outputs="values", batch_size=batch_size)
         with pytest.raises(ValueError, match=f"^`{name}` {said}"):
             mcd.mc_predict_point(model, x, **point)
-        asked = mcd.mc_sampler(
-            model, taken({**x, "words": WORDS} if isinstance(x, dict) else WORDS, slice(2)), 3, outputs="values", seed=3
-        )
+        asked = mcd.mc_sampler(model, fine, 3, outputs="values", seed=3)
         with pytest.raises(ValueError, match=f"^`{name}` {said}"):
             asked(x)
+        assert len(asked(fine)) == N
         if number < 4:
             with pytest.raises(ValueError, match=f"^`{name}` {said}"):
                 mcd.mc_sites(model, x)
@@ -805,6 +805,30 @@ def test_codes_and_features_of_any_type_may_follow_those_of_another():
                 np.testing.assert_allclose(asked(rows.astype(kind)).mean, usual.mean, rtol=0, atol=1e-5)
             streamed = predict(model, iter([rows.astype(kind) for kind in order]), outputs="values")
             np.testing.assert_allclose(streamed.mean, np.tile(usual.mean, (len(order), 1)), rtol=0, atol=1e-5)
+
+
+class Summed(keras.Model):
+    """Takes one dictionary, and drops first, which whole numbers would be spoilt by."""
+
+    def __init__(self):
+        super().__init__()
+        self.drop, self.dense = layers.Dropout(0.4), layers.Dense(3)
+
+    def call(self, inputs, training=None):
+        return self.dense(self.drop(inputs["left"], training=training) + inputs["right"])
+
+
+def test_a_dictionary_may_be_the_one_argument_in_any_form_and_of_any_type():
+    x = {"left": np.arange(4 * N).reshape(N, 4) % 3, "right": np.arange(4 * N).reshape(N, 4) % 5}
+    floating, model = {name: one.astype(np.float32) for name, one in x.items()}, Summed()
+    model(floating)
+    usual = predict(model, floating, outputs="values")
+    asked = mcd.mc_sampler(model, floating, DRAWS, outputs="values", seed=3)
+    for given in (floating, x, (x,)):
+        np.testing.assert_allclose(asked(given).mean, usual.mean, rtol=0, atol=1e-5)
+        assert np.abs(predict(model, given, outputs="values").mean - usual.mean).max() < 1e-5
+    streamed = predict(model, iter([floating, (x, np.ones(N))]), outputs="values")
+    np.testing.assert_allclose(streamed.mean, np.tile(usual.mean, (2, 1)), rtol=0, atol=1e-5)
 
 
 def test_names_that_the_model_does_not_take_are_refused():

@@ -676,6 +676,25 @@ def test_bad_constants_are_refused(x):
         predict(Pair(), x, constants={"scale": 2})
 
 
+class Scaled(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.embed, self.drop = nn.Embedding(5, 3), nn.Dropout(0.5)
+
+    def forward(self, ids, scale):
+        scale = self.embed.weight[0] * scale
+        return self.drop(self.embed(ids) * scale)
+
+
+def test_a_failure_on_another_device_is_looked_at_with_the_constants_of_the_first():
+    network = sampling.network_of(Scaled(), "values", None, None, "float32", "cpu", {"scale": np.ones(3, np.float32)})
+    placed = network.placed(network.feed(np.arange(N) % 5 + 1).head(N), torch.device("cpu"))
+    there = placed.with_constants({"scale": torch.ones(3, device="meta")})
+    said = "must hold whole numbers from 0 to 4, which `model` looks up in `embed`; got 5 in input number 5"
+    with pytest.raises(ValueError, match=said), network.telling(there):
+        raise RuntimeError
+
+
 def test_names_that_the_model_does_not_take_are_refused(x):
     for run in (predict, point, lambda model, x: mcd.mc_sites(model, x)):
         with pytest.raises(ValueError, match=r'`x` must have names that `model` takes \(left, right, .*got "rigth"'):
