@@ -410,7 +410,7 @@ class Counts:
             raise ValueError(
                 f"`x` must give as many inputs as its dataset has items; got {got}. Stack rows or images along a first "
                 "axis (a list of two counts as inputs and target), or set `batch_size` of a DataLoader whose items are "
-                "batches to None."
+                "batches to none."
             )
 
     def check_end(self, seen: int) -> None:

@@ -535,7 +535,7 @@ def test_batches_by_a_sampler_of_the_users_own_are_counted():
 def test_items_that_are_batches_may_have_any_length(x):
     parts = [torch.from_numpy(x[:7]), torch.from_numpy(x[7:])]
     assert_same(predict(Net(), DataLoader(parts, batch_size=None)), predict(Net(), x))
-    with pytest.raises(ValueError, match="set `batch_size` of a DataLoader whose items are batches to None"):
+    with pytest.raises(ValueError, match="set `batch_size` of a DataLoader whose items are batches to none"):
         predict(Net(), DataLoader(parts, batch_size=1, collate_fn=lambda some: some[0]))
 
 
