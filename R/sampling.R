@@ -20,7 +20,8 @@
 #'   several, by position or, with names, by keyword, for networks that take more than one; a named list in it
 #'   stands for an argument that is a dictionary, as in `list(list(ids = ids, mask = mask))`. Or a Python
 #'   object such as a `DataLoader`, which must give all inputs in their order, so that data larger than memory
-#'   stream: batches of inputs or of (inputs, target), of which the inputs are taken.
+#'   stream: batches of inputs or of (inputs, target), of which the inputs are taken. It must give one input for
+#'   each item of its dataset, unless those are batches.
 #'
 #'   Whole numbers (`integer`) and truth values reach a network that is not ours as they are. Where it fails
 #'   on its first inputs so, whole numbers are tried as floating ones, as pixels and features want to be, and

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, combinations, islice, product
@@ -28,10 +29,13 @@ from .devices import sent
 from .randomness import OwnStream
 
 TARGETS = frozenset(("labels", "label", "targets", "target", "y"))  # seldom for the model, in batches by keyword
+BATCH_SIZE = 32  # into which a Dataset is cut
 MOST_TRIES = 300  # of ways to take whole numbers; four inputs have no more
 
 Part = slice | Tensor  # which inputs: a slice, or positions
 Path = tuple[int | str, ...]  # where an array is: its position or keyword, and its name in a mapping that lies there
+Casts = Mapping[Path, torch.dtype]  # the types that a model takes instead of those given, where they lie
+Kinds = tuple[tuple[Path, torch.dtype], ...]
 
 
 @dataclass(frozen=True)
@@ -102,6 +106,24 @@ class Inputs:
 
         return self.changed(add)
 
+    def cast(self, casts: Casts) -> Inputs:
+        """With the types that the model takes."""
+        if not casts:
+            return self
+
+        def cast(path: Path, value: Tensor) -> Tensor:
+            dtype = casts.get(path)
+            if dtype == torch.int64 and value.is_floating_point():
+                _check_whole(value, self.name(path))
+            return value if dtype is None else value.to(dtype)
+
+        return self.changed(cast)
+
+    @property
+    def kinds(self) -> Kinds:
+        """The type of each array, by which a model may take it in another way."""
+        return tuple((path, value.dtype) for path, value in self.arrays.items())
+
     @property
     def signature(self) -> tuple[Any, ...]:
         """Shapes and types of one input, by which a model may go other ways."""
@@ -152,6 +174,8 @@ class Takes:
     required: tuple[str, ...] = ()
     optional: tuple[str, ...] = ()
     anything: bool = True  # besides
+    positional: tuple[str, ...] = ()  # of both, those that may be given by position, in that order
+    mapping: bool = False  # whether one argument may be a mapping, which then has other names
 
     @classmethod
     def of(cls, forward: Callable[..., Any]) -> Takes:
@@ -165,23 +189,33 @@ class Takes:
             tuple(one.name for one in named if one.default is one.empty),
             tuple(one.name for one in named if one.default is not one.empty),
             any(one.kind is one.VAR_KEYWORD for one in parameters.values()),
+            tuple(one.name for one in named if one.kind is one.POSITIONAL_OR_KEYWORD),
         )
 
     def __contains__(self, name: str) -> bool:
         return self.anything or name in self.required or name in self.optional
+
+    def is_argument(self, x: Mapping[str, Any]) -> bool:
+        """Whether a mapping is one argument, not several by keyword."""
+        return self.mapping and not any(name in self for name in x)
+
+    def check(self, names: Iterable[str], argument: str) -> None:
+        """Refuse names that the model does not take."""
+        strange = next((name for name in names if name not in self), None)
+        if strange is not None:
+            known = ", ".join((*self.required, *self.optional)) or "none"
+            raise ValueError(f"`{argument}` must have names that `model` takes ({known}); got {shown(strange)}.")
 
 
 @dataclass(frozen=True)
 class Taking:
     """How arrays become the tensors of a model, in the host's memory.
 
-    Floating numbers take the model's type. Whole numbers and truth values stay what they are, unless `casts` says
-    otherwise of an array, or `floats` of all.
+    Floating numbers take the model's type. Whole numbers and truth values stay what they are, unless `floats` is true.
     """
 
     dtype: torch.dtype = torch.float32  # of the model's weights
     floats: bool = False  # whole numbers become floating ones too: our networks take nothing else
-    casts: Mapping[Path, torch.dtype] = field(default_factory=dict)  # see `ways_to_take()`
     channels_last: bool = False  # quicker for convolutions, the same numbers
     columns: tuple[str, ...] = ()  # of the table that the model was trained on
     takes: Takes = field(default_factory=Takes)
@@ -201,22 +235,9 @@ class Taking:
                 return torch.from_numpy(rows.values[part].astype(np.float64, order="C"))
         return torch.from_numpy(np.array(rows.take(part), order="C")).to(self.dtype)
 
-    def cast(self, inputs: Inputs) -> Inputs:
-        """Inputs with the types that the model takes."""
-        if not self.casts:
-            return inputs
-
-        def cast(path: Path, value: Tensor) -> Tensor:
-            dtype = self.casts.get(path)
-            if dtype == torch.int64 and value.is_floating_point():
-                _check_whole(value, inputs.name(path))
-            return value if dtype is None else value.to(dtype)
-
-        return inputs.changed(cast)
-
     def placed(self, inputs: Inputs, device: torch.device) -> Inputs:
-        """Inputs as the model takes them on a device."""
-        return self.cast(inputs).each_tensor(lambda x: self.arranged(sent(x, device)))
+        """Inputs on a device."""
+        return inputs.each_tensor(lambda x: self.arranged(sent(x, device)))
 
     def arranged(self, x: Tensor) -> Tensor:
         """In the memory order that suits the model."""
@@ -234,7 +255,7 @@ def _check_whole(x: Tensor, name: str) -> None:
         raise ValueError(f"{name} must hold whole numbers, as `model` takes no others there; got {broken[0]:g}.")
 
 
-def ways_to_take(inputs: Inputs, dtype: torch.dtype) -> Iterator[dict[Path, torch.dtype]]:
+def ways_to_take(inputs: Inputs, dtype: torch.dtype) -> Iterator[Casts]:
     """The types to try for arrays of whole numbers, where they lie: as they are first, then as few others as can be.
 
     Whole numbers and truth values may become int64 or floating; floating numbers that are all whole may become int64.
@@ -270,14 +291,11 @@ def as_constants(given: Any, takes: Takes, dtype: torch.dtype) -> dict[str, Any]
 
     Raises ValueError for what is no mapping of names, and for names that the model does not take.
     """
-    if given is None:
+    if given is None or (isinstance(given, list | tuple) and not given):  # as an empty list of R's comes
         return {}
     if not isinstance(given, Mapping) or not all(isinstance(name, str) for name in given):
         raise ValueError(f"`constants` must give names to what `model` takes beside `x`; got {shown(given)}.")
-    strange = next((name for name in given if name not in takes), None)
-    if strange is not None:
-        names = ", ".join((*takes.required, *takes.optional)) or "none"
-        raise ValueError(f"`constants` must have names that `model` takes ({names}); got {shown(strange)}.")
+    takes.check(given, "constants")
     return {name: _as_constant(value, dtype) for name, value in given.items()}
 
 
@@ -291,6 +309,14 @@ def _as_constant(value: Any, dtype: torch.dtype) -> Any:
         parts = [_as_constant(one, dtype) for one in value]
         return parts if type(value) is list else tuple(parts)
     return value.detach() if isinstance(value, Tensor) else value
+
+
+def check_given_once(constants: Iterable[str], inputs: Inputs, takes: Takes) -> None:
+    """Refuse constants that have the name of an input, given by position or by keyword."""
+    given = {*takes.positional[: len(inputs.args)], *inputs.kwargs}
+    twice = next((name for name in constants if name in given), None)
+    if twice is not None:
+        raise ValueError(f"`constants` must not name what `x` gives; got {shown(twice)}.")
 
 
 def placed_constants(constants: dict[str, Any], device: torch.device) -> dict[str, Any]:
@@ -359,11 +385,52 @@ def _rows_of(given: Any) -> list[Rows]:
 # ---- in batches -----------------------------------------------------------------------------------------------
 
 
-class StreamFeed:
-    """Inputs that come in batches: a DataLoader, or any iterator. They are met once, in their order."""
+@dataclass(frozen=True)
+class Counts:
+    """What a Dataset or DataLoader tells of the batches that come from it."""
 
-    def __init__(self, batches: Iterable[Any], taking: Taking, n_inputs: int | None = None) -> None:
-        self.taking, self.n_inputs = taking, n_inputs
+    n_inputs: int | None = None
+    size: int | None = None  # of each batch but the last
+
+    @classmethod
+    def of(cls, x: Dataset | DataLoader) -> Counts:
+        """Nothing where items are batches themselves."""
+        dataset, size = (x.dataset, x.batch_size) if isinstance(x, DataLoader) else (x, BATCH_SIZE)
+        if isinstance(x, DataLoader) and x.batch_sampler is None:
+            return cls()
+        counted = not isinstance(dataset, IterableDataset)
+        return cls(len(dataset) if counted else None, size)  # pyright: ignore[reportArgumentType]
+
+    def check(self, n: int, seen: int) -> None:
+        """Refuse a batch of other than the items that it was made of; `seen`: inputs before it."""
+        left = math.inf if self.n_inputs is None else self.n_inputs - seen
+        most = min(math.inf if self.size is None else self.size, left)
+        if n > most or (n < most and self.size is not None and self.n_inputs is not None):
+            got = f"{seen + n} inputs of {left + seen} items" if self.size is None else f"{n} in a batch of {most}"
+            raise ValueError(
+                f"`x` must give as many inputs as its dataset has items; got {got}. Stack rows or images along a first "
+                "axis (a list of two counts as inputs and target), or set `batch_size` of a DataLoader whose items are "
+                "batches to none."
+            )
+
+    def check_end(self, seen: int) -> None:
+        """The same, of all."""
+        if self.n_inputs not in (None, seen):
+            raise ValueError(
+                f"`x` must give as many inputs as its dataset has items; got {seen} inputs of {self.n_inputs} items."
+            )
+
+
+class StreamFeed:
+    """Inputs that come in batches: a DataLoader, or any iterator. They are met once, in their order.
+
+    counts: of a Dataset or DataLoader; None of any other iterator.
+    """
+
+    def __init__(self, batches: Iterable[Any], taking: Taking, counts: Counts | None = None) -> None:
+        self.taking, self.loaded = taking, counts is not None
+        self.counts = counts or Counts()
+        self.n_inputs = self.counts.n_inputs
         self.source = iter(batches)
         first = next(self.source, None)
         if first is None:
@@ -381,11 +448,16 @@ class StreamFeed:
             for start in range(0, len(inputs), size):
                 yield inputs[slice(start, start + size)]
             self.seen += len(inputs)
+        self.counts.check_end(self.seen)
 
     def _inputs(self, batch: Any) -> Inputs:
+        if not self.loaded:  # whose lists are pairs, and whose inputs are counted
+            _check_pair(batch)
         inputs = inputs_in(batch)
         takes = self.taking.takes
-        if isinstance(inputs, Mapping):
+        if isinstance(inputs, Mapping) and takes.is_argument(inputs):
+            args, kwargs = (inputs,), {}
+        elif isinstance(inputs, Mapping):
             args, kwargs = (), _by_keyword(inputs, takes)
         else:
             args, kwargs = _by_position(inputs), {}
@@ -402,7 +474,20 @@ class StreamFeed:
                 f"`x` must come in batches of inputs, or of (inputs, target) of one length; got {n} inputs and "
                 f"{target.shape[0]} targets."
             )
+        self.counts.check(n, self.seen)
         return next(feed.batches(n))
+
+
+def _check_pair(batch: Any) -> None:
+    """Refuse a list of what may as well be two images, or other large inputs, as (inputs, target)."""
+    if not (isinstance(batch, list) and len(batch) == 2):
+        return
+    one, other = ((getattr(part, "shape", ()), getattr(part, "dtype", None)) for part in batch)
+    if one == other and len(one[0]) > 2:
+        raise ValueError(
+            "`x` must come in batches of one array of inputs, or of a tuple (inputs, target); got a list of two arrays "
+            f"of shape {tuple(one[0])}, which may be two inputs. Give two inputs as one array, or leave out the target."
+        )
 
 
 def inputs_in(batch: Any) -> Any:
@@ -461,23 +546,27 @@ def feed_of(x: Any, taking: Taking) -> Feed:
     DataLoader, or an iterator of batches.
 
     A batch is one of these forms, or a pair (inputs, target) of which the inputs are taken. In batches that are
-    mappings, targets and what the model has no argument for are left out; see `_by_keyword()`.
+    mappings, targets and what the model has no argument for are left out; see `_by_keyword()`. A mapping in memory is
+    taken whole.
 
-    Raises ValueError for nothing at all, arrays of unequal lengths, numbers that are not finite, batches of more than
-    two parts, and a loader that does not give all inputs in their order.
+    Raises ValueError for nothing at all, arrays of unequal lengths, numbers that are not finite, names that the model
+    does not take, batches of more than two parts, lists of two images, and a loader that does not give all inputs in
+    their order.
     """
+    if isinstance(x, Mapping) and taking.takes.is_argument(x):
+        x = (x,)
     if isinstance(x, Mapping):
+        taking.takes.check(x, "x")
         return ArrayFeed((), x, taking)
     if isinstance(x, tuple):
         return ArrayFeed(x, {}, taking)
     batches = in_batches(x)
     if batches is None:
         return ArrayFeed((x,), {}, taking)
-    counted = isinstance(x, Dataset) and not isinstance(x, IterableDataset)
-    return StreamFeed(batches, taking, len(x) if counted else None)  # pyright: ignore[reportArgumentType]
+    return StreamFeed(batches, taking, Counts.of(x) if isinstance(x, Dataset | DataLoader) else None)
 
 
-def in_batches(x: Any, batch_size: int = 32) -> Iterator[Any] | None:
+def in_batches(x: Any, batch_size: int = BATCH_SIZE) -> Iterator[Any] | None:
     """The batches of what comes in batches; None of anything else. A Dataset is cut into batches of `batch_size`."""
     if isinstance(x, DataLoader):
         check_order(x)

@@ -6,9 +6,10 @@ TensorFlow and JAX vectorised draws are compiled, with masks and inputs as argum
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from importlib import import_module
 from typing import Any, Protocol
@@ -22,7 +23,7 @@ from torch.overrides import TorchFunctionMode
 from .arrays import Label
 from .checks import shown
 from .draws import Masks, Plan, Sampler, site_masks
-from .inputs import Feed, Inputs, Path, Takes, Taking, feed_of, has_whole_numbers, ways_to_take
+from .inputs import Casts, Feed, Inputs, Kinds, Path, Takes, Taking, feed_of, has_whole_numbers, ways_to_take
 from .keras_sites import (
     CarefulPass,
     KerasProbe,
@@ -31,12 +32,13 @@ from .keras_sites import (
     SamplePass,
     check_keras,
     load_keras,
+    looks_up,
     probe_keras,
     run_or_explain,
     symbolic_inputs,
 )
 from .outputs import Outputs, Select
-from .sites import Probe, Site, at_rate, random_state_kept
+from .sites import Probe, Site, at_rate, check_looked_up, random_state_kept
 
 # Words in the names of losses; with cross-entropies, `from_logits` says the rest.
 OF_CLASSES = ("crossentropy",)
@@ -222,6 +224,9 @@ class KerasNetwork:
     replica: Replica
     outputs: Outputs
     taking: Taking
+    named: dict[str, Any]  # the symbolic inputs of a model that has some
+    settled: dict[Kinds, Casts] = field(default_factory=dict)  # how it takes arrays of these types
+    lookups: dict[Any, int] = field(default_factory=dict)  # in embeddings in one pass, by the signature of its inputs
 
     @classmethod
     def of(
@@ -258,10 +263,9 @@ class KerasNetwork:
         inputs = _named_inputs(model)
         taking = Taking(
             dtype=torch.float64 if any(one.dtype == "float64" for one in model.weights) else torch.float32,
-            casts=_whole_numbers_wanted(inputs),  # to all else Keras gives the type that is said of its input
-            takes=Takes(tuple(inputs), (), False) if inputs else Takes.of(model.call),
+            takes=Takes(tuple(inputs), (), False) if inputs else replace(Takes.of(model.call), mapping=True),
         )
-        return cls(model, replica, replace(meaning, select=None), taking)
+        return cls(model, replica, replace(meaning, select=None), taking, inputs)
 
     def feed(self, x: Any) -> Feed:
         """`x` checked, as inputs that can be taken batch by batch."""
@@ -272,6 +276,8 @@ class KerasNetwork:
                     "`shuffle()`."
                 )
             x = x.as_numpy_iterator()
+        if isinstance(x, Mapping) and set(x) == {"inputs"} != set(self.named or x):
+            x = x["inputs"]  # as Keras calls what a model is given
         return feed_of(tuple(x) if isinstance(x, list) and self._takes_several() else x, self.taking)
 
     def _takes_several(self) -> bool:
@@ -282,7 +288,8 @@ class KerasNetwork:
 
         def make_plan(inputs: Inputs, _: torch.device) -> Plan:
             replica = self._new_replica()
-            found = probe_keras(replica, inputs.cycled, besides.gaussian_noise)
+            with self.telling(inputs):
+                found = probe_keras(replica, inputs.cycled, besides.gaussian_noise)
             if rate is not None:
                 found.sites = at_rate(found.sites, rate)
             self.outputs.check(found.output, found.n_inputs)
@@ -300,40 +307,71 @@ class KerasNetwork:
 
         return Sampler(make_plan, example, request.seed, request.workers, [self.replica.device])
 
-    def settle(self, feed: Feed) -> None:
-        """Find out on a few inputs how a model that says nothing of its inputs takes whole numbers."""
-        if symbolic_inputs(self.model):
-            return
-        head = feed.head(3)
+    def settle(self, inputs: Inputs) -> Casts:
+        """The types that the model takes for those of these inputs; found out on the first three where it says none."""
+        kinds = inputs.kinds
+        if kinds not in self.settled:
+            self.settled[kinds] = _whole_numbers_wanted(self.named) if self.named else self._found_out(inputs.cycled(3))
+        return self.settled[kinds]
+
+    def _found_out(self, head: Inputs) -> Casts:
         if not has_whole_numbers(head):
-            return
-        for casts in ways_to_take(head, self.taking.dtype):
-            self.taking = replace(self.taking, casts=casts)
-            if self._takes(self.placed(head, self.replica.device)):
-                return
-        self.taking = replace(self.taking, casts={})
+            return {}
+        ways = ways_to_take(head, self.taking.dtype)
+        return next((casts for casts in ways if self._takes(head.cast(casts))), {})
 
     def _takes(self, inputs: Inputs) -> bool:
         try:
             with random_state_kept():
-                self.replica.run(inputs, CarefulPass())
+                self.replica.run(inputs, CarefulPass(inputs))
         except Exception:  # each backend has errors of its own
             return False
         return True
 
     @contextmanager
     def telling(self, inputs: Inputs, first: int = 0) -> Iterator[None]:
-        """If the model fails on these inputs, say so in one sentence."""
+        """If the model fails on these inputs, say so in one sentence; if it looks up what is not there, before."""
         try:
+            self._check_lookups(inputs, first)
             yield
         except Exception as error:
+            self.settled.pop(inputs.kinds, None)  # other numbers of these types may be taken
             if not str(error).startswith("`") and not isinstance(error, MemoryError):
                 self.point(inputs)
             raise
 
+    @cached_property
+    def tables(self) -> list[tuple[Path, int, str]] | None:
+        """Where the inputs are that embeddings look up, and the size and name of each; None where one gets others."""
+        places = {id(one): ((place,), (name,)) for place, (name, one) in enumerate(self.named.items())}
+        found = []
+        for layer in filter(looks_up, self.model._flatten_layers()):
+            given = [places.get(id(node.input_tensors[0]), ()) for node in layer._inbound_nodes]
+            if not given or not all(given):
+                return None
+            found += [(place, layer.input_dim, layer.name) for both in given for place in both]
+        return found
+
+    def _check_lookups(self, inputs: Inputs, first: int) -> None:
+        """Refuse numbers that embeddings do not have: backends wrap them, or make them NaN."""
+        if self.tables is not None:
+            arrays = inputs.arrays
+            for place, size, name in self.tables:
+                if place in arrays:
+                    check_looked_up(
+                        arrays[place].long(), (0, size - 1), name, inputs, lambda place=place: [place], first
+                    )
+            return
+        careful = CarefulPass(inputs, first, self.lookups.get(inputs.signature, math.inf))
+        with suppress(Exception), random_state_kept():  # what else is wrong is told of when it comes again
+            self.replica.run(inputs, careful)
+            self.lookups[inputs.signature] = careful.n_looked_up
+        if careful.trouble is not None:
+            raise careful.trouble
+
     def placed(self, inputs: Inputs, _: torch.device) -> Inputs:
         """Inputs stay with the host: the replica hands them to Keras."""
-        return self.taking.cast(inputs)
+        return inputs.cast(self.settle(inputs))
 
     def _new_replica(self) -> Replica:
         return Replica(self.model, self.replica.backend, self.replica.device, self.replica.take)
@@ -344,7 +382,8 @@ class KerasNetwork:
 
     def probed(self, head: Callable[[int], Inputs], besides: Besides) -> Probe:
         """Its sites, and what else the probes find out."""
-        return probe_keras(self.replica, head, besides.gaussian_noise)
+        with self.telling(head(3)):
+            return probe_keras(self.replica, head, besides.gaussian_noise)
 
     def is_of_values(self) -> bool:
         """Whether it is known to be a network for values."""
@@ -359,14 +398,17 @@ def _device(backend: str) -> torch.device:
 
 
 def _named_inputs(model: Any) -> dict[str, Any]:
-    """The same by their names: those of the dictionary that the model was made with, where there is one."""
+    """The symbolic inputs by name: those of the dictionary that the model was made with, where there is one."""
     graph = getattr(model, "_functional", None) or model  # of a sequential model
     struct = getattr(graph, "_inputs_struct", None)
     return struct if isinstance(struct, dict) else {one.name: one for one in symbolic_inputs(model)}
 
 
-def _whole_numbers_wanted(inputs: dict[str, Any]) -> dict[Path, torch.dtype]:
-    """Which inputs are to be whole numbers, by their place and by their name: Keras would cut others."""
+def _whole_numbers_wanted(inputs: dict[str, Any]) -> Casts:
+    """Which inputs are to be whole numbers, by their place and by their name: Keras would cut others.
+
+    To all else Keras gives the type that is said of its input.
+    """
     wanted = [(place, name) for place, (name, one) in enumerate(inputs.items()) if "int" in str(one.dtype)]
     return {(where,): torch.int64 for pair in wanted for where in pair}
 

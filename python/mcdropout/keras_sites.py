@@ -35,7 +35,7 @@ from torch.utils._python_dispatch import _disable_current_modes  # torch has no 
 
 from .checks import NoStochasticSites, shown
 from .devices import check_can_go_on
-from .inputs import Inputs
+from .inputs import Inputs, Path
 from .operations import ALPHA, NUMBERS, Drop, Shape
 from .sites import (
     USUAL,
@@ -44,6 +44,7 @@ from .sites import (
     Site,
     Trial,
     alike,
+    check_looked_up,
     is_random,
     nothing_to_sample,
     owner_of,
@@ -151,17 +152,69 @@ class Pass:
         """What becomes of `x`; here nothing is dropped."""
         return x
 
+    def entered(self, layer: Any, path: str, args: tuple[Any, ...]) -> None:
+        """The layer at `path` is called."""
+
     def left(self, layer: Any, x: Any, result: Any) -> None:
         """A layer has made `result` of `x`."""
 
 
 class CarefulPass(Pass):
-    """A pass that does not let dropout meet whole numbers, which no backend can drop."""
+    """A pass that says what is wrong with whole numbers, of which each backend makes something else.
+
+    Dropout must not meet them, which no backend can drop; and embeddings must have those that they are asked for. The
+    pass ends after so many `lookups`. `trouble` is what was wrong: Keras changes the words of what is raised in it.
+    first: position of the first of `inputs` among all.
+    """
+
+    def __init__(self, inputs: Inputs, first: int = 0, lookups: float = math.inf) -> None:
+        super().__init__()
+        self.inputs, self.first, self.lookups = inputs, first, lookups
+        self.n_looked_up = 0
+        self.trouble: ValueError | None = None
+
+    def entered(self, layer: Any, path: str, args: tuple[Any, ...]) -> None:
+        if not args or not looks_up(layer):
+            return
+        self.n_looked_up += 1
+        ids = _numbers_of(args[0])
+        if ids is not None:
+            try:
+                check_looked_up(
+                    ids.long(), (0, layer.input_dim - 1), path, self.inputs, partial(self._places, ids), self.first
+                )
+            except ValueError as error:
+                self.trouble = error
+                raise
+        if self.n_looked_up >= self.lookups:
+            raise Enough
+
+    def _places(self, ids: Tensor) -> list[Path]:
+        """The inputs that hold these numbers."""
+        return [place for place, one in self.inputs.arrays.items() if torch.equal(one.double().cpu(), ids)]
 
     def at(self, name: str, drop: Drop, x: Any) -> Any:
         if not load_keras().backend.is_float_dtype(x.dtype):
             raise TypeError("dropout takes floating point numbers alone")
         return x
+
+
+class Enough(Exception):
+    """A careful pass has seen all that it is for."""
+
+
+def looks_up(layer: Any) -> bool:
+    """Whether this is an embedding that works as Keras's does."""
+    kind = load_keras().layers.Embedding
+    return isinstance(layer, kind) and type(layer).call is kind.call
+
+
+def _numbers_of(x: Any) -> Tensor | None:
+    """The numbers of a tensor of the backend; None where it has none yet, as in code that is being compiled."""
+    try:
+        return torch.from_numpy(np.array(load_keras().ops.convert_to_numpy(x), dtype=np.float64))
+    except Exception:  # each backend has errors of its own
+        return None
 
 
 @dataclass(frozen=True)
@@ -683,6 +736,7 @@ def _announce(twin: Any, replica: Replica, path: str, raised: bool) -> None:
                 replica.asked[path] = asked
         now.path.append(path)
         try:
+            now.on.entered(twin, path, args)
             result = call(*args, **kwargs)
         finally:
             now.path.pop()

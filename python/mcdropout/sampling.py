@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import math
 import os
+import threading
 import time
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from operator import is_
 from typing import Any
@@ -42,12 +43,15 @@ from .devices import Lanes, answers_at_once, chunk_bytes, fetched, for_float64
 from .draws import Plan, Sampler, Workers
 from .inputs import (
     ArrayFeed,
+    Casts,
     Feed,
     Inputs,
+    Kinds,
     Path,
     Takes,
     Taking,
     as_constants,
+    check_given_once,
     feed_of,
     has_whole_numbers,
     placed_constants,
@@ -126,8 +130,10 @@ def mc_predict(
       fails on its first inputs so, whole numbers are tried as int64 and then as floating (as pixels and features want
       to be), of as few arrays as can be; floating codes that are all whole are tried as int64.
       A batch is one of these forms, or a pair (inputs, target), of which the inputs are taken; three parts or more are
-      refused. In batches by keyword, what `model` has no argument for is left out, and so are `labels`, `label`,
-      `targets` and `target` unless it must have them. A loader must give all inputs in their order.
+      refused, and so is a list of two arrays of one shape with three axes or more, unless a DataLoader made it: it may
+      be two images. In batches by keyword, what `model` has no argument for is left out, and so are `labels`, `label`,
+      `targets` and `target` unless it must have them. A loader must give all inputs in their order, one for each item
+      of its dataset, unless those are batches (`batch_size=None`).
     n_samples: number of draws, at least 2. batch_size: inputs handled at a time; changes rounding alone.
     level: of the intervals.
     masks: "shared" (draw t is the same network for every input) or "per_input" (fresh masks for each input, keyed by
@@ -204,7 +210,7 @@ def mc_predict_point(
     model, x = behind_backbone(model, x, device)
     network = network_of(model, outputs, labels, select, precision, device, constants)
     feed = network.feed(x)
-    network.settle(feed)
+    network.settle(feed.head(3))
     parts, n_seen = [], 0
     with reporting(progress, feed.n_inputs, "input", "Predicting") as report:
         for inputs in feed.batches(batch_size):
@@ -245,7 +251,7 @@ def mc_sites(
     outputs = None if isinstance(model, MCNetwork) else "values"
     network = network_of(model, outputs, None, None, "float32", where, constants)
     feed = network.feed(x)
-    network.settle(feed)
+    network.settle(feed.head(3))
     found = network.probed(lambda n: network.placed(feed.head(n), network.replica.device), besides)
     check_numbers(found.output, found.n_inputs)
     for text in (*caveats_on(found), *advice_on(found, classifier=not network.is_of_values())):
@@ -425,7 +431,9 @@ class Network:
     taking: Taking
     devices: list[torch.device]  # the replica's is the first
     constants: dict[torch.device, dict[str, Any]]  # what the model is given beside its inputs, by where it is
-    trouble: ValueError | None = None  # why it took whole numbers in no way
+    # how it takes arrays of these types, or why it takes them in no way
+    settled: dict[Kinds, tuple[Casts, ValueError | None]] = field(default_factory=dict)
+    settling: Any = field(default_factory=threading.Lock)
 
     @classmethod
     def of(
@@ -473,57 +481,67 @@ class Network:
         if isinstance(self.model, MCNetwork):
             shape = feed.shape if isinstance(feed, ArrayFeed) else (1, *feed.head(1).args[0].shape[1:])
             self.model.check_input_shape(shape)
+        if constants := self.constants[self.devices[0]]:
+            check_given_once(constants, feed.head(1), self.taking.takes)
         return feed
 
     def placed(self, inputs: Inputs, device: torch.device) -> Inputs:
         """Inputs as the model takes them on a device."""
         if device not in self.constants:
             self.constants[device] = placed_constants(self.constants[self.devices[0]], device)
+        inputs = inputs.cast(self.settle(inputs))
         return self.taking.placed(inputs, device).with_constants(self.constants[device])
 
-    def settle(self, feed: Feed) -> None:
-        """Find out on a few inputs how the model takes them: see `ways_to_take()` for whole numbers.
+    def settle(self, inputs: Inputs) -> Casts:
+        """The types that the model takes for those of these inputs; found out on the first three where they are new."""
+        kinds = inputs.kinds
+        with self.settling:
+            if kinds not in self.settled:
+                self.settled[kinds] = self._found_out(inputs)
+            return self.settled[kinds][0]
+
+    def _found_out(self, inputs: Inputs) -> tuple[Casts, ValueError | None]:
+        """See `ways_to_take()` for whole numbers.
 
         Inputs stay in their own order in memory if it, as one that calls `view()`, can take no other.
         """
-        head = feed.head(3)
+        head = inputs.cycled(3)
         whole = not self.taking.floats and has_whole_numbers(head)
         if not (whole or self.taking.channels_last):
-            return
+            return {}, None
         failures = []
         for casts in ways_to_take(head, self.taking.dtype) if whole else ({},):
-            self.taking = replace(self.taking, casts=casts)
-            failure = self._failure(head)
+            failure = self._failure(head, casts)
             if self.taking.channels_last and "view size is not compatible" in str(failure):
                 self.taking = replace(self.taking, channels_last=False)
-                failure = self._failure(head)
+                failure = self._failure(head, casts)
             if failure is None:
-                return
+                return casts, None
             failures.append(failure)
-        self.taking = replace(self.taking, casts={})
         told = next((one for one in failures if str(one).startswith("`")), None)
         given, floating = first_line(failures[0]), first_line(failures[-1])
         if told is not None or (given != floating and any(not x.is_floating_point() for x in head.arrays.values())):
-            self.trouble = ValueError(
+            return {}, ValueError(
                 told
                 or f"`model` fails on inputs of shape {head.shapes}, as they are ({given}) and as floating point "
                 f"numbers ({floating}); give it what it takes."
             )
+        return {}, None
 
-    def _failure(self, inputs: Inputs) -> Exception | None:
+    def _failure(self, inputs: Inputs, casts: Casts) -> Exception | None:
         """The error that the model raises."""
-        floated = frozenset(path for path, dtype in self.taking.casts.items() if dtype.is_floating_point)
+        floated = frozenset(path for path, dtype in casts.items() if dtype.is_floating_point)
         try:
             with random_state_kept(), warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                self._carefully(self.placed(inputs, self.replica.device), floated=floated)
+                self._carefully(self.taking.placed(inputs.cast(casts), self.replica.device), floated=floated)
         except Exception as error:  # it comes again, and is told of, when the model is probed
             return error
         return None
 
     def _carefully(self, inputs: Inputs, first: int = 0, floated: frozenset[Path] = frozenset()) -> None:
         def work() -> None:
-            own = inputs.clone()
+            own = inputs.with_constants(self.constants[self.devices[0]]).clone()
             with self.replica.predicting(), CarefulMode(self.replica, own, first, floated):
                 self.replica.run(own)
 
@@ -547,6 +565,8 @@ class Network:
         except (RuntimeError, LookupError, TypeError, ValueError) as error:
             if str(error).startswith("`") and error.__cause__ is None:  # not of the model's
                 raise
+            # told of once: other numbers of these types may be taken
+            _, trouble = self.settled.pop(inputs.kinds, ({}, None))
             inputs = inputs.each_tensor(lambda x: x.to(self.replica.device))
             try:
                 with random_state_kept():
@@ -556,8 +576,8 @@ class Network:
                     raise found from error
             except Exception:  # as before
                 pass
-            if self.trouble is not None:
-                raise self.trouble from error
+            if trouble is not None:
+                raise trouble from error
             raise
 
     def probed(self, head: Callable[[int], Inputs], besides: Besides) -> Probe:
@@ -612,7 +632,6 @@ def sampler_for(
     network: Network | KerasNetwork, feed: Feed, request: Request, besides: Besides, **more: Any
 ) -> Sampler:
     """The sampler of a network for inputs like the first ones."""
-    network.settle(feed)
     return network.sampler(network.placed(feed.head(3), network.replica.device), request, besides, **more)
 
 

@@ -579,29 +579,41 @@ class CarefulMode(StochasticMode):
         return super().meet(drop, x)
 
     def _check_range(self, ids: Tensor, lowest: int, highest: int) -> None:
-        wrong = ((ids < lowest) | (ids > highest)).flatten().nonzero()
-        if not len(wrong):
-            return
-        where = f"`{self.calls.path[-1][0]}`" if self.calls.path and self.calls.path[-1][0] else "a table"
-        value = int(ids.flatten()[wrong[0, 0]])
-        whose = self._places(ids)
-        per_input, rest = divmod(ids.numel(), len(self.inputs))
-        number = "" if rest else f" in input number {self.first + int(wrong[0, 0]) // per_input + 1}"
-        if not whose and len(self.inputs.arrays) > 1:
-            raise ValueError(
-                f"`model` must find whole numbers from {lowest} to {highest} in what it looks up in {where}; "
-                f"got {value}{number}."
-            )
-        name = self.inputs.name(whose[0] if whose else next(iter(self.inputs.arrays)))
-        raise ValueError(
-            f"{name} must hold whole numbers from {lowest} to {highest}, which `model` looks up in {where}; "
-            f"got {value}{number}."
-        )
+        path = self.calls.path[-1][0] if self.calls.path else ""
+        check_looked_up(ids, (lowest, highest), path, self.inputs, lambda: self._places(ids), self.first)
 
     def _places(self, x: Tensor) -> list[Path]:
         """The inputs of which this is a view."""
         memory = x.untyped_storage().data_ptr()
         return [path for path, one in self.inputs.arrays.items() if one.untyped_storage().data_ptr() == memory]
+
+
+def check_looked_up(
+    ids: Tensor, ends: tuple[int, int], path: str, inputs: Inputs, places: Callable[[], list[Path]], first: int
+) -> None:
+    """Name the first number that cannot be looked up; `places` finds the inputs that the numbers are.
+
+    path: of the layer that looks them up. first: position of the first of `inputs` among all.
+    """
+    lowest, highest = ends
+    wrong = ((ids < lowest) | (ids > highest)).flatten().nonzero()
+    if not len(wrong):
+        return
+    where = f"`{path}`" if path else "a table"
+    value = int(ids.flatten()[wrong[0, 0]])
+    per_input, rest = divmod(ids.numel(), len(inputs))
+    number = "" if rest else f" in input number {first + int(wrong[0, 0]) // per_input + 1}"
+    whose = places()
+    if not whose and len(inputs.arrays) > 1:
+        raise ValueError(
+            f"`model` must find whole numbers from {lowest} to {highest} in what it looks up in {where}; "
+            f"got {value}{number}."
+        )
+    name = inputs.name(whose[0] if whose else next(iter(inputs.arrays)))
+    raise ValueError(
+        f"{name} must hold whole numbers from {lowest} to {highest}, which `model` looks up in {where}; "
+        f"got {value}{number}."
+    )
 
 
 WHOLE_NUMBERS = (torch.int64, torch.int32)
@@ -1021,7 +1033,8 @@ def _calls(
 ) -> tuple[ProbeMode, Any]:
     def work() -> tuple[ProbeMode, Any]:
         mode = ProbeMode(replica, originals, trial)
-        with replica.predicting(), mode:
+        with replica.predicting(), mode, warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of so few inputs; what is true of the user's comes when they are drawn
             return mode, replica.run(inputs.clone())
 
     with explained(replica, inputs, ", as one to three are tried"):

@@ -732,6 +732,114 @@ def test_what_cannot_be_keyed_is_named():
     assert len(np.unique(first.samples[:, 0, 0])) == DRAWS
 
 
+class Tagged(keras.Model):
+    """Looks up what it is given, and once more what it makes of it; says nothing of its inputs."""
+
+    def __init__(self):
+        super().__init__()
+        self.words, self.shifted = layers.Embedding(11, 6, name="words"), layers.Embedding(12, 6, name="shifted")
+        self.drop, self.last = layers.Dropout(0.3), layers.Dense(2)
+
+    def call(self, x, training=None):
+        words = self.words(x) + self.shifted(keras.ops.cast(x, "int32") + 1)
+        return self.last(self.drop(keras.ops.mean(words, axis=1), training=training))
+
+
+def tagged():
+    model = Tagged()
+    model(np.zeros((2, 5), np.int32))
+    return with_weights(model)
+
+
+WORDS = np.random.default_rng(4).integers(0, 11, (N, 5))
+
+
+@pytest.mark.parametrize(("value", "number", "batch_size"), [(-1, 2, 128), (11, 6, 128), (-1, 6, 4)])
+def test_codes_out_of_range_are_named(value, number, batch_size):
+    words = WORDS.copy()
+    words[number - 1, 3] = value
+    table = np.ones((N, 3), np.float32)
+    said = rf"must hold whole numbers from 0 to 10, which `model` looks up in `(words|embedding\w*)`; got {value} in "
+    said += f"input number {number}"
+    both, alone = made("two inputs")[0], tagged()
+    plain = ending_in(layers.Embedding(11, 6), layers.Flatten(), layers.Dropout(0.3), layers.Dense(2))
+    point = {"outputs": "values", "batch_size": batch_size, "progress": False}
+    for name, model, x, fine in (
+        ("words", both, {"words": words, "table": table}, {"words": WORDS, "table": table}),
+        ("x", alone, words, WORDS),
+        ("x", alone, words.astype(float), WORDS),
+        ("x", plain, words[:, :4], WORDS[:, :4]),
+    ):
+        with pytest.raises(ValueError, match=f"^`{name}` {said}"):
+            predict(model, x, outputs="values", batch_size=batch_size)
+        with pytest.raises(ValueError, match=f"^`{name}` {said}"):
+            mcd.mc_predict_point(model, x, **point)
+        asked = mcd.mc_sampler(model, fine, 3, outputs="values", seed=3)
+        with pytest.raises(ValueError, match=f"^`{name}` {said}"):
+            asked(x)
+        assert len(asked(fine)) == N
+        if number < 4:
+            with pytest.raises(ValueError, match=f"^`{name}` {said}"):
+                mcd.mc_sites(model, x)
+
+
+def test_what_is_looked_up_is_checked_without_going_on():
+    asked = mcd.mc_sampler(tagged(), WORDS, DRAWS, outputs="values", seed=3)
+    network = asked.prepared[1]
+    with network.telling(network.placed(network.feed(WORDS).head(3), network.replica.device)):
+        assert network.replica.now.on.n_looked_up == 2
+        assert not network.replica.now.on.counts  # the dropout behind was not met
+
+
+def test_codes_and_features_of_any_type_may_follow_those_of_another():
+    x = np.random.default_rng(5).integers(0, 2, (N, 4))
+    dense = made("subclassed")[0]
+    for model, rows, kinds in (
+        (dense, x, (np.float32, np.int64, np.uint8, bool)),
+        (tagged(), WORDS, (np.int64, float, np.int8)),
+    ):
+        usual = predict(model, rows.astype(np.float32), outputs="values")
+        for order in (kinds, kinds[::-1]):
+            asked = mcd.mc_sampler(model, rows.astype(order[0]), DRAWS, outputs="values", seed=3)
+            for kind in order:
+                np.testing.assert_allclose(asked(rows.astype(kind)).mean, usual.mean, rtol=0, atol=1e-5)
+            streamed = predict(model, iter([rows.astype(kind) for kind in order]), outputs="values")
+            np.testing.assert_allclose(streamed.mean, np.tile(usual.mean, (len(order), 1)), rtol=0, atol=1e-5)
+
+
+class Summed(keras.Model):
+    """Takes one dictionary, and drops first, which whole numbers would be spoilt by."""
+
+    def __init__(self):
+        super().__init__()
+        self.drop, self.dense = layers.Dropout(0.4), layers.Dense(3)
+
+    def call(self, inputs, training=None):
+        return self.dense(self.drop(inputs["left"], training=training) + inputs["right"])
+
+
+def test_a_dictionary_may_be_the_one_argument_in_any_form_and_of_any_type():
+    x = {"left": np.arange(4 * N).reshape(N, 4) % 3, "right": np.arange(4 * N).reshape(N, 4) % 5}
+    floating, model = {name: one.astype(np.float32) for name, one in x.items()}, Summed()
+    model(floating)
+    usual = predict(model, floating, outputs="values")
+    asked = mcd.mc_sampler(model, floating, DRAWS, outputs="values", seed=3)
+    for given in (floating, x, (x,)):
+        np.testing.assert_allclose(asked(given).mean, usual.mean, rtol=0, atol=1e-5)
+        assert np.abs(predict(model, given, outputs="values").mean - usual.mean).max() < 1e-5
+    streamed = predict(model, iter([floating, (x, np.ones(N))]), outputs="values")
+    np.testing.assert_allclose(streamed.mean, np.tile(usual.mean, (2, 1)), rtol=0, atol=1e-5)
+
+
+def test_names_that_the_model_does_not_take_are_refused():
+    model, x, _ = made("two inputs")
+    with pytest.raises(ValueError, match='`x` must have names that `model` takes .*words, table.*; got "tabel"'):
+        predict(model, {"words": x["words"], "tabel": x["table"]}, outputs="values")
+    assert len(predict(model, {**x}, outputs="values")) == N
+    table, rows, _ = made("cnn")
+    np.testing.assert_array_equal(predict(table, {"inputs": rows}).mean, predict(table, rows).mean)
+
+
 def test_augmentation_is_left_out_and_named():
     x = np.random.default_rng(0).normal(size=(N, 5, 4, 1)).astype(np.float32)
     flips = [keras.Input((5, 4, 1)), layers.RandomFlip(name="flip"), layers.Flatten()]

@@ -1,6 +1,7 @@
 """What goes in and what comes out: several inputs, streams, parts of outputs, any number of axes, tolerance."""
 
 import re
+import warnings
 from collections import OrderedDict
 
 import numpy as np
@@ -12,6 +13,7 @@ from torch import nn
 from torch.utils.data import (
     BatchSampler,
     DataLoader,
+    Dataset,
     IterableDataset,
     RandomSampler,
     Sampler,
@@ -24,7 +26,7 @@ from torch.utils.data import (
 from torch.utils.data.distributed import DistributedSampler
 
 import mcdropout as mcd
-from mcdropout import MCPrediction
+from mcdropout import MCPrediction, sampling
 
 N, STEPS, LABELS, DRAWS = 11, 4, 5, 8
 
@@ -286,6 +288,71 @@ def test_dropout_on_whole_numbers_drops_floating_ones():
     assert set(np.unique(predict(model, x, 50, outputs="values").samples)) == {0.0, 8.0}
 
 
+def as_stream(kinds, values):
+    return iter([values.astype(kind) for kind in kinds])
+
+
+KINDS_OF_FEATURES = (np.float32, np.int64, np.uint8, bool, np.float64, np.int32)
+KINDS_OF_CODES = (np.int64, np.float64, np.int8, np.uint8, np.int64)
+
+
+def codes_alone():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Embedding(5, 4), nn.Flatten(), nn.Dropout(0.5), nn.Linear(8, 3))
+
+
+@pytest.mark.parametrize("kinds", [KINDS_OF_FEATURES, KINDS_OF_FEATURES[::-1]])
+@pytest.mark.parametrize("start", [nn.Identity, nn.Dropout])
+def test_features_of_any_type_may_follow_those_of_another(kinds, start):
+    zeros_and_ones = (numbers(N, 3) > 0).astype(np.float32)
+    model = nn.Sequential(start(), Net())
+    usual = predict(model, zeros_and_ones)
+    asked = mcd.mc_sampler(model, zeros_and_ones.astype(kinds[0]), DRAWS, outputs="logits", seed=3)
+    for kind in kinds:
+        np.testing.assert_allclose(asked(zeros_and_ones.astype(kind)).mean, usual.mean, atol=1e-6)
+    streamed = predict(model, as_stream(kinds, zeros_and_ones))
+    np.testing.assert_allclose(streamed.mean, np.tile(usual.mean, (len(kinds), 1)), atol=1e-6)
+    point = mcd.mc_predict_point(model, as_stream(kinds, zeros_and_ones), outputs="logits", progress=False)
+    np.testing.assert_allclose(point[-N:], point[:N], atol=1e-6)
+
+
+def test_lists_and_tables_of_whole_numbers_may_follow_floating_ones(x):
+    asked = mcd.mc_sampler(Net(), x, DRAWS, outputs="logits", seed=3)
+    usual = predict(Net(), np.array([[1.0, 2.0, 3.0]]))
+    for one in ([[1, 2, 3]], pd.DataFrame({"a": [1], "b": [2], "c": [3]}), pd.DataFrame([[1.0, 2, 3]])):
+        np.testing.assert_allclose(asked(one).mean, usual.mean, atol=1e-6)
+
+
+@pytest.mark.parametrize("kinds", [KINDS_OF_CODES, KINDS_OF_CODES[1:]])
+def test_codes_of_any_type_may_follow_those_of_another(kinds):
+    codes = np.arange(2 * N).reshape(N, 2) % 5
+    usual = predict(codes_alone(), codes)
+    asked = mcd.mc_sampler(codes_alone(), codes.astype(kinds[0]), DRAWS, outputs="logits", seed=3)
+    for kind in kinds:
+        np.testing.assert_allclose(asked(codes.astype(kind)).mean, usual.mean, atol=1e-6)
+    streamed = predict(codes_alone(), as_stream(kinds, codes))
+    np.testing.assert_allclose(streamed.mean, np.tile(usual.mean, (len(kinds), 1)), atol=1e-6)
+
+
+def test_inputs_that_were_refused_do_not_settle_how_others_of_their_type_are_taken():
+    codes = np.arange(2 * N).reshape(N, 2) % 5
+    asked = mcd.mc_sampler(codes_alone(), codes, DRAWS, outputs="logits", seed=3)
+    for _ in range(2):
+        with pytest.raises(ValueError, match="^`model` fails on"):
+            asked(codes + 0.5)
+    np.testing.assert_allclose(asked(codes + 0.0).mean, asked(codes).mean, atol=1e-6)
+
+
+def test_floating_numbers_are_settled_without_a_pass(x, monkeypatch):
+    passes, tried = [], sampling.Network._failure
+    monkeypatch.setattr(sampling.Network, "_failure", lambda *given: passes.append(given) or tried(*given))
+    asked = mcd.mc_sampler(Net(), x, DRAWS, outputs="logits", seed=3)
+    asked(x), asked(x[:2])
+    assert not passes
+    predict(Net(), as_stream((bool, bool, float, bool), x > 0))
+    assert len(passes) == 4  # three ways for truth values, one for floating numbers that are whole
+
+
 @pytest.mark.parametrize(("late", "number"), [(False, 2), (True, 10)])
 @pytest.mark.parametrize(("value", "words"), [(-1, "-1"), (5, "5")])
 def test_codes_out_of_range_are_named(late, number, value, words):
@@ -318,7 +385,7 @@ def test_both_failures_of_whole_numbers_are_told():
 
 def test_one_row_without_the_axis_of_inputs_is_told_apart():
     for run in (point, predict):
-        with pytest.raises(ValueError, match=r"inputs of shape \(input\) of single numbers: RuntimeError"):
+        with pytest.raises(ValueError, match=r"of shape \(input\) of single numbers: RuntimeError"):
             run(Net(), numbers(7))
 
 
@@ -406,6 +473,77 @@ def test_a_pair_that_is_one_input_of_two_is_refused(x):
     loader = DataLoader(TensorDataset(torch.from_numpy(x), torch.from_numpy(x)), batch_size=4)
     with pytest.raises(ValueError, match="inputs are one array, and `model` takes left, right; give them as"):
         predict(Both(), loader)
+
+
+class Rows(nn.Module):
+    """Takes rows of eight, and whatever else: lists of images go through it as if their channels were inputs."""
+
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Sequential(nn.Dropout(0.5), nn.Linear(8, LABELS))
+
+    def forward(self, x):
+        return self.body(x.flatten(1)[:, :8])
+
+
+class Images(Dataset):
+    def __init__(self, n, channels):
+        self.images = torch.from_numpy(numbers(n, channels, 8, 8))
+
+    def __len__(self):
+        return len(self.images)
+
+    def __getitem__(self, place):
+        return self.images[place]
+
+
+class Flowing(IterableDataset):
+    def __init__(self, images):
+        self.images = images
+
+    def __iter__(self):
+        return iter(self.images)
+
+
+@pytest.mark.parametrize(("channels", "size"), [(3, 1), (3, 2), (1, 2), (2, 2)])
+def test_lists_of_images_are_refused(channels, size):
+    images = Images(5 if channels == 2 else 6, channels)  # five of two channels: their last batch alone gives it away
+    for run in (predict, point):
+        with pytest.raises(ValueError, match="`x` must give as many inputs as its dataset has items; got"):
+            run(Rows(), DataLoader(images, batch_size=size, collate_fn=list))
+    if size == 2:
+        for run in (predict, point):
+            with pytest.raises(ValueError, match="got a list of two arrays of shape .*which may be two inputs"):
+                run(Rows(), iter([list(images.images[:2]), list(images.images[2:4])]))
+
+
+def test_lists_of_images_without_end_are_refused():
+    images = Images(6, 3).images
+    with pytest.raises(ValueError, match="as its dataset has items; got 3 in a batch of 2"):
+        predict(Rows(), DataLoader(Flowing(images), batch_size=2, collate_fn=list))
+
+
+def test_batches_by_a_sampler_of_the_users_own_are_counted():
+    images, sampler = Images(6, 3), [[0, 1], [2, 3], [4, 5]]
+    assert len(predict(Rows(), DataLoader(images, batch_sampler=sampler))) == 6
+    with pytest.raises(ValueError, match="got 9 inputs of 6 items"):  # as soon as there are too many
+        predict(Rows(), DataLoader(images, batch_sampler=sampler, collate_fn=list))
+    with pytest.raises(ValueError, match="got 3 inputs of 6 items"):
+        predict(Rows(), DataLoader(Images(6, 1), batch_sampler=sampler, collate_fn=list))
+
+
+def test_items_that_are_batches_may_have_any_length(x):
+    parts = [torch.from_numpy(x[:7]), torch.from_numpy(x[7:])]
+    assert_same(predict(Net(), DataLoader(parts, batch_size=None)), predict(Net(), x))
+    with pytest.raises(ValueError, match="set `batch_size` of a DataLoader whose items are batches to none"):
+        predict(Net(), DataLoader(parts, batch_size=1, collate_fn=lambda some: some[0]))
+
+
+def test_images_whose_targets_are_images_are_taken_from_a_loader():
+    images = Images(6, 3).images
+    for size in (2, 3, 4):
+        assert len(predict(Rows(), DataLoader(TensorDataset(images, images), batch_size=size))) == 6
+    assert len(predict(Rows(), iter([(images, images)]))) == 6  # as they are in a tuple
 
 
 def test_inputs_and_targets_of_unequal_lengths_are_refused(x):
@@ -536,6 +674,55 @@ def test_bad_constants_are_refused(x):
         predict(Net(), x, constants=2)
     with pytest.raises(ValueError, match=r'names that `model` takes \(left, right, labels\); got "scale"'):
         predict(Pair(), x, constants={"scale": 2})
+
+
+class Scaled(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.embed, self.drop = nn.Embedding(5, 3), nn.Dropout(0.5)
+
+    def forward(self, ids, scale):
+        scale = self.embed.weight[0] * scale
+        return self.drop(self.embed(ids) * scale)
+
+
+def test_a_failure_on_another_device_is_looked_at_with_the_constants_of_the_first():
+    network = sampling.network_of(Scaled(), "values", None, None, "float32", "cpu", {"scale": np.ones(3, np.float32)})
+    placed = network.placed(network.feed(np.arange(N) % 5 + 1).head(N), torch.device("cpu"))
+    there = placed.with_constants({"scale": torch.ones(3, device="meta")})
+    said = "must hold whole numbers from 0 to 4, which `model` looks up in `embed`; got 5 in input number 5"
+    with pytest.raises(ValueError, match=said), network.telling(there):
+        raise RuntimeError
+
+
+def test_names_that_the_model_does_not_take_are_refused(x):
+    for run in (predict, point, lambda model, x: mcd.mc_sites(model, x)):
+        with pytest.raises(ValueError, match=r'`x` must have names that `model` takes \(left, right, .*got "rigth"'):
+            run(Pair(), {"left": x, "rigth": x})
+
+
+@pytest.mark.parametrize(
+    "given", [lambda x: (x, x), lambda x: {"left": x, "right": x}, lambda x: iter([{"left": x, "right": x}])]
+)
+def test_constants_that_repeat_an_input_are_refused(x, given):
+    for run in (predict, point):
+        with pytest.raises(ValueError, match='`constants` must not name what `x` gives; got "right"'):
+            run(Pair(), given(x), constants={"labels": None, "right": x})
+
+
+def test_empty_constants_are_none(x, usual):
+    for empty in ({}, [], ()):
+        assert_same(predict(Net(), x, constants=empty), usual)
+
+
+def test_warnings_about_the_few_inputs_of_a_probe_are_not_shown(x):
+    def spread_out(x):
+        spread = x[:, :1].std(dim=0)  # of one input alone torch warns of its degrees of freedom
+        return x + 0 * spread.nan_to_num()
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        predict(Net(spread_out), x)
 
 
 class Batch(nn.Module):

@@ -399,6 +399,31 @@ test_that("codes are whole numbers, whether R holds them as integer or as double
   )
 })
 
+test_that("integers may follow doubles, and doubles integers, in a prepared sampler", {
+  net <- codes_net()
+  columns <- matrix(c(3, -1, 4, 1, -5, 9, 2, -6, 5, 3, 5, -8, 9, 7), 7)
+  code <- c(0L, 4L, 2L, 1L, 3L, 0L, 4L)
+  whole <- matrix(as.integer(columns), 7)
+  forms <- list(list(columns, code), list(whole, code), list(columns, code + 0), list(whole, code + 0))
+  usual <- mc_predict(net, forms[[1]], n_samples = 3, outputs = "values", seed = 1, progress = FALSE)$mean
+  for (first in forms) {
+    ask <- mc_sampler(net, first, 3, outputs = "values", seed = 1)
+    for (form in forms) {
+      expect_equal(ask(form)$mean, usual, tolerance = 1e-6) # float32
+    }
+  }
+  expect_error(mc_predict(net, list(columns = columns, cod = code), outputs = "values"),
+    "^`x` must have names that `model` takes .columns, code, .* got \"cod\"[.]$",
+    class = "mcdropout_error_argument"
+  )
+  nn <- reticulate::import("torch", convert = FALSE)$nn
+  plain <- nn$Sequential(nn$Linear(2L, 3L), nn$Dropout(0.5))
+  ask <- mc_sampler(plain, columns + 0.5, 3, outputs = "values", seed = 1)
+  expect_equal(ask(whole)$mean, ask(columns)$mean, tolerance = 1e-6)
+  expect_equal(ask(as.data.frame(whole))$mean, ask(columns)$mean, tolerance = 1e-6, ignore_attr = TRUE)
+  expect_equal(ask(columns > 0)$mean, ask((columns > 0) + 0)$mean, tolerance = 1e-6)
+})
+
 test_that("constants are passed on to a network that is not ours", {
   net <- codes_net()
   columns <- matrix(sin(1:14), 7)
@@ -418,6 +443,10 @@ test_that("constants are passed on to a network that is not ours", {
   expect_identical(nrow(mc_sites(net, list(columns, code), constants = list(scale = 2))), 1L)
   ask <- mc_sampler(net, list(columns, code), 3, outputs = "values", constants = list(scale = 2), seed = 1)
   expect_equal(ask(list(columns, code))$mean, mean_of(2 * columns), tolerance = rounding)
+  expect_identical(mean_of(columns, constants = list()), mean_of(columns))
+  expect_error(mean_of(columns, constants = list(code = code)), class = "mcdropout_error_argument",
+    regexp = "^`constants` must not name what `x` gives; got \"code\"[.]$"
+  )
   expect_error(mean_of(columns, constants = 2), "`constants` must be a named list; got 2[.]",
     class = "mcdropout_error_argument"
   )
