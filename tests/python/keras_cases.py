@@ -503,12 +503,29 @@ def test_a_dataset_that_shuffles_is_refused():
     assert "got one of 3 parts" in raised(model, three)
 
 
-def test_a_sampler_sees_new_weights():
-    model, x, _ = made("cnn")
+CHANGES = {
+    "weights": lambda model: with_weights(model, seed=9),
+    "a rate": lambda model: setattr(model.layers[-2], "rate", 0.125),
+    "statistics": lambda model: model.layers[1].moving_mean.assign(model.layers[1].moving_mean + 1.0),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_sampler_sees_new_weights_rates_and_statistics(change):
+    layers = keras.layers
+    model = keras.Sequential([
+        layers.Dense(5), layers.BatchNormalization(), layers.Dropout(0.5), layers.Dense(2, activation="softmax")
+    ])  # fmt: skip
+    x = np.random.default_rng(0).normal(size=(6, 3)).astype("float32")
+    model(x)
+    with_weights(model)
     sampler = mcd.mc_sampler(model, x[:2], n_samples=DRAWS, seed=3)
-    np.testing.assert_allclose(sampler(x).mean, predict(model, x).mean, rtol=0, atol=1e-5)
-    with_weights(model, seed=9)
-    np.testing.assert_allclose(sampler(x[:4]).mean, predict(model, x[:4]).mean, rtol=0, atol=1e-5)
+    before = sampler(x).mean
+    np.testing.assert_allclose(before, predict(model, x).mean, rtol=0, atol=1e-5)
+    CHANGES[change](model)
+    after = sampler(x).mean
+    assert np.abs(after - before).max() > 1e-3
+    np.testing.assert_allclose(after, predict(model, x).mean, rtol=0, atol=1e-5)
 
 
 def test_tolerance_gives_the_draws_of_a_plain_prediction():
