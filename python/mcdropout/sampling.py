@@ -59,7 +59,7 @@ from .outputs import Outputs, Select
 from .precision import PRECISIONS
 from .prediction import BY_INPUT, MCPrediction, with_index
 from .progress import Progress, reporting
-from .randomness import input_ids
+from .randomness import OwnStream, input_ids, other_generators_kept
 from .sites import (
     CarefulMode,
     Probe,
@@ -198,19 +198,25 @@ def mc_predict_point(
     """The ordinary prediction with dropout off, to compare: probabilities (input, label) or values (input, output).
 
     Arguments are those of `mc_predict()`, of several devices the first is taken; labels are in the order of
-    `model.labels`.
+    `model.labels`. Random numbers that the model draws in prediction are those that its own call would draw now; the
+    generators that they come from stay where they are.
     """
     batch_size = check_count(batch_size, "batch_size")
     model, x = behind_backbone(model, x, device)
     network = network_of(model, outputs, labels, select, precision, device, constants)
     feed = network.feed(x)
-    network.settle(feed)
-    parts, n_seen = [], 0
-    with reporting(progress, feed.n_inputs, "input", "Predicting") as report:
+    parts, n_seen, stream = [], 0, OwnStream(None)
+
+    def point(placed: Inputs) -> Any:
+        with stream:
+            return network.point(placed)
+
+    with reporting(progress, feed.n_inputs, "input", "Predicting") as report, other_generators_kept() as moved:
+        network.settle(feed)
         for inputs in feed.batches(batch_size):
             placed = network.placed(inputs, network.replica.device)
             with network.telling(placed, n_seen):
-                result = network.point(placed)
+                result = point(placed)
             if not parts:
                 network.outputs.check(result, len(inputs))
             raw = network.outputs.tensor(result).detach()
@@ -219,6 +225,7 @@ def mc_predict_point(
             parts.append(values[0].cpu().numpy())
             n_seen += len(inputs)
             report(len(inputs))
+        moved(lambda: point(placed))
     return np.concatenate(parts)
 
 

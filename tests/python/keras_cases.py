@@ -5,6 +5,8 @@ in a process for each, by KERAS_BACKEND, and compares what they leave in the fol
 import multiprocessing
 import os
 import re
+import signal
+import threading
 import warnings
 from pathlib import Path
 
@@ -16,6 +18,7 @@ from keras import layers
 from torch import nn
 
 import mcdropout as mcd
+from mcdropout import keras_sites
 from mcdropout.devices import in_forked_child
 from mcdropout.keras_draws import outputs_of
 from mcdropout.randomness import keep_masks
@@ -988,9 +991,41 @@ def test_a_forked_process_predicts_or_says_what_does(monkeypatch):
         return
     context = multiprocessing.get_context("fork")
     queue = context.SimpleQueue()
-    child = context.Process(target=lambda: queue.put(np.abs(predict(model, x).mean - here).max()))
+
+    def work():
+        signal.alarm(300)  # ends it if it hangs
+        queue.put(np.abs(predict(model, x).mean - here).max())
+
+    child = context.Process(target=work)
     child.start()
-    child.join(60)
-    child.kill()
+    child.join()
     assert child.exitcode == 0
     assert queue.get() < 1e-5
+
+
+@pytest.mark.skipif(BACKEND != "torch", reason="others are not forked")
+def test_a_process_that_is_forked_off_during_a_pass_has_keras_own_functions():
+    functions = keras.src.backend.random
+    own, seen = functions.dropout, []
+
+    def forked():
+        child = os.fork()
+        if child == 0:
+            # Keras's own function is there again, and nobody holds the lock that it is exchanged under
+            os._exit(0 if functions.dropout is own and keras_sites.PATCHED.acquire(blocking=False) else 1)
+        seen.append(os.waitpid(child, 0)[1])
+
+    class Forking(layers.Layer):
+        def call(self, x):
+            if functions.dropout is not own and not seen:  # in a pass of ours
+                with keras_sites.PATCHED:
+                    thread = threading.Thread(target=forked)
+                    thread.start()
+                    thread.join()
+            return x
+
+    model = keras.Sequential([layers.Dropout(0.5), Forking()])
+    model.build((None, 3))
+    predict(model, np.ones((4, 3), "float32"), outputs="values")
+    assert seen == [0]
+    assert functions.dropout is own
