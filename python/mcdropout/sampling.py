@@ -225,7 +225,7 @@ def mc_predict_point(
             parts.append(values[0].cpu().numpy())
             n_seen += len(inputs)
             report(len(inputs))
-        moved(lambda: point(placed))
+        moved(lambda: point(network.placed(feed.head(1), network.replica.device)))
     return np.concatenate(parts)
 
 
