@@ -15,6 +15,7 @@ from concurrent.futures import Future, ThreadPoolExecutor, TimeoutError
 from contextlib import AbstractContextManager, nullcontext
 from functools import cache, partial
 from typing import Any, TypeVar
+from weakref import WeakSet
 
 import numpy as np
 import torch
@@ -70,6 +71,8 @@ def answers_at_once(x: Tensor) -> bool:
 
 CANNOT_FORK = ("tensorflow", "jax")  # wait for ever in a process forked off one that has them
 LEFT_BEHIND: set[str] = set()  # of them, those that this process was forked off with
+LOCKS: WeakSet[Any] = WeakSet()  # which nobody holds in a process that is forked off
+IN_CHILD: list[Callable[[], object]] = []  # what else such a process does first
 
 
 def in_forked_child() -> None:
@@ -80,6 +83,10 @@ def in_forked_child() -> None:
     """
     LEFT_BEHIND.update(name for name in CANNOT_FORK if name in sys.modules)
     torch.set_num_threads(1)
+    for lock in LOCKS:
+        lock._at_fork_reinit()  # as `threading` does with its own
+    for one in IN_CHILD:
+        one()
 
 
 if hasattr(os, "register_at_fork"):
@@ -95,8 +102,7 @@ def check_can_go_on(backend: str) -> None:
 def shared_lock() -> threading.RLock:
     """A lock that is free in a process that is forked off, whoever held it."""
     made = threading.RLock()
-    if hasattr(os, "register_at_fork"):
-        os.register_at_fork(after_in_child=made._at_fork_reinit)  # type: ignore[attr-defined]  # as `threading` does
+    LOCKS.add(made)
     return made
 
 

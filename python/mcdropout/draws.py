@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from functools import partial
-from threading import Barrier, Lock, Thread, local
+from threading import Barrier, Thread, local
 from traceback import clear_frames
 from typing import Any, TypeVar
 
@@ -160,7 +160,7 @@ class Plan:
             self.engine_reason = "generators draw for one draw after the other"
         self.chosen_on = 0  # so many inputs
         self.failed: dict[str, str] = {}  # engines that were chosen and could not go on, and why
-        self.choosing = Lock()
+        self.choosing = shared_lock()
         self.layout, self.trial = Layout(), local()  # what folded passes lay out; `trial.layout`: while one finds out
         self.tail = torch.Size()  # axes of the outputs after draw and input
         # random numbers that are not keyed depend on who draws first

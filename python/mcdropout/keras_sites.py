@@ -34,7 +34,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import _disable_current_modes  # torch has no public way to do this
 
 from .checks import NoStochasticSites, shown
-from .devices import check_can_go_on
+from .devices import IN_CHILD, check_can_go_on, shared_lock
 from .inputs import Inputs, Path
 from .operations import ALPHA, NUMBERS, Drop, Shape
 from .sites import (
@@ -757,8 +757,23 @@ MAX_KERAS_SEED = 2**31
 Run = Callable[[int | None], Any]
 TORCHS_OWN = "torch's generator"
 PASSING = threading.local()  # `replica`: whose pass a thread is in
-PATCHED = threading.Lock()
+PATCHED = shared_lock()
 PATCHES: dict[Any, list[Any]] = {}  # by module: how many passes run, and its own functions
+
+
+def _in_forked_child() -> None:
+    """None of the passes that ran goes on here, so Keras has its own functions back."""
+    for module, passes in PATCHES.items():
+        _put_back(module, passes)
+    PATCHES.clear()
+
+
+def _put_back(module: Any, passes: list[Any]) -> None:
+    for name, function in passes[1].items():
+        setattr(module, name, function)
+
+
+IN_CHILD.append(_in_forked_child)
 
 
 @contextmanager
@@ -780,8 +795,7 @@ def _numbers_met(replica: Replica) -> Iterator[None]:
         with PATCHED:
             passes[0] -= 1
             if passes[0] == 0:
-                for name, function in passes[1].items():
-                    setattr(module, name, function)
+                _put_back(module, passes)
 
 
 def _asking(function: Callable[..., Any], handler: Callable[..., Any]) -> Callable[..., Any]:

@@ -41,7 +41,7 @@ import hashlib
 import math
 import random
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import cache, partial
 from typing import Any
 
@@ -223,7 +223,9 @@ def seeded_generators(start: int, own: torch.Generator | None = None) -> Iterato
 
 
 @contextmanager
-def other_generators_kept(start: int | None = None) -> Iterator[Callable[[Callable[[], object]], tuple[str, ...]]]:
+def other_generators_kept(
+    start: int | None = None, waits: bool = True
+) -> Iterator[Callable[[Callable[[], object]], tuple[str, ...]]]:
     """Put Python's and NumPy's global generators back if the block moves them, begun at `start` if that is given.
 
     What is given to the block is a function that names those that it has moved. All threads share them, and what others
@@ -240,7 +242,7 @@ def other_generators_kept(start: int | None = None) -> Iterator[Callable[[Callab
                 ours.intersection_update(_moved(now))
         return tuple(sorted(ours))
 
-    with OTHERS_WATCHED:  # else two would mix theirs, and put back each other's
+    with OTHERS_WATCHED if waits else nullcontext():  # else two would mix theirs, and put back each other's
         before = _other_states()
         try:
             if start is not None:
@@ -451,6 +453,32 @@ class OwnStream(TorchDispatchMode):
         with self.lent(device):
             return func(*args, **kwargs)
 
+    def drawn(self, func: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """What a function of torch's gives inside; the commonest on a CPU are computed as torch does, which is quick.
+
+        A function that makes a tensor says where by the keyword `device`.
+        """
+        device = args[0].device if args and isinstance(args[0], Tensor) else kwargs.get("device")
+        made = self._quickly(func, args, kwargs) if device == CPU and "generator" not in kwargs else None
+        if made is not None:
+            return made
+        with self:
+            return func(*args, **kwargs)
+
+    def _quickly(self, func: Any, args: tuple, kwargs: dict) -> Tensor | None:
+        generator: Any = self.generator(CPU)
+        if func in TAKING_GENERATORS:
+            return func(*args, **kwargs, generator=generator)
+        if func is torch.randn_like and len(args) == 1 and not kwargs:
+            return torch.empty_like(args[0]).normal_(generator=generator)
+        if func is F.dropout and not kwargs["inplace"]:
+            if not kwargs["training"] or kwargs["p"] == 0:
+                return args[0]
+            if 0 < kwargs["p"] < 1:
+                keep = 1 - kwargs["p"]
+                return args[0] * torch.empty_like(args[0]).bernoulli_(keep, generator=generator).div_(keep)
+        return None
+
     def generator(self, device: torch.device) -> torch.Generator | _State:
         """Our generator of a device; its state alone where torch makes none."""
         if device not in self.generators:
@@ -503,27 +531,7 @@ class OwnDraws(TorchFunctionMode):
         self.stream = stream
 
     def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
-        kwargs = kwargs or {}
-        if not may_draw(func):
-            return func(*args, **kwargs)
-        device = args[0].device if args and isinstance(args[0], Tensor) else kwargs.get("device")
-        made = self._quickly(func, args, kwargs) if device == CPU and "generator" not in kwargs else None
-        if made is not None:
-            return made
-        with self.stream:
-            return func(*args, **kwargs)
-
-    def _quickly(self, func: Any, args: tuple, kwargs: dict) -> Tensor | None:
-        """What the commonest functions give on a CPU, computed as torch does; None for all others."""
-        generator: Any = self.stream.generator(CPU)
-        if func in TAKING_GENERATORS:
-            return func(*args, **kwargs, generator=generator)
-        if func is torch.randn_like and len(args) == 1 and not kwargs:
-            return torch.empty_like(args[0]).normal_(generator=generator)
-        if func is F.dropout and kwargs["training"] and 0 < kwargs["p"] < 1 and not kwargs["inplace"]:
-            keep = 1 - kwargs["p"]
-            return args[0] * torch.empty_like(args[0]).bernoulli_(keep, generator=generator).div_(keep)
-        return None
+        return self.stream.drawn(func, *args, **kwargs or {}) if may_draw(func) else func(*args, **kwargs or {})
 
 
 TAKING_GENERATORS = {torch.rand, torch.randn, torch.randint, Tensor.normal_, Tensor.uniform_, Tensor.bernoulli_}

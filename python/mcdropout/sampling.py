@@ -16,7 +16,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
-from operator import is_
 from typing import Any
 
 import numpy as np
@@ -58,13 +57,13 @@ from .inputs import (
     ways_to_take,
 )
 from .keras_draws import KerasNetwork
-from .keras_sites import is_keras, is_keras_2, load_model
+from .keras_sites import check_keras, is_keras, is_keras_2, load_model
 from .models import MCNetwork
 from .outputs import Outputs, Select
 from .precision import PRECISIONS
 from .prediction import BY_INPUT, MCPrediction, with_index
 from .progress import Progress, reporting
-from .randomness import input_ids
+from .randomness import OwnStream, input_ids, other_generators_kept
 from .sites import (
     CarefulMode,
     Probe,
@@ -83,8 +82,9 @@ from .sites import (
     unwrapped,
     with_gradients_if_asked,
 )
+from .snapshots import Snapshot
 from .summaries import standard_error, summarise_classes, summarise_values
-from .variational import BayesConv2d, variational_layers
+from .variational import BayesConv2d
 
 MASKS = ("shared", "per_input")
 GROUP_BYTES = 2 << 20  # batches are drawn together as long as neither they nor their draws are larger
@@ -204,19 +204,28 @@ def mc_predict_point(
     """The ordinary prediction with dropout off, to compare: probabilities (input, label) or values (input, output).
 
     Arguments are those of `mc_predict()`, of several devices the first is taken; labels are in the order of
-    `model.labels`.
+    `model.labels`. Random numbers that the model draws in prediction are those that its own call would draw now; the
+    generators that they come from stay where they are.
     """
     batch_size = check_count(batch_size, "batch_size")
     model, x = behind_backbone(model, x, device)
     network = network_of(model, outputs, labels, select, precision, device, constants)
     feed = network.feed(x)
-    network.settle(feed.head(3))
-    parts, n_seen = [], 0
-    with reporting(progress, feed.n_inputs, "input", "Predicting") as report:
+    parts, n_seen, stream = [], 0, OwnStream(None)
+
+    def point(placed: Inputs) -> Any:
+        with stream:
+            return network.point(placed)
+
+    with (
+        reporting(progress, feed.n_inputs, "input", "Predicting") as report,
+        other_generators_kept(waits=False) as moved,
+    ):
+        network.settle(feed.head(3))
         for inputs in feed.batches(batch_size):
             placed = network.placed(inputs, network.replica.device)
             with network.telling(placed, n_seen):
-                result = network.point(placed)
+                result = point(placed)
             if not parts:
                 network.outputs.check(result, len(inputs))
             raw = network.outputs.tensor(result).detach()
@@ -225,6 +234,7 @@ def mc_predict_point(
             parts.append(values[0].cpu().numpy())
             n_seen += len(inputs)
             report(len(inputs))
+        moved(lambda: point(network.placed(feed.head(1), network.replica.device)))
     return np.concatenate(parts)
 
 
@@ -286,6 +296,7 @@ def mc_sampler(
     labels = None if labels is None else list(labels)
     if isinstance(model, (str, os.PathLike)) and str(model).endswith(".keras"):
         model = load_model(model)
+    kind_of(model)
 
     def network() -> Network | KerasNetwork:
         inner = model.head if isinstance(model, FrozenNetwork) else model
@@ -417,8 +428,17 @@ def network_of(
     """How to run this model, by the library that it was made with."""
     if isinstance(model, (str, os.PathLike)) and str(model).endswith(".keras"):
         model = load_model(model)
-    kind = KerasNetwork if is_keras(model) or is_keras_2(model) else Network
-    return kind.of(model, outputs, labels, select, precision, device, constants)
+    return kind_of(model).of(model, outputs, labels, select, precision, device, constants)
+
+
+def kind_of(model: Any) -> type[Network] | type[KerasNetwork]:
+    """What runs models of the library that this one was made with; refuses what is no model."""
+    if is_keras(model) or is_keras_2(model):
+        check_keras(model)
+        return KerasNetwork
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"`model` must be a torch module or a Keras model; got {shown(type(model).__name__)}.")
+    return Network
 
 
 @dataclass
@@ -447,8 +467,6 @@ class Network:
         constants: Mapping[str, Any] | None = None,
     ) -> Network:
         """Check what can be known before anything runs."""
-        if not isinstance(model, nn.Module):
-            raise TypeError(f"`model` must be a torch module or a Keras model; got {shown(type(model).__name__)}.")
         check_choice(precision, "precision", PRECISIONS)
         ours = isinstance(model, MCNetwork)
         known = Outputs(model.outputs, model.labels or ()) if isinstance(model, MCNetwork) else None
@@ -962,92 +980,3 @@ def check_room(shape: tuple[int, ...], arrays: int, itemsize: int) -> None:
             f"`keep_samples` would need {needed / 2**30:.1f} GiB for {shape[0]} draws of {shape[1]} inputs, and "
             f"{free / 2**30:.1f} GiB are free; set it to false to get the summaries alone."
         )
-
-
-# ---- whether a model is as it was -----------------------------------------------------------------------------
-
-
-class Snapshot:
-    """What a prediction depends on in a model, as it is now: tensors, attributes, and what lists and mappings hold.
-
-    Looked at by identity and by torch's counts of writes. Tensors that a replica has copies of, and weights that draws
-    are made from, are compared whole: these may also have been written to behind torch's back.
-    """
-
-    def __init__(self, model: Any) -> None:
-        self.empty: list[Any] = []
-        self.holders: list[tuple[Any, list[Any]]] = []
-        self.tensors: list[tuple[Tensor, Tensor, tuple[Any, ...], Tensor | None]] = []
-        self.seen: dict[int, Any] = {}  # kept alive, so that no other comes to have their ids
-        keras = is_keras(model)  # whose replicas read the user's own variables
-        layers = {} if keras else variational_layers(model)
-        self.copied = {id(one) for layer in layers.values() for one in layer.parameters()}
-        for layer in [model, *model._flatten_layers(include_self=False)] if keras else model.modules():
-            self._note(vars(layer), 1 if keras else 3)
-
-    def _note(self, value: Any, depth: int) -> None:
-        if id(value) in self.seen:
-            return
-        if isinstance(value, Tensor):
-            self.seen[id(value)] = value
-            compared = not isinstance(value, nn.Parameter) or id(value) in self.copied
-            compared = compared and value.layout == torch.strided and not value.is_quantized
-            alias = value.detach()  # so that its memory goes to no other tensor
-            self.tensors.append((value, alias, _state_of(value), alias.clone() if compared else None))
-        elif isinstance(value, np.ndarray):
-            self.seen[id(value)] = value
-            self._note(torch.from_numpy(value), depth) if value.dtype.kind in "biuf" else None
-        elif isinstance(value, (dict, list, set)):
-            self.seen[id(value)] = value
-            parts = list(_parts(value))
-            self.holders.append((value, parts)) if parts else self.empty.append(value)
-            for part in parts:
-                self._note(part, depth)
-        elif isinstance(value, tuple):
-            for part in value:
-                self._note(part, depth)
-        elif (
-            depth > 0
-            and not isinstance(value, (nn.Module, type))
-            and isinstance(getattr(value, "__dict__", None), dict)
-        ):
-            self._note(vars(value), depth - 2)
-
-    def holds(self) -> bool:
-        """Whether all is as it was."""
-        if any(self.empty) or not all(_is_same(*one) for one in self.holders):
-            return False
-        return all(
-            _state_of(tensor) == state and (copy is None or _is_equal(tensor, copy))
-            for tensor, _, state, copy in self.tensors
-        )
-
-
-def _parts(holder: Any) -> Any:
-    return holder.values() if isinstance(holder, dict) else holder
-
-
-def _is_same(holder: Any, parts: list[Any]) -> bool:
-    """Whether it holds the same objects; in which mode a module is does not matter, since a replica sets its own."""
-    if len(holder) != len(parts):
-        return False
-    if all(map(is_, _parts(holder), parts)):
-        return True
-    if not isinstance(holder, dict) or "training" not in holder:
-        return False
-    return all(one is part or name == "training" for (name, one), part in zip(holder.items(), parts, strict=True))
-
-
-def _state_of(tensor: Tensor) -> tuple[Any, ...]:
-    """What changes when a tensor is written to by torch, or gets other memory."""
-    version = 0 if tensor.is_inference() else tensor._version
-    return (version, tensor.data_ptr(), tensor.stride()) if tensor.layout == torch.strided else (version,)
-
-
-def _is_equal(tensor: Tensor, copy: Tensor) -> bool:
-    """Whether the numbers are the same, NaN among them."""
-    return torch.equal(tensor, copy) or (
-        bool(copy.isnan().any())
-        and torch.equal(tensor.nan_to_num(), copy.nan_to_num())
-        and torch.equal(tensor.isnan(), copy.isnan())
-    )

@@ -23,6 +23,7 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 import pandas as pd
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import SGD, Adam, AdamW, Optimizer, RMSprop
 from torch.optim.lr_scheduler import ReduceLROnPlateau
@@ -41,7 +42,7 @@ from .checks import (
     warn,
 )
 from .devices import sent
-from .models import MCNetwork, mean_and_std
+from .models import ACTIVATIONS, MCNetwork, mean_and_std
 from .objectives import (
     Objective,
     as_class_weights,
@@ -54,7 +55,7 @@ from .objectives import (
 from .precision import PRECISIONS
 from .progress import Progress, reporting
 from .randomness import OwnDraws, OwnStream
-from .variational import kl_divergence_of, variational_layers
+from .variational import BayesLayer, kl_divergence_of, variational_layers
 
 Model = TypeVar("Model", bound=nn.Module)
 MakeOptimizer = Callable[[Any], Optimizer]
@@ -115,7 +116,9 @@ def mc_fit(
       it tables in the caller's units, in float64 in the host's memory.
     callbacks: called after each epoch with its row of the history; one that gives True or "stop" ends training.
     precision: "float32", or for mixed precision "bfloat16" or "float16".
-    seed: decides the held-out part, the order and the dropout; None draws one (or takes the checkpoint's).
+    seed: decides the held-out part, the order and the dropout; None draws one (or takes the checkpoint's). Networks of
+      ours draw from generators of their own. For other modules torch's global generators are borrowed during each step
+      and put back after it, so let no other thread draw from them meanwhile.
     checkpoint: a file, written after every epoch; where it exists, training goes on from it, and ends with the weights
       of a run that was never interrupted: to the bit on one machine with as many threads of torch.
     progress: a bar, or a function that is called with (batches done, batches in all, text).
@@ -405,6 +408,7 @@ class _Learner:
         self.steps = 0
         self.stream = OwnStream(0)
         self.ours = isinstance(model, MCNetwork)
+        self.drawing: AbstractContextManager[Any] = nullcontext()  # in which a network of ours draws from the stream
         with torch.no_grad(), OwnStream(0) as stream:  # where the KL divergence has a closed form, nothing is drawn
             self.kl_draws = bool(self.layers) and (kl_divergence_of(self.layers.values()), stream.has_drawn)[1]
 
@@ -412,26 +416,30 @@ class _Learner:
         """Seed the dropout of an epoch; gives the epoch's order of `n` inputs, and a generator for augmentation."""
         dropout, order, augmentation = np.random.SeedSequence([seed, epoch]).generate_state(3, np.uint64) >> 1
         self.stream.start(int(dropout))
+        if self.ours:
+            self.drawing = _drawing(self.model, self.stream)
         shuffled = torch.randperm(n, generator=torch.Generator().manual_seed(int(order)))
         return shuffled, torch.Generator().manual_seed(int(augmentation))
 
-    def drawing(self) -> AbstractContextManager[Any]:
-        """Inside, what torch draws goes by the seed."""
-        return OwnDraws(self.stream) if self.ours else self.stream.lent(self.device)
+    def lent(self) -> AbstractContextManager[None]:
+        """Inside, the global generators go by the seed where the model is not of ours.
+
+        Such may draw where no mode of torch looks, and again when gradients are taken, as activation checkpointing
+        does, so these are lent for the whole step.
+        """
+        return nullcontext() if self.ours else self.stream.lent(self.device)
 
     def step(self, x: Tensor, y: Tensor) -> _Learnt:
         """Learn from one batch; what comes of it is still on the device: reading it would wait for it."""
-        # Other modules than ours may draw where no mode of torch looks, and again when gradients are taken, as
-        # activation checkpointing does, so the global generators are lent to the whole step.
-        with nullcontext() if self.ours else self.drawing():
+        with self.lent():
             self.optimizer.zero_grad()
-            with self.drawing() if self.ours else nullcontext():
+            with self.drawing:
                 out = self._outputs(x)
-                kl = kl_divergence_of(self.layers.values()) if self.kl_draws else None
-            if self.layers and not self.kl_draws:
-                kl = kl_divergence_of(self.layers.values())
             loss = nll = self.objective.loss(out, y, self.class_weights)
-            if kl is not None:
+            kl = None
+            if self.layers:
+                with OwnDraws(self.stream) if self.ours and self.kl_draws else nullcontext():
+                    kl = kl_divergence_of(self.layers.values())
                 loss = nll + self.kl_weight * kl
             if self.scaler is None:
                 loss.backward()
@@ -445,7 +453,7 @@ class _Learner:
 
     def judge(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """Loss, every label weighing the same, and outputs of one batch."""
-        with torch.no_grad(), self.drawing():
+        with torch.no_grad(), self.lent(), self.drawing:
             out = self._outputs(x)
         return self.objective.loss(out, y, None), out
 
@@ -454,6 +462,47 @@ class _Learner:
             return self.outputs(x)
         with torch.autocast(self.device.type, self.precision):
             return self.outputs(x).float()
+
+
+# What never draws, of the layers that our networks are made of.
+STILL = {nn.Linear, nn.Conv1d, nn.Conv2d, nn.MaxPool2d, nn.AdaptiveMaxPool2d, nn.BatchNorm2d, nn.Flatten, nn.Sequential}
+STILL |= set(ACTIVATIONS.values())
+
+
+def _drawing(model: nn.Module, stream: OwnStream) -> AbstractContextManager[Any]:
+    """Inside, what this network draws comes from the stream.
+
+    Its layers that draw are told so, which is far quicker than to look at every call of torch's: that is done where
+    anything may draw that is not known here, such as a layer of the user's, or a hook.
+    """
+    told = _Told()
+    for layer in model.modules():
+        ours = type(layer).__module__.startswith(f"{__package__}.")
+        if layer._forward_hooks or layer._forward_pre_hooks or "forward" in vars(layer):
+            return OwnDraws(stream)
+        if type(layer) is nn.Dropout:
+            told.append((layer, "forward", partial(_dropped, layer, stream)))
+        elif ours and isinstance(layer, BayesLayer) and layer.posterior.make is None:
+            told.append((layer, "drawn", stream.drawn))
+        elif not (type(layer) in STILL or (ours and not isinstance(layer, BayesLayer))):
+            return OwnDraws(stream)
+    return told
+
+
+class _Told(list[tuple[nn.Module, str, Callable[..., Any]]]):
+    """Layers and what of theirs is another function inside."""
+
+    def __enter__(self) -> None:
+        for layer, name, function in self:
+            vars(layer)[name] = function
+
+    def __exit__(self, *_: object) -> None:
+        for layer, name, _function in self:
+            vars(layer).pop(name, None)
+
+
+def _dropped(layer: nn.Dropout, stream: OwnStream, x: Tensor) -> Tensor:
+    return stream.drawn(F.dropout, x, p=layer.p, training=layer.training, inplace=layer.inplace)
 
 
 class _Learnt(NamedTuple):

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -178,6 +178,11 @@ class BayesLayer(nn.Module):
 
     # ---- learning
 
+    @staticmethod
+    def drawn(function: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Tensor:
+        """What a function of torch's draws; `mc_fit()` has it drawn from generators of its own."""
+        return function(*args, **kwargs)
+
     def forward(self, x: Tensor) -> Tensor:
         """The plain layer's outputs, with weights that are drawn where something samples."""
         anchor = self.mean if self.full else self.weight_mean
@@ -204,39 +209,47 @@ class BayesLayer(nn.Module):
             weight, *bias = [one.rsample() for one in self._custom()]
             return weight, (bias[0] if bias else None)
         if self.full:
-            return self.split(self.mean + self.scale_tril() @ torch.randn_like(self.mean))
+            return self.split(self.mean + self.scale_tril() @ self.drawn(torch.randn_like, self.mean))
         bias = None
         if self.bias_mean is not None and self.bias_rho is not None:
-            bias = torch.addcmul(self.bias_mean, F.softplus(self.bias_rho), torch.randn_like(self.bias_mean))
-        return torch.addcmul(self.weight_mean, F.softplus(self.weight_rho), torch.randn_like(self.weight_mean)), bias
+            bias = torch.addcmul(
+                self.bias_mean, F.softplus(self.bias_rho), self.drawn(torch.randn_like, self.bias_mean)
+            )
+        noise = self.drawn(torch.randn_like, self.weight_mean)
+        return torch.addcmul(self.weight_mean, F.softplus(self.weight_rho), noise), bias
 
     def _locally(self, x: Tensor) -> Tensor:
         mean = self.plain(x, self.weight_mean, self.bias_mean)
         bias = None if self.bias_rho is None else F.softplus(self.bias_rho).square()
         variance = self.plain(x.square(), F.softplus(self.weight_rho).square(), bias)
         # rounding may leave a variance of 0 a little below it, and the root has no slope at 0
-        return torch.addcmul(mean, variance.clamp(min=1e-30).sqrt(), _normals_like(mean))
+        return torch.addcmul(mean, variance.clamp(min=1e-30).sqrt(), self._normals_like(mean))
 
     def _flipped(self, x: Tensor) -> Tensor:
         mean = self.plain(x, self.weight_mean, self.bias_mean)
-        deviation = F.softplus(self.weight_rho) * torch.randn_like(self.weight_mean)
+        deviation = F.softplus(self.weight_rho) * self.drawn(torch.randn_like, self.weight_mean)
         moved = self.plain(x * self._signs(x, self._input_axis(x)), deviation, None)
         out = torch.addcmul(mean, moved, self._signs(mean, self._output_axis(mean)))
         if self.bias_rho is None:
             return out
         shape = self._along(mean, self._output_axis(mean))
-        return out + F.softplus(self.bias_rho).view(-1, *self._ones_after(mean)) * torch.randn(
-            shape, dtype=mean.dtype, device=mean.device
-        )
+        noise = self.drawn(torch.randn, shape, dtype=mean.dtype, device=mean.device)
+        return out + F.softplus(self.bias_rho).view(-1, *self._ones_after(mean)) * noise
 
     def _along(self, x: Tensor, axis: int) -> tuple[int, ...]:
         """Shape of one number for each input and each entry of `axis`."""
         kept = range(x.ndim) if self._ones_after(x) == () else (0, axis)
         return tuple(size if place in kept else 1 for place, size in enumerate(x.shape))
 
+    def _normals_like(self, x: Tensor) -> Tensor:
+        """Normal numbers for `x`, filled in the order of memory: torch is ten times slower where channels lie last."""
+        made = torch.empty_like(x)  # dense, whatever its order
+        self.drawn(Tensor.normal_, made.as_strided((made.numel(),), (1,)))
+        return made
+
     def _signs(self, x: Tensor, axis: int) -> Tensor:
         shape = self._along(x, axis)
-        return torch.randint(0, 2, shape, device=x.device).to(x.dtype).mul_(2).sub_(1)
+        return self.drawn(torch.randint, 0, 2, shape, device=x.device).to(x.dtype).mul_(2).sub_(1)
 
     def _ones_after(self, out: Tensor) -> tuple[int, ...]:
         """Axes of size 1 that put one number per output unit beside the outputs."""
@@ -319,13 +332,6 @@ class BayesLayer(nn.Module):
 
     def extra_repr(self) -> str:
         return f"posterior={self.posterior.family}, {self.prior}, estimator={self.estimator}"
-
-
-def _normals_like(x: Tensor) -> Tensor:
-    """Normal numbers for `x`, filled in the order of memory: torch is ten times slower where channels lie last."""
-    made = torch.empty_like(x)  # dense, whatever its order
-    made.as_strided((made.numel(),), (1,)).normal_()
-    return made
 
 
 class BayesLinear(BayesLayer):

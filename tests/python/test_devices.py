@@ -177,13 +177,14 @@ def test_lanes_compute_with_as_many_threads_as_the_caller(n_threads):
     def of_openmp(*_):
         return {one["num_threads"] for one in threadpoolctl.threadpool_info() if one["user_api"] == "openmp"}
 
+    before = torch.get_num_threads()
     torch.set_num_threads(n_threads)
     try:
         here = of_openmp()
         with Lanes(2) as lanes:
             assert list(lanes.in_order(of_openmp, range(2))) == [here, here]
     finally:
-        torch.set_num_threads(1)
+        torch.set_num_threads(before)
 
 
 # ---- chunks --------------------------------------------------------------------------------------------------------

@@ -476,13 +476,42 @@ def test_a_module_that_changes_more_than_dropout_is_refused_beside_random_number
         predict(model.eval(), numbers(N, 4, WIDTH))
 
 
-def test_the_ordinary_prediction_draws_as_the_model_does():
-    model, x = Apply(lambda m, x: F.dropout(x, 0.5, m.training) + torch.rand_like(x)), numbers(N, WIDTH)
+DRAWN_OUTSIDE = {
+    "torch": lambda m, x: x + torch.rand_like(x),
+    "several kinds": lambda m, x: x + torch.rand_like(x) * torch.bernoulli(x.sigmoid()) + torch.multinomial(x.exp(), 1),
+    "NumPy": lambda m, x: x + np.random.rand(),
+    "Python": lambda m, x: x + random.random(),
+}
+
+
+@pytest.mark.parametrize("batch_size", [3, N, 128])
+@pytest.mark.parametrize("draw", DRAWN_OUTSIDE.values(), ids=DRAWN_OUTSIDE)
+def test_the_ordinary_prediction_draws_as_the_model_does_now_and_moves_no_generator(draw, batch_size):
+    model, x = Apply(lambda m, x: F.dropout(draw(m, x), 0.5, m.training)), numbers(N, WIDTH)
+
+    def states():
+        return torch.get_rng_state().tolist(), random.getstate(), repr(np.random.get_state())
+
+    before, of_numpy = states(), np.random.get_state()
+    point = mcd.mc_predict_point(model, x, batch_size, outputs="values", progress=False)
+    assert states() == before
     with torch.random.fork_rng():
-        torch.manual_seed(5)
-        point = mcd.mc_predict_point(model, x, outputs="values", progress=False)
-        torch.manual_seed(5)
-        np.testing.assert_allclose(point, x + torch.rand(N, WIDTH).numpy(), atol=1e-6)
+        try:
+            own = torch.cat([model(part) for part in torch.from_numpy(x).split(batch_size)])
+        finally:
+            random.setstate(before[1])
+            np.random.set_state(of_numpy)
+    np.testing.assert_allclose(point, own.numpy(), atol=1e-6)
+
+
+def test_the_ordinary_prediction_leaves_what_a_loader_draws():
+    class Rows(torch.utils.data.IterableDataset):
+        def __iter__(self):
+            yield from torch.from_numpy(numbers(N, WIDTH)) + random.random()
+
+    model, state = Apply(lambda m, x: F.dropout(x, 0.5, m.training)), random.getstate()
+    mcd.mc_predict_point(model, torch.utils.data.DataLoader(Rows(), batch_size=2), outputs="values", progress=False)
+    assert random.getstate() != state  # as when the loader is read by anybody else
 
 
 def test_what_is_left_out_is_told_once_for_all_rates_and_can_be_let_in():

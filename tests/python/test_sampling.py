@@ -495,9 +495,28 @@ def test_bad_arguments_get_one_sentence(convnet, images, options, text):
     assert "\n" not in str(caught.value)
 
 
-def test_a_model_that_is_none_is_refused(images):
-    with pytest.raises(TypeError, match='`model` must be a torch module or a Keras model; got "dict"'):
-        predict({}, images)
+ASK_OF_A_MODEL = {
+    "mc_predict": lambda model, x: mcd.mc_predict(model, x),
+    "mc_predict_point": lambda model, x: mcd.mc_predict_point(model, x),
+    "mc_sites": lambda model, x: mcd.mc_sites(model, x),
+    "mc_sampler": lambda model, x: mcd.mc_sampler(model, x),
+    "mc_convergence": lambda model, x: mcd.mc_convergence(model, x),
+    "mc_compare_rates": lambda model, x: mcd.mc_compare_rates(model, x, [0] * len(x), (0.1, 0.2)),
+    "mc_fit": lambda model, x: mcd.mc_fit(model, x, [0] * len(x)),
+    "mc_train_on_batch": lambda model, x: mcd.mc_train_on_batch(model, x, [0] * len(x)),
+    "mc_to_bayesian": lambda model, _: mcd.mc_to_bayesian(model),
+    "mc_posterior_table": lambda model, _: mcd.mc_posterior_table(model),
+    "mc_weights_table": lambda model, _: mcd.mc_weights_table(model),
+    "mc_plot_posterior": lambda model, _: mcd.mc_plot_posterior(model),
+}
+
+
+@pytest.mark.parametrize(("model", "kind"), [({}, "dict"), ("abc", "str"), (3, "int"), (None, "NoneType")])
+@pytest.mark.parametrize("function", ASK_OF_A_MODEL)
+def test_a_model_that_is_none_is_refused_by_every_function(function, model, kind):
+    words = rf'`model` must be a (network of .*|torch module|torch module or a Keras model); got "?{kind}"?\.'
+    with pytest.raises(TypeError, match=words):
+        ASK_OF_A_MODEL[function](model, numbers(5, 3))
 
 
 @pytest.mark.parametrize("model", [nn.Sequential(nn.Linear(3, LABELS)), mlp(0.0, 0.0)], ids=["none", "rate 0"])
@@ -680,6 +699,51 @@ def test_a_sampler_answers_as_the_model_is_when_it_is_called(change):
     assert not np.array_equal(now, before)
     np.testing.assert_array_equal(ask(x).mean, now)
     np.testing.assert_array_equal(ask(x).mean, now)
+
+
+class Scaled(nn.Module):
+    """Dropout, times a number of an array that is neither torch's nor a copy of the model's."""
+
+    def __init__(self, array):
+        super().__init__()
+        self.drop, self.array = nn.Dropout(0.5), array
+
+    def forward(self, x):
+        return self.drop(x) * float(self.array[1])
+
+
+def read_only(numbers):
+    seen = numbers.view()
+    seen.flags.writeable = False
+    return seen
+
+
+ARRAYS = {
+    "as usual": lambda numbers: numbers,
+    "negative strides": lambda numbers: numbers[::-1],
+    "read-only": read_only,
+    "other order of bytes": lambda numbers: numbers.astype(">f4"),
+    "long double": lambda numbers: numbers.astype(np.longdouble),
+    "complex without its imaginary part": lambda numbers: numbers.astype(complex).real,
+    "objects": lambda numbers: numbers.astype(object),
+    "texts": lambda numbers: numbers.astype("U8"),
+    "with NaN": lambda numbers: np.where(numbers == 3, np.nan, numbers),
+}
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("kind", ARRAYS)
+def test_a_sampler_sees_changes_of_an_array_of_any_kind(kind, monkeypatch):
+    made = []
+    usual = Plan.__init__
+    monkeypatch.setattr(Plan, "__init__", lambda *given: (made.append(1), usual(*given))[1])
+    array = ARRAYS[kind](np.array([1.0, 2.0, 3.0]))
+    model, x = Scaled(array), numbers(4, 3)
+    ask = mcd.mc_sampler(model, x[:2], DRAWS, outputs="values", seed=3)
+    before = ask(x).mean
+    assert len(made) == 1  # what stays is not made anew
+    (array if array.base is None else array.base)[1] = 5
+    np.testing.assert_allclose(ask(x).mean, before * 2.5, rtol=1e-5)
 
 
 def test_a_sampler_of_a_model_that_stays_is_made_once_and_leaves_the_model(monkeypatch):

@@ -1,10 +1,12 @@
 """Threads and processes beside ours: what they draw and how they compute is their own, and so is ours."""
 
 import os
+import re
 import subprocess
 import sys
 import threading
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,6 +16,7 @@ from torch import nn
 
 import mcdropout as mcd
 from mcdropout import models
+from mcdropout.devices import shared_lock
 from mcdropout.randomness import DRAWING, OwnDraws, OwnStream
 
 N, FEATURES, DRAWS = 13, 3, 6
@@ -87,14 +90,56 @@ def trained(make, between=lambda: None):
     return [weights.detach() for weights in net.parameters()]
 
 
-# ---- what torch draws -----------------------------------------------------------------------------------------
+OURS = {name: make for name, make in NETWORKS.items() if name != "foreign"}
 
 
-@pytest.mark.parametrize("make", NETWORKS.values(), ids=NETWORKS)
-def test_training_and_a_thread_that_draws_do_not_disturb_each_other(make, drawer):
-    alone = trained(make)
-    assert all(map(torch.equal, alone, trained(make, drawer)))
+@pytest.mark.parametrize("hooked", [False, True])
+@pytest.mark.parametrize("make", OURS.values(), ids=OURS)
+def test_training_a_network_of_ours_and_a_thread_that_draws_in_its_layers_do_not_disturb_each_other(
+    make, hooked, drawer, monkeypatch
+):
+    def made():
+        net = make()
+        if hooked:
+            net.layers.register_forward_hook(lambda *_: None)
+        return net
+
+    alone, linear = trained(make), F.linear
+    monkeypatch.setattr(F, "linear", lambda *given: (drawer(), linear(*given))[1])
+    assert all(map(torch.equal, alone, trained(made)))
     drawer.assert_undisturbed()
+
+
+def test_training_a_module_of_the_users_and_a_thread_that_draws_between_its_steps_do_not_disturb_each_other(drawer):
+    alone = trained(Foreign)
+    assert all(map(torch.equal, alone, trained(Foreign, drawer)))
+    drawer.assert_undisturbed()
+
+
+class Drawing(nn.Module):
+    def forward(self, x):
+        return F.dropout(x, 0.3, self.training)
+
+
+def test_a_layer_of_the_users_in_a_network_of_ours_and_a_thread_that_draws_do_not_disturb_each_other(
+    drawer, monkeypatch
+):
+    def make():
+        net = NETWORKS["mlp"]()
+        net.layers.dense1_activation = Drawing()
+        return net
+
+    alone, linear = trained(make), F.linear
+    monkeypatch.setattr(F, "linear", lambda *given: (drawer(), linear(*given))[1])
+    assert all(map(torch.equal, alone, trained(make)))
+    drawer.assert_undisturbed()
+
+
+def test_layers_are_as_they_were_after_training():
+    net = NETWORKS["mlp"]()
+    before = [set(vars(layer)) for layer in net.layers]
+    mcd.mc_fit(net, X, Y, epochs=1, batch_size=5, progress=False)
+    assert [set(vars(layer)) for layer in net.layers] == before
 
 
 @pytest.mark.parametrize("make", NETWORKS.values(), ids=NETWORKS)
@@ -162,7 +207,7 @@ def test_a_prediction_and_a_thread_that_draws_do_not_disturb_each_other(drawer):
     drawer.assert_undisturbed()
 
 
-@pytest.mark.filterwarnings("ignore:`model` draws random numbers of its own")
+@pytest.mark.filterwarnings("error")
 def test_a_model_with_noise_of_its_own_and_a_thread_that_draws_do_not_disturb_each_other(drawer):
     alone = predict(Meeting(lambda: None, noise=True)).samples
     np.testing.assert_array_equal(predict(Meeting(drawer, noise=True)).samples, alone)
@@ -312,7 +357,7 @@ def test_new_threads_have_as_many_threads_of_torch_while_workers_work_and_afterw
 # ---- processes that are forked off ----------------------------------------------------------------------------
 
 FORK = """
-import multiprocessing, sys
+import multiprocessing, signal, sys
 import numpy as np, torch
 import mcdropout as mcd
 
@@ -332,12 +377,15 @@ work = {
 here = work()
 context = multiprocessing.get_context("fork")
 queue = context.SimpleQueue()
-child = context.Process(target=lambda: queue.put(float(np.abs(work() - here).max())))
+
+def again():
+    signal.alarm(200)  # ends it with whoever waits for it
+    queue.put(float(np.abs(work() - here).max()))
+
+child = context.Process(target=again)
 child.start()
-child.join(60)
-print("hangs" if child.is_alive() else queue.get() if child.exitcode == 0 else "failed", torch.get_num_threads())
-if child.is_alive():
-    child.kill()
+child.join()
+print(queue.get() if child.exitcode == 0 else "failed", torch.get_num_threads())
 """
 
 
@@ -349,6 +397,22 @@ def test_a_forked_process_computes_and_the_parent_keeps_its_threads(what):
     difference, threads = done.stdout.split()
     assert float(difference) < 1e-5  # one thread of torch adds in another order than two
     assert threads == "2"
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_our_locks_are_free_in_a_forked_process_whoever_held_them():
+    def forked():
+        child = os.fork()
+        if child == 0:
+            os._exit(0 if lock.acquire(blocking=False) else 1)
+        return os.waitpid(child, 0)[1]
+
+    lock = shared_lock()
+    with lock:
+        assert elsewhere(forked) == 0
+    package = Path(mcd.__file__).parent
+    made = [line for file in package.glob("*.py") for line in re.findall(r"\bR?Lock\(\)", file.read_text())]
+    assert made == ["RLock()"]  # in `shared_lock()`
 
 
 def test_a_gpu_in_a_forked_process_is_refused_with_a_way_out(monkeypatch):
