@@ -24,7 +24,7 @@ from .arrays import ArrayRows, Label, Rows, as_device, as_devices, as_rows, chec
 from .checks import UnreadableFile, check_choice, check_count, check_flag, check_path, shown
 from .datasets import ImageFiles
 from .devices import check_can_go_on
-from .inputs import in_batches, inputs_in
+from .inputs import Counts, in_batches, inputs_in
 from .models import MCNetwork, check_counts, weights_from
 from .sites import replicate
 
@@ -202,13 +202,22 @@ def behind_backbone(model: Any, x: Any, device: object = "auto", name: str = "x"
         raise ValueError(f"`{name}` must be one array of inputs where `model` has a frozen backbone; got several.")
     batches = in_batches(x, model.looking.batch_size)
     if batches is not None:
-        return model.head, _streamed(model, batches, where)
+        return model.head, _streamed(model, batches, Counts.of(x, model.looking.batch_size), where)
     return model.head, model.features(x, device=where, name=name)
 
 
-def _streamed(model: FrozenNetwork, batches: Iterable[Any], device: torch.device) -> Iterator[Any]:
+def _streamed(
+    model: FrozenNetwork, batches: Iterable[Any], counts: Counts | None, device: torch.device
+) -> Iterator[Any]:
+    seen = 0
     for batch in batches:
-        yield model.looked_at(inputs_in(batch), device=device)
+        features = model.looked_at(inputs_in(batch, counts is not None), device=device)
+        if counts is not None:
+            counts.check(len(features), seen)
+        seen += len(features)
+        yield features
+    if counts is not None:
+        counts.check_end(seen)
 
 
 # ---- looking ---------------------------------------------------------------------------------------------------

@@ -393,9 +393,11 @@ class Counts:
     size: int | None = None  # of each batch but the last
 
     @classmethod
-    def of(cls, x: Dataset | DataLoader) -> Counts:
-        """Nothing where items are batches themselves."""
-        dataset, size = (x.dataset, x.batch_size) if isinstance(x, DataLoader) else (x, BATCH_SIZE)
+    def of(cls, x: Any, batch_size: int = BATCH_SIZE) -> Counts | None:
+        """None of anything else, nothing known where items are batches themselves."""
+        if not isinstance(x, Dataset | DataLoader):
+            return None
+        dataset, size = (x.dataset, x.batch_size) if isinstance(x, DataLoader) else (x, batch_size)
         if isinstance(x, DataLoader) and x.batch_sampler is None:
             return cls()
         counted = not isinstance(dataset, IterableDataset)
@@ -451,9 +453,7 @@ class StreamFeed:
         self.counts.check_end(self.seen)
 
     def _inputs(self, batch: Any) -> Inputs:
-        if not self.loaded:  # whose lists are pairs, and whose inputs are counted
-            _check_pair(batch)
-        inputs = inputs_in(batch)
+        inputs = inputs_in(batch, self.loaded)
         takes = self.taking.takes
         if isinstance(inputs, Mapping) and takes.is_argument(inputs):
             args, kwargs = (inputs,), {}
@@ -490,11 +490,15 @@ def _check_pair(batch: Any) -> None:
         )
 
 
-def inputs_in(batch: Any) -> Any:
+def inputs_in(batch: Any, loaded: bool) -> Any:
     """The inputs of a batch: (inputs, target) has them first, anything else is inputs. Lists of numbers are an array.
+
+    loaded: whether a DataLoader made it, whose lists are such pairs, and whose inputs are counted.
 
     Raises ValueError for more than two parts: which of them are inputs is not known.
     """
+    if not loaded:
+        _check_pair(batch)
     if not isinstance(batch, tuple | list) or (isinstance(batch, list) and all(map(_is_plain, batch))):
         return batch
     if len(batch) not in (1, 2):
@@ -563,7 +567,7 @@ def feed_of(x: Any, taking: Taking) -> Feed:
     batches = in_batches(x)
     if batches is None:
         return ArrayFeed((x,), {}, taking)
-    return StreamFeed(batches, taking, Counts.of(x) if isinstance(x, Dataset | DataLoader) else None)
+    return StreamFeed(batches, taking, Counts.of(x))
 
 
 def in_batches(x: Any, batch_size: int = BATCH_SIZE) -> Iterator[Any] | None:

@@ -517,6 +517,17 @@ def test_lists_of_images_are_refused(channels, size):
                 run(Rows(), iter([list(images.images[:2]), list(images.images[2:4])]))
 
 
+def test_lists_of_images_are_refused_behind_a_backbone():
+    images = Images(6, 3)
+    backbone = nn.Sequential(nn.Flatten(), nn.AdaptiveAvgPool1d(8))
+    model = mcd.mc_frozen_backbone(backbone, nn.Sequential(nn.Dropout(0.5), nn.Linear(8, LABELS)))
+    assert len(predict(model, DataLoader(images, batch_size=4))) == 6
+    with pytest.raises(ValueError, match="as its dataset has items; got 3 in a batch of 2"):
+        predict(model, DataLoader(images, batch_size=2, collate_fn=list))
+    with pytest.raises(ValueError, match="which may be two inputs"):
+        predict(model, iter([list(images.images[:2])]))
+
+
 def test_lists_of_images_without_end_are_refused():
     images = Images(6, 3).images
     with pytest.raises(ValueError, match="as its dataset has items; got 3 in a batch of 2"):
