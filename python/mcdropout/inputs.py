@@ -300,15 +300,16 @@ def as_constants(given: Any, takes: Takes, dtype: torch.dtype) -> dict[str, Any]
 
 
 def _as_constant(value: Any, dtype: torch.dtype) -> Any:
-    if isinstance(value, np.ndarray) and value.dtype.kind in "buif":
-        tensor = torch.from_numpy(value.astype(value.dtype.newbyteorder("="), order="C"))
-        return tensor.to(dtype) if tensor.is_floating_point() else tensor
+    if isinstance(value, np.ndarray) and value.dtype.kind in "buifc":
+        value = torch.from_numpy(value.astype(value.dtype.newbyteorder("="), order="C"))
     if isinstance(value, Mapping):
         return {name: _as_constant(one, dtype) for name, one in value.items()}
     if type(value) in (tuple, list):
         parts = [_as_constant(one, dtype) for one in value]
         return parts if type(value) is list else tuple(parts)
-    return value.detach() if isinstance(value, Tensor) else value
+    if isinstance(value, Tensor):
+        return value.detach().to(dtype) if value.is_floating_point() else value.detach()
+    return value
 
 
 def check_given_once(constants: Iterable[str], inputs: Inputs, takes: Takes) -> None:

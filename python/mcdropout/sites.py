@@ -627,6 +627,10 @@ def _indexed(table: Tensor, index: Any) -> tuple[Any, int, int]:
     return index, -len(table) if table.ndim else 0, len(table) - 1 if table.ndim else 0
 
 
+def _selected(table: Tensor, dim: int, index: Tensor) -> tuple[Any, int, int]:
+    return index, 0, table.shape[dim] - 1
+
+
 def _made_one_hot(tensor: Tensor, num_classes: int = -1) -> tuple[Any, int, int]:
     return (None if num_classes < 0 else tensor), 0, num_classes - 1
 
@@ -637,6 +641,8 @@ LOOKUPS: dict[Any, Callable[..., tuple[Any, int, int]]] = {
     F.embedding_bag: _looked_up,
     F.one_hot: _made_one_hot,
     Tensor.__getitem__: _indexed,
+    torch.index_select: _selected,
+    Tensor.index_select: _selected,
 }
 
 

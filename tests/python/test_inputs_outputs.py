@@ -640,7 +640,9 @@ class Graph(nn.Module):
 
 
 @pytest.mark.parametrize("n", [STEPS, N])
-@pytest.mark.parametrize("wrap", [np.asarray, torch.from_numpy], ids=["numpy", "torch"])
+@pytest.mark.parametrize(
+    "wrap", [np.asarray, torch.from_numpy, lambda one: torch.from_numpy(one).double()], ids=["numpy", "torch", "double"]
+)
 def test_constants_are_passed_on_whatever_the_number_of_inputs(wrap, n):
     """Also where there are as many inputs as nodes: constants are never cut."""
     x, neighbours = numbers(n, STEPS, 3), np.abs(numbers(STEPS, STEPS, seed=2))
@@ -658,6 +660,22 @@ def test_constants_are_passed_on_whatever_the_number_of_inputs(wrap, n):
     settled = mcd.mc_convergence(model, x, [4, 8], **same, **more)
     pd.testing.assert_frame_equal(settled.table, mcd.mc_convergence(model, 2 * (neighbours @ x), [4, 8], **same).table)
     assert len(mcd.mc_sites(model, x, **more)) == 1
+
+
+@pytest.mark.parametrize("select", [torch.index_select, torch.Tensor.index_select])
+def test_codes_by_which_rows_are_selected_are_named_too(select):
+    class Selects(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.table, self.drop = nn.Parameter(torch.eye(5)), nn.Dropout(0.5)
+
+        def forward(self, code):
+            return self.drop(select(self.table, 0, code))
+
+    assert predict(Selects().eval(), np.arange(N) % 5, outputs="values").mean.shape == (N, 5)
+    for run in (point, predict):
+        with pytest.raises(ValueError, match="must hold whole numbers from 0 to 4, which .* got 7 in input number 3"):
+            run(Selects().eval(), np.array([0, 1, 7, 3]), outputs="values")
 
 
 def test_the_point_prediction_takes_constants():
