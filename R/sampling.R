@@ -20,8 +20,8 @@
 #'   several, by position or, with names, by keyword, for networks that take more than one; a named list in it
 #'   stands for an argument that is a dictionary, as in `list(list(ids = ids, mask = mask))`. Or a Python
 #'   object such as a `DataLoader`, which must give all inputs in their order, so that data larger than memory
-#'   stream: batches of inputs or of (inputs, target), of which the inputs are taken. It must give one input for
-#'   each item of its dataset, unless those are batches.
+#'   stream: batches of inputs or of (inputs, target), of which the inputs are taken. It must give one input
+#'   for each item of its dataset, unless those are batches.
 #'
 #'   Whole numbers (`integer`) and truth values reach a network that is not ours as they are. Where it fails
 #'   on its first inputs so, whole numbers are tried as floating ones, as pixels and features want to be, and
@@ -142,8 +142,8 @@ predict.mc_model <- function(object, new_data, type = NULL, ...) {
 #' Predict with the dropout off
 #'
 #' The ordinary prediction of a network, one pass with nothing dropped, to compare with the mean of
-#' [mc_predict()]. Of several devices the first is taken. Random numbers that the model draws in prediction are those
-#' that its own call would draw now; the generators that they come from stay where they are.
+#' [mc_predict()]. Of several devices the first is taken. Random numbers that the model draws in prediction are
+#' those that its own call would draw now; the generators that they come from stay where they are.
 #'
 #' @inheritParams mc_predict
 #' @return (numeric matrix) Probabilities, input x label, or values, input x output.
@@ -177,8 +177,9 @@ mc_predict_point <- function(model, x, batch_size = 128, ..., outputs = NULL, la
 #' What will be sampled
 #'
 #' The places in a network where [mc_predict()] finds randomness. Warns of random numbers that are left out or
-#' cannot be keyed by input, and where the spread is likely to say little: dropout before the last layer alone,
-#' and rates under 0.1 or over 0.7 in anything but a network of ours, or a Keras model by its loss, for values.
+#' cannot be keyed by input, and where the spread is likely to say little: dropout before the last layer
+#' alone, and rates under 0.1 or over 0.7 in anything but a network of ours, or a Keras model by its loss, for
+#' values.
 #'
 #' @inheritParams mc_predict
 #' @return (tibble) One row per place: `site`, its name; `operation`; `rate` of dropping (of a 0 where the
@@ -254,12 +255,14 @@ as_constants <- function(constants, call = rlang::caller_env()) {
   if (!named) {
     abort_must("constants", "be a named list", constants, call = call)
   }
-  lapply(constants, function(one) {
-    if (is.list(one) && !is.object(one)) {
-      return(if (rlang::is_named(one)) as_constants(one, call) else lapply(one, to_python))
-    }
-    if (is.atomic(one) && length(one) != 1) as.array(one) else one
-  })
+  lapply(constants, as_constant, call = call)
+}
+
+as_constant <- function(one, call) {
+  if (is.list(one) && !is.object(one)) {
+    return(if (rlang::is_named(one)) as_constants(one, call) else lapply(one, to_python))
+  }
+  if (is.atomic(one) && length(one) != 1) as.array(one) else one
 }
 
 # Whole numbers or words; how many there must be is the core's to say.
