@@ -142,8 +142,8 @@ predict.mc_model <- function(object, new_data, type = NULL, ...) {
 #' Predict with the dropout off
 #'
 #' The ordinary prediction of a network, one pass with nothing dropped, to compare with the mean of
-#' [mc_predict()]. Of several devices the first is taken. Random numbers that the model draws in prediction are
-#' those that its own call would draw now; the generators that they come from stay where they are.
+#' [mc_predict()]. Of several devices the first is taken. Random numbers that the model draws in prediction
+#' are those that its own call would draw now; the generators that they come from stay where they are.
 #'
 #' @inheritParams mc_predict
 #' @return (numeric matrix) Probabilities, input x label, or values, input x output.

@@ -45,9 +45,9 @@
 #' @param precision (string) `"float32"`, or a lower one for mixed precision, such as `"bfloat16"`.
 #' @param device (string) `"auto"`, `"cpu"`, `"cuda"`, ...
 #' @param seed (whole number) Governs shuffling, splitting and dropout; `NULL` draws one from R's generator,
-#'   so that [set.seed()] governs (where a checkpoint is there, its seed is taken). Networks of this package draw
-#'   from generators of their own; for other torch modules torch's global generators are borrowed during each
-#'   step.
+#'   so that [set.seed()] governs (where a checkpoint is there, its seed is taken). Networks of this package
+#'   draw from generators of their own; for other torch modules torch's global generators are borrowed during
+#'   each step.
 #' @param checkpoint (string) A file written after each epoch; training goes on from it if it is there, and
 #'   ends with the weights of a run that was never interrupted: to the bit on one machine with as many
 #'   threads.

@@ -343,13 +343,15 @@ test_that("other labels than the network's own are refused", {
     "got \"b\", \"a\", \"c\"."
   )
   other <- c("b", "a", "c")
+  net <- small_net(seed = 1)
   calls <- list(
-    function(labels) mc_predict(small_net(), small_x(), n_samples = 4, labels = labels, progress = FALSE),
-    function(labels) mc_predict_point(small_net(), small_x(), labels = labels, progress = FALSE),
-    function(labels) mc_sampler(small_net(), small_x(), n_samples = 4, labels = labels),
-    function(labels) mc_convergence(small_net(), small_x(), c(2, 4), labels = labels, progress = FALSE),
+    function(labels) mc_predict(net, small_x(), 20, labels = labels, seed = 1, progress = FALSE),
+    function(labels) mc_predict_point(net, small_x(), labels = labels, progress = FALSE),
+    function(labels) mc_sampler(net, small_x(), 20, labels = labels, seed = 1),
+    function(labels) mc_convergence(net, small_x(), c(2, 20), labels = labels, seed = 1, progress = FALSE),
     function(labels) {
-      mc_compare_rates(small_net(), small_x(), small_y(), c(0.2, 0.5), 4, labels = labels, progress = FALSE)
+      rates <- c(0.2, 0.5)
+      mc_compare_rates(net, small_x(), small_y(), rates, 20, labels = labels, seed = 1, progress = FALSE)
     }
   )
   for (ask in calls) {
