@@ -27,7 +27,8 @@ shown <- function(x) {
   } else {
     paste0("an object of class \"", class(x)[[1]], "\"")
   }
-  if (nchar(text) <= 80) text else paste0(substr(text, 1, 77), "...")
+  size <- nchar(text)
+  if (size <= 80) text else paste0(substr(text, 1, 38), "...", substr(text, size - 38, size))
 }
 
 shown_plain <- function(x) {

@@ -62,7 +62,7 @@ def shown(value: object) -> str:
     if isinstance(value, np.generic):
         value = value.item()
     text = f'"{value}"' if isinstance(value, str) else repr(value)
-    return text if len(text) <= 80 else text[:77] + "..."
+    return text if len(text) <= 80 else f"{text[:38]}...{text[-39:]}"  # a path says by its end which it is
 
 
 def whole(value: object) -> int | None:

@@ -995,7 +995,7 @@ class _Checkpoint:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = check_path(path, "checkpoint")
         if not self.path.absolute().parent.is_dir():
-            raise FileNotFoundError(f"`checkpoint` must be in a folder that is there; got {shown(str(path))}.")
+            raise ValueError(f"`checkpoint` must be in a folder that exists; got {shown(str(path))}.")
         self.found = containers.read(path, ("checkpoint",)) if self.path.exists() else None
 
     @property

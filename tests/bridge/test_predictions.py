@@ -102,7 +102,7 @@ def assert_same(found: MCPrediction, wanted: MCPrediction) -> None:
             assert left == right, field.name
             continue
         np.testing.assert_array_equal(left, right, err_msg=field.name)
-        if field.name != "ids":  # R's whole numbers are shorter
+        if field.name not in ("ids", "samples"):  # R's whole numbers are shorter, and draws no longer than they need be
             assert left.dtype == right.dtype, field.name
 
 

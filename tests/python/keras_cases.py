@@ -568,7 +568,8 @@ def test_training_goes_on_as_before():
 
 def test_sites_are_named_and_gaussian_noise_is_left_out_unasked():
     model, x, _ = made("noise")
-    assert mcd.mc_sites(model, x).operation.tolist() == ["dropout"]
+    with pytest.warns(UserWarning, match="by gaussian_noise in .*; they are left out unless `gaussian_noise` is true"):
+        assert mcd.mc_sites(model, x).operation.tolist() == ["dropout"]
     table = mcd.mc_sites(model, x, gaussian_noise=True)
     assert table.operation.tolist() == ["gaussian_noise", "dropout"]
     model, x, _ = made("lstm")

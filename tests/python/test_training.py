@@ -832,7 +832,7 @@ def test_the_optimizer_stays_between_steps_and_out_of_the_file(table, tmp_path):
         ({"device": "gpu"}, '`device` must be "auto", "cpu", "cuda", "cuda:1" or the like; got "gpu"'),
         ({"seed": 0.5}, r"`seed` must be a whole number from 0 to 2\^53 - 1; got 0.5"),
         ({"progress": "yes"}, '`progress` must be true or false; got "yes"'),
-        ({"checkpoint": "nowhere/at/all"}, '`path` must be in a folder that exists; got "nowhere/at/all"'),
+        ({"checkpoint": "nowhere/at/all"}, '`checkpoint` must be in a folder that exists; got "nowhere/at/all"'),
     ],
 )
 def test_arguments_that_cannot_work_get_one_sentence(table, arguments, message):

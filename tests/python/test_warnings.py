@@ -81,10 +81,11 @@ CALLS = {
 
 @pytest.mark.parametrize("name", CALLS)
 def test_a_warning_points_at_the_line_that_called(names, name):
-    if name == "a sampler":
+    if name == "a sampler":  # which tells again where its model is another
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             names = {**names, "sampler": mcd.mc_sampler(names["jittered"], names["x"], 4, **names["given"])}
+            names["jittered"].changed = True
     code = compile(f"def theirs():\n    return {CALLS[name]}\n\n\ntheirs()\n", "theirs.py", "exec")
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
