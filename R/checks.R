@@ -28,7 +28,13 @@ shown <- function(x) {
     paste0("an object of class \"", class(x)[[1]], "\"")
   }
   size <- nchar(text)
-  if (size <= 80) text else paste0(substr(text, 1, 38), "...", substr(text, size - 38, size))
+  if (size <= 80) {
+    text
+  } else if (is.character(x) && length(x) == 1) { # a path, which ends in its file
+    paste0(substr(text, 1, 38), "...", substr(text, size - 38, size))
+  } else {
+    paste0(substr(text, 1, 77), "...")
+  }
 }
 
 shown_plain <- function(x) {

@@ -62,7 +62,9 @@ def shown(value: object) -> str:
     if isinstance(value, np.generic):
         value = value.item()
     text = f'"{value}"' if isinstance(value, str) else repr(value)
-    return text if len(text) <= 80 else f"{text[:38]}...{text[-39:]}"  # a path says by its end which it is
+    if len(text) <= 80:
+        return text
+    return f"{text[:38]}...{text[-39:]}" if isinstance(value, str) else text[:77] + "..."  # a path ends in its file
 
 
 def whole(value: object) -> int | None:

@@ -129,3 +129,10 @@ def test_free_memory_of_macos_is_counted_in_pages(tmp_path, monkeypatch):
     assert free_memory(tmp_path) == 123 * 16384
     del pages["vm.page_purgeable_count"]
     assert free_memory(tmp_path) == 5000 * 16384
+
+
+def test_long_texts_are_shown_by_both_ends_and_other_long_values_by_their_start():
+    path = "/home/somebody/" + "deep/" * 20 + "image.png"
+    assert checks.shown(path) == '"/home/somebody/deep/deep/deep/deep/de...eep/deep/deep/deep/deep/deep/image.png"'
+    assert len(checks.shown(path)) == 80
+    assert checks.shown(list(range(100))) == repr(list(range(100)))[:77] + "..."

@@ -103,3 +103,10 @@ test_that("errors have the classes that they are documented to have", {
   expect_error(as_count(0), class = "mcdropout_error_argument")
   expect_error(as_count(0), class = "mcdropout_error")
 })
+
+test_that("long texts are shown by both ends and other long values by their start", {
+  path <- paste0("/home/somebody/", strrep("deep/", 20), "image.png")
+  both <- "\"/home/somebody/deep/deep/deep/deep/de...eep/deep/deep/deep/deep/deep/image.png\""
+  expect_identical(shown(path), both)
+  expect_identical(nchar(shown(1:100 + 0.5)), 80L)
+})
