@@ -881,7 +881,9 @@ def test_noise_that_is_not_asked_for_is_named():
 
 
 def test_numbers_that_make_no_difference_are_no_sites():
-    draw = lambda x, seed: x + 0 * keras.random.uniform(keras.ops.shape(x), seed=seed)  # noqa: E731
+    def draw(x, seed):
+        return x + 0 * keras.random.uniform(keras.ops.shape(x), seed=seed)
+
     model = ending_in(Own(draw, always=True), layers.Dropout(0.3), layers.Dense(2))
     x = np.ones((N, 4), np.float32)
     assert mcd.mc_sites(model, x).operation.tolist() == ["dropout"]

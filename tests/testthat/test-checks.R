@@ -105,8 +105,8 @@ test_that("errors have the classes that they are documented to have", {
 })
 
 test_that("long texts are shown by both ends and other long values by their start", {
-  path <- paste0("/home/somebody/", strrep("deep/", 20), "image.png")
-  both <- "\"/home/somebody/deep/deep/deep/deep/de...eep/deep/deep/deep/deep/deep/image.png\""
+  path <- paste0("photographs/of/", strrep("deep/", 20), "image.png")
+  both <- "\"photographs/of/deep/deep/deep/deep/de...eep/deep/deep/deep/deep/deep/image.png\""
   expect_identical(shown(path), both)
   expect_identical(nchar(shown(1:100 + 0.5)), 80L)
 })
