@@ -126,9 +126,9 @@ def _model(arrays: dict[str, np.ndarray], facts: dict[str, Any]) -> MCNetwork | 
 
     with torch.device("meta"):  # shapes alone: nothing is allocated for a network that the arrays do not fill
         shapes = {name: tuple(values.shape) for name, values in build(facts["spec"]).state_dict().items()}
-    for name in shapes.keys() - arrays.keys():
-        if name.endswith("_rest"):  # files of the first version have none
-            arrays[name] = np.zeros(shapes[name], np.float32)
+    rests = {name for name in shapes if name.endswith("_rest")}
+    if rests.isdisjoint(arrays):  # files of the first version have none
+        arrays |= {name: np.zeros(shapes[name], np.float32) for name in rests}
     if shapes != {name: values.shape for name, values in arrays.items()}:
         raise ValueError("The arrays do not fit the network that the file describes.")
     model = build(facts["spec"])

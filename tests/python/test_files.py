@@ -175,11 +175,13 @@ def damaged(tmp_path, change, kind="model"):
     path = tmp_path / "damaged.safetensors"
     if kind == "model":
         mc_save(mc_mlp(3, labels=["a", "b"]), path)
+    elif kind == "values":
+        mc_save(mc_mlp(3), path)
     else:
         mc_save(mc_predict(mc_mlp(3, labels=["a", "b"]), np.ones((5, 3)), 4, seed=1, progress=False), path)
-    _, arrays, facts = containers.read(path, (kind,))
+    written, arrays, facts = containers.read(path, ("model", "prediction"))
     change(arrays, facts)
-    containers.write(path, kind, arrays, facts)
+    containers.write(path, written, arrays, facts)
     return path
 
 
@@ -190,12 +192,21 @@ def damaged(tmp_path, change, kind="model"):
         lambda arrays, facts: facts["spec"].update(hidden=[10**9]),  # would take 12 GB
         lambda arrays, facts: facts["spec"].update(kind="shell"),
         lambda arrays, facts: facts["spec"].update(surprise=1),
-        lambda arrays, facts: arrays.pop(next(iter(arrays))),
     ],
 )
 def test_a_model_whose_parts_do_not_fit_is_refused(tmp_path, change):
     with pytest.raises(UnreadableFile, match="whose parts do not fit"):
         mc_load(damaged(tmp_path, change))
+
+
+def test_a_model_without_one_of_its_arrays_is_refused(tmp_path):
+    names: list[str] = []
+    damaged(tmp_path, lambda arrays, facts: names.extend(arrays), "values")
+    assert {"feature_rest", "target_rest"} <= set(names)
+    for name in names:  # also one of the two that files of the first version lack together
+        path = damaged(tmp_path, lambda arrays, facts, name=name: arrays.pop(name), "values")
+        with pytest.raises(UnreadableFile, match="whose parts do not fit"):
+            mc_load(path)
 
 
 @pytest.mark.parametrize(
