@@ -371,7 +371,7 @@ def as_device(device: object) -> torch.device:
     import torch
 
     if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+        device = "cuda" if has_gpu() else "cpu"
     try:
         found = torch.device(cast(str, device))
     except (RuntimeError, TypeError) as error:
@@ -383,6 +383,13 @@ def as_device(device: object) -> torch.device:
     if found.type == "cpu" or _answers(found):
         return found
     raise ValueError(f'`device` "{found}" is not available here; use "cpu" or "auto".')
+
+
+def has_gpu() -> bool:
+    """Whether torch finds a GPU that it can compute on."""
+    import torch
+
+    return torch.cuda.is_available()
 
 
 def as_devices(device: object) -> list[torch.device]:

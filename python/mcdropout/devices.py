@@ -23,6 +23,7 @@ from torch import Tensor
 
 from .checks import ForkedProcess
 
+CACHES_PER_PIECE = 128  # a GPU works on so many times what stays in a core's cache: each piece costs it some launches
 CHUNKS_PER_CARD = 64  # of what a chunk works on the largest result is a part, and torch keeps blocks for later
 
 Given = TypeVar("Given")
@@ -41,6 +42,11 @@ def chunk_bytes(device: torch.device, on_cpu: int) -> int:
     if hasattr(card, "recommended_max_memory"):  # Apple's
         return max(on_cpu, card.recommended_max_memory() // CHUNKS_PER_CARD)
     return on_cpu
+
+
+def piece_size(device: torch.device, in_cache: int) -> int:
+    """How much is worked on in one go, of which `in_cache` stays in the cache of a core."""
+    return in_cache if device.type == "cpu" else in_cache * CACHES_PER_PIECE
 
 
 def for_float64(device: torch.device) -> torch.device:
@@ -189,7 +195,9 @@ def fetched(tensors: dict[str, Tensor]) -> Callable[[], dict[str, np.ndarray]]:
 def pack(tensors: dict[str, Tensor]) -> Tensor:
     """Tensors as one run of bytes, those of the widest numbers first, so that each starts where it may."""
     by_width = sorted(tensors.values(), key=lambda one: -one.itemsize)
-    return torch.cat([one.contiguous().view(-1).view(torch.uint8) for one in by_width])
+    # Not view(-1): a column of one number is contiguous whatever its stride, and bytes are seen in a stride of 1 only.
+    flat = [tensor.contiguous().as_strided((tensor.numel(),), (1,)) for tensor in by_width]
+    return torch.cat([tensor.view(torch.uint8) for tensor in flat])
 
 
 def unpack(packed: Tensor, forms: dict[str, tuple[torch.Size, torch.dtype]]) -> dict[str, np.ndarray]:

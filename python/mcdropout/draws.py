@@ -34,7 +34,7 @@ from .folding import FoldedMode, Layout, can_be_folded
 from .inputs import Inputs
 from .operations import HANDLERS, is_opened
 from .outputs import Outputs
-from .precision import cast_arguments
+from .precision import cast_arguments, rounding
 from .randomness import (
     OwnStream,
     generator_starts,
@@ -393,8 +393,7 @@ class Plan:
         self._choose_engine(inputs[slice(0, 1)], ids[:1])
 
     def _same(self, looped: Tensor, result: Tensor) -> bool:
-        tolerance = 1e-4 if self.precision == "float32" else 5e-2  # sums in another order; 8 bits of bfloat16
-        return same_numbers(looped, result, tolerance)
+        return same_numbers(looped, result, rounding(self.precision, self.device))
 
     # ---- masks and weights
 

@@ -37,6 +37,7 @@ from .checks import NoStochasticSites, shown
 from .devices import IN_CHILD, check_can_go_on, shared_lock
 from .inputs import Inputs, Path
 from .operations import ALPHA, NUMBERS, Drop, Shape
+from .precision import ROUNDING, TF32, rounding
 from .sites import (
     USUAL,
     Call,
@@ -474,9 +475,18 @@ class Replica:
             return x.detach()
         return torch.from_numpy(np.array(load_keras().ops.cast(x, "float32")))
 
-    def is_precise(self) -> bool:
-        """Whether all its layers compute with 32 bits or more."""
-        return not any(str(one.compute_dtype).endswith("float16") for one in self.model._flatten_layers())
+    def rounding(self) -> float:
+        """How far apart, on their own scale, its numbers may be that are computed in two ways."""
+        if any(str(one.compute_dtype).endswith("float16") for one in self.model._flatten_layers()):
+            return ROUNDING["bfloat16"]
+        if self.backend == "torch":
+            return rounding("float32", self.device)
+        return ROUNDING[TF32 if self._has_gpu() else "float32"]
+
+    def _has_gpu(self) -> bool:
+        if self.backend == "jax":
+            return sys.modules["jax"].default_backend() == "gpu"
+        return bool(sys.modules["tensorflow"].config.list_logical_devices("GPU"))
 
     def as_site_input(self, x: Any) -> Tensor:
         """The same, for a probe."""
@@ -922,7 +932,7 @@ def probe_keras(replica: Replica, head: Callable[[int], Inputs], gaussian_noise:
     Raises NoStochasticSites where nothing would be sampled, and ValueError where what is dropped cannot be told apart
     by inputs, or where training changes more than what is drawn.
     """
-    tolerance = 1e-3 if replica.is_precise() else 5e-2
+    tolerance = max(1e-3, replica.rounding())
     probed = partial(_probed, replica, gaussian_noise=gaussian_noise)
     replica.raised = frozenset()
     with random_state_kept():

@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch._C._functorch import is_batchedtensor  # torch has no public way to ask this
+from torch.backends.cudnn.rnn import get_cudnn_mode
 from torch.overrides import handle_torch_function, has_torch_function_unary
 from torch.utils._python_dispatch import _disable_current_modes  # torch has no public way to do this
 
@@ -264,10 +265,27 @@ def _recurrent(mode: Mode, func: Any, *args: Any) -> Any:
         begin = tuple(one[own] for one in state) if isinstance(state, tuple) else state[own]
         begin = _for_rows(begin, x.shape[batch_axis])
         part = weights[layer * per_layer : (layer + 1) * per_layer]
-        x, *end = func(x, begin, part, has_biases, 1, 0.0, False, both_ways, batch_first)
+        x, *end = func(x, begin, _in_one_piece(func, part, ways), has_biases, 1, 0.0, False, both_ways, batch_first)
         ends.append(end)
     rows = x.shape[batch_axis]
     return (x, *(torch.cat([_for_rows(one, rows) for one in states]) for states in zip(*ends, strict=True)))
+
+
+def _in_one_piece(func: Any, weights: list[Tensor], ways: int) -> list[Tensor]:
+    """The weights of one layer as cuDNN wants them, which would copy them in every call as well, with a warning."""
+    first, recurrent, *_ = weights
+    if not first.is_cuda or torch.is_grad_enabled() or not torch.backends.cudnn.is_acceptable(first):
+        return weights
+    kind = {torch.rnn_tanh: "RNN_TANH", torch.rnn_relu: "RNN_RELU"}.get(func, func.__name__.upper())
+    gates = 4 if kind == "LSTM" else 3 if kind == "GRU" else 1
+    n_hidden = recurrent.shape[0] // gates
+    n_projected = recurrent.shape[1] if recurrent.shape[1] != n_hidden else 0
+    copies = [one.detach().clone() for one in weights]
+    sizes = (first.shape[1], get_cudnn_mode(kind), n_hidden, n_projected)
+    torch._cudnn_rnn_flatten_weight(  # pyright: ignore[reportPrivateImportUsage]
+        copies, len(weights) // ways, *sizes, 1, False, ways == 2
+    )
+    return copies
 
 
 def _for_rows(state: Any, n: int) -> Any:

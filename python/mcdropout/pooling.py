@@ -10,6 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from .devices import piece_size
 from .native import native
 from .sites import Site
 
@@ -63,14 +64,14 @@ def masked_max_pool(x: Tensor, mask: Tensor, kernel: Kernel, relu: bool = False,
     if relu and x.dtype == torch.float16:  # whose minus infinity, near enough to be met, would be none times 0
         x, relu = x.relu(), False
     out = x.new_empty(draws, inputs, height, width, channels)
-    steps = _steps(draws, inputs, height, high * width * wide * channels * x.itemsize)
+    piece = piece_size(x.device, PIECE_BYTES)
+    steps = _steps(draws, inputs, height, max(1, piece // (high * width * wide * channels * x.itemsize)))
     native(_by_pieces)(x, mask, out, high, wide, relu, factor, *steps)
     return out.movedim(-1, 2)
 
 
-def _steps(draws: int, inputs: int, height: int, row_bytes: int) -> tuple[int, int, int]:
-    """Draws, inputs and pooled rows of a piece: whole draws if they fit, else whole inputs, else some rows."""
-    rows = max(1, PIECE_BYTES // row_bytes)
+def _steps(draws: int, inputs: int, height: int, rows: int) -> tuple[int, int, int]:
+    """Draws, inputs and pooled rows of a piece of `rows`: whole draws if they fit, else whole inputs, else rows."""
     if rows >= inputs * height:
         return min(draws, rows // (inputs * height)), inputs, height
     return 1, max(1, rows // height), min(rows, height)

@@ -14,6 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 PRECISIONS = ("float32", "bfloat16", "float16")  # as torch names them
+TF32 = "tf32"  # what a GPU may take float32 in: 10 bits of each number
+ROUNDING = {"float32": 1e-4, TF32: 1e-2, "bfloat16": 5e-2, "float16": 5e-2}  # of sums of products in another order
 
 PRODUCTS = frozenset(
     (
@@ -32,6 +34,21 @@ IN_FLOAT32 = frozenset(
         *(torch.lstm_cell, torch.gru_cell, torch.rnn_tanh_cell, torch.rnn_relu_cell),
     )
 )
+
+
+def rounding(precision: str, device: torch.device) -> float:
+    """How far apart, on their own scale, numbers of a network may be that are computed in two ways."""
+    return ROUNDING[TF32 if precision == "float32" and _may_round(device) else precision]
+
+
+def _may_round(device: torch.device) -> bool:
+    """Whether the user's settings let a device take products of float32 in TF32: convolutions, if they are torch's."""
+    if device.type != "cuda":
+        return False
+    try:
+        return bool(torch.backends.cudnn.allow_tf32 or torch.backends.cuda.matmul.allow_tf32)
+    except RuntimeError:  # set in torch's newer way, which the older cannot read
+        return True
 
 
 def cast_arguments(func: Any, args: tuple, kwargs: dict[str, Any], dtype: torch.dtype) -> tuple[tuple, dict[str, Any]]:

@@ -53,7 +53,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from .checks import whole
-from .devices import generator_states, put_back, seed_generators, shared_lock
+from .devices import generator_states, piece_size, put_back, seed_generators, shared_lock
 from .native import native
 
 Key = tuple[int, int]
@@ -134,7 +134,7 @@ def keep_masks(
     kept = empty(n_masks * n_elements).view(n_masks, n_elements)
     draw, one = draws.repeat_interleave(len(ids)), ids.repeat(len(draws))  # one row for each (draw, id)
     given = n_bytes, bits, threshold, *site_key(seed, masks, site), *MULTIPLIERS, *WEYL
-    step = max(1, BLOCKS_AT_ONCE * 16 // n_bytes)
+    step = max(1, piece_size(draws.device, BLOCKS_AT_ONCE) * 16 // n_bytes)
     if scaled == threshold:
         # channels whose fields fill whole words of 64 bits are unpacked into such words
         words = kept.view(torch.int64) if channels > 1 and channels * bits % 64 == 0 else kept.new_empty(0, 0).long()
@@ -161,8 +161,9 @@ def uniforms(
     n_blocks = -(-n_elements // 4)
     numbers = torch.empty(len(draws), len(ids), 4, n_blocks, dtype=dtype, device=draws.device)
     low, high = (half[:, None] for half in _halves(ids))
-    for start in range(0, n_blocks, BLOCKS_AT_ONCE):
-        block = torch.arange(start, min(start + BLOCKS_AT_ONCE, n_blocks), device=draws.device)[None, :]
+    step = piece_size(draws.device, BLOCKS_AT_ONCE)
+    for start in range(0, n_blocks, step):
+        block = torch.arange(start, min(start + step, n_blocks), device=draws.device)[None, :]
         for place, draw in enumerate(draws):
             for word, made in enumerate(philox(key, (block, draw, low, high))):
                 upper = (made >> (32 - bits)).double() * 2.0**-bits
@@ -183,13 +184,14 @@ def normals(
     low, high = site_key(seed, masks, site, "normal")
     n_words = -(-n_elements // 2)
     numbers = torch.empty(len(draws), len(ids), 2 * n_words, dtype=dtype, device=draws.device)
+    step = piece_size(draws.device, BLOCKS_AT_ONCE)
     for place, draw in enumerate(draws.tolist()):
         for other, one in enumerate(ids.tolist()):
             philox4x64 = np.random.Philox(key=low + (high << 32), counter=[0, draw, one & (2**64 - 1), 0])
             pair = numbers[place, other].view(2, n_words)
-            for start in range(0, n_words, BLOCKS_AT_ONCE):
-                words = torch.from_numpy(philox4x64.random_raw(min(BLOCKS_AT_ONCE, n_words - start)).view(np.int64))
-                native(_box_muller)(words.to(draws.device), pair[:, start : start + BLOCKS_AT_ONCE])
+            for start in range(0, n_words, step):
+                words = torch.from_numpy(philox4x64.random_raw(min(step, n_words - start)).view(np.int64))
+                native(_box_muller)(words.to(draws.device), pair[:, start : start + step])
     return numbers[..., :n_elements]
 
 

@@ -36,6 +36,7 @@ from torch._C._functorch import (  # torch has no public way to ask this, and it
     CVmapInterpreterPtr,  # pyright: ignore[reportAttributeAccessIssue]
     RandomnessType,  # pyright: ignore[reportAttributeAccessIssue]
     TransformType,  # pyright: ignore[reportAttributeAccessIssue]
+    is_batchedtensor,
     peek_interpreter_stack,  # pyright: ignore[reportAttributeAccessIssue]
 )
 from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
@@ -45,7 +46,7 @@ from .checks import NoStochasticSites
 from .devices import chosen
 from .inputs import Inputs, Path
 from .operations import ALPHA, HANDLERS, NUMBERS, RANDOM, RELUS, STOCHASTIC_DEPTH, Drop, Shape, Variational, drops
-from .precision import cast_arguments
+from .precision import cast_arguments, rounding
 from .randomness import OwnStream, other_generators_kept, seeded_generators
 
 T = TypeVar("T")
@@ -352,6 +353,8 @@ class StochasticMode(TorchFunctionMode):
         kwargs = kwargs or {}
         if self.reduced is not None:
             args, kwargs = cast_arguments(func, args, kwargs, self.reduced)
+        if self.device.type == "cuda" and func in LOOKUPS:
+            _check_on_device(*LOOKUPS[func](*args, **kwargs))
         handler = self.handlers.get(func)
         if handler is None:
             return func(*args, **kwargs)
@@ -646,6 +649,13 @@ LOOKUPS: dict[Any, Callable[..., tuple[Any, int, int]]] = {
 }
 
 
+def _check_on_device(ids: Any, lowest: int, highest: int) -> None:
+    """Refuse, as torch does on the host, what cannot be looked up: on a GPU it would end all work of this process."""
+    if isinstance(ids, Tensor) and ids.is_cuda and ids.dtype in WHOLE_NUMBERS and not is_batchedtensor(ids):
+        if bool(((ids < lowest) | (ids > highest)).any()):
+            raise IndexError("index out of range in self")
+
+
 def _masks_of_heads(*_: Any, key_padding_mask: Any = None, attn_mask: Any = None, **__: Any) -> tuple[Any, ...]:
     return key_padding_mask, attn_mask
 
@@ -820,7 +830,7 @@ def probe(
     """
     in_training, others_in_training = _calls_in_training(model, replica.device, head(1))
     originals = {id(tensor) for tensor in (*model.parameters(), *model.buffers())}
-    tolerance = 1e-3 if replica.precision == "float32" else 5e-2
+    tolerance = max(1e-3, rounding(replica.precision, replica.device))
     with generators_watched() as others_moved, replica.generators_kept():
         plain, plain_output = _calls(replica, head(3), originals)
         idle = without_effect(plain.found, plain_output, lambda trial: _calls(replica, head(3), trial=trial)[1])

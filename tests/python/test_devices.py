@@ -4,6 +4,7 @@ Tests that need a CUDA device are marked, and skipped elsewhere.
 """
 
 import threading
+import warnings
 from contextlib import nullcontext
 from types import SimpleNamespace
 
@@ -300,6 +301,7 @@ def test_what_is_packed_comes_back():
         "bytes": torch.tensor([True, False, True]),
         "wide": torch.arange(6, dtype=torch.float64).reshape(3, 2).T,
         "codes": torch.tensor([[3], [2**40]]),
+        "a column of one number": torch.arange(6).reshape(3, 2).T[:1, :1],
         "draws": torch.arange(12, dtype=torch.float32).reshape(2, 3, 2),
     }
     found = unpack(pack(tensors), {name: (one.shape, one.dtype) for name, one in tensors.items()})
@@ -547,3 +549,94 @@ def test_several_cards_give_the_numbers_of_one(x):
     one = predict(Net(), x, batch_size=2, device="cuda:0")
     for device in (["cuda:0", "cuda:1"], "cuda:1"):  # TF32, as above
         assert_same(predict(Net(), x, batch_size=2, device=device), one, atol=5e-3)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("outputs", ["values", "logits"])
+def test_one_input_on_a_gpu(x, outputs):
+    model = Net()
+    gpu, cpu = (predict(model, x[:1], outputs=outputs, device=device) for device in ("cuda", "cpu"))
+    np.testing.assert_allclose(gpu.samples, cpu.samples, atol=5e-3)  # TF32, as above
+    point = mcd.mc_predict_point(model, x[:1], outputs=outputs, device="cuda")
+    assert len(point) == 1
+
+
+class Recurrent(nn.Module):
+    def __init__(self, make, **options):
+        super().__init__()
+        torch.manual_seed(0)
+        self.layers = make(3, 8, num_layers=3, dropout=0.3, batch_first=True, **options)
+        self.last = nn.LazyLinear(2)
+        self.last(self.layers(torch.zeros(1, 4, 3))[0])
+
+    def forward(self, x):
+        return self.last(self.layers(x)[0][:, -1])
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(
+    ("make", "options"),
+    [
+        (nn.LSTM, {}),
+        (nn.LSTM, {"proj_size": 5}),
+        (nn.GRU, {"bidirectional": True}),
+        (nn.RNN, {"bias": False}),
+        (nn.RNN, {"nonlinearity": "relu"}),
+    ],
+)
+def test_recurrent_layers_on_a_gpu_say_nothing_and_give_the_cpus_numbers(make, options):
+    model, x = Recurrent(make, **options), np.random.default_rng(0).normal(size=(7, 4, 3)).astype(np.float32)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        gpu = predict(model, x, outputs="values", device="cuda")
+    cpu = predict(model, x, outputs="values", device="cpu")
+    np.testing.assert_allclose(gpu.samples, cpu.samples, atol=1e-3)  # cuDNN takes TF32 here too
+
+
+class Lookup(nn.Module):
+    def __init__(self, look_up):
+        super().__init__()
+        self.embed, self.drop, self.last = nn.Embedding(20, 6), nn.Dropout(0.5), nn.Linear(6, 5)
+        self.look_up = look_up
+
+    def forward(self, codes):
+        return self.last(self.drop(self.look_up(self.embed, codes).mean(dim=1)))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(
+    "look_up",
+    [
+        lambda embed, codes: embed(codes),
+        lambda embed, codes: embed.weight[codes],
+        lambda embed, codes: embed.weight.index_select(0, codes.flatten()).unflatten(0, codes.shape),
+    ],
+    ids=["embedding", "indexing", "index_select"],
+)
+def test_codes_out_of_range_do_not_end_the_work_on_a_gpu(x, look_up):
+    codes = np.arange(33).reshape(11, 3) % 20
+    model = Lookup(look_up)
+    usual = predict(model, codes, device="cuda")
+    for row in (0, 9):
+        wrong = codes.copy()
+        wrong[row, 1] = 20
+        for batch_size in (2, 128):
+            with pytest.raises(ValueError, match=f"whole numbers .* got 20 in input number {row + 1}"):
+                predict(model, wrong, device="cuda", batch_size=batch_size)
+        with pytest.raises(ValueError, match="whole numbers .* got 20"):
+            mcd.mc_predict_point(model, wrong, outputs="logits", device="cuda")
+    np.testing.assert_array_equal(predict(model, codes, device="cuda").samples, usual.samples)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", ["resnet18", "squeezenet1_1", "densenet121", "convnext_tiny", "efficientnet_b0"])
+def test_networks_of_many_convolutions_keep_their_engine_on_a_gpu(torchvision, name):
+    torch.manual_seed(0)
+    model = getattr(torchvision.models, name)(num_classes=5)
+    if name == "resnet18":
+        model.fc = nn.Sequential(nn.Dropout(0.3), model.fc)
+    x = torch.rand(5, 3, 64, 64)
+    found = mcd.mc_predict(model.eval(), x, 4, outputs="values", device="cuda", seed=1, progress=False)
+    assert found.engine in ("folded", "vmap"), found.engine_reason
+    cpu = mcd.mc_predict(model, x, 4, outputs="values", device="cpu", seed=1, progress=False)
+    np.testing.assert_allclose(found.samples, cpu.samples, atol=2e-2 * np.abs(cpu.samples).max())  # TF32

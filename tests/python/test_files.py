@@ -176,7 +176,7 @@ def damaged(tmp_path, change, kind="model"):
     if kind == "model":
         mc_save(mc_mlp(3, labels=["a", "b"]), path)
     elif kind == "values":
-        mc_save(mc_mlp(3), path)
+        mc_save(mc_mlp(3, task="regression"), path)
     else:
         mc_save(mc_predict(mc_mlp(3, labels=["a", "b"]), np.ones((5, 3)), 4, seed=1, progress=False), path)
     written, arrays, facts = containers.read(path, ("model", "prediction"))

@@ -417,7 +417,7 @@ def test_our_locks_are_free_in_a_forked_process_whoever_held_them():
 
 def test_a_gpu_in_a_forked_process_is_refused_with_a_way_out(monkeypatch):
     monkeypatch.setattr(torch.cuda, "_is_in_bad_fork", lambda: True)
+    monkeypatch.setattr("mcdropout.arrays.has_gpu", lambda: True)
     for device in ("cuda", "auto"):
-        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
         with pytest.raises(RuntimeError, match='`device` is a GPU.* forked .*"spawn" or "forkserver".*makeCluster'):
             predict(Meeting(lambda: None), device=device)

@@ -1,17 +1,18 @@
 """What every public function does on a device: the host's numbers, and no wait for every batch.
 
-`test_pretend_device.py` runs this file with pytest in a process of its own, since a backend is there for good.
+`test_pretend_device.py` runs this file with pytest in a process of its own, since a backend is there for good. The
+environment variable TEST_DEVICE names the device: "pretend", or "cuda" where there is one.
 """
 
 import copy
 import inspect
+import os
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
-from pretend_device import CROSSINGS, HERE
 from torch import nn
 
 import mcdropout as mcd
@@ -25,7 +26,14 @@ CODES = np.arange(N) % len(LABELS)
 NAMES = np.array(LABELS)[CODES]
 VALUES = np.stack([TABLE.sum(axis=1), TABLE[:, 0] * 2 + 1e7], axis=1)
 QUIET = {"progress": False}
-BOTH = ("pretend", "cpu")
+DEVICE = os.environ["TEST_DEVICE"]
+BOTH = (DEVICE, "cpu")
+if DEVICE == "pretend":
+    from pretend_device import CROSSINGS, HERE
+else:  # as exactly as on the host
+    pytestmark = pytest.mark.gpu
+    CROSSINGS, HERE = {}, torch.device(DEVICE, 0)
+    torch.backends.cudnn.allow_tf32 = False
 
 
 class Convolutions(nn.Module):
@@ -155,7 +163,7 @@ def test_predictions(known, masks):
     one, other = on_each(
         lambda device: mcd.mc_predict(model, x, DRAWS, 4, masks=masks, device=device, seed=3, **options, **QUIET)
     )
-    assert (one.device, other.device) == ("pretend", "cpu")
+    assert (one.device, other.device) == (DEVICE, "cpu")
     same_predictions(one, other)
     assert {weights.device.type for weights in model.parameters()} == {"cpu"}
 
@@ -170,7 +178,7 @@ def test_points_and_sites(known):
 def test_a_network_that_lives_on_the_device(known):
     model, x, options = known
     there = copy.deepcopy(model).to(HERE)
-    one = mcd.mc_predict(there, x, DRAWS, device="pretend", seed=3, **options, **QUIET)
+    one = mcd.mc_predict(there, x, DRAWS, device=DEVICE, seed=3, **options, **QUIET)
     same_predictions(one, mcd.mc_predict(model, x, DRAWS, device="cpu", seed=3, **options, **QUIET))
     same_predictions(mcd.mc_predict(there, x, DRAWS, device="cpu", seed=3, **options, **QUIET), one)
     assert {weights.device for weights in there.parameters()} == {HERE}
@@ -198,7 +206,7 @@ def test_several_devices(name):
     make, x, outputs = MODELS[name]
     options = {"outputs": outputs, "seed": 3, **QUIET}
     alone = mcd.mc_predict(ready(make()), x, DRAWS, 2, device="cpu", **options)
-    for devices in (["pretend", "cpu"], ["cpu", "pretend"], ["pretend", "pretend"]):
+    for devices in ([DEVICE, "cpu"], ["cpu", DEVICE], [DEVICE, DEVICE]):
         same_predictions(mcd.mc_predict(ready(make()), x, DRAWS, 2, device=devices, **options), alone)
 
 
@@ -206,7 +214,7 @@ def test_streams():
     model = values()
     whole = mcd.mc_predict(model, TABLE, DRAWS, device="cpu", seed=3, **QUIET)
     batches = torch.from_numpy(TABLE).split(4)
-    same_predictions(mcd.mc_predict(model, iter(batches), DRAWS, device="pretend", seed=3, **QUIET), whole)
+    same_predictions(mcd.mc_predict(model, iter(batches), DRAWS, device=DEVICE, seed=3, **QUIET), whole)
 
 
 @pytest.mark.parametrize("name", ["table", "values", "images", "Bayesian", "foreign", "transformer"])
@@ -306,9 +314,9 @@ def test_training_in_lower_precision(precision):
 def test_training_goes_on_from_a_checkpoint(name, tmp_path):
     make, x, _ = MODELS[name]
     y, path = truth_for(make()), tmp_path / "run"
-    whole = fitted(make(), x, y, device="pretend", epochs=4)
-    fitted(make(), x, y, device="pretend", epochs=2, checkpoint=path)
-    same_networks(fitted(make(), x, y, device="pretend", epochs=4, checkpoint=path), whole)
+    whole = fitted(make(), x, y, device=DEVICE, epochs=4)
+    fitted(make(), x, y, device=DEVICE, epochs=2, checkpoint=path)
+    same_networks(fitted(make(), x, y, device=DEVICE, epochs=4, checkpoint=path), whole)
 
 
 @pytest.mark.parametrize("name", ["table", "binary", "values", "values, no noise", "images", "Bayesian", "foreign"])
@@ -328,7 +336,7 @@ def test_what_diverges_keeps_its_last_good_weights():
     model = MODELS["table"][0]()
     before = copy.deepcopy(model.state_dict())
     with pytest.raises(FloatingPointError, match="in epoch 1"):
-        fitted(model, TABLE, NAMES, device="pretend", **spoil)
+        fitted(model, TABLE, NAMES, device=DEVICE, **spoil)
     assert all(torch.equal(values, before[name]) for name, values in model.state_dict().items())
 
 
@@ -368,7 +376,7 @@ def test_frozen_backbones(kind):
 @pytest.mark.parametrize("name", ["table", "values", "images", "Bayesian", "residual", "made Bayesian"])
 def test_a_network_on_the_device_is_saved_opened_and_told_of(name, tmp_path):
     make, x, _ = MODELS[name]
-    model = fitted(make(), x, truth_for(make()), device="pretend")
+    model = fitted(make(), x, truth_for(make()), device=DEVICE)
     mcd.mc_save(model, tmp_path / "host")
     mcd.mc_save(copy.deepcopy(model).to(HERE), tmp_path / "device")
     one, other = (mcd.mc_load(tmp_path / where) for where in ("device", "host"))
@@ -403,13 +411,14 @@ ASKED = [(name, {}) for name in ("table", "binary", "values", "images", "foreign
 ASKED += [("table", HALVES), ("table", {"class_weight": "balanced"}), ("values", HALVES), ("Bayesian", HALVES)]
 
 
+@pytest.mark.skipif(DEVICE != "pretend", reason="only the pretend device counts what it is asked")
 @pytest.mark.parametrize(("name", "way"), ASKED)
 def test_an_epoch_asks_the_device_as_often_however_many_steps_it_has(name, way):
     make, x, _ = MODELS[name]
     y = truth_for(make())
     few, many = (
-        crossings(lambda n=n: fitted(make(), x, y, device="pretend", batch_size=n, epochs=2, **way)) for n in (N, 1)
+        crossings(lambda n=n: fitted(make(), x, y, device=DEVICE, batch_size=n, epochs=2, **way)) for n in (N, 1)
     )
     assert few == many
-    one_more = crossings(lambda: fitted(make(), x, y, device="pretend", batch_size=1, epochs=3, **way))
+    one_more = crossings(lambda: fitted(make(), x, y, device=DEVICE, batch_size=1, epochs=3, **way))
     assert one_more["asked"] - many["asked"] <= 1  # whether all weights are numbers

@@ -1,0 +1,39 @@
+"""What all tests share: where there is a GPU, only those that are marked so work on it.
+
+The others hold numbers to the host's rounding, and their own networks make tensors there.
+"""
+
+import os
+
+import pytest
+import torch
+
+HAS_GPU = torch.cuda.is_available()
+VISIBLE = os.environ.get("CUDA_VISIBLE_DEVICES")
+
+
+def pytest_collection_modifyitems(items):
+    """Tests that need a GPU say so and are skipped where there is none."""
+    if not HAS_GPU:
+        for item in items:
+            if item.get_closest_marker("gpu"):
+                item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def on_the_host():
+    """Whoever leaves the device to us gets the host, and processes that tests start find no other."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CUDA_VISIBLE_DEVICES", "")
+        patch.setattr("mcdropout.arrays.has_gpu", lambda: False)
+        yield
+
+
+@pytest.fixture(autouse=True)
+def gpus_where_asked_for(request, monkeypatch):
+    """Tests that are marked find the GPUs that this process was started with."""
+    if request.node.get_closest_marker("gpu"):
+        if VISIBLE is None:
+            monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+        else:
+            monkeypatch.setenv("CUDA_VISIBLE_DEVICES", VISIBLE)
