@@ -26,7 +26,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import cache, partial, wraps
 from importlib import import_module
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -342,6 +342,23 @@ class SamplePass(Pass):
         return run(int(self.masks[name]) % MAX_KERAS_SEED)
 
 
+class Now(threading.local):
+    """The pass that a thread is in, and the layers whose code is running, from the outermost to the innermost."""
+
+    def __init__(self) -> None:
+        self.on = Pass()
+        self.path: list[str] = []
+
+
+class PassOwner(Protocol):
+    """What copied layers, and functions of Keras's, must know of the replica that runs them."""
+
+    now: Now
+    raised: frozenset[str]
+    asked: dict[str, Any]
+    kept_masks: list[tuple[Any, str]]
+
+
 def _tried(name: str, drop: Drop, x: Any, trial: Trial) -> Any:
     """What stands for random numbers where none are drawn, as in `sites`."""
     made = trial.numbers(name, drop, tuple(map(int, x.shape)))
@@ -493,14 +510,6 @@ class Replica:
         return self.to_torch(x).float()
 
 
-class Now(threading.local):
-    """The pass that a thread is in, and the layers whose code is running, from the outermost to the innermost."""
-
-    def __init__(self) -> None:
-        self.on = Pass()
-        self.path: list[str] = []
-
-
 def seed_generators(model: Any) -> list[tuple[str, Any]]:
     """The states of all of Keras's sources of random numbers in a model, and whose each is."""
     layers = [model, *model._flatten_layers(include_self=False)]
@@ -602,7 +611,7 @@ def _is_a_holder(value: Any) -> bool:
 # ---- interception ---------------------------------------------------------------------------------------------
 
 
-def _meet(replica: Replica, path: str, drop: Drop, x: Any) -> Any:
+def _meet(replica: PassOwner, path: str, drop: Drop, x: Any) -> Any:
     return replica.now.on.meet(path, drop, x)
 
 
@@ -679,7 +688,7 @@ def _noise_shape(name: str, x: Any, given: Any) -> Shape:
     return wanted
 
 
-def _intercept(twin: Any, replica: Replica, path: str) -> bool:
+def _intercept(twin: Any, replica: PassOwner, path: str) -> bool:
     """Let the masks in where a layer drops in the midst of its work: recurrent cells, and plain attention.
 
     True for a cell, which asks for its masks only in training.
@@ -710,7 +719,7 @@ def _cells(layer: Any) -> list[Any]:
     return [] if cell is None else [cell, *getattr(cell, "cells", [])]
 
 
-def _kept_mask(twin: Any, replica: Replica, path: str, attribute: str, rate: float) -> Callable[[Any], Any]:
+def _kept_mask(twin: Any, replica: PassOwner, path: str, attribute: str, rate: float) -> Callable[[Any], Any]:
     """A recurrent cell's mask, made once for all steps of a pass, as Keras does: Gal and Ghahramani (2016b)."""
     replica.kept_masks.append((twin, attribute))
     operation = "recurrent_dropout" if "recurrent" in attribute else "dropout"
@@ -728,7 +737,7 @@ def _kept_mask(twin: Any, replica: Replica, path: str, attribute: str, rate: flo
     return mask
 
 
-def _announce(twin: Any, replica: Replica, path: str, raised: bool) -> None:
+def _announce(twin: Any, replica: PassOwner, path: str, raised: bool) -> None:
     """Let a layer say what it has made of what; with `raised` it works as in training."""
     call = twin.call
 
@@ -787,7 +796,7 @@ IN_CHILD.append(_in_forked_child)
 
 
 @contextmanager
-def _numbers_met(replica: Replica) -> Iterator[None]:
+def _numbers_met(replica: PassOwner) -> Iterator[None]:
     """Inside, what this thread asks Keras's functions of random numbers for is met by the replica's pass."""
     module = import_module(f"{_source(load_keras())}.backend").random
     with PATCHED:
