@@ -1,0 +1,414 @@
+"""Records what the package computes, so that a change of its structure can be seen to change no number.
+
+Run: python tests/reference/make_golden.py write PATH      (before a change)
+     python tests/reference/make_golden.py compare PATH    (after it; `--tolerance 1e-6` where sums may be reordered)
+     python tests/reference/make_golden.py saved           (writes golden.json and the files of `saved/`)
+
+`write` keeps every array whole. Equality to the bit holds on one machine with one version of torch, so that record
+stays outside of the repository. `golden.json` has a few numbers of each case, rounded: `tests/python/test_golden.py`
+holds them on any machine. Only public names are used.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import mcdropout as mcd
+
+HERE = Path(__file__).parent
+QUIET: dict[str, Any] = {"progress": False, "device": "cpu"}
+LABELS = ["cat", "dog", "fox"]
+N = 12
+Case = Callable[[], dict[str, np.ndarray]]
+
+RNG = np.random.default_rng(0)
+IMAGES = RNG.random((N, 10, 9, 2), dtype=np.float32)
+MAPS = np.ascontiguousarray(IMAGES.transpose(0, 3, 1, 2))
+TABLE = RNG.normal(3, 2, (N, 5)).astype(np.float32)
+TOKENS = RNG.integers(0, 13, (N, 6))
+CODES = np.arange(N) % 3
+NAMES = np.array(LABELS)[CODES]
+VALUES = TABLE @ np.array([1.0, -2.0, 0.5, 0.0, 3.0]) + 1
+
+
+def settled(module: nn.Module) -> nn.Module:
+    """Weights of a foreign module that do not depend on how a version of torch starts a layer."""
+    rng = np.random.default_rng(7)
+    with torch.no_grad():
+        for tensor in module.parameters():
+            size = 1.5 / max(1, tensor[0].numel() if tensor.ndim > 1 else 4) ** 0.5
+            tensor.copy_(torch.from_numpy(rng.normal(0, size, tuple(tensor.shape)).astype(np.float32)))
+    return module.eval()
+
+
+class Convolutions(nn.Module):
+    """Batch norm, dropout of elements and of channels, a skip, an addition in place."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm, self.last = nn.Conv2d(2, 6, 3), nn.BatchNorm2d(6), nn.Linear(6 * 12, 3)
+        self.drop, self.channels = nn.Dropout(0.25), nn.Dropout2d(0.3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = F.max_pool2d(self.drop(F.relu(self.norm(self.conv(x)))), 2)
+        h += self.channels(h)
+        return self.last(F.dropout(h, 0.1, self.training).flatten(1))
+
+
+class Words(nn.Module):
+    """A transformer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        layer = nn.TransformerEncoderLayer(8, 2, 12, 0.2, batch_first=True)
+        self.embed, self.last = nn.Embedding(13, 8), nn.Linear(8, 3)
+        self.layers = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return self.last(self.layers(self.embed(tokens)).mean(dim=1))
+
+
+class Recurrent(nn.Module):
+    """An LSTM with dropout between its layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers, self.last = nn.LSTM(5, 7, num_layers=2, dropout=0.3, batch_first=True), nn.Linear(7, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.layers(x)[0][:, -1])
+
+
+class Noisy(nn.Module):
+    """Random numbers that the model draws itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(5, 8), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = torch.tanh(self.first(x) + 0.1 * torch.randn(len(x), 8, device=x.device))
+        return self.last(h * torch.bernoulli(torch.full_like(h, 0.8)))
+
+
+class Backbone(nn.Module):
+    """Somebody's trained network."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(2, 4, 3), nn.BatchNorm2d(4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(self.norm(self.conv(x))).mean(dim=(2, 3))
+
+
+def frozen() -> nn.Module:
+    head = mcd.mc_mlp(4, LABELS, hidden=(6,), seed=1)
+    return mcd.mc_frozen_backbone(settled(Backbone()), head, input_shape=(2, 10, 9))
+
+
+NETWORKS: dict[str, tuple[Callable[[], nn.Module], np.ndarray, dict[str, Any]]] = {
+    "mlp classes": (lambda: mcd.mc_mlp(5, LABELS, hidden=(9, 8), seed=1), TABLE, {}),
+    "mlp values": (lambda: mcd.mc_mlp(5, task="regression", hidden=(9,), seed=1), TABLE, {}),
+    "cnn": (lambda: mcd.mc_cnn((10, 9, 2), LABELS, filters=(4, 5), hidden=(6,), seed=1), IMAGES, {}),
+    "convolutions": (lambda: settled(Convolutions()), MAPS, {"outputs": "logits", "labels": LABELS}),
+    "transformer": (lambda: settled(Words()), TOKENS, {"outputs": "logits", "labels": LABELS}),
+    "recurrent": (
+        lambda: settled(Recurrent()),
+        np.stack([TABLE, TABLE**2 / 9], axis=1),
+        {"outputs": "mean_log_variance"},
+    ),
+    "own random numbers": (lambda: settled(Noisy()), TABLE, {"outputs": "logits", "labels": LABELS}),
+    "bayes mlp": (lambda: mcd.mc_bayes_mlp(5, LABELS, hidden=(7,), seed=1), TABLE, {}),
+    "bayes cnn": (lambda: mcd.mc_bayes_cnn((10, 9, 2), LABELS, filters=(4,), hidden=(6,), seed=1), IMAGES, {}),
+    "bayes resnet": (lambda: mcd.mc_bayes_resnet((10, 9, 2), LABELS, filters=(4,), seed=1), IMAGES, {}),
+    "made bayesian": (
+        lambda: mcd.mc_to_bayesian(settled(Convolutions())),
+        MAPS,
+        {"outputs": "logits", "labels": LABELS},
+    ),
+    "frozen backbone": (frozen, MAPS, {}),
+}
+OPTIONS: dict[str, dict[str, Any]] = {
+    "shared": {},
+    "per input": {"masks": "per_input", "batch_size": 5, "ids": range(50, 50 + N)},
+    "bfloat16": {"precision": "bfloat16"},
+    "float16": {"precision": "float16"},
+    "tolerance": {"tolerance": 0.05},
+    "no samples": {"keep_samples": False, "batch_size": 5},
+}
+
+
+def numbers_in(value: Any) -> Iterator[float]:
+    """All numbers of a JSON value."""
+    if isinstance(value, dict):
+        for name in sorted(value):
+            yield from numbers_in(value[name])
+    elif isinstance(value, list):
+        for part in value:
+            yield from numbers_in(part)
+    elif isinstance(value, (int, float)):
+        yield float(value)
+
+
+def arrays_of(thing: Any) -> dict[str, np.ndarray]:
+    """All numbers of a prediction, a table or any other result, by name."""
+    if isinstance(thing, mcd.MCPrediction):
+        arrays, _ = thing.to_state()
+        return {**arrays, "engine": np.array(thing.engine)}
+    if hasattr(thing, "to_state"):
+        state = thing.to_state()
+        text = json.dumps(state, sort_keys=True, default=str)
+        return {"state": np.array(text), "numbers": np.array(list(numbers_in(json.loads(text))))}
+    if hasattr(thing, "columns"):
+        return {str(name): column.to_numpy() for name, column in thing.items()}
+    found: dict[str, np.ndarray] = {}
+    for name, value in vars(thing).items():
+        if isinstance(value, (int, float, np.ndarray)):
+            found[name] = np.asarray(value)
+        elif hasattr(value, "columns"):
+            found |= {f"{name}.{column}": values for column, values in arrays_of(value).items()}
+    return found
+
+
+def sampled(name: str, n_samples: int = 8, **options: Any) -> mcd.MCPrediction:
+    """A prediction by one of the networks."""
+    make, x, own = NETWORKS[name]
+    return mcd.mc_predict(make(), x, n_samples, **{"seed": 3, **QUIET, **own, **options})
+
+
+def trained(name: str) -> dict[str, np.ndarray]:
+    """Weights and history after two epochs."""
+    make, x, own = NETWORKS[name]
+    model = make()
+    y = VALUES if name == "mlp values" else NAMES
+    if own:
+        model.task, model.labels, model.outputs = "classification", tuple(LABELS), "logits"  # type: ignore[assignment]
+    mcd.mc_fit(model, x, y, epochs=2, batch_size=5, seed=4, validation_split=0.25, **QUIET)
+    weights = {key: value.numpy() for key, value in model.state_dict().items()}
+    return {**weights, **arrays_of(model.history)}
+
+
+def evaluated() -> Iterator[tuple[str, Case]]:
+    """Scores, calibration, decisions and monitoring."""
+
+    def many(seed: int, shift: float = 0.0) -> tuple[mcd.MCPrediction, np.ndarray]:
+        rng = np.random.default_rng(seed)
+        x = (rng.normal(3, 2, (400, 5)) + shift).astype(np.float32)
+        model = NETWORKS["mlp classes"][0]()
+        found = mcd.mc_predict(model, x, 8, seed=5, **QUIET)
+        noisy = rng.random(400) < 0.2
+        return found, np.where(noisy, rng.choice(LABELS, 400), found.predicted)
+
+    def values() -> tuple[mcd.MCPrediction, np.ndarray]:
+        rng = np.random.default_rng(5)
+        x = rng.normal(3, 2, (300, 5)).astype(np.float32)
+        found = mcd.mc_predict(NETWORKS["mlp values"][0](), x, 8, seed=5, **QUIET)
+        return found, found.mean.reshape(-1) + rng.normal(0, 0.5, 300)
+
+    yield "scores", lambda: arrays_of(mcd.mc_scores(*many(1), n_resamples=20, seed=1))
+    yield "scores of values", lambda: arrays_of(mcd.mc_scores(*values()))
+    yield "out of distribution", lambda: arrays_of(mcd.mc_ood_scores(many(1)[0], many(2, 4)[0]))
+    yield "calibration", lambda: arrays_of(mcd.mc_calibrate(*many(1)))
+    yield "applied calibration", lambda: arrays_of(mcd.mc_apply(mcd.mc_calibrate(*many(1)), many(2)[0]))
+    yield "conformal", lambda: arrays_of(mcd.mc_conformal(*many(1)))
+    yield "conformal values", lambda: arrays_of(mcd.mc_conformal(*values()))
+    yield "triage", lambda: arrays_of(mcd.mc_triage(*many(1), max_error=0.25))
+    yield "triage by costs", lambda: arrays_of(mcd.mc_triage(*many(1), costs={"error": 5, "refer": 1}))
+    yield "decisions", lambda: arrays_of(mcd.mc_decide(mcd.mc_triage(*many(1), max_error=0.25), many(2)[0]))
+    yield "acquisition", lambda: arrays_of(mcd.mc_acquire(many(1)[0], 5))
+    yield "batchbald", lambda: arrays_of(mcd.mc_acquire(many(1)[0], 3, by="batchbald"))
+    yield "monitor", lambda: arrays_of(mcd.mc_monitor(many(1)[0]))
+    yield "drift", lambda: arrays_of(watched(many(1)[0], many(2, 2)[0]))
+    yield "uncertainty table", lambda: arrays_of(mcd.mc_uncertainty_table(many(1)[0]))
+    yield (
+        "convergence",
+        lambda: arrays_of(mcd.mc_convergence(NETWORKS["mlp classes"][0](), TABLE, (5, 10), seed=2, **QUIET)),
+    )
+    yield (
+        "rates",
+        lambda: arrays_of(
+            mcd.mc_compare_rates(NETWORKS["mlp classes"][0](), TABLE, NAMES, (0.1, 0.4), 8, seed=2, **QUIET)
+        ),
+    )
+
+
+def watched(reference: mcd.MCPrediction, now: mcd.MCPrediction) -> mcd.MCMonitor:
+    """A monitor after one batch."""
+    monitor = mcd.mc_monitor(reference)
+    monitor.update(now)
+    return monitor
+
+
+def keras_network() -> Any:
+    """A Keras model on torch; its weights are settled like the others'."""
+    os.environ["KERAS_BACKEND"] = "torch"
+    import keras
+
+    layers = keras.layers
+    inputs = keras.Input((10, 9, 2))
+    h = layers.Dropout(0.25)(layers.MaxPooling2D()(layers.Conv2D(4, 3, activation="relu")(inputs)))
+    h = layers.BatchNormalization()(layers.SpatialDropout2D(0.3)(h))
+    model = keras.Model(inputs, layers.Dense(3, activation="softmax")(layers.Dropout(0.5)(layers.Flatten()(h))))
+    rng = np.random.default_rng(7)
+    model.set_weights([rng.uniform(0.1, 0.4, weights.shape) for weights in model.get_weights()])
+    return model
+
+
+def cases() -> Iterator[tuple[str, Case]]:
+    """All cases, by name."""
+    for network in NETWORKS:
+        for options in OPTIONS:
+            yield f"{network}, {options}", lambda n=network, o=options: arrays_of(sampled(n, **OPTIONS[o]))
+    for network in ("mlp classes", "convolutions", "bayes cnn"):
+        make, x, own = NETWORKS[network]
+        sampler_options = {"seed": 3, "device": "cpu", **own}
+        yield (
+            f"{network}, sampler",
+            lambda m=make, x=x, o=sampler_options: arrays_of(mcd.mc_sampler(m(), x[:2], 8, **o)(x[:3])),
+        )
+        yield (
+            f"{network}, stream",
+            lambda m=make, x=x, o=own: arrays_of(
+                mcd.mc_predict(m(), iter(torch.from_numpy(x).split(5)), 8, seed=3, **QUIET, **o)
+            ),
+        )
+        yield f"{network}, point", lambda m=make, x=x, o=own: {"point": mcd.mc_predict_point(m(), x, **QUIET, **o)}
+        yield f"{network}, sites", lambda m=make, x=x: arrays_of(mcd.mc_sites(m(), x))
+    for network in ("mlp classes", "mlp values", "cnn", "convolutions", "bayes mlp"):
+        yield f"{network}, trained", lambda n=network: trained(n)
+    for options in ("shared", "per input"):
+        yield (
+            f"keras, {options}",
+            lambda o=options: arrays_of(mcd.mc_predict(keras_network(), IMAGES, 8, seed=3, **QUIET, **OPTIONS[o])),
+        )
+    yield from evaluated()
+
+
+def computed(case: Case) -> dict[str, np.ndarray]:
+    """What a case gives, on one thread."""
+    torch.set_num_threads(1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        found = {name: np.asarray(value) for name, value in case().items() if value is not None}
+    return {name: array.astype(str) if array.dtype.kind == "O" else array for name, array in found.items()}
+
+
+TIMED = ("seconds",)  # differ from run to run
+
+
+def everything() -> dict[str, np.ndarray]:
+    """All arrays of all cases."""
+    found = {}
+    for name, case in cases():
+        found |= {f"{name}: {part}": array for part, array in computed(case).items() if part not in TIMED}
+    return found
+
+
+def differences(before: dict[str, np.ndarray], now: dict[str, np.ndarray], tolerance: float) -> list[str]:
+    """What is not the same, in words."""
+    found = [f"{name}: is gone" for name in before.keys() - now.keys()]
+    found += [f"{name}: is new" for name in now.keys() - before.keys()]
+    for name in sorted(before.keys() & now.keys()):
+        one, other = before[name], now[name]
+        if one.dtype != other.dtype or one.shape != other.shape:
+            found.append(f"{name}: was {one.dtype} {one.shape}, is {other.dtype} {other.shape}")
+        elif one.tobytes() != other.tobytes():
+            numbers = one.dtype.kind == "f"
+            apart = float(np.nanmax(np.abs(one - other) / max(1.0, float(np.nanmax(np.abs(one)))))) if numbers else None
+            if apart is None or apart > tolerance:
+                found.append(f"{name}: {'differs' if apart is None else f'is up to {apart:.2g} apart'}")
+    return found
+
+
+def rounded(array: np.ndarray) -> list[Any]:
+    """A few numbers of an array, which other machines get too: its mean, spread, first and last."""
+    if array.dtype.kind not in "fiub":
+        return [str(one)[:60] for one in array.reshape(-1)[:3].tolist()]
+    flat = array.reshape(-1).astype(np.float64)
+    flat = flat[np.isfinite(flat)]
+    return [float(f"{one:.6g}") for one in (flat.mean(), flat.std(), flat[0], flat[-1])] if len(flat) else []
+
+
+BRIEF = ("mean", "samples", "mutual_information", "lower", "point", "engine", "rate", "numbers")
+
+
+def brief() -> dict[str, dict[str, list[Any]]]:
+    """What `golden.json` has."""
+    found: dict[str, dict[str, list[Any]]] = {}
+    for name, case in cases():
+        if "float16" in name or name.startswith("keras"):  # rounding of 16 bits differs; Keras wants its own process
+            continue
+        parts = computed(case)
+        chosen = [part for part in BRIEF if part in parts] or [part for part in parts if parts[part].dtype.kind == "f"]
+        found[name] = {part: rounded(parts[part]) for part in chosen[:4] if part not in TIMED}
+    return found
+
+
+SAVED: dict[str, Callable[[], Any]] = {
+    "mlp": lambda: NETWORKS["mlp classes"][0](),
+    "values": lambda: NETWORKS["mlp values"][0](),
+    "cnn": lambda: NETWORKS["cnn"][0](),
+    "bayes": lambda: NETWORKS["bayes mlp"][0](),
+    "prediction": lambda: sampled("mlp classes"),
+    "policy": lambda: mcd.mc_triage(*_labelled(), max_error=0.25),
+    "calibration": lambda: mcd.mc_calibrate(*_labelled()),
+    "conformal": lambda: mcd.mc_conformal(*_labelled()),
+    "monitor": lambda: mcd.mc_monitor(_labelled()[0]),
+}
+
+
+def _labelled() -> tuple[mcd.MCPrediction, np.ndarray]:
+    rng = np.random.default_rng(1)
+    x = rng.normal(3, 2, (200, 5)).astype(np.float32)
+    found = mcd.mc_predict(NETWORKS["mlp classes"][0](), x, 8, seed=5, **QUIET)
+    return found, np.where(rng.random(200) < 0.1, rng.choice(LABELS, 200), found.predicted)
+
+
+def opened(path: Path) -> dict[str, np.ndarray]:
+    """The numbers of what a file holds: of a network those that it predicts."""
+    thing = mcd.mc_load(path)
+    if isinstance(thing, nn.Module):
+        return arrays_of(mcd.mc_predict(thing, IMAGES if path.stem == "cnn" else TABLE, 8, seed=3, **QUIET))
+    return arrays_of(thing)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("task", choices=("write", "compare", "saved"))
+    parser.add_argument("path", nargs="?", default=str(Path(tempfile.gettempdir()) / "golden.npz"))
+    parser.add_argument("--tolerance", type=float, default=0.0)
+    given = parser.parse_args()
+    if given.task == "saved":
+        torch.set_num_threads(1)
+        for name, make in SAVED.items():
+            mcd.mc_save(make(), HERE / "saved" / name)
+        files = {name: {k: rounded(v) for k, v in opened(HERE / "saved" / name).items()} for name in SAVED}
+        kept = {name: {k: v for k, v in parts.items() if k in BRIEF} for name, parts in files.items()}
+        text = json.dumps({"cases": brief(), "saved": kept}, indent=0)
+        (HERE / "golden.json").write_text(text + "\n", encoding="utf-8")
+        return 0
+    if given.task == "write":
+        np.savez_compressed(given.path, **everything())  # type: ignore[arg-type]
+        return 0
+    with np.load(given.path) as before:
+        found = differences(dict(before), everything(), given.tolerance)
+    print("\n".join(found) or "Every number is the same.")
+    return int(bool(found))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
