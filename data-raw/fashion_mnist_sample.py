@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mcdropout.datasets import mc_read_idx
+from mcdropout.data.samples import mc_read_idx
 
 LABELS = (
     "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",

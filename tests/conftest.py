@@ -25,7 +25,7 @@ def on_the_host():
     """Whoever leaves the device to us gets the host, and processes that tests start find no other."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("CUDA_VISIBLE_DEVICES", "")
-        patch.setattr("mcdropout.arrays.has_gpu", lambda: False)
+        patch.setattr("mcdropout.compute.devices.has_gpu", lambda: False)
         yield
 
 

@@ -12,160 +12,160 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .acquisition import mc_acquire as mc_acquire
-    from .backbones import FrozenNetwork as FrozenNetwork
-    from .backbones import mc_frozen_backbone as mc_frozen_backbone
-    from .bayes_models import mc_bayes_cnn as mc_bayes_cnn
-    from .bayes_models import mc_bayes_mlp as mc_bayes_mlp
-    from .bayes_models import mc_bayes_resnet as mc_bayes_resnet
-    from .bayes_models import mc_posterior_table as mc_posterior_table
-    from .bayes_models import mc_to_bayesian as mc_to_bayesian
-    from .bayes_models import mc_weights_table as mc_weights_table
-    from .calibration import MCCalibration as MCCalibration
-    from .calibration import MCConformal as MCConformal
-    from .calibration import mc_apply as mc_apply
-    from .calibration import mc_calibrate as mc_calibrate
-    from .calibration import mc_conformal as mc_conformal
-    from .charts import mc_balance_table as mc_balance_table
-    from .charts import mc_band_table as mc_band_table
-    from .charts import mc_draws_table as mc_draws_table
-    from .charts import mc_plot_balance as mc_plot_balance
-    from .charts import mc_plot_band as mc_plot_band
-    from .charts import mc_plot_draws as mc_plot_draws
-    from .charts import mc_plot_history as mc_plot_history
-    from .charts import mc_plot_images as mc_plot_images
-    from .charts import mc_plot_posterior as mc_plot_posterior
-    from .charts import mc_plot_reliability as mc_plot_reliability
-    from .charts import mc_plot_risk_coverage as mc_plot_risk_coverage
-    from .charts import mc_plot_uncertainty as mc_plot_uncertainty
-    from .charts import mc_uncertainty_table as mc_uncertainty_table
-    from .checks import IdenticalDraws as IdenticalDraws
-    from .checks import NoStochasticSites as NoStochasticSites
-    from .checks import OutOfMemory as OutOfMemory
-    from .checks import UnreadableFile as UnreadableFile
-    from .convergence import MCConvergence as MCConvergence
-    from .convergence import mc_compare_rates as mc_compare_rates
-    from .convergence import mc_convergence as mc_convergence
-    from .datasets import mc_read_idx as mc_read_idx
-    from .datasets import mc_read_images as mc_read_images
-    from .datasets import mc_sample_data as mc_sample_data
-    from .decisions import MCPolicy as MCPolicy
-    from .decisions import mc_decide as mc_decide
-    from .decisions import mc_triage as mc_triage
+    from .data.images import mc_read_images as mc_read_images
+    from .data.samples import mc_read_idx as mc_read_idx
+    from .data.samples import mc_sample_data as mc_sample_data
+    from .decisions.acquisition import mc_acquire as mc_acquire
+    from .decisions.decide import mc_decide as mc_decide
+    from .decisions.monitoring import MCMonitor as MCMonitor
+    from .decisions.monitoring import mc_monitor as mc_monitor
+    from .decisions.policy import MCPolicy as MCPolicy
+    from .decisions.triage import mc_triage as mc_triage
+    from .errors import IdenticalDraws as IdenticalDraws
+    from .errors import NoStochasticSites as NoStochasticSites
+    from .errors import OutOfMemory as OutOfMemory
+    from .errors import UnreadableFile as UnreadableFile
+    from .evaluation.apply import mc_apply as mc_apply
+    from .evaluation.calibration import MCCalibration as MCCalibration
+    from .evaluation.calibration import mc_calibrate as mc_calibrate
+    from .evaluation.conformal import MCConformal as MCConformal
+    from .evaluation.conformal import mc_conformal as mc_conformal
+    from .evaluation.convergence import MCConvergence as MCConvergence
+    from .evaluation.convergence import mc_compare_rates as mc_compare_rates
+    from .evaluation.convergence import mc_convergence as mc_convergence
+    from .evaluation.out_of_distribution import mc_ood_scores as mc_ood_scores
+    from .evaluation.result import MCScores as MCScores
+    from .evaluation.scores import mc_scores as mc_scores
     from .files import mc_load as mc_load
     from .files import mc_save as mc_save
-    from .models import MCNetwork as MCNetwork
-    from .models import mc_cnn as mc_cnn
-    from .models import mc_mlp as mc_mlp
-    from .monitoring import MCMonitor as MCMonitor
-    from .monitoring import mc_monitor as mc_monitor
-    from .plots import mc_plot_convergence as mc_plot_convergence
-    from .plots import mc_plot_drift as mc_plot_drift
-    from .plots import mc_plot_probabilities as mc_plot_probabilities
-    from .plots import mc_probabilities_table as mc_probabilities_table
-    from .prediction import MCPrediction as MCPrediction
-    from .priors import mc_posterior_custom as mc_posterior_custom
-    from .priors import mc_posterior_multivariate_normal as mc_posterior_multivariate_normal
-    from .priors import mc_posterior_normal as mc_posterior_normal
-    from .priors import mc_posterior_parameters as mc_posterior_parameters
-    from .priors import mc_prior_cauchy as mc_prior_cauchy
-    from .priors import mc_prior_custom as mc_prior_custom
-    from .priors import mc_prior_horseshoe as mc_prior_horseshoe
-    from .priors import mc_prior_laplace as mc_prior_laplace
-    from .priors import mc_prior_mixture as mc_prior_mixture
-    from .priors import mc_prior_normal as mc_prior_normal
-    from .priors import mc_prior_student_t as mc_prior_student_t
-    from .report import mc_report as mc_report
-    from .sampling import mc_predict as mc_predict
-    from .sampling import mc_predict_point as mc_predict_point
-    from .sampling import mc_sampler as mc_sampler
-    from .sampling import mc_sites as mc_sites
-    from .scores import MCScores as MCScores
-    from .scores import mc_ood_scores as mc_ood_scores
-    from .scores import mc_scores as mc_scores
-    from .training import mc_fit as mc_fit
-    from .training import mc_train_on_batch as mc_train_on_batch
-    from .variational import BayesConv1d as BayesConv1d
-    from .variational import BayesConv2d as BayesConv2d
-    from .variational import BayesLinear as BayesLinear
+    from .networks.bayesian import mc_bayes_cnn as mc_bayes_cnn
+    from .networks.bayesian import mc_bayes_mlp as mc_bayes_mlp
+    from .networks.bayesian import mc_bayes_resnet as mc_bayes_resnet
+    from .networks.conversion import mc_to_bayesian as mc_to_bayesian
+    from .networks.frozen import FrozenNetwork as FrozenNetwork
+    from .networks.frozen import mc_frozen_backbone as mc_frozen_backbone
+    from .networks.network import MCNetwork as MCNetwork
+    from .networks.plain import mc_cnn as mc_cnn
+    from .networks.plain import mc_mlp as mc_mlp
+    from .networks.weights import mc_posterior_table as mc_posterior_table
+    from .networks.weights import mc_weights_table as mc_weights_table
+    from .plots.band import mc_band_table as mc_band_table
+    from .plots.band import mc_plot_band as mc_plot_band
+    from .plots.convergence import mc_plot_convergence as mc_plot_convergence
+    from .plots.draws import mc_draws_table as mc_draws_table
+    from .plots.draws import mc_plot_draws as mc_plot_draws
+    from .plots.drift import mc_plot_drift as mc_plot_drift
+    from .plots.posterior import mc_plot_posterior as mc_plot_posterior
+    from .plots.probabilities import mc_plot_probabilities as mc_plot_probabilities
+    from .plots.probabilities import mc_probabilities_table as mc_probabilities_table
+    from .plots.scores import mc_plot_reliability as mc_plot_reliability
+    from .plots.scores import mc_plot_risk_coverage as mc_plot_risk_coverage
+    from .plots.training_data import mc_balance_table as mc_balance_table
+    from .plots.training_data import mc_plot_balance as mc_plot_balance
+    from .plots.training_data import mc_plot_history as mc_plot_history
+    from .plots.training_data import mc_plot_images as mc_plot_images
+    from .plots.uncertainty import mc_plot_uncertainty as mc_plot_uncertainty
+    from .plots.uncertainty import mc_uncertainty_table as mc_uncertainty_table
+    from .predictions.prediction import MCPrediction as MCPrediction
+    from .report.report import mc_report as mc_report
+    from .sampling.predict import mc_predict as mc_predict
+    from .sampling.predict import mc_predict_point as mc_predict_point
+    from .sampling.predict import mc_sites as mc_sites
+    from .sampling.sampler import mc_sampler as mc_sampler
+    from .training.fit import mc_fit as mc_fit
+    from .training.one_batch import mc_train_on_batch as mc_train_on_batch
+    from .variational.convolutions import BayesConv1d as BayesConv1d
+    from .variational.convolutions import BayesConv2d as BayesConv2d
+    from .variational.linear import BayesLinear as BayesLinear
+    from .variational.posteriors import mc_posterior_custom as mc_posterior_custom
+    from .variational.posteriors import mc_posterior_multivariate_normal as mc_posterior_multivariate_normal
+    from .variational.posteriors import mc_posterior_normal as mc_posterior_normal
+    from .variational.posteriors import mc_posterior_parameters as mc_posterior_parameters
+    from .variational.priors import mc_prior_cauchy as mc_prior_cauchy
+    from .variational.priors import mc_prior_custom as mc_prior_custom
+    from .variational.priors import mc_prior_horseshoe as mc_prior_horseshoe
+    from .variational.priors import mc_prior_laplace as mc_prior_laplace
+    from .variational.priors import mc_prior_mixture as mc_prior_mixture
+    from .variational.priors import mc_prior_normal as mc_prior_normal
+    from .variational.priors import mc_prior_student_t as mc_prior_student_t
 
 HOMES = {  # where each public name lives
-    "BayesConv1d": "variational",
-    "BayesConv2d": "variational",
-    "BayesLinear": "variational",
-    "FrozenNetwork": "backbones",
-    "IdenticalDraws": "checks",
-    "MCCalibration": "calibration",
-    "MCConformal": "calibration",
-    "MCConvergence": "convergence",
-    "MCMonitor": "monitoring",
-    "MCNetwork": "models",
-    "MCPolicy": "decisions",
-    "MCPrediction": "prediction",
-    "MCScores": "scores",
-    "NoStochasticSites": "checks",
-    "OutOfMemory": "checks",
-    "UnreadableFile": "checks",
-    "mc_acquire": "acquisition",
-    "mc_apply": "calibration",
-    "mc_balance_table": "charts",
-    "mc_band_table": "charts",
-    "mc_bayes_cnn": "bayes_models",
-    "mc_bayes_mlp": "bayes_models",
-    "mc_bayes_resnet": "bayes_models",
-    "mc_calibrate": "calibration",
-    "mc_cnn": "models",
-    "mc_compare_rates": "convergence",
-    "mc_conformal": "calibration",
-    "mc_convergence": "convergence",
-    "mc_decide": "decisions",
-    "mc_draws_table": "charts",
-    "mc_fit": "training",
-    "mc_frozen_backbone": "backbones",
+    "BayesConv1d": "variational.convolutions",
+    "BayesConv2d": "variational.convolutions",
+    "BayesLinear": "variational.linear",
+    "FrozenNetwork": "networks.frozen",
+    "IdenticalDraws": "errors",
+    "MCCalibration": "evaluation.calibration",
+    "MCConformal": "evaluation.conformal",
+    "MCConvergence": "evaluation.convergence",
+    "MCMonitor": "decisions.monitoring",
+    "MCNetwork": "networks.network",
+    "MCPolicy": "decisions.policy",
+    "MCPrediction": "predictions.prediction",
+    "MCScores": "evaluation.result",
+    "NoStochasticSites": "errors",
+    "OutOfMemory": "errors",
+    "UnreadableFile": "errors",
+    "mc_acquire": "decisions.acquisition",
+    "mc_apply": "evaluation.apply",
+    "mc_balance_table": "plots.training_data",
+    "mc_band_table": "plots.band",
+    "mc_bayes_cnn": "networks.bayesian",
+    "mc_bayes_mlp": "networks.bayesian",
+    "mc_bayes_resnet": "networks.bayesian",
+    "mc_calibrate": "evaluation.calibration",
+    "mc_cnn": "networks.plain",
+    "mc_compare_rates": "evaluation.convergence",
+    "mc_conformal": "evaluation.conformal",
+    "mc_convergence": "evaluation.convergence",
+    "mc_decide": "decisions.decide",
+    "mc_draws_table": "plots.draws",
+    "mc_fit": "training.fit",
+    "mc_frozen_backbone": "networks.frozen",
     "mc_load": "files",
-    "mc_mlp": "models",
-    "mc_monitor": "monitoring",
-    "mc_ood_scores": "scores",
-    "mc_plot_balance": "charts",
-    "mc_plot_band": "charts",
-    "mc_plot_convergence": "plots",
-    "mc_plot_draws": "charts",
-    "mc_plot_drift": "plots",
-    "mc_plot_history": "charts",
-    "mc_plot_images": "charts",
-    "mc_plot_posterior": "charts",
-    "mc_plot_probabilities": "plots",
-    "mc_plot_reliability": "charts",
-    "mc_plot_risk_coverage": "charts",
-    "mc_plot_uncertainty": "charts",
-    "mc_posterior_custom": "priors",
-    "mc_posterior_multivariate_normal": "priors",
-    "mc_posterior_normal": "priors",
-    "mc_posterior_parameters": "priors",
-    "mc_posterior_table": "bayes_models",
-    "mc_predict": "sampling",
-    "mc_predict_point": "sampling",
-    "mc_prior_cauchy": "priors",
-    "mc_prior_custom": "priors",
-    "mc_prior_horseshoe": "priors",
-    "mc_prior_laplace": "priors",
-    "mc_prior_mixture": "priors",
-    "mc_prior_normal": "priors",
-    "mc_prior_student_t": "priors",
-    "mc_probabilities_table": "plots",
-    "mc_read_idx": "datasets",
-    "mc_read_images": "datasets",
-    "mc_report": "report",
-    "mc_sample_data": "datasets",
-    "mc_sampler": "sampling",
+    "mc_mlp": "networks.plain",
+    "mc_monitor": "decisions.monitoring",
+    "mc_ood_scores": "evaluation.out_of_distribution",
+    "mc_plot_balance": "plots.training_data",
+    "mc_plot_band": "plots.band",
+    "mc_plot_convergence": "plots.convergence",
+    "mc_plot_draws": "plots.draws",
+    "mc_plot_drift": "plots.drift",
+    "mc_plot_history": "plots.training_data",
+    "mc_plot_images": "plots.training_data",
+    "mc_plot_posterior": "plots.posterior",
+    "mc_plot_probabilities": "plots.probabilities",
+    "mc_plot_reliability": "plots.scores",
+    "mc_plot_risk_coverage": "plots.scores",
+    "mc_plot_uncertainty": "plots.uncertainty",
+    "mc_posterior_custom": "variational.posteriors",
+    "mc_posterior_multivariate_normal": "variational.posteriors",
+    "mc_posterior_normal": "variational.posteriors",
+    "mc_posterior_parameters": "variational.posteriors",
+    "mc_posterior_table": "networks.weights",
+    "mc_predict": "sampling.predict",
+    "mc_predict_point": "sampling.predict",
+    "mc_prior_cauchy": "variational.priors",
+    "mc_prior_custom": "variational.priors",
+    "mc_prior_horseshoe": "variational.priors",
+    "mc_prior_laplace": "variational.priors",
+    "mc_prior_mixture": "variational.priors",
+    "mc_prior_normal": "variational.priors",
+    "mc_prior_student_t": "variational.priors",
+    "mc_probabilities_table": "plots.probabilities",
+    "mc_read_idx": "data.samples",
+    "mc_read_images": "data.images",
+    "mc_report": "report.report",
+    "mc_sample_data": "data.samples",
+    "mc_sampler": "sampling.sampler",
     "mc_save": "files",
-    "mc_scores": "scores",
-    "mc_sites": "sampling",
-    "mc_to_bayesian": "bayes_models",
-    "mc_train_on_batch": "training",
-    "mc_triage": "decisions",
-    "mc_uncertainty_table": "charts",
-    "mc_weights_table": "bayes_models",
+    "mc_scores": "evaluation.scores",
+    "mc_sites": "sampling.predict",
+    "mc_to_bayesian": "networks.conversion",
+    "mc_train_on_batch": "training.one_batch",
+    "mc_triage": "decisions.triage",
+    "mc_uncertainty_table": "plots.uncertainty",
+    "mc_weights_table": "networks.weights",
 }
 
 __all__ = list(HOMES)  # pyright: ignore[reportUnsupportedDunderAll]  (one list, not two)

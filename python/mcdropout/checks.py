@@ -1,12 +1,11 @@
-"""Argument checks: every wording that a user can see about a plain argument, and the exception classes.
+"""Checks of plain arguments.
 
-Each check returns the value in the form the rest of the package relies on, or raises one sentence:
-the argument, what it must be, what came. `R/checks.R` says the same sentences; a bridge test compares them.
+Each check returns the value in the form that the rest of the package relies on, or raises an error of one sentence:
+the argument, what it must be, what came. `R/checks.R` uses the same sentences; a bridge test compares them.
 """
 
 from __future__ import annotations
 
-import ctypes
 import math
 import operator
 import os
@@ -15,38 +14,12 @@ import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 PASSED_OVER = (__name__.partition(".")[0], "contextlib")  # whose lines no warning points at
+
 MAX_SEED = 2**53 - 1  # the largest whole number that R's doubles hold exactly
-
-
-class NoStochasticSites(ValueError):
-    """The model has nothing to sample: no dropout with a rate above 0."""
-
-
-class IdenticalDraws(ValueError):
-    """Every draw came out the same, so the spread would say nothing."""
-
-
-class OutOfMemory(MemoryError):
-    """What was asked for does not fit in memory."""
-
-
-class ForkedProcess(RuntimeError):
-    """The process was forked, and what is to compute cannot go on in such a one."""
-
-    def __init__(self, what: str) -> None:
-        super().__init__(
-            f"{what} cannot work in a process that was forked off one that used it; start processes by "
-            '`multiprocessing`\'s "spawn" or "forkserver", in R by `parallel::makeCluster()` or callr.'
-        )
-
-
-class UnreadableFile(ValueError):
-    """A file that is not ours, is cut short, or was written by a newer version."""
 
 
 def warn(text: str) -> None:
@@ -67,13 +40,13 @@ def shown(value: object) -> str:
     return f"{text[:38]}...{text[-39:]}" if isinstance(value, str) else text[:77] + "..."  # a path ends in its file
 
 
-def whole(value: object) -> int | None:
+def as_whole_number(value: object) -> int | None:
     """`value` as an int if it is a whole number of any type; 50.0 is one, True is not."""
-    number = real(value)
+    number = as_real_number(value)
     return int(number) if number is not None and number == int(number) else None
 
 
-def real(value: object) -> int | float | None:
+def as_real_number(value: object) -> int | float | None:
     """`value` as a Python number if it is a finite one of any type; True is not."""
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, float, np.integer, np.floating)):
         return None
@@ -83,7 +56,7 @@ def real(value: object) -> int | float | None:
 
 def check_count(value: object, name: str, at_least: int = 1) -> int:
     """A whole number of at least `at_least`."""
-    number = whole(value)
+    number = as_whole_number(value)
     if number is None or number < at_least:
         raise ValueError(f"`{name}` must be a whole number of at least {at_least}; got {shown(value)}.")
     return number
@@ -99,7 +72,7 @@ def check_number(
     at_most: float | None = None,
 ) -> float:
     """A finite number within the bounds that are given."""
-    number = real(value)
+    number = as_real_number(value)
     words: list[str] = []
     fits = number is not None
     for bound, text, holds in (
@@ -142,7 +115,7 @@ def check_seed(value: object, name: str = "seed") -> int:
     """A whole number from 0 to 2^53 - 1; None draws one, without touching any global generator."""
     if value is None:
         return secrets.randbelow(2**31)
-    number = whole(value)
+    number = as_whole_number(value)
     if number is not None and 0 <= number <= MAX_SEED:
         return number
     raise ValueError(f"`{name}` must be a whole number from 0 to 2^53 - 1; got {shown(value)}.")
@@ -159,96 +132,3 @@ def check_length(got: int, name: str, wanted: int, of: str) -> None:
     """Two arguments that must be of one length."""
     if got != wanted:
         raise ValueError(f"`{name}` must be as long as `{of}` ({wanted}); got length {got}.")
-
-
-def free_memory(root: Path = Path("/")) -> int:
-    """Bytes of memory that are free, or could be, for this process: the least that machine, container and limits leave.
-
-    `root`: where Linux's `proc` and `sys` lie.
-    """
-    if os.name == "nt":
-        return _free_on_windows()
-    return min([_free_on_machine(root), *_left_by_cgroups(root), *_left_by_limits(root)])
-
-
-def _free_on_machine(root: Path) -> int:
-    try:
-        return _numbers(root / "proc/meminfo")["MemAvailable"] * 1024
-    except (OSError, KeyError):  # macOS, which counts pages
-        size, all_pages = os.sysconf("SC_PAGE_SIZE"), os.sysconf("SC_PHYS_PAGES")
-        free = [_macos_number(f"vm.page_{name}_count") for name in ("free", "speculative", "purgeable")]
-        return size * (all_pages if None in free else sum(one for one in free if one is not None))
-
-
-def _macos_number(name: str) -> int | None:
-    """A number that macOS's kernel tells; None where there is no such number."""
-    if sys.platform != "darwin":
-        return None
-    found, size = ctypes.c_uint64(0), ctypes.c_size_t(8)
-    failed = ctypes.CDLL(None).sysctlbyname(name.encode(), ctypes.byref(found), ctypes.byref(size), None, 0)
-    return None if failed else found.value
-
-
-def _left_by_cgroups(root: Path) -> list[int]:
-    """What the limits of this process's control groups, and of those around them, leave; of either version."""
-    try:
-        lines = [line.split(":", 2) for line in (root / "proc/self/cgroup").read_text().splitlines()]
-    except OSError:
-        return []
-    left = []
-    for _, controllers, path in lines:
-        if controllers == "":
-            mount, limit, used, file = "sys/fs/cgroup", "memory.max", "memory.current", "inactive_file"
-        elif "memory" in controllers.split(","):
-            mount, limit = "sys/fs/cgroup/memory", "memory.limit_in_bytes"
-            used, file = "memory.usage_in_bytes", "total_inactive_file"
-        else:
-            continue
-        group = Path(path.lstrip("/"))  # as the machine names it: a container may see it as the root of its own
-        for one in (group, *group.parents):
-            folder = root / mount / one
-            try:
-                most = (folder / limit).read_text().strip()
-                if most.isdigit():
-                    held = int((folder / used).read_text())
-                    # files that were read lately are given up when memory is wanted
-                    left.append(max(0, int(most) - held + _numbers(folder / "memory.stat").get(file, 0)))
-            except OSError:  # the root has no limit, and no such file
-                continue
-    return left
-
-
-def _left_by_limits(root: Path) -> list[int]:
-    """What the limits of the process itself (`ulimit -v`, `-d`) leave."""
-    try:
-        import resource
-
-        used = _numbers(root / "proc/self/status")
-        limits = {"VmSize": resource.RLIMIT_AS, "VmData": resource.RLIMIT_DATA}
-        most = {name: resource.getrlimit(limit)[0] for name, limit in limits.items()}
-        return [max(0, most[name] - used[name] * 1024) for name in most if most[name] != resource.RLIM_INFINITY]
-    except (ImportError, OSError, KeyError):
-        return []
-
-
-def _numbers(path: Path) -> dict[str, int]:
-    """The lines `name number` or `name: number unit` of a file of the kernel's."""
-    words = [line.replace(":", " ").split() for line in path.read_text().splitlines()]
-    return {line[0]: int(line[1]) for line in words if len(line) > 1 and line[1].isdigit()}
-
-
-class _MemoryStatus(ctypes.Structure):
-    """MEMORYSTATUSEX of Windows."""
-
-    _fields_ = [("length", ctypes.c_uint32), ("load", ctypes.c_uint32)] + [
-        (name, ctypes.c_uint64)
-        for name in ("physical", "free", "commit", "commit_left", "space", "space_left", "extended")
-    ]
-
-
-def _free_on_windows() -> int:
-    status = _MemoryStatus(ctypes.sizeof(_MemoryStatus))
-    kernel: Any = ctypes.windll.kernel32  # type: ignore[attr-defined]  # of Windows alone
-    if not kernel.GlobalMemoryStatusEx(ctypes.byref(status)):
-        return MAX_SEED  # no answer: nothing is refused
-    return min(status.free, status.commit_left, status.space_left)

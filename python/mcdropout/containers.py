@@ -12,15 +12,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import safetensors
 import safetensors.numpy
 
-from .checks import UnreadableFile, check_path, shown
+from .checks import check_path, shown
+from .errors import UnreadableFile
 
 Arrays = dict[str, np.ndarray]
+
 Facts = dict[str, Any]
 
 FORMAT = 1
+
 START = b'{"__metadata__":{"mcdropout":'  # after the eight bytes of safetensors' header length
 
 

@@ -8,18 +8,19 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 
 from . import containers
-from .calibration import MCCalibration, MCConformal
-from .checks import UnreadableFile, shown
-from .decisions import MCPolicy
-from .monitoring import MCMonitor
-from .prediction import MCPrediction
+from .checks import shown
+from .decisions.monitoring import MCMonitor
+from .decisions.policy import MCPolicy
+from .errors import UnreadableFile
+from .evaluation.calibration import MCCalibration
+from .evaluation.conformal import MCConformal
+from .predictions.prediction import MCPrediction
 
 if TYPE_CHECKING:
-    from .backbones import FrozenNetwork
-    from .models import MCNetwork
+    from .networks.frozen import FrozenNetwork
+    from .networks.network import MCNetwork
 
 DAMAGED = (KeyError, TypeError, ValueError, RuntimeError, AttributeError, IndexError, OverflowError)  # parts do not fit
-
 
 TEXTS = {  # what is kept as JSON
     "policy": MCPolicy,
@@ -96,9 +97,9 @@ def from_text(text: str) -> Learnt:
 
 
 def _model_state(model: MCNetwork | FrozenNetwork) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    from .backbones import FrozenNetwork
-    from .bayes_models import savable_spec
-    from .models import MCNetwork
+    from .networks.frozen import FrozenNetwork
+    from .networks.network import MCNetwork
+    from .networks.specs import savable_spec
 
     if isinstance(model, FrozenNetwork):
         arrays, facts = _model_state(model.head)  # type: ignore[arg-type]  # what is none of ours is refused there
@@ -121,8 +122,8 @@ def _model(arrays: dict[str, np.ndarray], facts: dict[str, Any]) -> MCNetwork | 
     import pandas as pd
     import torch
 
-    from .backbones import behind_the_same
-    from .bayes_models import build
+    from .networks.frozen import behind_the_same
+    from .networks.specs import build
 
     with torch.device("meta"):  # shapes alone: nothing is allocated for a network that the arrays do not fill
         shapes = {name: tuple(values.shape) for name, values in build(facts["spec"]).state_dict().items()}

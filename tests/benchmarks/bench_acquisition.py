@@ -17,7 +17,7 @@ import pandas as pd
 import torch
 
 import mcdropout as mcd
-from mcdropout.datasets import SampleData
+from mcdropout.data.samples import SampleData
 
 DRAWS, EPOCHS, STEPS, FIRST = 100, 40, 4, 20
 POOLS = {  # images of each label, copies of each, inputs chosen at a time

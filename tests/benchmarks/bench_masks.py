@@ -19,8 +19,7 @@ import torch
 from torch import Tensor
 
 import mcdropout as mcd
-from mcdropout import draws
-from mcdropout.summaries import entropy_parts, mean_and_variance
+from mcdropout.predictions.summaries import entropy_parts, mean_and_variance
 
 INDEPENDENT = draws.keep_masks
 LENGTHS = (10, 20, 50)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 import mcdropout as mcd
-from mcdropout.datasets import SampleData
+from mcdropout.data.samples import SampleData
 
 
 def quickstart() -> tuple[mcd.MCNetwork, SampleData]:

@@ -19,9 +19,10 @@ from torch.nn import functional as F
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "python"))
 
-from mcdropout.datasets import mc_sample_data
-from mcdropout.models import MCNetwork, mc_cnn, mc_mlp
-from mcdropout.training import mc_fit
+from mcdropout.data.samples import mc_sample_data
+from mcdropout.networks.network import MCNetwork
+from mcdropout.networks.plain import mc_cnn, mc_mlp
+from mcdropout.training.fit import mc_fit
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 import mcdropout as mcd
-from mcdropout.prediction import MCPrediction
+from mcdropout.predictions.prediction import MCPrediction
 
 LABELS = ["cat", "dog", "emu"]
 IMAGE = (10, 8, 1)  # sides that differ, so that no axis can stand in for another

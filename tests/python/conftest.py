@@ -9,8 +9,8 @@ import torch
 from torchvision_operators import declare_what_torchvision_lacks
 
 from mcdropout import MCPrediction
-from mcdropout.draws import Plan
-from mcdropout.summaries import summarise_classes, summarise_values
+from mcdropout.engine.plan import Plan
+from mcdropout.predictions.summaries import summarise_classes, summarise_values
 
 WHERE = {
     "level": 0.9, "seed": 1, "masks": "shared", "engine": "vmap", "engine_reason": "", "device": "cpu",

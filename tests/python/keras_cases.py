@@ -18,10 +18,10 @@ from keras import layers
 from torch import nn
 
 import mcdropout as mcd
-from mcdropout import keras_sites
-from mcdropout.devices import in_forked_child
-from mcdropout.keras_draws import outputs_of
-from mcdropout.randomness import keep_masks
+from mcdropout.compute.forks import in_forked_child
+from mcdropout.engine.masks import keep_masks
+from mcdropout.sampling.keras_model import outputs_of
+from mcdropout.sites.keras import numbers
 
 BACKEND = keras.backend.backend()
 FOLDER = Path(os.environ["MCDROPOUT_KERAS_DRAWS"])
@@ -1094,7 +1094,7 @@ def test_a_forked_process_predicts_or_says_what_does(monkeypatch):
     model, x, _ = made("cnn")
     here = predict(model, x).mean
     if BACKEND != "torch":  # would wait for ever
-        monkeypatch.setattr("mcdropout.devices.LEFT_BEHIND", set())
+        monkeypatch.setattr("mcdropout.compute.forks.LEFT_BEHIND", set())
         monkeypatch.setattr(torch, "set_num_threads", lambda n: None)
         in_forked_child()
         with pytest.raises(RuntimeError, match='Keras\'s backend .* forked .*"spawn" or "forkserver".*makeCluster'):
@@ -1123,13 +1123,13 @@ def test_a_process_that_is_forked_off_during_a_pass_has_keras_own_functions():
         child = os.fork()
         if child == 0:
             # Keras's own function is there again, and nobody holds the lock that it is exchanged under
-            os._exit(0 if functions.dropout is own and keras_sites.PATCHED.acquire(blocking=False) else 1)
+            os._exit(0 if functions.dropout is own and numbers.PATCHED.acquire(blocking=False) else 1)
         seen.append(os.waitpid(child, 0)[1])
 
     class Forking(layers.Layer):
         def call(self, x):
             if functions.dropout is not own and not seen:  # in a pass of ours
-                with keras_sites.PATCHED:
+                with numbers.PATCHED:
                     thread = threading.Thread(target=forked)
                     thread.start()
                     thread.join()

@@ -10,9 +10,6 @@ import torch
 from torch.utils._pytree import tree_flatten, tree_map
 from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
 
-import mcdropout.pooling
-import mcdropout.randomness
-
 CROSSINGS: Counter[str] = Counter()  # "asked" for a number, "fetched" and "sent" tensors
 COPIES = ("aten::copy_", "aten::_copy_from")
 INDEXED = ("aten::index", "aten::index_put_", "aten::_index_put_impl_", "aten::_unsafe_index")  # by the host's, as CUDA

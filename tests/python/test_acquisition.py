@@ -14,8 +14,9 @@ from scipy import stats
 from scipy.special import entr
 
 import mcdropout as mcd
-from mcdropout import acquisition, mc_acquire
-from mcdropout.measures import CLASS_MEASURES, measured
+from mcdropout import mc_acquire
+from mcdropout.decisions import acquisition
+from mcdropout.predictions.uncertainty import CLASS_MEASURES, measured
 
 
 @pytest.mark.parametrize("by", CLASS_MEASURES)

@@ -10,16 +10,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mcdropout.arrays import (
-    ArrayRows,
-    as_device,
-    as_labels,
-    as_rows,
-    as_targets,
-    check_finite,
-    label_array,
-)
-from mcdropout.datasets import ImageFiles
+from mcdropout.compute.devices import as_device
+from mcdropout.data.images import ImageFiles
+from mcdropout.data.labels import as_labels, as_targets, label_array
+from mcdropout.data.rows import ArrayRows, as_rows, check_finite
 
 X = np.arange(24.0).reshape(4, 3, 2)
 

@@ -87,10 +87,10 @@ def test_any_head_learns_and_samples_and_the_backbone_never_changes(kind, cache,
 @pytest.mark.parametrize("cache", ["memory", "folder"])
 def test_features_are_computed_once_through_training_and_sampling(cache, tmp_path, monkeypatch):
     looked_at = []
-    from mcdropout import backbones
+    from mcdropout.networks import features
 
-    real = backbones._features
-    monkeypatch.setattr(backbones, "_features", lambda run, x: (looked_at.append(len(x)), real(run, x))[1])
+    real = features._features
+    monkeypatch.setattr(features, "_features", lambda run, x: (looked_at.append(len(x)), real(run, x))[1])
     frozen = mcd.mc_frozen_backbone(
         backbone(),
         mcd.mc_bayes_resnet((4, 4, 5), LABELS, filters=(4,)),
@@ -111,7 +111,6 @@ def test_features_are_computed_once_through_training_and_sampling(cache, tmp_pat
 
 
 def test_features_in_a_folder_serve_the_next_session(tmp_path, monkeypatch):
-    from mcdropout import backbones
 
     def make():
         return mcd.mc_frozen_backbone(
@@ -119,7 +118,7 @@ def test_features_in_a_folder_serve_the_next_session(tmp_path, monkeypatch):
         )
 
     first = make().features(X)
-    monkeypatch.setattr(backbones._Looking, "_batches", lambda *_: pytest.fail("computed again"))
+    monkeypatch.setattr(features.FeatureExtractor, "_batches", lambda *_: pytest.fail("computed again"))
     frozen = mcd.mc_frozen_backbone(
         backbone(), mcd.mc_bayes_resnet((4, 4, 5), LABELS, filters=(4,)), layer="pool", cache=tmp_path
     )
@@ -128,12 +127,11 @@ def test_features_in_a_folder_serve_the_next_session(tmp_path, monkeypatch):
 
 
 def test_an_interrupted_computation_leaves_no_file(tmp_path, monkeypatch):
-    from mcdropout import backbones
 
     frozen = mcd.mc_frozen_backbone(
         backbone(), mcd.mc_bayes_resnet((4, 4, 5), LABELS, filters=(4,)), layer="pool", cache=tmp_path, batch_size=8
     )
-    real, calls = backbones._features, []
+    real, calls = features._features, []
 
     def interrupted(run, x):
         calls.append(1)
@@ -141,7 +139,7 @@ def test_an_interrupted_computation_leaves_no_file(tmp_path, monkeypatch):
             raise KeyboardInterrupt
         return real(run, x)
 
-    monkeypatch.setattr(backbones, "_features", interrupted)
+    monkeypatch.setattr(features, "_features", interrupted)
     with pytest.raises(KeyboardInterrupt):
         frozen.features(X)
     assert list(tmp_path.iterdir()) == []

@@ -12,8 +12,8 @@ from torch import nn
 from torch.distributions import Laplace, Normal
 
 import mcdropout as mcd
-from mcdropout.bayes_models import ResidualBlock
-from mcdropout.variational import variational_layers
+from mcdropout.networks.bayesian import ResidualBlock
+from mcdropout.variational.layer import variational_layers
 
 RNG = np.random.default_rng(0)
 IMAGES = RNG.random((40, 9, 8, 2)).astype(np.float32)

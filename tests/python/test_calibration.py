@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 import mcdropout as mcd
 from mcdropout import mc_apply, mc_calibrate, mc_conformal, mc_load, mc_save, mc_scores
-from mcdropout.calibration import label_nonconformity, least_inputs
+from mcdropout.evaluation.conformal import label_nonconformity, least_inputs
 
 SUMMARIES = [
     "mean", "variance", "lower", "upper", "confidence", "margin", "predictive_entropy", "expected_entropy",
@@ -133,7 +133,7 @@ def test_nonconformity_by_hand():
 def test_the_limit_is_the_order_statistic_that_the_finite_sample_asks_for(n, level):
     from fractions import Fraction
 
-    from mcdropout.calibration import _limits
+    from mcdropout.evaluation.conformal import _limits
 
     exact = Fraction(str(level))
     place = -((-(n + 1) * exact.numerator) // exact.denominator)  # ceil((n + 1) level), without rounding

@@ -8,7 +8,8 @@ from types import SimpleNamespace
 import pytest
 
 from mcdropout import checks
-from mcdropout.checks import free_memory
+from mcdropout.compute import memory
+from mcdropout.compute.memory import free_memory
 
 GIB = 1 << 30
 FREE = 7 * GIB
@@ -17,7 +18,7 @@ FREE = 7 * GIB
 @pytest.fixture
 def machine(tmp_path, monkeypatch):
     """`machine(groups, {file: text})`: the root of a Linux machine with 7 GiB free, and its control groups."""
-    monkeypatch.setattr(checks, "_left_by_limits", lambda root: [])
+    monkeypatch.setattr(memory, "_left_by_limits", lambda root: [])
 
     def make(groups, files=()):
         found = {"proc/meminfo": f"MemTotal: 99 kB\nMemAvailable: {FREE // 1024} kB\n", **dict(files)}
@@ -115,7 +116,7 @@ def test_free_memory_of_macos_is_counted_in_pages(tmp_path, monkeypatch):
     pages = {"vm.page_free_count": 100, "vm.page_speculative_count": 20, "vm.page_purgeable_count": 3}
     sizes = {"SC_PAGE_SIZE": 16384, "SC_PHYS_PAGES": 5000}
     monkeypatch.setattr(os, "sysconf", sizes.__getitem__)
-    monkeypatch.setattr(checks, "_left_by_limits", lambda root: [])
+    monkeypatch.setattr(memory, "_left_by_limits", lambda root: [])
     assert free_memory(tmp_path) == 5000 * 16384  # no such file, and no macOS: all there is
 
     def sysctl(name, found, size, _, __):

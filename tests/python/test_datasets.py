@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mcdropout import datasets
-from mcdropout.checks import UnreadableFile
-from mcdropout.datasets import ImageFiles, mc_read_idx, mc_read_images, mc_sample_data
+from mcdropout.data import samples
+from mcdropout.data.images import ImageFiles, mc_read_images
+from mcdropout.data.samples import mc_read_idx, mc_sample_data
+from mcdropout.errors import UnreadableFile
 
 CHEST_XRAY = Path(__file__).resolve().parents[3] / "shared" / "data" / "chest_xray"
 FULL_DATA = Path("/usr/share/datasets/fashion-mnist")
@@ -28,7 +29,7 @@ def test_the_sample_is_real_balanced_and_in_unit_range():
 
 
 def test_the_bundled_files_are_below_five_megabytes_and_carry_their_licence():
-    folder = datasets.SAMPLE_FILE.parent
+    folder = samples.SAMPLE_FILE.parent
     assert sum(file.stat().st_size for file in folder.iterdir()) < 5e6
     assert "Copyright (c) 2017 Zalando SE" in (folder / "LICENSE-fashion-mnist").read_text()
 

@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from mcdropout import UnreadableFile, mc_decide, mc_load, mc_save, mc_triage
-from mcdropout.decisions import _Cases, _enough, _Path, binomial_p, least_error_free, upper_bound
-from mcdropout.measures import CLASS_MEASURES, measured
+from mcdropout.decisions.cases import CalibrationCases, ThresholdPath
+from mcdropout.decisions.learn_then_test import _enough, binomial_p, least_error_free, upper_bound
+from mcdropout.predictions.uncertainty import CLASS_MEASURES, measured
 
 LABELS = ["no", "yes"]
 
@@ -289,7 +290,7 @@ def test_all_labels_hold_their_own_limit(example_classes):
 @given(st.lists(st.integers(0, 8), min_size=4, max_size=40), st.sampled_from([0, 0.1, 0.25, 0.5, 1]))
 def test_a_budget_is_never_overdrawn_and_no_stricter_threshold_keeps_it(doubts, budget):
     doubt = np.array(doubts, dtype=float)
-    path = _Path.through(np.unique(doubt)[:, None], doubt[:, None])
+    path = ThresholdPath.through(np.unique(doubt)[:, None], doubt[:, None])
     row = path.within(budget)
     if row is None:
         assert budget == 1
@@ -341,11 +342,10 @@ cases_with_costs = st.lists(st.tuples(st.integers(0, 5), st.booleans()), min_siz
 @settings(max_examples=60, deadline=None)
 @given(cases_with_costs, st.sampled_from([0.5, 2.0, 7.0]), st.sampled_from([0.0, 0.5, 1.0]))
 def test_costs_find_the_cheapest_of_all_thresholds(cases, refer, found):
-    from mcdropout.decisions import _Prices, _tiers_of
 
     doubt = np.array([one for one, _ in cases], dtype=float)
     wrong = np.array([one for _, one in cases])
-    labelled = _Cases(np.zeros(len(doubt), int), wrong.astype(int), doubt[:, None], ("std",), ("a", "b"))
+    labelled = CalibrationCases(np.zeros(len(doubt), int), wrong.astype(int), doubt[:, None], ("std",), ("a", "b"))
     costs = {"error": 5, "second check": (0.4, found), "refer": refer}
     prices = _Prices.of(costs, ("accept", "second check", "refer"), labelled)
     chosen = prices.cheapest(labelled.path(), labelled)

@@ -16,14 +16,18 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import mcdropout as mcd
-from mcdropout import devices
-from mcdropout.arrays import as_devices
-from mcdropout.devices import Lanes, chunk_bytes, fetched, for_float64, pack, sent, unpack
-from mcdropout.draws import Plan, Workers
-from mcdropout.folding import FoldedMode
-from mcdropout.randomness import OwnStream
-from mcdropout.sampling import Batch, Besides, Request, _drawn, network_of, sampler_for
-from mcdropout.sites import replicate
+from mcdropout.compute import devices, generators, transfers
+from mcdropout.compute.devices import as_devices, chunk_bytes, for_float64
+from mcdropout.compute.streams import OwnStream
+from mcdropout.compute.threads import DeviceThreads, Workers
+from mcdropout.compute.transfers import pack, to_device, to_host_async, unpack
+from mcdropout.engine.fold import FoldedMode
+from mcdropout.engine.plan import Plan
+from mcdropout.sampling.draw import _drawn
+from mcdropout.sampling.model import network_of, sampler_for
+from mcdropout.sampling.options import SamplingOptions, SiteOptions
+from mcdropout.sampling.results import Batch
+from mcdropout.sites.replica import replicate
 
 N, LABELS, DRAWS = 11, 5, 6
 MASKS = ("shared", "per_input")
@@ -164,7 +168,7 @@ def test_lanes_take_turns_and_keep_the_order():
             asked.append(number)
             yield number
 
-    with Lanes(n_lanes) as lanes:
+    with DeviceThreads(n_lanes) as lanes:
         for done, (number, lane) in enumerate(lanes.in_order(lambda *both: both, given())):
             assert (number, lane) == (done, done % n_lanes)
             assert len(asked) <= done + 2 * n_lanes  # no more in memory than are worked on or wait
@@ -182,7 +186,7 @@ def test_lanes_compute_with_as_many_threads_as_the_caller(n_threads):
     torch.set_num_threads(n_threads)
     try:
         here = of_openmp()
-        with Lanes(2) as lanes:
+        with DeviceThreads(2) as lanes:
             assert list(lanes.in_order(of_openmp, range(2))) == [here, here]
     finally:
         torch.set_num_threads(before)
@@ -289,7 +293,7 @@ def test_memory_is_given_back_to_the_device(monkeypatch):
         torch, "get_device_module", lambda device: SimpleNamespace(empty_cache=lambda: emptied.append(device))
     )
     for name in ("cpu", "cuda:1", "mps"):
-        devices.give_memory_back(torch.device(name))
+        devices.empty_cache(torch.device(name))
     assert [one.type for one in emptied] == ["cuda", "mps"]
 
 
@@ -339,18 +343,18 @@ def test_inputs_travel_from_pinned_memory_beside_the_work(monkeypatch):
     monkeypatch.setattr(torch.Tensor, "pin_memory", lambda x: (said.append("pinned"), x)[1])
     monkeypatch.setattr(torch.Tensor, "to", copied)
     monkeypatch.setattr(torch.Tensor, "record_stream", lambda _, stream: said.append(f"used {stream.name}"))
-    devices._copying.cache_clear()
+    transfers._copying.cache_clear()
     x = torch.arange(3.0)
-    copy = sent(x, torch.device("cuda:1"))
-    devices._copying.cache_clear()
+    copy = to_device(x, torch.device("cuda:1"))
+    transfers._copying.cache_clear()
     assert said == ["pinned", "copied beside to cuda:1, waiting False", "here waits for beside", "used here"]
     assert torch.equal(copy, x)
 
 
 def test_on_a_cpu_nothing_is_copied():
     x = torch.arange(3.0)
-    assert sent(x, torch.device("cpu")) is x
-    assert np.shares_memory(fetched({"x": x})()["x"], x.numpy())
+    assert to_device(x, torch.device("cpu")) is x
+    assert np.shares_memory(to_host_async({"x": x})()["x"], x.numpy())
     assert for_float64(torch.device("mps")) == torch.device("cpu")
 
 
@@ -381,9 +385,9 @@ def test_drawing_asks_the_device_for_nothing(x, outputs, engine, only_engine, mo
     if outputs == "probabilities":
         model.append(nn.Softmax(dim=-1))
     network = network_of(model.eval(), outputs, None, None, "float32", "cpu")
-    request = Request.checked(DRAWS, 128, 0.95, "shared", None, True, 1, 3)
+    request = SamplingOptions.checked(DRAWS, 128, 0.95, "shared", None, True, 1, 3)
     feed = network.feed(numbers(N, 3))
-    sampler = sampler_for(network, feed, request, Besides(True, False))
+    sampler = sampler_for(network, feed, request, SiteOptions(True, False))
     inputs = next(feed.batches(N))
 
     def one_batch():
@@ -417,7 +421,7 @@ def test_a_devices_generator_is_lent_and_put_back(monkeypatch):
         manual_seed=own.manual_seed,
     )
     monkeypatch.setattr(torch, "get_device_module", lambda _: card)
-    monkeypatch.setattr(devices, "chosen", lambda _: nullcontext())
+    monkeypatch.setattr(generators, "current_device", lambda _: nullcontext())
     before = own.get_state(), torch.get_rng_state()
     wanted = [torch.rand(3, generator=torch.Generator().manual_seed(8)) for _ in range(2)]
     for name, where in (("cuda:1", (torch.device("cuda:1"),)), ("mps", ())):
@@ -445,9 +449,9 @@ def test_passes_and_masks_lie_on_the_device(masks, make):
     model = make().eval()
     x = numbers(3, 2, 8, 8)[:, 0] if isinstance(model, nn.TransformerEncoderLayer) else numbers(3, 2, 8, 8)
     network = network_of(model, "values", None, None, "float32", "cpu")
-    request = Request.checked(DRAWS, 128, 0.95, masks, None, True, 1, 3)
+    request = SamplingOptions.checked(DRAWS, 128, 0.95, masks, None, True, 1, 3)
     network.outputs.check = lambda *_: None
-    plan = sampler_for(network, network.feed(x), request, Besides(True, False)).first
+    plan = sampler_for(network, network.feed(x), request, SiteOptions(True, False)).first
     plan.device, plan.fused = meta, frozenset()  # those wait for their pool on a CPU alone
     plan.sites = {name: site for name, site in plan.sites.items() if site.rate != 0.3}  # its ties ask for numbers
     ids = torch.arange(3, device=meta) if masks == "per_input" else None
@@ -498,8 +502,8 @@ def test_copies_to_and_from_a_gpu_arrive():
     hosts = [torch.randn(1000, 100, generator=torch.Generator().manual_seed(i)) for i in range(20)]
     waiting = []
     for host in hosts:
-        there = sent(host, cuda)
-        waiting.append(fetched({"twice": there * 2, "sum": there.double().sum(dim=1), "sign": there > 0}))
+        there = to_device(host, cuda)
+        waiting.append(to_host_async({"twice": there * 2, "sum": there.double().sum(dim=1), "sign": there > 0}))
     for host, arrived in zip(hosts, waiting, strict=True):
         found = arrived()
         np.testing.assert_array_equal(found["twice"], (host * 2).numpy())

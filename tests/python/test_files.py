@@ -10,11 +10,11 @@ import pytest
 import torch
 from safetensors.numpy import save_file
 
-from mcdropout.checks import UnreadableFile
+from mcdropout.errors import UnreadableFile
 from mcdropout.files import mc_load, mc_save, model_from_bytes, model_to_bytes
-from mcdropout.models import mc_cnn, mc_mlp
-from mcdropout.sampling import mc_predict
-from mcdropout.training import mc_fit
+from mcdropout.networks.plain import mc_cnn, mc_mlp
+from mcdropout.sampling.predict import mc_predict
+from mcdropout.training.fit import mc_fit
 
 rng = np.random.default_rng(0)
 X = rng.normal(size=(11, 3))

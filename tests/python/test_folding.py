@@ -10,11 +10,12 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import mcdropout as mcd
-from mcdropout.draws import Plan
-from mcdropout.folding import FoldedMode
-from mcdropout.inputs import Inputs
-from mcdropout.sites import probe, replicate
-from mcdropout.waiting import fused_calls
+from mcdropout.data.inputs import Inputs
+from mcdropout.engine.fold import FoldedMode
+from mcdropout.engine.fused import fused_calls
+from mcdropout.engine.plan import Plan
+from mcdropout.sites.probe import probe
+from mcdropout.sites.replica import replicate
 
 N, DRAWS = 5, 7
 
@@ -78,7 +79,7 @@ def test_folded_gives_the_loops_draws(name, masks, only_engine, monkeypatch):
     rnn = nn.GRU(3, 4, num_layers=2, dropout=0.5, batch_first=True, bidirectional=True)
     model, x = Apply(FOLDED[name], rnn=rnn), numbers(N, 4, 3)
     for sizes in ((DRAWS, N), (3, 2), (1, 1), (2, 1)):
-        monkeypatch.setattr("mcdropout.draws.chunk_sizes", lambda *_, sizes=sizes: sizes)
+        monkeypatch.setattr("mcdropout.engine.plan.chunk_sizes", lambda *_, sizes=sizes: sizes)
         folded = predict(model, x, masks=masks)
         assert folded.engine == "folded", folded.engine_reason
         with pytest.MonkeyPatch.context() as patch:
@@ -469,7 +470,7 @@ def test_lengths_that_are_equal_by_chance_change_nothing(name, monkeypatch):
         masks = ("shared", "per_input")[place % 2]
         torch.manual_seed(size)
         model, x = Equal(EQUAL[name], size), numbers(n_inputs, size)
-        monkeypatch.setattr("mcdropout.draws.chunk_sizes", lambda *_, sizes=(draws, inputs): sizes)
+        monkeypatch.setattr("mcdropout.engine.plan.chunk_sizes", lambda *_, sizes=(draws, inputs): sizes)
         result = predict(model, x, masks=masks)
         if name.startswith(ALWAYS_FOLDED):
             assert result.engine == "folded", (size, n_inputs, result.engine_reason)
@@ -499,7 +500,7 @@ def test_an_engine_that_fails_later_hands_over_to_the_next(failing, workers, onl
     wanted = predict(model, x, masks="per_input")
     if failing == "_vectorised":
         only_engine("vmap")
-    monkeypatch.setattr("mcdropout.draws.chunk_sizes", lambda *_: (3, 4))
+    monkeypatch.setattr("mcdropout.engine.plan.chunk_sizes", lambda *_: (3, 4))
     passes, usual = [], getattr(Plan, failing)
 
     def fails_at_the_fifth(self, replica, inputs, masks):

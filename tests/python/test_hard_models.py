@@ -11,8 +11,10 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import mcdropout as mcd
-from mcdropout.operations import Drop
-from mcdropout.sites import Call, _inputs_outermost, same_numbers
+from mcdropout.sites.axes import _inputs_outermost
+from mcdropout.sites.calls import StochasticCall
+from mcdropout.sites.comparison import same_numbers
+from mcdropout.sites.site import Call
 
 N, DRAWS = 40, 6
 
@@ -41,7 +43,7 @@ class Apply(nn.Module):
 @pytest.fixture
 def small_chunks(monkeypatch):
     """Many chunks, and two threads of torch, so that workers meet."""
-    monkeypatch.setattr("mcdropout.draws.chunk_sizes", lambda *args: (DRAWS, 1))
+    monkeypatch.setattr("mcdropout.engine.plan.chunk_sizes", lambda *args: (DRAWS, 1))
     torch.set_num_threads(2)
     yield
     torch.set_num_threads(1)
@@ -539,7 +541,7 @@ def test_standardising_over_the_batch_is_told_of():
 
 
 def test_how_inputs_lie_is_not_told_by_the_rounding_of_huge_numbers():
-    drop = Drop("dropout", 0.5, True, (2, 2))
+    drop = StochasticCall("dropout", 0.5, True, (2, 2))
     entries = torch.tensor([[1e9, 1.0], [1e9, 2.0]])  # of one input
     three = torch.cat([entries, entries + torch.tensor([0.0, 3.0]), entries + torch.tensor([0.0, 6.0])])
     three[1, 0] += 64  # float32 near 1e9, as another kernel rounds it

@@ -26,7 +26,8 @@ from torch.utils.data import (
 from torch.utils.data.distributed import DistributedSampler
 
 import mcdropout as mcd
-from mcdropout import MCPrediction, sampling
+from mcdropout import MCPrediction
+from mcdropout.sampling import model, torch_model
 
 N, STEPS, LABELS, DRAWS = 11, 4, 5, 8
 
@@ -344,8 +345,8 @@ def test_inputs_that_were_refused_do_not_settle_how_others_of_their_type_are_tak
 
 
 def test_floating_numbers_are_settled_without_a_pass(x, monkeypatch):
-    passes, tried = [], sampling.Network._failure
-    monkeypatch.setattr(sampling.Network, "_failure", lambda *given: passes.append(given) or tried(*given))
+    passes, tried = [], torch_model.TorchModel._failure
+    monkeypatch.setattr(torch_model.TorchModel, "_failure", lambda *given: passes.append(given) or tried(*given))
     asked = mcd.mc_sampler(Net(), x, DRAWS, outputs="logits", seed=3)
     asked(x), asked(x[:2])
     assert not passes
@@ -716,7 +717,7 @@ class Scaled(nn.Module):
 
 
 def test_a_failure_on_another_device_is_looked_at_with_the_constants_of_the_first():
-    network = sampling.network_of(Scaled(), "values", None, None, "float32", "cpu", {"scale": np.ones(3, np.float32)})
+    network = model.network_of(Scaled(), "values", None, None, "float32", "cpu", {"scale": np.ones(3, np.float32)})
     placed = network.placed(network.feed(np.arange(N) % 5 + 1).head(N), torch.device("cpu"))
     there = placed.with_constants({"scale": torch.ones(3, device="meta")})
     said = "must hold whole numbers from 0 to 4, which `model` looks up in `embed`; got 5 in input number 5"
@@ -845,7 +846,7 @@ def test_segmentation_maps(last, monkeypatch):
     assert result.predicted.shape == result.mutual_information.shape == (N, 6, 7)
     assert result.samples.shape == (DRAWS, N, 6, 7, LABELS)
     np.testing.assert_allclose(result.mean.sum(axis=-1), 1, atol=1e-6)
-    monkeypatch.setattr("mcdropout.sampling.DRAWS_BYTES", 3 * 4 * DRAWS * 6 * 7 * LABELS)  # three inputs at a time
+    monkeypatch.setattr("mcdropout.sampling.draw.DRAWS_BYTES", 3 * 4 * DRAWS * 6 * 7 * LABELS)  # three inputs at a time
     assert_same(predict(Maps(last), x, labels=names), result)
     with pytest.raises(ValueError, match="needs one row of probabilities per input"):
         result.to_pandas()

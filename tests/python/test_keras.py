@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import mcdropout as mcd
-from mcdropout.keras_sites import load_keras
+from mcdropout.sites.keras.loading import load_keras
 
 TESTS = Path(__file__).parent
 PYTHON = TESTS.parents[1] / "python"

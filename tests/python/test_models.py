@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from mcdropout.models import ACTIVATIONS, MCNetwork, build, mc_cnn, mc_mlp
+from mcdropout.networks.network import ACTIVATIONS, MCNetwork
+from mcdropout.networks.plain import build_plain, mc_cnn, mc_mlp
 
 LABELS = ("cat", "dog", "emu")
 
@@ -139,7 +140,7 @@ def test_making_a_network_moves_no_global_generator():
     ids=["cnn classes", "cnn values", "mlp binary", "mlp values"],
 )
 def test_a_network_is_rebuilt_from_its_spec_through_json(model):
-    again = build(json.loads(json.dumps(model.spec)))
+    again = build_plain(json.loads(json.dumps(model.spec)))
     again.load_state_dict(model.state_dict())
     x = torch.rand(3, *model.input_shape)
     assert torch.equal(again(x), model(x))
@@ -148,7 +149,7 @@ def test_a_network_is_rebuilt_from_its_spec_through_json(model):
 
 def test_only_the_two_known_kinds_are_built():
     with pytest.raises(ValueError, match='`kind` must be one of "cnn", "mlp"; got "os.system"'):
-        build({"kind": "os.system", "command": "true"})
+        build_plain({"kind": "os.system", "command": "true"})
 
 
 def test_numbers_as_r_has_them_are_welcome():

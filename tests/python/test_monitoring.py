@@ -14,9 +14,11 @@ from hypothesis import strategies as st
 from scipy import integrate, ndimage, stats
 
 import mcdropout as mcd
-from mcdropout import UnreadableFile, mc_load, mc_monitor, mc_save, monitoring
-from mcdropout.measures import CLASS_MEASURES, VALUE_MEASURES, measured
-from mcdropout.monitoring import HALF_STARTED, POWERS, cells_of, smoothed_ranks, stability_index
+from mcdropout import UnreadableFile, mc_load, mc_monitor, mc_save
+from mcdropout.decisions import bets, monitoring
+from mcdropout.decisions.bets import HALF_STARTED, POWERS, cells_of, smoothed_ranks
+from mcdropout.decisions.monitoring import stability_index
+from mcdropout.predictions.uncertainty import CLASS_MEASURES, VALUE_MEASURES, measured
 
 
 @pytest.fixture(scope="module")
@@ -60,12 +62,12 @@ def test_ranks_are_those_of_a_loop(reference, values, at_once):
     reference = np.sort(np.array(reference, float))
     among_equals = np.sort(rng.random(len(reference)))  # rising, so also among equals
     cells = cells_of(np.array(values, float), reference, among_equals, ties)
-    before = monitoring.AT_ONCE
+    before = bets.AT_ONCE
     try:
-        monitoring.AT_ONCE = at_once
+        bets.AT_ONCE = at_once
         p, q, counts = smoothed_ranks(cells, np.zeros(len(reference) + 1, dtype=int), lots)
     finally:
-        monitoring.AT_ONCE = before
+        bets.AT_ONCE = before
     wanted = naive_ranks(reference, values, among_equals, ties, lots)
     np.testing.assert_allclose(p, wanted[0], atol=1e-12)  # rounding
     np.testing.assert_allclose(q, wanted[1], atol=1e-12)

@@ -142,7 +142,7 @@ def test_attention_without_drops_is_torchs(causal, scale, mask, gqa, monkeypatch
     )
     with pytest.raises(mcd.IdenticalDraws, match="the same"):
         predict(attention(0.5), x)
-    monkeypatch.setattr("mcdropout.draws.Sampler.check_spread", lambda self: None)
+    monkeypatch.setattr("mcdropout.sampling.draw.Sampler.check_spread", lambda self: None)
     got = predict(attention(0.5), x).samples / 2  # every weight kept and doubled
     np.testing.assert_allclose(got[0], wanted, atol=1e-5)
 
@@ -210,7 +210,7 @@ def test_recurrent_layers_one_by_one_are_torchs(make, monkeypatch):
     with torch.no_grad():
         wanted = model.eval()(torch.from_numpy(x)).numpy()
     monkeypatch.setattr("mcdropout.draws.mask_numbers", lambda kept, site: torch.ones(kept.shape))
-    monkeypatch.setattr("mcdropout.draws.Sampler.check_spread", lambda self: None)
+    monkeypatch.setattr("mcdropout.sampling.draw.Sampler.check_spread", lambda self: None)
     np.testing.assert_allclose(predict(model, x).samples[0], wanted, atol=1e-6)
 
 
@@ -375,7 +375,7 @@ def test_the_kept_prefix_changes_nothing(function, monkeypatch, only_engine):
     mha = nn.MultiheadAttention(3, 1, dropout=0.5, batch_first=True)
     model = seeded(lambda: Apply(function, layer=nn.Linear(3, 3), mha=mha))
     kept = predict(model, numbers(N, 3), 10)
-    monkeypatch.setattr("mcdropout.draws.Prefix.was_written_to", lambda self: True)
+    monkeypatch.setattr("mcdropout.engine.loop.Prefix.was_written_to", lambda self: True)
     np.testing.assert_allclose(predict(model, numbers(N, 3), 10).samples, kept.samples, atol=1e-6)
 
 

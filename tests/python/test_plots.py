@@ -14,9 +14,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import LineCollection
 from matplotlib.colors import to_hex
 
-import mcdropout.plots as plots
-from mcdropout.plots import mc_plot_probabilities, mc_probabilities_table
-from mcdropout.prediction import MCPrediction
+from mcdropout.plots.probabilities import mc_plot_probabilities, mc_probabilities_table
+from mcdropout.predictions.prediction import MCPrediction
 
 LABELS = ("Shirt", "Coat", "Bag")
 # Of three labels, (input, label). By predictive entropy the inputs are ordered 3, 1, 0, 2.
@@ -323,7 +322,7 @@ def test_images_all_of_one_value_are_drawn():
 def test_image_files_are_read_only_where_they_are_drawn(tmp_path):
     from PIL import Image
 
-    from mcdropout.datasets import ImageFiles
+    from mcdropout.data.images import ImageFiles
 
     paths = [tmp_path / f"{number}.png" for number in range(4)]
     Image.fromarray(np.full((5, 5), 51, np.uint8)).save(paths[1])  # the only one that is there

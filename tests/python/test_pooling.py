@@ -6,8 +6,8 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mcdropout import pooling
-from mcdropout.pooling import masked_max_pool, plain_kernel
+from mcdropout.engine import pooling
+from mcdropout.engine.pooling import masked_max_pool, plain_kernel
 
 
 def one_after_the_other(x, mask, kernel, relu):

@@ -11,18 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from mcdropout.randomness import (
-    UNIFORM_BITS,
-    WORD,
-    OwnStream,
-    generator_starts,
-    input_ids,
-    keep_masks,
-    normals,
-    philox,
-    seeded_generators,
-    uniforms,
-)
+from mcdropout.compute.streams import OwnStream, seeded_generators
+from mcdropout.engine.masks import keep_masks
+from mcdropout.engine.randomness import UNIFORM_BITS, WORD, generator_starts, input_ids, normals, philox, uniforms
 
 REFERENCE = Path(__file__).parents[1] / "reference"
 VECTORS = json.loads((REFERENCE / "randomness.json").read_text())
@@ -246,7 +237,7 @@ def test_uniforms_are_uniform_and_the_same_in_any_pieces(monkeypatch):
     assert float((ordered - line).abs().max()) < 1.63 / len(ordered) ** 0.5
     assert 0 <= float(together.min()) < float(together.max()) < 1
     assert len(together.unique()) > 0.99 * together.numel()  # 2^24 values: about 107 pairs meet by chance
-    monkeypatch.setattr("mcdropout.randomness.BLOCKS_AT_ONCE", 7)
+    monkeypatch.setattr("mcdropout.engine.randomness.BLOCKS_AT_ONCE", 7)
     for place, draw in enumerate(draws):
         for other, one in enumerate(ids):
             alone = uniforms(1, "per_input", "0", 4001, draw[None], one[None])

@@ -17,8 +17,9 @@ import pytest
 from PIL import Image
 
 from mcdropout import MCPrediction, mc_decide, mc_report, mc_scores, mc_triage
-from mcdropout.datasets import ImageFiles
-from mcdropout.report import PAGE, THUMBNAIL
+from mcdropout.data.images import ImageFiles
+from mcdropout.report.images import THUMBNAIL
+from mcdropout.report.report import PAGE
 
 EVIL = "<script>window.ran = true</script>"
 EVIL_IMAGE = '"><img src=x onerror="window.ran = true">'

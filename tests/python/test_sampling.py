@@ -11,10 +11,12 @@ import torch.nn.functional as F
 from torch import nn
 
 import mcdropout as mcd
-from mcdropout.draws import CHUNK_BYTES, Plan, chunk_sizes
-from mcdropout.inputs import Inputs
-from mcdropout.sampling import MASKS
-from mcdropout.sites import probe, replicate
+from mcdropout.data.inputs import Inputs
+from mcdropout.engine.chunks import CHUNK_BYTES, chunk_sizes
+from mcdropout.engine.plan import Plan
+from mcdropout.sampling.options import MASKS
+from mcdropout.sites.probe import probe
+from mcdropout.sites.replica import replicate
 
 N, LABELS, DRAWS = 11, 5, 7
 
@@ -109,13 +111,13 @@ def test_batch_size_does_not_matter(convnet, images, masks, batch_size):
 def test_chunking_does_not_matter(convnet, images, masks, monkeypatch):
     usual = predict(convnet, images, masks=masks)
     for size in (1, 3000, 20_000):  # one row at a time, a few, more
-        monkeypatch.setattr("mcdropout.draws.CHUNK_BYTES", size)
+        monkeypatch.setattr("mcdropout.engine.chunks.CHUNK_BYTES", size)
         assert_same(predict(convnet, images, masks=masks), usual)
 
 
 @pytest.mark.parametrize("masks", MASKS)
 def test_the_number_of_workers_does_not_matter(convnet, images, masks, monkeypatch):
-    monkeypatch.setattr("mcdropout.draws.CHUNK_BYTES", 20_000)  # many chunks
+    monkeypatch.setattr("mcdropout.engine.chunks.CHUNK_BYTES", 20_000)  # many chunks
     alone, threads = predict(convnet, images, masks=masks, workers=1), torch.get_num_threads()
     for workers in (2, 5):
         np.testing.assert_array_equal(predict(convnet, images, masks=masks, workers=workers).samples, alone.samples)
@@ -133,7 +135,7 @@ def test_an_error_in_a_worker_is_the_callers(monkeypatch):
                 raise TimeoutError("the last input fails")  # the class that waiting for a worker uses too
             return self.drop(x)
 
-    monkeypatch.setattr("mcdropout.draws.chunk_sizes", lambda *args: (DRAWS, 1))
+    monkeypatch.setattr("mcdropout.engine.plan.chunk_sizes", lambda *args: (DRAWS, 1))
     x = numbers(N, 3)
     x[-1] = 99
     with pytest.raises(TimeoutError, match="the last input fails"):
@@ -193,7 +195,7 @@ def test_the_result_says_why_an_engine_was_passed_over(convnet, images, monkeypa
         raise RuntimeError("Not today.\nMore words.")
 
     monkeypatch.setattr(torch.func, "vmap", refuse)
-    monkeypatch.setattr("mcdropout.draws.Plan._folded", lambda self, replica, inputs, masks: torch.zeros(1))
+    monkeypatch.setattr("mcdropout.engine.keras_plan.Plan._folded", lambda self, replica, inputs, masks: torch.zeros(1))
     result = predict(convnet, images)
     assert result.engine == "loop"
     assert result.engine_reason == "folded gave other numbers than the loop; vmap failed: Not today."
@@ -562,7 +564,7 @@ def test_a_network_that_returns_nan_is_named_with_its_input():
 
 def test_draws_that_do_not_fit_are_refused_before_they_are_made(convnet, images, monkeypatch):
     monkeypatch.setattr("mcdropout.sampling.free_memory", lambda: 100)
-    monkeypatch.setattr("mcdropout.sampling.ASKED_FROM", 0)
+    monkeypatch.setattr("mcdropout.sampling.results.ASKED_FROM", 0)
     with pytest.raises(mcd.OutOfMemory, match="for 7 draws of 11 inputs, and .* set it to false"):
         predict(convnet, images)
     assert len(predict(convnet, images, keep_samples=False)) == N

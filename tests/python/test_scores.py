@@ -12,18 +12,17 @@ from scipy import integrate, stats
 from sklearn import metrics
 
 from mcdropout import mc_ood_scores, mc_scores
-from mcdropout.measures import measured, measures_of
-from mcdropout.scores import (
-    DoubtCurve,
+from mcdropout.evaluation.classes import equal_mass_edges, exact_bounds
+from mcdropout.evaluation.curves import (
+    UncertaintyCurve,
     accuracy_at,
     aurc,
     auroc,
     average_precision,
     best_aurc,
     coverage_at,
-    equal_mass_edges,
-    exact_bounds,
 )
+from mcdropout.predictions.uncertainty import measured, measures_of
 
 ROUNDING = 1e-9  # sums of a few thousand doubles
 
@@ -42,7 +41,7 @@ doubts_and_errors = st.lists(st.tuples(st.integers(0, 5), st.booleans()), min_si
 
 def curve_of(cases):
     doubt, wrong = (np.array(column, dtype=float) for column in zip(*cases, strict=True))
-    return DoubtCurve.of(doubt, wrong), doubt, wrong
+    return UncertaintyCurve.of(doubt, wrong), doubt, wrong
 
 
 @settings(max_examples=60, deadline=None)
@@ -104,7 +103,7 @@ def test_equally_doubtful_inputs_are_taken_together(cases, share):
 
 @pytest.mark.parametrize("share", [0.7, 0.9, 0.35])
 def test_a_share_of_round_numbers_is_not_lost_to_rounding(share):
-    curve = DoubtCurve.of(np.arange(20.0), np.zeros(20))
+    curve = UncertaintyCurve.of(np.arange(20.0), np.zeros(20))
     assert accuracy_at(curve, share)[0] == pytest.approx(share)
 
 

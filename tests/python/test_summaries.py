@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy import stats
 
-from mcdropout.summaries import (
+from mcdropout.predictions.summaries import (
     entropy,
     entropy_parts,
     mean_and_variance,

@@ -15,9 +15,9 @@ import torch.nn.functional as F
 from torch import nn
 
 import mcdropout as mcd
-from mcdropout import models
-from mcdropout.devices import shared_lock
-from mcdropout.randomness import DRAWING, OwnDraws, OwnStream
+from mcdropout.compute.forks import shared_lock
+from mcdropout.compute.streams import DRAWING, OwnDraws, OwnStream
+from mcdropout.networks import network
 
 N, FEATURES, DRAWS = 13, 3, 6
 LABELS = ("a", "b")
@@ -184,7 +184,7 @@ class Meeting(nn.Module):
 
     def __init__(self, meet, noise=False):
         super().__init__()
-        with models.weights_from(2):
+        with network.weights_from(2):
             self.layer, self.drop = nn.Linear(FEATURES, 4), nn.Dropout(0.5)
         self.meet, self.noise = lambda: meet(), noise  # a function, of which replicas make no copies
 
@@ -224,7 +224,7 @@ def test_a_custom_posterior_and_a_thread_that_draws_do_not_disturb_each_other(dr
         return mcd.mc_posterior_custom(Met)
 
     def layer(meet):
-        with models.weights_from(1):
+        with network.weights_from(1):
             return mcd.BayesLinear(FEATURES, 4, posterior=posterior(meet))
 
     alone = predict(layer(lambda: None)).samples
@@ -336,7 +336,7 @@ def test_every_operation_of_torchs_that_draws_has_a_word_in_its_name():
 
 
 def test_new_threads_have_as_many_threads_of_torch_while_workers_work_and_afterwards(monkeypatch):
-    monkeypatch.setattr("mcdropout.draws.CHUNK_BYTES", 64)  # several chunks
+    monkeypatch.setattr("mcdropout.engine.chunks.CHUNK_BYTES", 64)  # several chunks
     before, counts, own = torch.get_num_threads(), [], set()
 
     def meet():
@@ -417,7 +417,7 @@ def test_our_locks_are_free_in_a_forked_process_whoever_held_them():
 
 def test_a_gpu_in_a_forked_process_is_refused_with_a_way_out(monkeypatch):
     monkeypatch.setattr(torch.cuda, "_is_in_bad_fork", lambda: True)
-    monkeypatch.setattr("mcdropout.arrays.has_gpu", lambda: True)
+    monkeypatch.setattr("mcdropout.compute.devices.has_gpu", lambda: True)
     for device in ("cuda", "auto"):
         with pytest.raises(RuntimeError, match='`device` is a GPU.* forked .*"spawn" or "forkserver".*makeCluster'):
             predict(Meeting(lambda: None), device=device)

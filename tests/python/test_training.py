@@ -16,11 +16,14 @@ import torch
 from torch import nn
 
 import mcdropout as mcd
-from mcdropout.checks import UnreadableFile
-from mcdropout.datasets import mc_read_images, mc_sample_data
-from mcdropout.models import mc_cnn, mc_mlp
-from mcdropout.objectives import objective_of
-from mcdropout.training import mc_fit, mc_train_on_batch, stratified_choice
+from mcdropout.data.images import mc_read_images
+from mcdropout.data.samples import mc_sample_data
+from mcdropout.errors import UnreadableFile
+from mcdropout.networks.plain import mc_cnn, mc_mlp
+from mcdropout.training.examples import stratified_choice
+from mcdropout.training.fit import mc_fit
+from mcdropout.training.losses import objective_of
+from mcdropout.training.one_batch import mc_train_on_batch
 
 LABELS = ("u", "v", "w")
 N, FEATURES = 90, 5

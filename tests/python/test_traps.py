@@ -11,7 +11,7 @@ from scipy import stats
 from torch import nn
 
 import mcdropout as mcd
-from mcdropout.variational import kl_divergence_of, variational_layers
+from mcdropout.variational.layer import kl_divergence_of, variational_layers
 
 N, DRAWS = 7, 6
 
@@ -165,7 +165,7 @@ def test_trap_f_batches_chunks_and_workers_do_not_matter(masks, monkeypatch):
     for options in ({"batch_size": 1}, {"batch_size": 3}, {"workers": 3}, {"device": ["cpu", "cpu"], "batch_size": 2}):
         np.testing.assert_allclose(predict(model, numbers(N, 3), masks=masks, **options).samples, usual, atol=1e-6)
     for size in (1, 200):  # bytes: one draw of one input at a time, some
-        monkeypatch.setattr("mcdropout.draws.CHUNK_BYTES", size)
+        monkeypatch.setattr("mcdropout.engine.chunks.CHUNK_BYTES", size)
         np.testing.assert_allclose(predict(model, numbers(N, 3), masks=masks).samples, usual, atol=1e-6)
 
 

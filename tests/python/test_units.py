@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import mcdropout as mcd
 from mcdropout import containers
-from mcdropout.models import MCNetwork
+from mcdropout.networks.network import MCNetwork
 
 N, FEATURES, DRAWS = 23, 3, 7
 RNG = np.random.default_rng(0)

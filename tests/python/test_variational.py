@@ -16,16 +16,11 @@ from torch import nn
 from torch.distributions import Gumbel, Independent, Laplace, MultivariateNormal, Normal, Poisson, kl_divergence
 
 import mcdropout as mcd
-from mcdropout.priors import Horseshoe
-from mcdropout.randomness import normals
-from mcdropout.variational import (
-    ESTIMATORS,
-    BayesConv1d,
-    BayesConv2d,
-    BayesLinear,
-    kl_divergence_of,
-    variational_layers,
-)
+from mcdropout.engine.randomness import normals
+from mcdropout.variational.convolutions import BayesConv1d, BayesConv2d
+from mcdropout.variational.distributions import Horseshoe
+from mcdropout.variational.layer import ESTIMATORS, kl_divergence_of, variational_layers
+from mcdropout.variational.linear import BayesLinear
 
 N = mcd.mc_posterior_normal
 FULL = mcd.mc_posterior_multivariate_normal
@@ -538,10 +533,10 @@ def wide(n_samples, **options):
 
 
 def test_large_networks_are_drawn_one_after_the_other_and_give_the_numbers_of_vmap(monkeypatch):
-    monkeypatch.setattr("mcdropout.draws.CHUNK_BYTES", 1 << 18)
+    monkeypatch.setattr("mcdropout.engine.chunks.CHUNK_BYTES", 1 << 18)
     found, pieces = wide(11), wide(11, batch_size=4, masks="per_input")
     assert found.engine == pieces.engine == "loop"
-    monkeypatch.setattr("mcdropout.draws.FEW_DRAWS", 1)
+    monkeypatch.setattr("mcdropout.engine.chunks.FEW_DRAWS", 1)
     wanted = wide(11)
     assert wanted.engine == "vmap"
     np.testing.assert_allclose(found.samples, wanted.samples, **ROUNDING)
@@ -550,9 +545,9 @@ def test_large_networks_are_drawn_one_after_the_other_and_give_the_numbers_of_vm
 
 
 def test_draws_that_memory_cannot_hold_at_once_are_made_in_rounds(monkeypatch):
-    monkeypatch.setattr("mcdropout.draws.CHUNK_BYTES", 1 << 18)
+    monkeypatch.setattr("mcdropout.engine.chunks.CHUNK_BYTES", 1 << 18)
     wanted = wide(11)
-    monkeypatch.setattr("mcdropout.draws.MASK_BYTES", 1 << 16)  # the weights of one draw
+    monkeypatch.setattr("mcdropout.engine.chunks.MASK_BYTES", 1 << 16)  # the weights of one draw
     np.testing.assert_allclose(wide(11, batch_size=4).samples, wanted.samples, **ROUNDING)
 
 
@@ -569,7 +564,9 @@ def test_hooks_of_the_user_see_the_relu_that_a_convolution_would_do():
 
 def test_the_loop_gives_the_numbers_of_vmap(monkeypatch):
     wanted = sampled(network())
-    monkeypatch.setattr("mcdropout.draws.Plan._vectorised", lambda *_: (_ for _ in ()).throw(RuntimeError("no")))
+    monkeypatch.setattr(
+        "mcdropout.engine.keras_plan.Plan._vectorised", lambda *_: (_ for _ in ()).throw(RuntimeError("no"))
+    )
     found = sampled(network())
     assert found.engine == "loop"
     np.testing.assert_allclose(found.samples, wanted.samples, **ROUNDING)
@@ -578,8 +575,8 @@ def test_the_loop_gives_the_numbers_of_vmap(monkeypatch):
 @pytest.mark.parametrize("masks", ["shared", "per_input"])
 def test_weights_that_cannot_all_be_kept_are_drawn_in_rounds(monkeypatch, masks):
     wanted = sampled(network(), masks=masks)
-    monkeypatch.setattr("mcdropout.draws.MASK_BYTES", 3000)
-    monkeypatch.setattr("mcdropout.draws.chunk_sizes", lambda *_: (5, 3))
+    monkeypatch.setattr("mcdropout.engine.chunks.MASK_BYTES", 3000)
+    monkeypatch.setattr("mcdropout.engine.plan.chunk_sizes", lambda *_: (5, 3))
     told = []
     found = sampled(network(), masks=masks, progress=lambda done, total, text: told.append(done))
     np.testing.assert_allclose(found.samples, wanted.samples, **ROUNDING)

@@ -11,7 +11,7 @@ import pytest
 from torch import nn
 
 import mcdropout as mcd
-from mcdropout.calibration import _summaries
+from mcdropout.evaluation.calibration import _summaries
 
 PACKAGE = Path(mcd.__file__).parent
 

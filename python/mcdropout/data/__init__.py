@@ -1,0 +1,1 @@
+"""What users hold, as rows, labels, images and batches."""

@@ -1,0 +1,1 @@
+"""From uncertainty to decisions: triage, costs, acquisition and monitoring."""

@@ -1,0 +1,154 @@
+"""Which inputs to label next: those that would teach the network most. Needs no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from scipy.special import entr
+
+from ..checks import check_choice, check_count, check_seed, warn
+from ..predictions.prediction import Array, MCPrediction
+from ..predictions.truth import check_classes
+from ..predictions.uncertainty import CLASS_MEASURES, measured
+
+N_OUTCOMES = 2_000  # labels that a batch may have: all of them up to so many, beyond that as many drawn ones
+
+N_AT_ONCE = 256  # candidates looked at in one go
+
+TOLD_APART = 0.98  # of all information that there is in the draws: what comes after is chosen by hardly anything
+
+
+def mc_acquire(
+    prediction: MCPrediction,
+    n: int,
+    *,
+    by: str = "mutual_information",
+    seed: int | None = 0,
+) -> pd.DataFrame:
+    """Which `n` inputs to have labelled next, the most useful first.
+
+    by: a measure of doubt, `mutual_information` (BALD), `predictive_entropy`, `variation_ratio`, `least_confidence`,
+    `smallest_margin`, `std` or `expected_entropy`; equals in the order of the inputs. Or "batchbald": inputs
+    whose labels together tell most about the network, so that a batch is not n times much the same; it needs the draws,
+    under masks shared by all inputs. Where a batch has more than 2,000 possible outcomes, its information is estimated
+    on drawn ones, by `seed`. It cannot be more than log(number of draws), so that 20 draws are told apart by a handful
+    of labels and what is chosen after those is chosen by chance: a warning says so; 100 draws or more are for batches
+    of ten.
+
+    Where inputs resemble each other (frames of a video, copies), single measures ask for much the same many times,
+    which may teach less than random choice does, and "batchbald" does not. Where every input is different and all
+    labels are as frequent, none of them is sure to beat random choice by much.
+
+    Columns: input (position in the prediction, from 0), id (where the prediction has ids), score: the measure; for
+    "batchbald" the information, in nats, of the batch up to this input about the network.
+
+    Raises ValueError for n above the number of inputs, for values, and for "batchbald" without shared draws.
+    References: Houlsby et al. (2011), arXiv:1112.5745 (BALD); Kirsch, van Amersfoort, Gal (2019), arXiv:1906.08158
+    (BatchBALD).
+    """
+    prediction = check_classes(prediction, "")
+    n = check_count(n, "n")
+    if n > len(prediction):
+        raise ValueError(f"`n` must be at most the number of inputs, {len(prediction)}; got {n}.")
+    check_choice(by, "by", (*CLASS_MEASURES, "batchbald"))
+    seed = check_seed(seed)
+    if by == "batchbald":
+        draws = _shared_draws(prediction)
+        chosen, scores = _batch(draws, n, np.random.default_rng(seed))
+        _warn_if_told_apart(scores, len(draws))
+    else:
+        doubt = measured(prediction, by)
+        chosen = np.argsort(-doubt, kind="stable")[:n]
+        scores = doubt[chosen]
+    ids = {} if prediction.ids is None else {"id": prediction.ids[chosen]}
+    return pd.DataFrame({"input": chosen, **ids, "score": scores})
+
+
+def _warn_if_told_apart(information: Array, n_draws: int) -> None:
+    """Of N draws no labels can tell more than which one it is: log N."""
+    enough = np.flatnonzero(information >= TOLD_APART * np.log(n_draws))
+    if len(enough) and enough[0] + 1 < len(information):
+        warn(
+            f"Of the {len(information)} inputs the first {enough[0] + 1} already tell the {n_draws} draws apart, so "
+            "hardly anything chooses the others; predict with a larger `n_samples`, or choose fewer inputs at a time."
+        )
+
+
+def _shared_draws(prediction: MCPrediction) -> Array:
+    """Draws that are one network each for all inputs, (draw, input, label)."""
+    if prediction.samples is None:
+        raise ValueError('`prediction` must hold its draws for "batchbald"; predict with `keep_samples` set to true.')
+    if prediction.masks != "shared" or np.isnan(prediction.samples).any():
+        raise ValueError(
+            '`prediction` must have draws that are shared by all inputs for "batchbald"; predict with `masks` '
+            '"shared" and without `tolerance`.'
+        )
+    return prediction.samples.astype(np.float64)
+
+
+def _batch(draws: Array, n: int, rng: np.random.Generator) -> tuple[Array, Array]:
+    """Greedy choice by joint information: positions, and the information of the batch up to each."""
+    expected = entr(draws).sum(axis=-1).mean(axis=0)  # (input,): entropy left once the network is known
+    alone = entr(draws.mean(axis=0)).sum(axis=-1) - expected
+    candidates = np.argsort(-alone, kind="stable")
+    chosen: list[int] = []
+    gains: list[float] = []
+    outcomes = _Outcomes.none(len(draws))
+    for _ in range(n):
+        best, winner = -np.inf, -1
+        for start in range(0, len(candidates), N_AT_ONCE):
+            some = candidates[start : start + N_AT_ONCE]
+            if alone[some[0]] <= best:
+                break  # an input never tells more beside others than alone, and these tell less
+            gain = outcomes.entropy_of(draws[:, some]) - expected[some]
+            if gain.max() > best:
+                best, winner = float(gain.max()), int(some[gain.argmax()])
+        chosen.append(winner)
+        gains.append(best)
+        candidates = candidates[candidates != winner]
+        outcomes = outcomes.extended(draws, chosen, rng)
+    # of N draws no labels can tell more than which one it is; an estimate may
+    return np.array(chosen), np.minimum(np.cumsum(gains), np.log(len(draws)))
+
+
+@dataclass(frozen=True)
+class _Outcomes:
+    """Labels that the chosen inputs may have together: all of them, or as many drawn from their distribution."""
+
+    given_draw: Array  # (draw, outcome): probability under each network
+    complete: bool
+
+    @classmethod
+    def none(cls, n_draws: int) -> _Outcomes:
+        return cls(np.ones((n_draws, 1)), True)
+
+    def entropy_of(self, draws: Array) -> Array:
+        """Mean entropy of the label of each of the inputs once an outcome is known, (input,), in nats."""
+        n_draws, n_inputs, n_labels = draws.shape
+        probability = self.given_draw.mean(axis=0)
+        possible = probability > 0
+        posterior = self.given_draw[:, possible] / (n_draws * probability[possible])  # of the networks, (draw, outcome)
+        labels = (posterior.T @ draws.reshape(n_draws, -1)).reshape(-1, n_inputs, n_labels)
+        entropies = entr(labels).sum(axis=2)  # (outcome, input)
+        return probability[possible] @ entropies if self.complete else entropies.mean(axis=0)
+
+    def extended(self, draws: Array, chosen: list[int], rng: np.random.Generator) -> _Outcomes:
+        """The outcomes with the label of the input chosen last."""
+        if self.complete and self.given_draw.shape[1] * draws.shape[2] <= N_OUTCOMES:
+            both = self.given_draw[:, :, None] * draws[:, None, chosen[-1], :]
+            return _Outcomes(both.reshape(len(draws), -1), True)
+        return _Outcomes.drawn(draws[:, chosen], rng)
+
+    @classmethod
+    def drawn(cls, draws: Array, rng: np.random.Generator) -> _Outcomes:
+        """Some of the joint distribution: a network, then labels from it; draws are (draw, input, label)."""
+        networks = np.repeat(np.arange(len(draws)), -(-N_OUTCOMES // len(draws)))  # all networks as often
+        given_draw = np.ones((len(draws), len(networks)))
+        for place in range(draws.shape[1]):
+            shares = draws[:, place].cumsum(axis=1)
+            chances = rng.random(len(networks))[:, None] * shares[networks, -1:]
+            labels = (chances >= shares[networks]).sum(axis=1)
+            given_draw *= draws[:, place][:, labels]
+        return cls(given_draw, False)

@@ -1,0 +1,120 @@
+"""The labelled inputs that a policy is learnt on, and the path of its thresholds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from ..checks import as_whole_number, shown
+from ..data.labels import Label
+from ..predictions.prediction import Array, MCPrediction
+from ..predictions.truth import codes_to_learn_from, labels_of, predicted_codes
+from ..predictions.uncertainty import measured
+
+N_CANDIDATES = 200  # thresholds that may be tested: steps of half a per cent of the inputs
+
+N_PATH = 1000  # steps of the path through several measures where nothing is tested
+
+
+@dataclass(frozen=True)
+class CalibrationCases:
+    """Labelled inputs with their doubt, (input, measure)."""
+
+    true: Array
+    predicted: Array
+    doubts: Array
+    measures: tuple[str, ...]
+    labels: tuple[Label, ...]
+    temperature: float | None = None
+
+    @classmethod
+    def of(cls, prediction: MCPrediction, y: object, measures: tuple[str, ...]) -> CalibrationCases:
+        true, labels = codes_to_learn_from(y, prediction), labels_of(prediction)
+        doubts = np.stack([measured(prediction, one) for one in measures], axis=1)
+        return cls(true, predicted_codes(prediction), doubts, measures, labels, prediction.temperature)
+
+    @property
+    def wrong(self) -> Array:
+        return self.true != self.predicted
+
+    def __getitem__(self, chosen: Array) -> CalibrationCases:
+        true, predicted, doubts = (values[chosen] for values in (self.true, self.predicted, self.doubts))
+        return CalibrationCases(true, predicted, doubts, self.measures, self.labels, self.temperature)
+
+    def code(self, label: object) -> int:
+        """The place of a label that may be written as in the other language."""
+        names = [str(one) for one in self.labels]
+        number = as_whole_number(label)
+        name = str(label if number is None else number)
+        if name not in names:
+            words = ", ".join(shown(one) for one in self.labels)
+            raise ValueError(f"`by_label` must hold labels out of {words}; got {shown(label)}.")
+        return names.index(name)
+
+    def path(self, most: int | None = None) -> ThresholdPath:
+        """Thresholds from strict to lax; at most `most`, else every value of one measure, or a fine path of several."""
+        most = N_PATH if most is None and len(self.measures) > 1 else most
+        if most is None and len(self.measures) == 1:
+            return ThresholdPath.through(np.unique(self.doubts[:, 0])[:, None], self.doubts)
+        ordered = np.sort(self.doubts, axis=0)
+        assert most is not None
+        ends = np.unique(np.ceil(len(ordered) * np.arange(1, most + 1) / most - 1e-9).astype(np.int64))
+        return ThresholdPath.through(np.unique(ordered[ends - 1], axis=0), self.doubts)
+
+    def concerned(self, limit: Mapping[str, Any]) -> Array:
+        """Whether a limit on the error counts an input."""
+        if limit["kind"] == "wrong":
+            return np.ones(len(self.true), dtype=bool)
+        return (self.true if limit["kind"] == "misses" else self.predicted) == self.code(limit["label"])
+
+
+@dataclass(frozen=True)
+class ThresholdPath:
+    """Thresholds from strict to lax, (step, measure), and the first step that accepts each input."""
+
+    thresholds: Array
+    first: Array  # the number of steps where none does
+
+    @classmethod
+    def through(cls, thresholds: Array, doubts: Array) -> ThresholdPath:
+        steps = [np.searchsorted(thresholds[:, m], doubts[:, m], side="left") for m in range(doubts.shape[1])]
+        return cls(thresholds, np.max(steps, axis=0))
+
+    def accepted(self, weights: Array | None = None) -> Array:
+        """How many inputs each step accepts, or the sum of their weights, (step,)."""
+        n_steps = len(self.thresholds)
+        return np.bincount(self.first, weights=weights, minlength=n_steps + 1)[:n_steps].cumsum()
+
+    def within(self, rest: float) -> tuple[float, ...] | None:
+        """The strictest thresholds that leave at most this share of the inputs over."""
+        n = len(self.first)
+        steps = np.flatnonzero(n - self.accepted() <= rest * n + 1e-9)  # 0.1 of 10 is 1, whatever the rounding
+        return tuple(self.thresholds[steps[0]].tolist()) if rest < 1 else None
+
+    def curve(self, cases: CalibrationCases) -> pd.DataFrame:
+        """What each step accepts and how much of it is wrong, at most `N_CANDIDATES` steps."""
+        n, wrong = self.accepted(), self.accepted(cases.wrong * 1.0)
+        chosen = np.unique(np.linspace(0, len(n) - 1, N_CANDIDATES).astype(np.int64))
+        thresholds = dict(zip(cases.measures, self.thresholds[chosen].T, strict=True))
+        return pd.DataFrame(
+            {
+                **thresholds,
+                "coverage": n[chosen] / len(cases.true),
+                "n": n[chosen],
+                "wrong": wrong[chosen].astype(np.int64),
+            }
+        )
+
+
+def tiers_of(doubts: Array, thresholds: Sequence[tuple[float, ...] | None]) -> Array:
+    """The place of each input's tier, (input,)."""
+    places = np.full(len(doubts), len(thresholds))
+    for place in range(len(thresholds) - 1, -1, -1):
+        row = thresholds[place]
+        if row is not None:
+            places[(doubts <= np.array(row)).all(axis=1)] = place
+    return places

@@ -1,0 +1,79 @@
+"""Thresholds of the least cost."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from ..checks import check_number, shown
+from ..predictions.prediction import Array
+from .cases import CalibrationCases, ThresholdPath
+from .policy import quoted
+
+
+@dataclass(frozen=True)
+class CostTable:
+    """What each input costs in each tier, (input, tier)."""
+
+    each: Array
+
+    @classmethod
+    def of(cls, costs: Mapping[str, Any], names: tuple[str, ...], cases: CalibrationCases) -> CostTable:
+        wanted = ("error", *names[1:])
+        if not isinstance(costs, Mapping) or set(costs) != set(wanted):
+            got = quoted(costs) if isinstance(costs, Mapping) and costs else shown(costs)
+            raise ValueError(f"`costs` must have a cost for each of {quoted(wanted)}; got {got}.")
+        error = _error_costs(costs["error"], cases)
+        columns = [error]
+        for name in names[1:]:
+            pair = np.atleast_1d(np.asarray(costs[name], dtype=object)).ravel().tolist()
+            if len(pair) not in (1, 2):
+                raise ValueError(f'`costs` must have one or two numbers for "{name}"; got {shown(costs[name])}.')
+            price = check_number(pair[0], f'costs["{name}"]', at_least=0)
+            found = check_number(pair[1], f'costs["{name}"]', at_least=0, at_most=1) if len(pair) == 2 else 1.0
+            columns.append(price + (1 - found) * error)
+        return cls(np.stack(columns, axis=1))
+
+    def mean(self, places: Array) -> float:
+        """Mean cost of inputs in these tiers."""
+        return float(self.each[np.arange(len(places)), places].mean())
+
+    def cheapest(self, path: ThresholdPath, cases: CalibrationCases) -> list[tuple[float, ...] | None]:
+        """Thresholds of the least total cost, tier by tier: none accepted, or up to each step of the path."""
+        sums = [np.append(0, path.accepted(column)) for column in self.each.T]  # (0 or step) for each tier
+        least, choices = sums[0], []
+        for column in sums[1:]:
+            # up to here by the earlier tiers, from there on by this one
+            gain = least - column
+            best = np.minimum.accumulate(gain)
+            choices.append(_first_places(gain, best))
+            least = best + column
+        ends, place = [], len(least) - 1
+        for choice in reversed(choices):
+            place = int(choice[place])
+            ends.append(place)
+        return [None if end == 0 else tuple(path.thresholds[end - 1].tolist()) for end in reversed(ends)]
+
+
+def _first_places(values: Array, running_least: Array) -> Array:
+    """Where the running minimum was reached, the laxest of equals."""
+    places = np.where(values <= running_least, np.arange(len(values)), 0)
+    return np.maximum.accumulate(places)
+
+
+def _error_costs(cost: object, cases: CalibrationCases) -> Array:
+    """What accepting each input costs: one cost for every error, or one for each pair of true and predicted label."""
+    size = len(cases.labels)
+    table = np.asarray(cost.to_numpy() if isinstance(cost, pd.DataFrame) else cost)
+    if table.ndim == 0:
+        return cases.wrong * check_number(table.item(), 'costs["error"]', at_least=0)
+    if table.shape != (size, size) or table.dtype.kind not in "iuf" or not np.isfinite(table).all():
+        raise ValueError(
+            f'`costs["error"]` must be a number or a table of {size} x {size} numbers, true label by predicted; '
+            f"got {shown(cost)}."
+        )
+    return table[cases.true, cases.predicted].astype(np.float64)

@@ -1,0 +1,321 @@
+"""Drift: whether the inputs of today are still like those of before, by how doubtful the network is. Needs no torch.
+
+A monitor is made from a reference, is shown batch after batch, and says when they differ, and since when.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from ..checks import check_choice, check_count, check_number, check_seed, shown
+from ..data.labels import Label
+from ..predictions.prediction import Array, MCPrediction
+from ..predictions.truth import check_calibration, check_labels, check_prediction
+from ..predictions.uncertainty import measured, measures_of
+from .bets import N_BETS, Bets, cells_of, log_weights, smoothed_ranks, uniform_lots
+
+FEWEST = 20  # with fewer in the reference, no rank among them is rarer than one in twenty
+
+MOST_BATCHES = 1_000  # rows of the table of batches that are kept
+
+COLUMNS = ("batch", "name", "n", "seen", "mean", "ks", "ks_p_value", "psi", "psi_limit", "log10_evidence", "drift")
+
+
+@dataclass(repr=False)
+class MCMonitor:
+    """What `mc_monitor()` returns: show it batch after batch by `update()`.
+
+    `batches` has one row per batch: `name`, if it was given one; `n` inputs, `seen` in all so far, `mean` of the
+    measure; `ks` and `ks_p_value`, the Kolmogorov-Smirnov test of this batch against the reference; `psi`, the
+    population stability index, and `psi_limit`, which a batch of this size exceeds by chance once in twenty times;
+    `log10_evidence`, that of the sequential test over the whole run, and `drift`, whether there had been an alarm by
+    then. `drift`: whether there was one; `alarm_input`, `alarm_batch`: at which input and batch, counted from 1;
+    `since_input`, `since_batch`: where the change most probably began; `alarm_at`: the evidence that makes an alarm.
+    `n_seen`, `n_batches`: how much it has seen. It grows no further than `batches` does, which holds the last 1,000.
+    """
+
+    task: str
+    measure: str
+    labels: tuple[Label, ...] | None
+    false_alarm_rate: float
+    n_bins: int
+    seed: int
+    reference: Array  # in rising order
+    counts: Array  # (cell,), inputs seen below the first of the reference, between it and the second, and so on
+    n_seen: int
+    batches: pd.DataFrame  # the last ones
+    n_batches: int
+    highest_evidence: float  # log10, at the end of a batch
+    log_capital: Array  # (bet,), of what is at stake
+    log_best: Array  # (bet,), of the one start that did best
+    best_start: Array  # (bet,), that start, an input counted from 1
+    alarm_input: int | None = None
+    alarm_batch: int | None = None  # counted from 1, as inputs are
+    since_input: int | None = None
+    since_batch: int | None = None
+    temperature: float | None = None  # of the reference; None in older files
+    edges: Array = field(init=False)
+
+    def __post_init__(self) -> None:
+        shares = np.arange(1, self.n_bins) / self.n_bins
+        self.edges = np.unique(np.quantile(self.reference, shares, method="inverted_cdf"))
+
+    @property
+    def drift(self) -> bool:
+        """Whether there was an alarm."""
+        return self.alarm_input is not None
+
+    @property
+    def alarm_at(self) -> float:
+        """The evidence, as log10, that makes an alarm: one over the false alarm rate."""
+        return -math.log10(self.false_alarm_rate)
+
+    def update(self, prediction: MCPrediction, *, name: str | None = None) -> MCMonitor:
+        """Take the next batch, of any size, into account; changes this monitor, and returns it.
+
+        name: what the batch is called, such as its date. The sequential test is the same however the inputs are cut
+        into batches. Raises ValueError, and changes nothing, for a prediction of other labels or without the measure.
+        """
+        values = _uncertainties(prediction, self.measure, self.task, self.labels, self.temperature, "prediction")
+        if name is not None and not isinstance(name, str):
+            raise ValueError(f"`name` must be a string; got {shown(name)}.")
+        n_before = self.n_seen
+        p, q, counts = self._ranks(values)
+        bets = Bets.placed(p, q, n_before, self.log_capital, self.log_best, self.best_start)
+        evidence = bets.log_evidence / math.log(10)
+        row = self._row(values, n_before + len(values))
+        alarms = np.flatnonzero(evidence >= self.alarm_at)
+        is_first = self.alarm_input is None and len(alarms) > 0
+        row |= {"name": name, "log10_evidence": float(evidence[-1]), "drift": self.drift or is_first}
+        rows = [*self.batches.to_dict(orient="records"), row][-MOST_BATCHES:]
+        self.batches = _table(rows)
+        self.n_seen, self.n_batches = n_before + len(values), self.n_batches + 1
+        self.counts = counts
+        self.highest_evidence = max(self.highest_evidence, float(evidence[-1]))
+        self.log_capital, self.log_best = bets.log_capital[:, -1], bets.next_best
+        self.best_start = bets.next_start
+        if is_first:
+            first = int(alarms[0])
+            self.alarm_input, self.alarm_batch = n_before + first + 1, self.n_batches
+            self.since_input = int(bets.starts[bets.log_best[:, first].argmax(), first])
+            self.since_batch = self._batch_of(self.since_input)
+        return self
+
+    def _ranks(self, values: Array) -> tuple[Array, Array, Array]:
+        """Of each value its rank from above and from below, and what the counts are then."""
+        uniforms = uniform_lots(self.seed, self.n_seen, len(values))
+        cells = cells_of(values, self.reference, self._among_equals(), uniforms[:, 0])
+        return smoothed_ranks(cells, self.counts, uniforms[:, 1])
+
+    def _among_equals(self) -> Array:
+        """Where each of the reference stands among those of the same value: numbers in (0, 1), rising among equals."""
+        drawn = np.random.default_rng([self.seed, 1]).random(len(self.reference))
+        return drawn[np.lexsort((drawn, self.reference.searchsorted(self.reference)))]
+
+    def _batch_of(self, number: int) -> int | None:
+        """The batch of that input, if its row is still there."""
+        kept = self.batches
+        if number <= kept["seen"].iloc[0] - kept["n"].iloc[0]:
+            return None
+        return int(kept["batch"].iloc[int(np.searchsorted(kept["seen"], number))])
+
+    def _row(self, values: Array, seen: int) -> dict[str, Any]:
+        """What is known of one batch by itself."""
+        test = stats.ks_2samp(self.reference, values, method="asymp")
+        return {
+            "batch": self.n_batches + 1,
+            "n": len(values),
+            "seen": seen,
+            "mean": float(values.mean()),
+            "ks": float(test.statistic),  # pyright: ignore[reportAttributeAccessIssue]  (SciPy's types lack it)
+            "ks_p_value": float(test.pvalue),  # pyright: ignore[reportAttributeAccessIssue]
+            "psi": stability_index(self.reference, values, self.edges),
+            "psi_limit": _psi_limit(len(self.edges) + 1, len(self.reference), len(values)),
+        }
+
+    def words(self) -> str:
+        """What it watches, what it saw, and what an alarm means, as text."""
+        return "\n".join(_words(self))
+
+    def __repr__(self) -> str:
+        return self.words()
+
+    def to_state(self) -> dict[str, Any]:
+        """What a file keeps, as JSON holds it."""
+        state = {name: getattr(self, name) for name in self.__dataclass_fields__ if name != "edges"}
+        state["batches"] = self.batches.to_dict(orient="list")
+        state["labels"] = None if self.labels is None else list(self.labels)
+        return {name: value.tolist() if isinstance(value, np.ndarray) else value for name, value in state.items()}
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Any]) -> MCMonitor:
+        """What `to_state()` took apart."""
+        kinds = dict.fromkeys(("reference", "log_capital", "log_best"), np.float64)
+        kinds |= dict.fromkeys(("best_start", "counts"), np.int64)
+        arrays = {name: np.array(state[name], dtype=kind) for name, kind in kinds.items()}
+        columns = state["batches"]
+        batches = _table([dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)])
+        labels = None if state["labels"] is None else tuple(state["labels"])
+        monitor = cls(**{**state, **arrays, "batches": batches, "labels": labels})
+        monitor._check_parts()
+        return monitor
+
+    def _check_parts(self) -> None:
+        """Refuse parts that cannot be those of one monitor."""
+        sizes = {len(values) for values in (self.log_capital, self.log_best, self.best_start)}
+        sound = all(np.isfinite(values).all() for values in (self.reference, self.log_capital, self.log_best))
+        rising = (np.diff(self.reference) >= 0).all()
+        counted = len(self.counts) == len(self.reference) + 1 and (self.counts >= 0).all()
+        counted = counted and self.counts.sum() == self.n_seen >= self.batches["n"].sum()
+        if sizes != {N_BETS} or not sound or not rising or not counted or len(self.batches) > self.n_batches:
+            raise ValueError("A monitor must hold its reference in rising order, and how many inputs it saw where.")
+
+
+def mc_monitor(
+    reference: MCPrediction,
+    *,
+    measure: str = "predictive_entropy",
+    false_alarm_rate: float = 0.01,
+    n_bins: int = 10,
+    seed: int | None = 0,
+) -> MCMonitor:
+    """Watch whether new inputs are still like those of a reference, by how doubtful the network is about them.
+
+    reference: a prediction of inputs as they should be, that the network was not trained on; at least 20, better some
+      hundreds. measure: any of those that `mc_scores()` knows.
+    false_alarm_rate: the chance that the sequential test ever raises an alarm while nothing changes, over the whole
+      run, however long it is and however often it is looked at.
+    n_bins: of the population stability index, each with as many of the reference. seed: decides among equals.
+
+    `monitor.update(prediction)` takes the next batch. The sequential test is a conformal test martingale: of each new
+    input, the rank of its doubt among all before it, reference included, is uniform and independent of the earlier
+    ranks for as long as nothing changes, whatever the network and the measure. Against that it bets, boldly or
+    carefully, that doubt is higher, lower, further out or further in than before, starting at every input with a part
+    of its capital. The capital reaches 1 / `false_alarm_rate` with a chance of at most `false_alarm_rate` (Ville).
+
+    Of the inputs seen it keeps only how many fell between each two neighbours of the reference; among those a new one
+    takes a place by lot. As long as nothing changes every place is as likely as any other, so the promise is exact,
+    while size and time of an update do not grow with the stream. Kolmogorov-Smirnov and the stability index of each
+    batch are exact too, and there to look at: their p-values and limits are of one batch alone, and many batches
+    exceed them sooner or later.
+
+    A change that leaves the distribution of doubt as it is cannot be seen in it; another measure may see it.
+
+    Raises ValueError for a reference of fewer than 20 inputs, and for a measure that it lacks.
+    References: Vovk, Gammerman and Shafer (2022), Algorithmic learning in a random world, chapter 8, and Vovk et al.
+    (2021), arXiv:2102.10439 (conformal test martingales); Ville (1939), Etude critique de la notion de collectif;
+    Yurdakul and Naranjo (2020), Journal of Risk Model Validation 14 (population stability index by chance).
+    """
+    prediction = check_prediction(reference, "reference")
+    check_choice(measure, "measure", measures_of(prediction))
+    rate = check_number(false_alarm_rate, "false_alarm_rate", above=0, below=1)
+    bins = check_count(n_bins, "n_bins", at_least=2)
+    seed = check_seed(seed)
+    values = _uncertainties(
+        prediction, measure, prediction.task, prediction.labels, prediction.temperature, "reference"
+    )
+    if len(values) < max(FEWEST, bins):
+        raise ValueError(f"`reference` must have at least {max(FEWEST, bins)} inputs; got {len(values)}.")
+    first = np.full(N_BETS, log_weights(np.array([1]))[0])
+    return MCMonitor(
+        task=prediction.task,
+        measure=measure,
+        labels=prediction.labels,
+        false_alarm_rate=rate,
+        n_bins=bins,
+        seed=seed,
+        reference=np.sort(values),
+        counts=np.zeros(len(values) + 1, dtype=np.int64),
+        n_seen=0,
+        batches=_table([]),
+        n_batches=0,
+        highest_evidence=0.0,
+        log_capital=first,
+        log_best=first,
+        best_start=np.ones(N_BETS, dtype=np.int64),
+        temperature=prediction.temperature,
+    )
+
+
+def stability_index(reference: Array, values: Array, edges: Array) -> float:
+    """Population stability index: sum over bins of (share now - share before) log(share now / share before).
+
+    A bin holds what is above its lower and up to its upper edge. Half an input is added to every bin, so that an empty
+    one leaves the index finite.
+    """
+    before, now = (
+        np.bincount(np.searchsorted(edges, some, side="left"), minlength=len(edges) + 1) + 0.5
+        for some in (reference, values)
+    )
+    before, now = before / before.sum(), now / now.sum()
+    return float(((now - before) * np.log(now / before)).sum())
+
+
+def _psi_limit(n_bins: int, n_reference: int, n: int) -> float:
+    """What the index of n inputs exceeds once in twenty times by chance, to first order."""
+    return float(stats.chi2.ppf(0.95, max(n_bins - 1, 1)) * (1 / n_reference + 1 / n))
+
+
+def _uncertainties(
+    prediction: object,
+    measure: str,
+    task: str,
+    labels: tuple[Label, ...] | None,
+    temperature: float | None,
+    name: str,
+) -> Array:
+    found = check_prediction(prediction, name)
+    if found.task != task:
+        kinds = {"classification": "classes", "regression": "values"}
+        raise ValueError(f"`{name}` must be of {kinds[task]} as the reference; got one of {kinds[found.task]}.")
+    if labels is not None:
+        check_labels(found, labels, "the reference", name)
+        check_calibration(found, temperature, "the reference", name)
+    return measured(found, measure, name)
+
+
+def _table(rows: list[dict[str, Any]]) -> pd.DataFrame:
+    kinds = {"batch": np.int64, "name": object, "n": np.int64, "seen": np.int64, "drift": np.bool_}
+    return pd.DataFrame({one: pd.Series([row[one] for row in rows], dtype=kinds.get(one, float)) for one in COLUMNS})
+
+
+def _words(monitor: MCMonitor) -> list[str]:
+    lines = [
+        f"# A drift monitor of {monitor.measure}, against {len(monitor.reference)} reference inputs",
+        f"Seen: {monitor.n_seen} inputs in {monitor.n_batches} batches.",
+    ]
+    if len(monitor.batches):
+        last: Any = next(monitor.batches.iloc[[-1]].itertuples())
+        lines.append(
+            f"Last batch: {last.n} inputs, mean {last.mean:.4g} (reference {monitor.reference.mean():.4g}); "
+            f"Kolmogorov-Smirnov {last.ks:.3f} (p {last.ks_p_value:.2g}), population stability index {last.psi:.3f} "
+            f"(by chance up to {last.psi_limit:.3f})."
+        )
+    rate = f"{100 * monitor.false_alarm_rate:.3g} %"
+    if not monitor.drift:
+        return [
+            *lines,
+            f"No drift: the evidence reached 10^{monitor.highest_evidence:.2f} at the end of a batch at most, and 10^"
+            f"{monitor.alarm_at:.2f} makes an alarm. While nothing changes, the chance of ever having one is at most "
+            f"{rate}.",
+        ]
+    since = "" if monitor.since_batch is None else f", in {_batch_words(monitor, monitor.since_batch)}"
+    return [
+        *lines,
+        f"DRIFT: alarm at input {monitor.alarm_input}, in {_batch_words(monitor, monitor.alarm_batch)}; since about "
+        f"input {monitor.since_input}{since}.",
+        f"Had nothing changed, the chance of an alarm in the whole run would have been at most {rate}.",
+    ]
+
+
+def _batch_words(monitor: MCMonitor, batch: int | None) -> str:
+    names = monitor.batches.set_index("batch")["name"]
+    name = names.get(batch)  # of a batch whose row is still there
+    return f"batch {batch}" if name is None else f"batch {batch} ({name})"

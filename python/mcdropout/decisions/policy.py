@@ -1,0 +1,210 @@
+"""A policy: its thresholds, what it promises, and the sentences that say so."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import numpy as np
+import pandas as pd
+
+from ..checks import as_whole_number, shown
+from ..data.labels import Label
+from ..predictions.prediction import Array
+
+TIERS = {2: ("accept", "refer"), 3: ("accept", "second check", "refer")}
+
+Limits = list[dict[str, Any]]  # each: kind ("wrong", "misses", "false_alarms"), label (or None), max_error
+
+
+@dataclass(frozen=True, repr=False)
+class MCPolicy:
+    """What `mc_triage()` learns and `mc_decide()` follows: thresholds, and what they rest on.
+
+    An input is in the first tier all of whose `thresholds` (one row per tier but the last, one column per measure) its
+    doubt does not exceed; a row of None takes none. `basis` says what they were chosen for: "max_error", "budget",
+    "costs" or "uncertainty_threshold". `promises`: one row per limit on the error, with what the test inputs showed:
+    `n` accepted, `wrong` of them, the exact upper bound at the confidence of that limit, and whether it is `kept`.
+    `outcome`: one row per tier, what it does to all calibration inputs (`upper_bound` where labels had no part in
+    choosing the thresholds). `curve`: the thresholds that were looked at,
+    with coverage and errors, and for a promise their p-value among the test inputs and the level it was tested at (0:
+    not tested). `needed` says what a promise that
+    could not be given would take.
+    """
+
+    basis: str
+    tiers: tuple[str, ...]
+    measures: tuple[str, ...]
+    thresholds: tuple[tuple[float, ...] | None, ...]
+    labels: tuple[Label, ...]
+    confidence: float
+    n_inputs: int
+    n_test: int
+    seed: int | None
+    outcome: pd.DataFrame
+    promises: pd.DataFrame
+    curve: pd.DataFrame
+    mean_cost: float | None = None
+    needed: str | None = None
+    temperature: float | None = None  # of the prediction it was learnt on; None in older files
+
+    @property
+    def guaranteed(self) -> bool:
+        """Whether it makes a promise, and every limit asked for could be promised."""
+        return len(self.promises) > 0 and bool(self.promises["kept"].all())
+
+    def words(self) -> str:
+        """What it does, what it promises and on how many inputs that rests, as text."""
+        return "\n".join(_policy_words(self))
+
+    def __repr__(self) -> str:
+        return self.words()
+
+    def to_state(self) -> dict[str, Any]:
+        """What a file keeps, as JSON holds it."""
+        state = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        tables = {name: _plain(state[name]) for name in ("outcome", "promises", "curve")}
+        rows = [None if row is None else list(row) for row in self.thresholds]
+        lists = {name: list(state[name]) for name in ("tiers", "measures", "labels")}
+        return {**state, **tables, **lists, "thresholds": rows}
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Any]) -> MCPolicy:
+        """What `to_state()` took apart."""
+        tables = {name: _table(state[name]) for name in ("outcome", "promises", "curve")}
+        rows = tuple(None if row is None else tuple(float(one) for one in row) for row in state["thresholds"])
+        tuples = {name: tuple(state[name]) for name in ("tiers", "measures", "labels")}
+        policy = cls(**{**state, **tables, **tuples, "thresholds": rows})
+        widths = {len(policy.measures)} | {len(row) for row in rows if row is not None}
+        if len(rows) != len(policy.tiers) - 1 or len(widths) != 1:
+            raise ValueError("A policy must have one threshold per tier but the last, and per measure.")
+        return policy
+
+
+def _policy_words(policy: MCPolicy) -> list[str]:
+    lines = [f"# A triage policy, by {' and '.join(policy.measures)}"]
+    rows: list[Any] = list(policy.outcome.itertuples())
+    for place, row in enumerate(rows):
+        if place == len(policy.tiers) - 1:
+            rule = "the rest"
+        else:
+            rule = _rule_words(policy.measures, policy.thresholds[place])
+        errors = f", {row.wrong} of {row.n} wrong" if row.n else ""
+        lines.append(f"{row.tier}: {rule}; {_percent(row.share)} of the {policy.n_inputs} calibration inputs{errors}")
+    lines += _promise_words(policy)
+    if policy.mean_cost is not None:
+        lines.append(f"Mean cost of a calibration input: {policy.mean_cost:.4g}.")
+    return lines
+
+
+def _promise_words(policy: MCPolicy) -> list[str]:
+    first = policy.outcome.iloc[0]
+    if policy.basis == "max_error":
+        missing = [] if policy.needed is None else [policy.needed]
+        limits = [one for one in policy.promises.to_dict(orient="records") if one["kept"]]
+        if not limits:
+            return missing
+        what = "; ".join(limit_words(one, policy.tiers) for one in limits)
+        seen = "; ".join(
+            f"{one['wrong']} of {one['n']}{of_label(one)} wrong, bound {_percent(one['upper_bound'])}" for one in limits
+        )
+        return [
+            *missing,
+            f"Promise: with {_percent(policy.confidence)} confidence, {what}.",
+            f"It rests on {policy.n_test} calibration inputs that had no part in choosing what to test: {seen}.",
+            "It holds for inputs from the same source as these, not after a shift.",
+        ]
+    if policy.basis == "costs":
+        return [
+            "No promise: the thresholds were chosen on these same inputs for the least mean cost, so expect a little "
+            "more errors and cost on others."
+        ]
+    if not first["n"]:
+        return ["No promise: none of the calibration inputs was accepted."]
+    bound = _percent(first["upper_bound"])
+    return [
+        f"No limit was asked for. Of inputs from this source, at most {bound} of those accepted are wrong, with "
+        f"{_percent(policy.confidence)} confidence (exact, from {first['n']} accepted)."
+    ]
+
+
+def _rule_words(measures: tuple[str, ...], row: tuple[float, ...] | None) -> str:
+    if row is None:
+        return "none"
+    return " and ".join(f"{name} at most {limit:.4g}" for name, limit in zip(measures, row, strict=True))
+
+
+def limit_words(limit: Mapping[str, Any], tiers: Sequence[str] = ()) -> str:
+    share = _percent(limit["max_error"])
+    if limit["kind"] == "misses":
+        return f"at most {share} of the accepted inputs that are {shown(limit['label'])} are called something else"
+    if limit["kind"] == "false_alarms":
+        return f"at most {share} of the inputs accepted as {shown(limit['label'])} are something else"
+    if tiers and limit["tier"] != tiers[0]:
+        return f'at most {share} of those up to "{limit["tier"]}" are wrong'
+    return f"at most {share} of the accepted are wrong"
+
+
+def of_label(limit: Mapping[str, Any]) -> str:
+    if limit["kind"] == "wrong":
+        return ""
+    return f" {'that are' if limit['kind'] == 'misses' else 'as'} {shown(limit['label'])}"
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.3g} %"
+
+
+def reasons(policy: MCPolicy, doubts: Array, places: Array) -> list[str]:
+    """Why each input is where it is: the measures that kept it out of the tier before, and its own rule."""
+    texts = [
+        [f"{name} {value:.4g}" for value in column] for name, column in zip(policy.measures, doubts.T, strict=True)
+    ]
+    return [
+        _reason(policy, doubts[i], [text[i] for text in texts], int(place)) for i, place in enumerate(places.tolist())
+    ]
+
+
+def _reason(policy: MCPolicy, doubt: Array, texts: list[str], place: int) -> str:
+    above = None if place == 0 else policy.thresholds[place - 1]
+    if place > 0 and above is None:
+        return f'no threshold for "{policy.tiers[place - 1]}"'
+    if place == 0:
+        row = cast("tuple[float, ...]", policy.thresholds[0])
+        return " and ".join(f"{text} is at most {limit:.4g}" for text, limit in zip(texts, row, strict=True))
+    limits = cast("tuple[float, ...]", above)
+    over = [
+        f"{text} is above {limit:.4g}" for text, limit, one in zip(texts, limits, doubt, strict=True) if one > limit
+    ]
+    return " and ".join(over)
+
+
+def tier_names(tiers: object) -> tuple[str, ...]:
+    number = as_whole_number(tiers)
+    if number in TIERS:
+        return TIERS[number]
+    names = tuple(tiers) if isinstance(tiers, Sequence) and not isinstance(tiers, str) else ()
+    if len(names) < 2 or len(set(names)) < len(names) or not all(isinstance(one, str) and one for one in names):
+        raise ValueError(f"`tiers` must be 2, 3 or at least two different names; got {shown(tiers)}.")
+    return names
+
+
+def quoted(words: Iterable[object]) -> str:
+    return ", ".join(f'"{one}"' for one in words)
+
+
+def as_numbers(values: object) -> list[Any]:
+    return list(values) if isinstance(values, (Sequence, np.ndarray)) and not isinstance(values, str) else [values]
+
+
+def _plain(table: pd.DataFrame) -> dict[str, list[Any]]:
+    """Columns of plain values; what is not there is None."""
+    columns = {str(name): table[name].tolist() for name in table.columns}
+    return {name: [None if one != one else one for one in values] for name, values in columns.items()}
+
+
+def _table(columns: Mapping[str, Sequence[Any]]) -> pd.DataFrame:
+    table = pd.DataFrame(columns)
+    shares = [name for name in ("error", "upper_bound") if name in table]
+    return table.astype(dict.fromkeys(shares, np.float64))

@@ -1,0 +1,83 @@
+"""A sampler: the plans of one model on all its devices."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+
+import torch
+
+from ..checks import warn
+from ..compute.generators import other_generators_kept
+from ..compute.streams import OwnStream
+from ..compute.threads import Workers
+from ..data.inputs import Inputs
+from ..errors import IdenticalDraws
+from ..sites.table import caveats_on
+from .plan import Plan
+
+
+class Sampler:
+    """Runs inputs through draws of one model; inputs of another shape are probed anew, and get masks of their own.
+
+    `make_plan` gets inputs on a device, and the device. Where nothing may run beside the model, the first device does
+    all.
+    """
+
+    def __init__(
+        self,
+        make_plan: Callable[[Inputs, torch.device], Plan],
+        example: Inputs,
+        seed: int,
+        workers: int | None,
+        devices: list[torch.device],
+    ) -> None:
+        self.make_plan, self.seed, self.workers, self.told = make_plan, seed, workers, False
+        self.first = make_plan(example, devices[0])
+        self.input_bytes = example.nbytes // len(example)
+        self.devices = devices[:1] if self.first.alone else devices
+        self.plans = {(example.signature, 0): self.first}
+
+    def plan(self, inputs: Inputs, lane: int = 0) -> Plan:
+        """How inputs that lie on a device are drawn there; `lane` is the device's place in `devices`."""
+        key = inputs.signature, lane
+        if key not in self.plans:
+            self.plans[key] = self.make_plan(inputs, self.devices[lane])
+        return self.plans[key]
+
+    @contextmanager
+    def at_work(self) -> Iterator[list[Workers]]:
+        """The workers of each device for one prediction.
+
+        Tells, in the first, of what the spread leaves out or depends on; in each, of calls that no probe had seen.
+        """
+        if not self.told:
+            for caveat in caveats_on(self.first.probe):
+                warn(caveat)
+        self.told = True
+        with ExitStack() as stack:
+            if self.first.probe.alone:
+                stack.enter_context(OwnStream(self.seed))
+                stack.enter_context(other_generators_kept(self.seed))
+            crews = [Workers.wanted(self.workers, device, self.devices.count(device)) for device in self.devices]
+            yield [stack.enter_context(workers) for workers in crews]
+        unknown = sorted({name for plan in self.plans.values() for name in plan.unknown - plan.probe.passed_over})
+        if unknown:
+            warn(
+                "`model` made dropout calls that its first inputs did not show and that were left out: "
+                f"{', '.join(unknown)}."
+            )
+        numbers = sorted({one for plan in self.plans.values() for one in plan.unknown_numbers})
+        if numbers:
+            warn(
+                "`model` drew random numbers of its own that its first inputs did not show, by "
+                f"{', '.join(numbers)}; they depend on `batch_size` too."
+            )
+
+    def check_spread(self) -> None:
+        """Draws that are all the same say nothing, whatever the reason."""
+        if not any(plan.has_spread for plan in self.plans.values()):
+            raise IdenticalDraws(
+                "`model` gave the same outputs in every draw, so the spread would say nothing; see `mc_sites()` "
+                "for what was sampled, and look whether what comes after it can change the output."
+            )

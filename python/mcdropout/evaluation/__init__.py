@@ -1,0 +1,1 @@
+"""How good a prediction is: scores, calibration, conformal sets, convergence and dropout rates."""

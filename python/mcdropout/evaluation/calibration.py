@@ -1,0 +1,197 @@
+"""Calibrated probabilities and values, learnt on inputs that the network was not trained on. Needs no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy.optimize import minimize_scalar
+from scipy.special import entr, logsumexp, xlogy
+
+from ..checks import warn
+from ..data.labels import Label, label_array
+from ..predictions.prediction import Array, MCPrediction
+from ..predictions.truth import check_classes, check_labels, codes_to_learn_from, labels_of
+
+# A probability of 0 among the draws is one that float32 cannot hold: it is taken for the least that it can.
+LEAST = float(np.finfo(np.float32).smallest_subnormal)
+
+COLDEST, HOTTEST = 0.05, 20.0
+
+N_TEMPERATURES = 25  # first tried, so that the search that follows starts in the right valley
+
+PIECE = 1 << 20  # numbers of the draws that are worked on in one go
+
+
+@dataclass(frozen=True)
+class MCCalibration:
+    """A temperature for the draws, learnt by `mc_calibrate()`; `mc_apply()` gives the calibrated prediction.
+
+    `log_loss_before` and `log_loss_after` are those of the `n_inputs` it was learnt on; `curve` the log loss at
+    other temperatures.
+    """
+
+    temperature: float
+    labels: tuple[Label, ...]
+    n_inputs: int
+    log_loss_before: float
+    log_loss_after: float
+    curve: pd.DataFrame  # temperature, log_loss
+
+    def words(self) -> str:
+        """What was learnt, as text."""
+        what = "the draws were too sure" if self.temperature > 1 else "the draws were not sure enough"
+        return (
+            f"# Calibration of the draws: temperature {self.temperature:.3f}; {what}.\n"
+            f"Log loss {self.log_loss_before:.4f} before and {self.log_loss_after:.4f} after, on the "
+            f"{self.n_inputs} inputs it was learnt on."
+        )
+
+    def __str__(self) -> str:
+        return self.words()
+
+    def apply(self, prediction: MCPrediction) -> MCPrediction:
+        """The prediction with every draw at this temperature, and all summaries made anew."""
+        prediction = _as_drawn(check_classes(prediction, ""))
+        check_labels(prediction, self.labels, "the calibration")
+        draws = np.concatenate(
+            [_tempered(logs, self.temperature).astype(np.float32) for logs in _log_draws(prediction)], axis=1
+        )
+        return replace(prediction, samples=draws, temperature=self.temperature, **_summaries(draws, prediction))
+
+    def to_state(self) -> dict[str, Any]:
+        """What a file keeps, as JSON holds it."""
+        return {**asdict(self), "labels": list(self.labels), "curve": self.curve.to_dict(orient="list")}
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Any]) -> MCCalibration:
+        """What `to_state()` took apart."""
+        return cls(**{**state, "labels": tuple(state["labels"]), "curve": pd.DataFrame(state["curve"])})
+
+
+def mc_calibrate(prediction: MCPrediction, y: object) -> MCCalibration:
+    """Learn a temperature that makes the probabilities honest: temperature scaling of the draws.
+
+    Every draw's probabilities are raised to 1 / temperature and scaled to sum to 1; the temperature is the one at
+    which the mean over the draws has the least log loss on these inputs, which the network must not have been trained
+    on. Above 1 it takes confidence away. `mc_apply()` then calibrates other predictions of this network, whose
+    `temperature` then says so.
+
+    Raises ValueError for a prediction of values, without its draws or calibrated already, and for y of another length,
+    with unknown labels or of one label alone.
+    Reference: Guo et al. (2017), arXiv:1706.04599; scaling each draw before the mean: Rahaman and Thiery (2021),
+    arXiv:2007.08792.
+    """
+    prediction = _as_drawn(check_classes(prediction, "; `mc_conformal()` calibrates the intervals of values"))
+    codes = codes_to_learn_from(y, prediction)
+    pieces = list(_log_draws(prediction))
+
+    def loss(log_temperature: float) -> float:
+        return _log_loss(pieces, codes, float(np.exp(log_temperature)))
+
+    tried = np.linspace(np.log(COLDEST), np.log(HOTTEST), N_TEMPERATURES)
+    losses = np.array([loss(one) for one in tried])
+    best = int(losses.argmin())
+    around = tried[max(best - 1, 0)], tried[min(best + 1, len(tried) - 1)]
+    found = minimize_scalar(loss, bounds=around, method="bounded", options={"xatol": 1e-4})
+    candidates = {float(np.exp(found.x)): float(found.fun), float(np.exp(tried[best])): float(losses[best])}
+    before = candidates[1.0] = loss(0.0)
+    temperature = min(candidates, key=lambda one: candidates[one])
+    if best in (0, len(tried) - 1):
+        warn(
+            f"The temperature is at the end of what was searched, {temperature:.3g}: these inputs do not tell it, "
+            "as where no prediction is wrong. Calibrate on more inputs."
+        )
+    curve = pd.DataFrame({"temperature": np.exp(tried), "log_loss": losses})
+    return MCCalibration(temperature, labels_of(prediction), len(codes), before, candidates[temperature], curve)
+
+
+def _as_drawn(prediction: MCPrediction) -> MCPrediction:
+    """The prediction, if its draws are as the network gave them."""
+    if not prediction.is_calibrated():
+        return prediction
+    raise ValueError(
+        f"`prediction` must be as `mc_predict()` gave it; got one that is calibrated already, at temperature "
+        f"{prediction.temperature:.4g}. Take the prediction from before `mc_apply()`."
+    )
+
+
+def _log_draws(prediction: MCPrediction) -> Iterator[Array]:
+    """Logarithms of the draws, (draw, input, label), piece by piece."""
+    if prediction.samples is None:
+        raise ValueError("`prediction` must hold its draws; predict with `keep_samples` set to true.")
+    samples = prediction.samples
+    step = max(PIECE // samples[:, :1].size, 1)
+    for start in range(0, samples.shape[1], step):
+        yield np.log(np.maximum(samples[:, start : start + step].astype(np.float64), LEAST))
+
+
+def _tempered(logs: Array, temperature: float) -> Array:
+    """Probabilities of the draws at that temperature."""
+    scaled = logs / temperature
+    scaled -= scaled.max(axis=-1, keepdims=True)
+    np.exp(scaled, out=scaled)
+    scaled /= scaled.sum(axis=-1, keepdims=True)
+    return scaled
+
+
+def _log_loss(pieces: list[Array], codes: Array, temperature: float) -> float:
+    """Log loss of the mean over the draws, in logarithms throughout, so that no probability becomes 0."""
+    total, start = 0.0, 0
+    for logs in pieces:
+        true = codes[start : start + logs.shape[1]]
+        scaled = logs / temperature
+        own = scaled[:, np.arange(len(true)), true] - np.asarray(logsumexp(scaled, axis=-1))  # (draw, input)
+        there = ~np.isnan(own)  # with `tolerance`, inputs differ in their draws
+        own = np.where(there, own, -np.inf)
+        total -= float((np.asarray(logsumexp(own, axis=0)) - np.log(there.sum(axis=0))).sum())
+        start += len(true)
+    return float(total / len(codes))
+
+
+def _summaries(draws: Array, prediction: MCPrediction) -> dict[str, Any]:
+    """All summaries of the draws, as `mc_predict()` makes them."""
+    counts = (~np.isnan(draws[:, :, 0])).sum(axis=0)
+    result: dict[str, Array] = {}
+    for count in np.unique(counts):  # one group, but with `tolerance`
+        where = counts == count
+        for name, values in _summaries_of(draws[:count, where].astype(np.float64), prediction.level).items():
+            whole = result.setdefault(name, np.empty((len(counts), *values.shape[1:]), dtype=values.dtype))
+            whole[where] = values
+    names = label_array(labels_of(prediction))
+    return result | {name: names[result[name]] for name in ("predicted", "second")}
+
+
+def _summaries_of(draws: Array, level: float) -> dict[str, Array]:
+    mean = draws.mean(axis=0)
+    order = np.argsort(-mean, axis=-1, kind="stable")
+    ranked = np.take_along_axis(mean, order, axis=-1)
+    lower, upper = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2], axis=0)
+    own = entr(draws).sum(axis=-1)
+    cross = -xlogy(draws, mean).sum(axis=-1)
+    total, expected = entr(mean).sum(axis=-1), own.mean(axis=0)
+    votes = np.apply_along_axis(np.bincount, 0, draws.argmax(axis=-1), minlength=draws.shape[-1])
+    return {
+        "mean": mean,
+        "variance": draws.var(axis=0, ddof=1),
+        "lower": lower,
+        "upper": upper,
+        "predicted": order[:, 0],
+        "second": order[:, 1],
+        "confidence": ranked[:, 0],
+        "margin": ranked[:, 0] - ranked[:, 1],
+        "predictive_entropy": total,
+        "expected_entropy": expected,
+        "mutual_information": np.maximum(total - expected, 0),
+        "predictive_entropy_mcse": _standard_error(cross),
+        "expected_entropy_mcse": _standard_error(own),
+        "mutual_information_mcse": _standard_error(cross - own),
+        "variation_ratio": 1 - votes.max(axis=0) / len(draws),
+    }
+
+
+def _standard_error(terms: Array) -> Array:
+    return terms.std(axis=0, ddof=1) / np.sqrt(len(terms))

@@ -1,0 +1,232 @@
+"""Conformal sets and intervals, which hold the truth as often as they say. Needs no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, cast
+
+import numpy as np
+import pandas as pd
+
+from ..checks import check_choice, check_count, check_flag, check_number, warn
+from ..data.labels import Label
+from ..predictions.prediction import Array, MCPrediction, index_of
+from ..predictions.truth import (
+    check_calibration,
+    check_labels,
+    check_prediction,
+    codes_to_learn_from,
+    labels_of,
+    true_values,
+)
+
+CLASS_METHODS = ("lac", "aps", "raps")
+
+VALUE_METHODS = ("absolute", "normalized", "cqr")
+
+
+@dataclass(frozen=True)
+class MCConformal:
+    """Limits learnt by `mc_conformal()`; `mc_apply()` gives the sets or intervals of a prediction.
+
+    `limits`: what the nonconformity may be at most, one number; one per label with `by_label`, one per output for
+    values. None where there were too few inputs to set one: all labels, or the whole line. `n_inputs` likewise.
+    """
+
+    method: str
+    level: float
+    limits: tuple[float | None, ...]
+    n_inputs: tuple[int, ...]
+    by_label: bool
+    labels: tuple[Label, ...] | None = None
+    penalty: float = 0.0
+    n_free: int = 0
+    allow_empty: bool = False
+    temperature: float | None = None  # of the prediction it was learnt on; None in older files
+
+    def words(self) -> str:
+        """What was learnt, as text."""
+        what = "sets" if self.labels is not None else "intervals"
+        each = " of each label" if self.by_label else " of each output" if self.labels is None else ""
+        lines = [
+            f"# Conformal {what} ({self.method}): the truth is inside for at least {100 * self.level:g} % of new "
+            f"inputs{each} like the {sum(self.n_inputs) if self.by_label else self.n_inputs[0]} it was learnt on."
+        ]
+        names = self.labels if self.by_label and self.labels else [f"output {i + 1}" for i in range(len(self.limits))]
+        names = ["all labels together"] if self.labels and not self.by_label else names
+        for name, limit, n in zip(names, self.limits, self.n_inputs, strict=True):
+            if limit is None:
+                outcome = "every set has this label" if self.by_label else f"all {what} are without limit"
+                lines.append(f"{name}: {n} inputs are fewer than the {least_inputs(self.level)} it takes; {outcome}.")
+        return "\n".join(lines)
+
+    def __str__(self) -> str:
+        return self.words()
+
+    def apply(self, prediction: MCPrediction) -> pd.DataFrame:
+        """One row per input; for classes `size` and `in_<label>`, whether the set has that label.
+
+        For values `lower` and `upper`, with the number of the output behind where there are several.
+        """
+        prediction = check_prediction(prediction)
+        if (prediction.task == "classification") != (self.labels is not None):
+            of = "classes" if self.labels is not None else "values"
+            raise ValueError(f"`prediction` must be of {of}, as what was learnt is; got one of the other kind.")
+        if self.labels is not None:
+            check_labels(prediction, self.labels, "the conformal sets")
+            check_calibration(prediction, self.temperature, "the one that the conformal sets were learnt on")
+            return self._sets(prediction)
+        return self._intervals(prediction)
+
+    def _sets(self, prediction: MCPrediction) -> pd.DataFrame:
+        nonconformity = label_nonconformity(prediction.mean, self.method, self.penalty, self.n_free)
+        limits = np.array([np.inf if limit is None else limit for limit in self.limits])
+        inside = nonconformity <= limits
+        if not self.allow_empty:
+            inside[np.arange(len(inside)), prediction.mean.argmax(axis=1)] = True
+        columns = {f"in_{label}": inside[:, place] for place, label in enumerate(labels_of(prediction))}
+        return pd.DataFrame({"size": inside.sum(axis=1), **columns}, index=index_of(prediction))
+
+    def _intervals(self, prediction: MCPrediction) -> pd.DataFrame:
+        mean = prediction.mean.reshape(len(prediction), -1)
+        if mean.shape[1] != len(self.limits):
+            raise ValueError(f"`prediction` must have {len(self.limits)} outputs; got {mean.shape[1]}.")
+        limits = np.array([np.inf if limit is None else limit for limit in self.limits])
+        below, above, scale = _value_frame(prediction, self.method)
+        columns = {}
+        for place in range(mean.shape[1]):
+            ending = "" if mean.shape[1] == 1 else f"_{place + 1}"
+            reach = limits[place] * scale[:, place] if np.isfinite(limits[place]) else np.inf
+            columns[f"lower{ending}"] = below[:, place] - reach
+            columns[f"upper{ending}"] = above[:, place] + reach
+        return pd.DataFrame(columns, index=index_of(prediction))
+
+    def to_state(self) -> dict[str, Any]:
+        """What a file keeps, as JSON holds it."""
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Any]) -> MCConformal:
+        """What `to_state()` took apart."""
+        known: dict[str, Any] = {name: tuple(one) if isinstance(one, list) else one for name, one in state.items()}
+        return cls(**known)
+
+
+def mc_conformal(
+    prediction: MCPrediction,
+    y: object,
+    *,
+    level: float = 0.9,
+    method: str | None = None,
+    by_label: bool = False,
+    penalty: float = 0.1,
+    n_free: int = 1,
+    allow_empty: bool = False,
+) -> MCConformal:
+    """Learn sets of labels, or intervals, that hold the truth for at least `level` of new inputs.
+
+    Whatever the network is worth: it needs only that the inputs here, which it was not trained on, and the new ones
+    come from one source in no particular order. The coverage is over inputs, and with `by_label` over those of each
+    true label. The limit is the ceil((n + 1) level)-th smallest nonconformity of the n inputs.
+
+    method, for classes: "lac" (1 - probability; the smallest sets, the default), "aps" (probability of the labels
+    down to this one, without the randomisation), "raps" (the same with `penalty` for every label after the first
+    `n_free`). For values: "absolute" (distance from the mean, the default), "normalized" (in standard deviations,
+    with the noise where the network tells it), "cqr" (beyond the prediction's own interval). allow_empty: leave the
+    most probable label out too where it does not conform.
+
+    Raises ValueError for y of another length or with unknown labels. Too few inputs give limits of None, and a
+    warning that says how many it takes.
+    References: Sadinle, Lei, Wasserman (2019), arXiv:1609.00451 (lac); Romano, Sesia, Candes (2020),
+    arXiv:2006.02544 (aps); Angelopoulos et al. (2021), arXiv:2009.14193 (raps); Lei et al. (2018), arXiv:1604.04173
+    (values); Romano, Patterson, Candes (2019), arXiv:1905.03222 (cqr); Vovk (2012), arXiv:1209.2673 (by label).
+    """
+    prediction = check_prediction(prediction)
+    of_classes = prediction.task == "classification"
+    level = check_number(level, "level", above=0, below=1)
+    methods = CLASS_METHODS if of_classes else VALUE_METHODS
+    method = methods[0] if method is None else check_choice(method, "method", methods)
+    by_label, allow_empty = check_flag(by_label, "by_label"), check_flag(allow_empty, "allow_empty")
+    penalty = check_number(penalty, "penalty", at_least=0)
+    n_free = check_count(n_free, "n_free", at_least=0)
+    if not of_classes:
+        if by_label:
+            raise ValueError("`by_label` must be false for values, which have no labels; got true.")
+        groups = list(_value_nonconformity(prediction, true_values(y, prediction), method).T)
+        learnt = MCConformal(method, level, _limits(groups, level), tuple(map(len, groups)), by_label=False)
+    else:
+        codes = codes_to_learn_from(y, prediction)
+        scores = label_nonconformity(prediction.mean, method, penalty, n_free)[np.arange(len(codes)), codes]
+        labels = labels_of(prediction)
+        groups = [scores[codes == code] for code in range(len(labels))] if by_label else [scores]
+        learnt = MCConformal(
+            method,
+            level,
+            _limits(groups, level),
+            tuple(map(len, groups)),
+            by_label,
+            labels,
+            penalty,
+            n_free,
+            allow_empty,
+            prediction.temperature,
+        )
+    if None in learnt.limits:
+        warn(learnt.words().partition("\n")[2].replace("\n", " "))
+    return learnt
+
+
+def least_inputs(level: float) -> int:
+    """How many inputs it takes to set a limit: the least n with (n + 1) level <= n."""
+    return int(np.ceil(level / (1 - level) - 1e-9))
+
+
+def _limits(groups: list[Array], level: float) -> tuple[float | None, ...]:
+    """The ceil((n + 1) level)-th smallest of each group; None where that is beyond the last."""
+    limits: list[float | None] = []
+    for scores in groups:
+        # less a little, as 10 * 0.7 must not be 8 because 0.7 is not exact
+        place = int(np.ceil((len(scores) + 1) * level - 1e-9))
+        limits.append(float(np.partition(scores, place - 1)[place - 1]) if place <= len(scores) else None)
+    return tuple(limits)
+
+
+def label_nonconformity(mean: Array, method: str, penalty: float, n_free: int) -> Array:
+    """How little each label conforms, (input, label)."""
+    if method == "lac":
+        return 1 - mean
+    order = np.argsort(-mean, axis=1, kind="stable")
+    reached = np.cumsum(np.take_along_axis(mean, order, axis=1), axis=1)
+    if method == "raps":
+        reached = reached + penalty * np.maximum(np.arange(1, mean.shape[1] + 1) - n_free, 0)
+    nonconformity = np.empty_like(mean)
+    np.put_along_axis(nonconformity, order, reached, axis=1)
+    return nonconformity
+
+
+def _value_nonconformity(prediction: MCPrediction, y: Array, method: str) -> Array:
+    """How far each value is out, (input, output), in what the limit scales."""
+    below, above, scale = _value_frame(prediction, method)
+    flat = y.reshape(len(y), -1)
+    return np.maximum(below - flat, flat - above) / scale
+
+
+def _value_frame(prediction: MCPrediction, method: str) -> tuple[Array, Array, Array]:
+    """From where to where nothing is out, and the unit of what is, each (input, output)."""
+    mean = prediction.mean.reshape(len(prediction), -1)
+    if method == "cqr":
+        with_noise = prediction.pred_lower is not None
+        lower = cast(Array, prediction.pred_lower if with_noise else prediction.lower)
+        upper = cast(Array, prediction.pred_upper if with_noise else prediction.upper)
+        return lower.reshape(mean.shape), upper.reshape(mean.shape), np.ones(mean.shape)
+    if method == "absolute":
+        return mean, mean, np.ones(mean.shape)
+    variance = prediction.variance if prediction.total_variance is None else prediction.total_variance
+    scale = np.sqrt(variance).reshape(mean.shape)
+    if not (scale > 0).all():
+        raise ValueError(
+            '`prediction` must have a spread above 0 for every input with `method` "normalized"; got 0 at input '
+            f'number {int(np.argwhere(scale <= 0)[0][0]) + 1}. Use "absolute".'
+        )
+    return mean, mean, scale

@@ -1,0 +1,280 @@
+"""How many draws are enough, and which dropout rate predicts best."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from ..checks import check_count, check_number, check_seed, shown
+from ..data.labels import Label
+from ..networks.frozen import split_backbone
+from ..predictions.outputs import Select
+from ..predictions.prediction import Array, MCPrediction
+from ..predictions.summaries import entropy_parts, mean_and_variance, standard_error
+from ..predictions.truth import check_prediction, predicted_codes, true_codes, true_values
+from ..progress import Progress
+from ..sampling.draw import DRAWS_BYTES, draw_all
+from ..sampling.model import network_of, sampler_for
+from ..sampling.options import SamplingOptions, SiteOptions
+from ..sampling.predict import mc_predict
+from ..sites.keras.loading import is_keras, is_keras_2
+
+SHARE = 0.95  # of the inputs for which the recommended number is enough
+
+ENTROPIES = ("predictive_entropy", "expected_entropy", "mutual_information")
+
+
+@dataclass(frozen=True, repr=False)
+class MCConvergence:
+    """What `mc_convergence()` returns.
+
+    `table` has one row per number of draws and measure: `value`, its mean over the inputs; `mcse`, the root mean square
+    over the inputs of each one's Monte Carlo standard error; `difference`, that of what the remaining draws changed;
+    `settled`, the share of the inputs whose error is at most `tolerance`. `needed` has one row per measure: the
+    smallest number of draws with which 95 % of the inputs, and all, have an error of at most `tolerance`.
+    """
+
+    n_inputs: int
+    n_samples: tuple[int, ...]
+    tolerance: float | None
+    table: pd.DataFrame
+    needed: pd.DataFrame
+
+    @property
+    def recommended(self) -> int | None:
+        """The number of draws with which the mean of 95 % of the inputs is within `tolerance`."""
+        return None if self.tolerance is None else int(self.needed.loc[0, "n_samples"])  # pyright: ignore[reportArgumentType]
+
+    def words(self) -> str:
+        """The recommendation, and what the largest number of draws reached, as text."""
+        return "\n".join(_words(self))
+
+    def __repr__(self) -> str:
+        return self.words()
+
+
+def mc_convergence(
+    model: nn.Module,
+    x: Any,
+    n_samples: Sequence[int] = (10, 20, 50, 100, 200),
+    batch_size: int = 128,
+    *,
+    tolerance: float | None = None,
+    masks: str = "shared",
+    outputs: str | None = None,
+    labels: Iterable[Label] | None = None,
+    select: Select | None = None,
+    constants: Mapping[str, Any] | None = None,
+    stochastic_depth: bool = True,
+    gaussian_noise: bool = False,
+    precision: str = "float32",
+    device: str | Sequence[str] = "auto",
+    seed: int | None = None,
+    progress: Progress = True,
+) -> MCConvergence:
+    """How the uncertainty settles as draws are added, and how many draws are enough, from one set of draws.
+
+    n_samples: numbers of draws, rising; the summaries of each are those of the first so many of one set, as
+    `mc_predict()` with the same seed would give. x: some hundred inputs say enough.
+    tolerance: the wished Monte Carlo standard error: for classes in units of probability and, for entropies, in nats,
+    0.01 by default; for values in their own unit, without which no number is recommended. The error of one input's mean
+    is that of its worst label or output, and the number needed its standard deviation over the draws / `tolerance`,
+    squared. The other arguments are those of `mc_predict()`.
+
+    Measures: `mean` (of classes the probability of the predicted label), `std` (its standard deviation over the draws),
+    and for classes the three entropies. From few draws the mutual information, which is then too small on average,
+    takes longest to settle.
+
+    Raises ValueError for numbers of draws that do not rise, and as `mc_predict()` does.
+    """
+    counts = _counts(n_samples)
+    wished = None if tolerance is None else check_number(tolerance, "tolerance", above=0)
+    prediction = mc_predict(
+        model, x, counts[-1], batch_size, masks=masks, outputs=outputs, labels=labels, select=select,
+        constants=constants, stochastic_depth=stochastic_depth, gaussian_noise=gaussian_noise,
+        precision=precision, device=device, seed=seed, progress=progress,
+    )  # fmt: skip
+    return convergence_of(prediction, counts, wished)
+
+
+def convergence_of(prediction: MCPrediction, counts: tuple[int, ...], tolerance: float | None) -> MCConvergence:
+    """The same of draws that were kept."""
+    check_prediction(prediction, "x")
+    assert prediction.samples is not None
+    classes = prediction.task == "classification"
+    if tolerance is None and classes:
+        tolerance = 0.01
+    size = max(1, DRAWS_BYTES // (4 * prediction.samples[:, :1].size))
+    parts = []
+    for start in range(0, len(prediction), size):
+        some = slice(start, start + size)
+        draws = torch.from_numpy(np.ascontiguousarray(prediction.samples[:, some])).flatten(2)
+        codes = torch.from_numpy(predicted_codes(prediction[some])) if classes else None
+        parts.append([_measures(draws[:count], codes) for count in counts])
+    rows, needed = [], []
+    for measure in parts[0][0]:
+        both = [[np.concatenate([part[place][measure][which] for part in parts]) for which in (0, 1)]
+                for place in range(len(counts))]  # fmt: skip
+        last, last_errors = both[-1]
+        for count, (values, errors) in zip(counts, both, strict=True):
+            rows.append(
+                {
+                    "n_samples": count,
+                    "measure": measure,
+                    "value": float(values.mean()),
+                    "mcse": float(np.sqrt(np.mean(errors**2))),
+                    "difference": float(np.sqrt(np.mean((values - last) ** 2))),
+                    "settled": math.nan if tolerance is None else float((errors <= tolerance).mean()),
+                }
+            )
+        if tolerance is not None:
+            enough = np.maximum(2, np.ceil(counts[-1] * (last_errors / tolerance) ** 2 - 1e-9)).astype(np.int64)
+            most = int(np.quantile(enough, SHARE, method="inverted_cdf"))
+            needed.append({"measure": measure, "n_samples": most, "n_samples_for_all": int(enough.max())})
+    table = pd.DataFrame(rows).sort_values("n_samples", kind="stable", ignore_index=True)
+    columns = ["measure", "n_samples", "n_samples_for_all"]
+    return MCConvergence(len(prediction), counts, tolerance, table, pd.DataFrame(needed, columns=columns))
+
+
+def _measures(draws: Tensor, codes: Tensor | None) -> dict[str, tuple[Array, Array]]:
+    """Value and Monte Carlo standard error of each measure for each input, from draws (draw, input, output)."""
+    mean, variance = mean_and_variance(draws)
+    worst = standard_error(draws).amax(dim=1)
+    std, std_error = _spread(draws, mean, variance)
+    if codes is None:
+        found = {"mean": (mean.mean(dim=1), worst), "std": (std.mean(dim=1), std_error.amax(dim=1))}
+    else:
+        chosen = codes[:, None]
+        found = {"mean": (mean.gather(1, chosen)[:, 0], worst)}
+        found["std"] = (std.gather(1, chosen)[:, 0], std_error.gather(1, chosen)[:, 0])
+        parts = entropy_parts(draws)
+        found |= {name: (parts[name], parts[f"{name}_mcse"]) for name in ENTROPIES}
+    return {name: (value.numpy(), error.numpy()) for name, (value, error) in found.items()}
+
+
+def _spread(draws: Tensor, mean: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
+    """Standard deviation over the draws and its standard error, by the delta method from the fourth moment."""
+    fourth = (draws.double() - mean).pow(4).mean(dim=0)
+    std = variance.sqrt()
+    error = ((fourth - variance.square()).clamp(min=0) / len(draws)).sqrt() / (2 * std)
+    return std, torch.where(std > 0, error, torch.zeros_like(error))
+
+
+def _counts(n_samples: object) -> tuple[int, ...]:
+    several = isinstance(n_samples, (Sequence, np.ndarray)) and not isinstance(n_samples, str)
+    given = list(n_samples) if several else [n_samples]  # pyright: ignore[reportArgumentType]
+    counts = tuple(check_count(one, "n_samples", at_least=2) for one in given)
+    if not counts or any(later <= one for one, later in itertools.pairwise(counts)):
+        raise ValueError(f"`n_samples` must be rising numbers of draws; got {shown(list(given))}.")
+    return counts
+
+
+def _words(found: MCConvergence) -> list[str]:
+    last = found.table[found.table["n_samples"] == found.n_samples[-1]]
+    lines = [f"# How {found.n_samples[-1]} draws settle, over {found.n_inputs} inputs"]
+    lines += [f"{row.measure}: {row.value:.4g}, Monte Carlo error {row.mcse:.2g}" for row in last.itertuples()]
+    if found.tolerance is None:
+        return [*lines, "`tolerance`, in the unit of the values, would give the number of draws needed."]
+    needed: list[Any] = list(found.needed.itertuples())
+    for place, row in enumerate(needed):
+        start = f"For an error of at most {found.tolerance:g}" if place == 0 else "The same"
+        lines.append(
+            f"{start} in {row.measure}: {row.n_samples} draws for {100 * SHARE:g} % of the inputs, "
+            f"{row.n_samples_for_all} for all."
+        )
+    return lines
+
+
+def mc_compare_rates(
+    model: Any | Callable[[float], Any],
+    x: Any,
+    y: object,
+    rates: Sequence[float] = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7),
+    n_samples: int = 50,
+    batch_size: int = 128,
+    *,
+    outputs: str | None = None,
+    labels: Iterable[Label] | None = None,
+    select: Select | None = None,
+    constants: Mapping[str, Any] | None = None,
+    gaussian_noise: bool = False,
+    precision: str = "float32",
+    device: str | Sequence[str] = "auto",
+    seed: int | None = None,
+    progress: Progress = True,
+) -> pd.DataFrame:
+    """Which dropout rate predicts best on inputs that were not trained on: one row per rate, by log loss.
+
+    model: as in `mc_predict()`, sampled again with each rate at all its dropouts, whatever they were trained with (what
+    skips whole blocks, and numbers that it draws itself, stay as they are); or a function that takes a rate and returns
+    such a model fitted with it, which says more and takes longer. y: the true label of each input, or the values
+    observed. The other arguments are those of `mc_predict()`, `x` no stream that can be read but once; all rates share
+    one seed.
+
+    Columns: rate; loss (mean over the inputs: for classes the log loss of the mean over the draws, in nats; for values
+    minus the log density of the mixture of the draws, per output, or the squared error where the network tells no
+    noise); difference (from the lowest loss) and difference_se (its standard error over the inputs, paired), so that a
+    difference of less than two of them says little; accuracy (classes); spread (mean mutual information, in nats, or
+    mean standard deviation over the draws); best.
+
+    Raises ValueError for rates outside (0, 1), NoStochasticSites where there is no dropout whose rate could be another,
+    and as `mc_predict()` does.
+    Reference: Gal, Hron and Kendall (2017), arXiv:1705.07832 (the rate must fit the data for the spread to mean much).
+    """
+    given = [rates] if not isinstance(rates, (Sequence, np.ndarray)) else list(rates)
+    wished = [check_number(one, "rates", above=0, below=1) for one in given]
+    if not wished or len(set(wished)) < len(wished):
+        raise ValueError(f"`rates` must be at least one rate, all different; got {shown(given)}.")
+    if isinstance(x, Iterator) and len(wished) > 1:
+        raise ValueError("`x` must be inputs that can be read anew for each rate; got a stream that is read but once.")
+    seed, besides = check_seed(seed), SiteOptions.checked(True, gaussian_noise)
+    refit = callable(model) and not isinstance(model, nn.Module) and not is_keras(model) and not is_keras_2(model)
+    losses, rows = [], []
+    for rate in wished:
+        started = time.perf_counter()
+        asked, inputs = split_backbone(model(rate) if refit else model, x, device)
+        network = network_of(asked, outputs, labels, select, precision, device, constants)
+        values = network.outputs.task == "regression"  # whose loss needs the draws
+        request = SamplingOptions.checked(n_samples, batch_size, 0.95, "shared", None, values, None, seed)
+        feed = network.feed(inputs)
+        sampler = sampler_for(network, feed, request, besides, rate=None if refit else rate)
+        sampler.told = bool(rows) and not refit  # of the same model it was told for the first rate
+        prediction = draw_all(network, sampler, feed, request, None, progress, started)
+        loss, more = _loss(check_prediction(prediction, "x"), y)
+        losses.append(loss)
+        rows.append({"rate": rate, "loss": float(loss.mean()), **more})
+    table = pd.DataFrame(rows)
+    best = int(table["loss"].argmin())
+    apart = [loss - losses[best] for loss in losses]
+    table.insert(2, "difference", table["loss"] - table["loss"][best])
+    errors = [float(one.std(ddof=1) / math.sqrt(len(one))) if len(one) > 1 else math.nan for one in apart]
+    table.insert(3, "difference_se", errors)
+    table["best"] = np.arange(len(table)) == best
+    return table
+
+
+def _loss(prediction: MCPrediction, y: object) -> tuple[Array, dict[str, float]]:
+    """Loss of each input, and what else there is to say."""
+    if prediction.task == "classification":
+        codes = true_codes(y, prediction, of="x")
+        of_truth = prediction.mean[np.arange(len(codes)), codes]
+        right = predicted_codes(prediction) == codes
+        spread = float(np.mean(np.asarray(prediction.mutual_information)))
+        # where no draw gave the true label any probability, the least above 0: one input leaves the loss finite
+        loss = -np.log(np.maximum(of_truth, np.finfo(np.float64).tiny))
+        return loss, {"accuracy": float(right.mean()), "spread": spread}
+    values = true_values(y, prediction, of="x")
+    if prediction.noise_variances is None:
+        each = (values - prediction.mean) ** 2
+    else:
+        each = -prediction.log_density(values)
+    return each.reshape(len(each), -1).mean(axis=1), {"spread": float(prediction.std.mean())}

@@ -1,0 +1,75 @@
+"""Scores of how well an uncertainty tells strange inputs from known ones."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from ..checks import check_count, check_number, check_seed
+from ..predictions.prediction import Array, MCPrediction
+from ..predictions.truth import check_calibration, check_labels, check_prediction, labels_of
+from ..predictions.uncertainty import measured, measures_of
+from .curves import TPR, UncertaintyCurve, auroc, average_precision
+from .scores import percentiles
+
+
+def mc_ood_scores(
+    prediction_in: MCPrediction,
+    prediction_out: MCPrediction,
+    *,
+    n_resamples: int = 0,
+    level: float = 0.95,
+    seed: int | None = None,
+) -> pd.DataFrame:
+    """How well each measure of doubt tells inputs like those learnt from (in) and others (out) apart.
+
+    One row per measure. `auroc`: chance that an input from outside is the more doubtful of two. `aupr_out` and
+    `aupr_in`: average precision of finding those from outside, or from inside. `fpr_at_95`: share of those from
+    outside that pass where 95 % of those from inside do; smaller is better. With `n_resamples` each has its
+    bootstrap interval, `auroc_lower` and so on.
+
+    Raises ValueError for predictions of different label sets.
+    Reference: Hendrycks and Gimpel (2017), arXiv:1610.02136; Liang, Li, Srikant (2018), arXiv:1706.02690 (FPR).
+    """
+    inside, outside = (
+        check_prediction(prediction_in, "prediction_in"),
+        check_prediction(prediction_out, "prediction_out"),
+    )
+    if inside.task != outside.task:
+        raise ValueError(
+            "`prediction_out` must be of the same network as `prediction_in`; got one of classes and one of values."
+        )
+    if inside.labels is not None:
+        check_labels(outside, labels_of(inside), "`prediction_in`", "prediction_out")
+        check_calibration(outside, inside.temperature, "`prediction_in`", "prediction_out")
+    n_resamples = check_count(n_resamples, "n_resamples", at_least=0)
+    level = check_number(level, "level", above=0, below=1)
+    rng = np.random.default_rng(check_seed(seed))
+    rows = []
+    for measure in (name for name in measures_of(inside) if name in measures_of(outside)):
+        known = measured(inside, measure, "prediction_in")
+        strange = measured(outside, measure, "prediction_out")
+        row = {"measure": measure, **_ood_numbers(known, strange)}
+        again = [
+            _ood_numbers(rng.choice(known, len(known)), rng.choice(strange, len(strange))) for _ in range(n_resamples)
+        ]
+        for name in ("auroc", "aupr_in", "aupr_out", "fpr_at_95") if again else ():
+            low, high = percentiles(np.array([one[name] for one in again]), level)
+            row |= {f"{name}_lower": float(low), f"{name}_upper": float(high)}
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def _ood_numbers(known: Array, strange: Array) -> dict[str, float]:
+    doubt = np.concatenate([known, strange])
+    is_strange = np.repeat([0.0, 1.0], [len(known), len(strange)])
+    curve = UncertaintyCurve.of(doubt, is_strange)
+    reversed_curve = UncertaintyCurve.of(-doubt, 1 - is_strange)
+    ordered = np.sort(known)
+    threshold = ordered[int(np.ceil(TPR * len(known) - 1e-9)) - 1]
+    return {
+        "auroc": auroc(curve),
+        "aupr_in": average_precision(reversed_curve),
+        "aupr_out": average_precision(curve),
+        "fpr_at_95": float((strange <= threshold).mean()),
+    }

@@ -1,0 +1,88 @@
+"""`mc_scores()`: a prediction held against the truth. Needs no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from ..checks import check_count, check_number, check_seed
+from ..predictions.prediction import Array, MCPrediction
+from ..predictions.truth import check_prediction, true_values
+from .classes import ClassCases, class_scores
+from .result import MCScores, Numbers
+from .values import ValueCases, value_scores
+
+
+def mc_scores(
+    prediction: MCPrediction,
+    y: object,
+    *,
+    n_bins: int = 15,
+    coverages: Sequence[float] = (0.8, 0.9, 0.95),
+    risks: Sequence[float] = (0.01, 0.05),
+    n_resamples: int = 0,
+    level: float = 0.95,
+    seed: int | None = None,
+) -> MCScores:
+    """How good a prediction is, how honest its probabilities, and whether its doubt finds its errors.
+
+    y: the true label of each input, or the values observed. n_bins: of the reliability diagrams; bins hold what is
+    above their lower and up to their upper edge, and inputs of one confidence stay in one bin. coverages: shares of
+    the inputs, the least doubtful first, whose accuracy is asked for; inputs that are equally doubtful go together,
+    so it is that of the least share that is at least so large. risks: error rates for which the largest share is
+    asked for. n_resamples: of the bootstrap over the inputs, percentile intervals at `level`; 0 for none.
+
+    AURC is the mean over k of the error rate among the k least doubtful inputs, for ties its mean over their orders;
+    the excess is over that of a measure which puts all errors last. For values the risk is the squared error (mean
+    over the outputs). The log density and CRPS are of the whole mixture of the draws, so they need the draws.
+
+    Raises ValueError for y of another length or with unknown labels, and for predictions that hold NaN.
+    References: Guo et al. (2017), arXiv:1706.04599; Nixon et al. (2019), arXiv:1904.01685 (equal mass, classwise);
+    Geifman, Uziel, El-Yaniv (2019), arXiv:1805.08206 (AURC); Gneiting and Raftery (2007),
+    doi:10.1198/016214506000001437 (CRPS, interval score); Grimit et al. (2006), doi:10.1256/qj.05.235 (CRPS of a
+    mixture).
+    """
+    prediction = check_prediction(prediction)
+    n_bins = check_count(n_bins, "n_bins")
+    n_resamples = check_count(n_resamples, "n_resamples", at_least=0)
+    level = check_number(level, "level", above=0, below=1)
+    seed = check_seed(seed) if n_resamples or seed is not None else None
+    shares = _shares(coverages, "coverages", above_zero=True)
+    rates = _shares(risks, "risks")
+    if prediction.task == "classification":
+        cases = ClassCases.of(prediction, y, n_bins, shares, rates)
+        table = _with_intervals(cases.numbers, len(prediction), n_resamples, level, seed)
+        return class_scores(prediction, cases, table, level, n_resamples, seed)
+    values = ValueCases.of(prediction, true_values(y, prediction))
+    table = _with_intervals(values.numbers, len(prediction), n_resamples, level, seed)
+    return value_scores(prediction, values, table, level, n_resamples, seed)
+
+
+def _shares(values: Sequence[float], name: str, above_zero: bool = False) -> tuple[float, ...]:
+    bounds: dict[str, Any] = {"at_most": 1} | ({"above": 0} if above_zero else {"at_least": 0})
+    given = [values] if np.ndim(values) == 0 else list(values)
+    return tuple(check_number(one, name, **bounds) for one in given)
+
+
+def _with_intervals(
+    numbers: Callable[[Array | None], Numbers], n_inputs: int, n_resamples: int, level: float, seed: int | None
+) -> pd.DataFrame:
+    """All numbers as a table, with percentile intervals of the bootstrap where they are wanted."""
+    table = pd.DataFrame(numbers(None), columns=["score", "of", "at", "value"])
+    if n_resamples == 0:
+        return table
+    rng = np.random.default_rng(seed)
+    again = [[value for *_, value in numbers(rng.integers(0, n_inputs, n_inputs))] for _ in range(n_resamples)]
+    table["lower"], table["upper"] = percentiles(np.array(again), level)
+    return table
+
+
+def percentiles(values: Array, level: float) -> Array:
+    """Lower and upper percentile along the first axis; resamples without errors have no AUROC, and are left out."""
+    none = np.isnan(values).all(axis=0)
+    filled = np.where(none, 0, values)
+    bounds = np.nanquantile(filled, [(1 - level) / 2, (1 + level) / 2], axis=0)
+    return np.where(none, np.nan, bounds)

@@ -1,0 +1,265 @@
+"""Bayesian networks: the plain ones of this package, and a residual one.
+
+They learn with `mc_fit()`, predict with `mc_predict()` and are saved as the plain ones are.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterable, Sequence
+from typing import Any, TypeVar
+
+from torch import Tensor, nn
+
+from ..checks import check_count, check_seed
+from ..data.labels import Label
+from ..sites.operations import is_sampled
+from ..variational.conversion import TWINS, variational_twin
+from ..variational.convolutions import BayesConv2d
+from ..variational.layer import check_estimator, variational_layers
+from ..variational.linear import BayesLinear
+from ..variational.posteriors import Posterior, check_posterior
+from ..variational.priors import Prior, check_prior
+from .network import Head, MCNetwork, activation_layer, check_counts, image_shape, weights_from
+from .plain import mc_cnn, mc_mlp
+
+Model = TypeVar("Model", bound=nn.Module)
+
+SHARES = (5, 25, 50, 75, 95)  # per cent of the weights of a layer
+
+
+def mc_bayes_cnn(
+    input_shape: Sequence[int],
+    labels: Iterable[Label] | None = None,
+    *,
+    n_outputs: int | None = None,
+    task: str = "classification",
+    filters: int | Sequence[int] = (32, 64),
+    kernel_size: int = 3,
+    hidden: int | Sequence[int] = (128,),
+    activation: str = "relu",
+    noise: str = "homoscedastic",
+    prior: Prior | None = None,
+    posterior: Posterior | None = None,
+    estimator: str | None = None,
+    kl_samples: int = 1,
+    seed: int = 0,
+) -> MCNetwork:
+    """The network of `mc_cnn()` with a distribution over every weight in the place of dropout.
+
+    prior: of `mc_prior_normal()` (standard normal by default) and its kin. posterior: of `mc_posterior_normal()` and
+    its kin. estimator: how weight noise enters while learning, "reparameterization", "local_reparameterization" or
+    "flipout"; the latter two are for the mean-field normal posterior, whose default is "flipout". kl_samples: draws
+    for a KL divergence that has no closed form. Everything else is as in `mc_cnn()`; the means start where the
+    weights of a plain network do.
+
+    Raises ValueError for what cannot work, and for posteriors that memory has no room for.
+    Reference: Blundell et al. (2015), Weight uncertainty in neural networks, arXiv:1505.05424.
+    """
+    variational = Variational.checked(prior, posterior, estimator, kl_samples)
+    plain = mc_cnn(
+        input_shape,
+        labels,
+        n_outputs=n_outputs,
+        task=task,
+        filters=filters,
+        kernel_size=kernel_size,
+        hidden=hidden,
+        dropout=0,
+        activation=activation,
+        noise=noise,
+        seed=seed,
+    )
+    return variational.network("bayes_cnn", plain)
+
+
+def mc_bayes_mlp(
+    n_features: int,
+    labels: Iterable[Label] | None = None,
+    *,
+    n_outputs: int | None = None,
+    task: str = "classification",
+    hidden: int | Sequence[int] = (50,),
+    activation: str = "relu",
+    noise: str = "homoscedastic",
+    prior: Prior | None = None,
+    posterior: Posterior | None = None,
+    estimator: str | None = None,
+    kl_samples: int = 1,
+    seed: int = 0,
+) -> MCNetwork:
+    """The network of `mc_mlp()` with a distribution over every weight in the place of dropout.
+
+    Without `hidden` layers it is a Bayesian linear or logistic regression. Arguments are those of `mc_mlp()` and
+    `mc_bayes_cnn()`.
+    """
+    variational = Variational.checked(prior, posterior, estimator, kl_samples)
+    plain = mc_mlp(
+        n_features,
+        labels,
+        n_outputs=n_outputs,
+        task=task,
+        hidden=hidden,
+        dropout=0,
+        activation=activation,
+        noise=noise,
+        seed=seed,
+    )
+    return variational.network("bayes_mlp", plain)
+
+
+def mc_bayes_resnet(
+    input_shape: Sequence[int],
+    labels: Iterable[Label] | None = None,
+    *,
+    n_outputs: int | None = None,
+    task: str = "classification",
+    filters: int | Sequence[int] = (64, 128),
+    kernel_size: int = 3,
+    activation: str = "silu",
+    noise: str = "homoscedastic",
+    prior: Prior | None = None,
+    posterior: Posterior | None = None,
+    estimator: str | None = None,
+    kl_samples: int = 1,
+    seed: int = 0,
+) -> MCNetwork:
+    """A residual network of variational convolutions, for images or for what a frozen backbone makes of them.
+
+    Each entry of `filters` is a block: two padded convolutions with batch norm, beside them a 1 x 1 convolution with
+    batch norm where the number of channels changes, their sum, the activation ("silu" is also called swish), and a
+    2 x 2 maximum pool (a side that is down to 1 is left alone). Then come the largest value of each channel and a
+    variational dense layer. Other arguments are those of `mc_bayes_cnn()`.
+    """
+    variational = Variational.checked(prior, posterior, estimator, kl_samples)
+    shape = image_shape(input_shape)
+    widths = check_counts(filters, "filters")
+    if not widths:
+        raise ValueError("`filters` must hold at least one whole number; got none.")
+    kernel = check_count(kernel_size, "kernel_size")
+    make = activation_layer(activation)
+    head = Head.checked(labels, n_outputs, task, noise)
+    seed = check_seed(seed)
+    layers: OrderedDict[str, nn.Module] = OrderedDict()
+    (height, width), channels = shape[:2], shape[2]
+    with weights_from(seed):
+        for i, filters_here in enumerate(widths):
+            pool = (min(height, 2), min(width, 2))
+            layers[f"block{i + 1}"] = ResidualBlock(channels, filters_here, kernel, make, pool, variational.options)
+            height, width, channels = max(height // 2, 1), max(width // 2, 1), filters_here
+        layers["pool"] = nn.AdaptiveMaxPool2d(1)
+        layers["flatten"] = nn.Flatten()
+        layers["output"] = BayesLinear(channels, head.width, **variational.options)
+    spec = {
+        "kind": "bayes_resnet",
+        "input_shape": list(shape),
+        **head.spec(),
+        "filters": widths,
+        "kernel_size": kernel,
+        "activation": activation,
+        "seed": seed,
+        **variational.spec(),
+    }
+    return MCNetwork(spec, layers)
+
+
+class ResidualBlock(nn.Module):
+    """Two variational convolutions beside a shortcut, and a pool."""
+
+    def __init__(
+        self,
+        n_inputs: int,
+        n_outputs: int,
+        kernel: int,
+        make: type[nn.Module],
+        pool: tuple[int, int],
+        options: dict[str, Any],
+    ) -> None:
+        super().__init__()
+        self.conv1 = BayesConv2d(n_inputs, n_outputs, kernel, padding="same", **options)
+        self.norm1 = nn.BatchNorm2d(n_outputs)
+        self.activation1 = make()
+        self.conv2 = BayesConv2d(n_outputs, n_outputs, kernel, padding="same", **options)
+        self.norm2 = nn.BatchNorm2d(n_outputs)
+        self.shortcut = nn.Sequential()
+        if n_inputs != n_outputs:
+            self.shortcut = nn.Sequential(
+                OrderedDict(conv=BayesConv2d(n_inputs, n_outputs, 1, **options), norm=nn.BatchNorm2d(n_outputs))
+            )
+        self.activation2 = make()
+        self.pool = nn.MaxPool2d(pool)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(input, channel, height, width) to half the height and width."""
+        out = self.activation1(self.norm1(self.conv1(x)))
+        out = self.norm2(self.conv2(out))
+        return self.pool(self.activation2(out + self.shortcut(x)))
+
+
+class _Layers(nn.Sequential):
+    """Layers one after the other; where draws are made, a convolution does the relu and the pool after it as well."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """What the last layer gives."""
+        x, layers = input, list(self)
+        if not is_sampled(x):
+            return super().forward(x)
+        while layers:
+            first, *after = layers[:3]
+            if _are_pooled(first, *after):
+                x, layers = first(x, pool=after[1].kernel_size), layers[3:]
+            else:
+                x, layers = first(x), layers[1:]
+        return x
+
+
+def _are_pooled(first: nn.Module, *after: nn.Module) -> bool:
+    """Whether these are a convolution, a relu and a pool that nobody watches."""
+    if not isinstance(first, BayesConv2d) or tuple(map(type, after)) != (nn.ReLU, nn.MaxPool2d):
+        return False
+    # two hooks on each are those of a replica
+    return all(len(one._forward_hooks) + len(one._forward_pre_hooks) <= 2 for one in after)
+
+
+class Variational:
+    """What is asked of all variational layers of a network, checked."""
+
+    def __init__(self, prior: Prior, posterior: Posterior, estimator: str, kl_samples: int) -> None:
+        self.prior, self.posterior, self.estimator, self.kl_samples = prior, posterior, estimator, kl_samples
+
+    @classmethod
+    def checked(
+        cls, prior: Prior | None, posterior: Posterior | None, estimator: str | None, kl_samples: int
+    ) -> Variational:
+        found = check_posterior(posterior)
+        return cls(check_prior(prior), found, check_estimator(estimator, found), check_count(kl_samples, "kl_samples"))
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Arguments of a layer."""
+        return vars(self)
+
+    def spec(self) -> dict[str, Any]:
+        """As JSON can hold it; what holds a user's own function is told when it is to be written."""
+        facts: dict[str, Any] = {"estimator": self.estimator, "kl_samples": self.kl_samples}
+        for name, one in (("prior", self.prior), ("posterior", self.posterior)):
+            facts[name] = one if one.family == "custom" else one.to_spec()
+        return facts
+
+    def network(self, kind: str, plain: MCNetwork) -> MCNetwork:
+        """`plain` with variational layers, without its dropout."""
+        layers: OrderedDict[str, nn.Module] = OrderedDict()
+        with weights_from(plain.spec["seed"]):
+            for name, layer in plain.layers.named_children():
+                if not isinstance(layer, nn.Dropout):
+                    layers[name] = variational_twin(layer, **self.options) if type(layer) in TWINS else layer
+                if isinstance(layer, nn.ReLU):
+                    layer.inplace = True  # what comes before belongs to it alone; saves a third of a prediction's time
+        left_out = ("kind", "dropout", "input_dropout")
+        spec = {"kind": kind, **{name: value for name, value in plain.spec.items() if name not in left_out}}
+        return MCNetwork({**spec, **self.spec()}, _Layers(layers))
+
+
+def is_bayesian(model: nn.Module) -> bool:
+    """Whether a network has variational layers."""
+    return bool(variational_layers(model))

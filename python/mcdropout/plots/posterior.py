@@ -1,0 +1,69 @@
+"""The picture of posteriors of weights beside their priors."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, cast
+
+import numpy as np
+import pandas as pd
+
+from .draws import row_names
+from .names import told_apart
+from .style import INK, OTHER, PREDICTED, SMALL, PicturePath, check_matplotlib, finish, label_axes, make_panels
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from torch.nn import Module
+
+
+def mc_plot_posterior(
+    model: object, *, n_weights: int = 8, level: float = 0.95, path: PicturePath | None = None
+) -> Figure:
+    """Posterior spread of the weights of a Bayesian network.
+
+    On the left, for each variational layer, how large the posterior standard deviations of its weights are: the dot is
+    the median, the thick line holds the middle half of the weights, the thin one 90 % of them, and the upright stroke
+    is the standard deviation of the prior, where the data have taught nothing; on a logarithmic scale. On the right
+    the `n_weights` weights of each layer that are most surely not zero: the dot is the mean, the line the middle
+    `level` of the posterior. `mc_posterior_table()` and `mc_weights_table()` give the numbers.
+    Raises ValueError for a network without variational layers.
+    """
+    from ..networks.weights import mc_posterior_table, mc_weights_table
+
+    layers = mc_posterior_table(cast("Module", model))
+    weights = mc_weights_table(cast("Module", model), n_weights=n_weights, level=level)
+    n_rows = len(weights) + len(layers)  # a line between the layers
+    check_matplotlib()
+    figure, (left, right) = make_panels(1, 2, size=(8.6, max(2.6, 0.9 + 0.16 * n_rows)))
+    rows = np.arange(len(layers))
+    for width, low, high in ((1.2, "std_5", "std_95"), (5.0, "std_25", "std_75")):
+        left.hlines(rows, layers[low], layers[high], color=PREDICTED, linewidth=width, zorder=2)
+    left.plot(layers["std_50"], rows, "o", color="white", markeredgecolor=INK, markersize=5, zorder=3)
+    left.plot(layers["prior_std"].where(np.isfinite(layers["prior_std"])), rows, "|", color=INK, markersize=14)
+    left.set_xscale("log")
+    label = "posterior standard deviation of the weights\n(stroke: of the prior)"
+    label_axes(left, label, "", None, (len(layers) - 0.5, -0.5))
+    _plain_decades(left)
+    row_names(left, told_apart(layers["layer"], 1.4))
+    places = np.arange(len(weights)) + pd.factorize(weights["layer"])[0]
+    right.axvline(0, color=OTHER, linewidth=1, zorder=1)
+    right.hlines(places, weights["lower"], weights["upper"], color=PREDICTED, linewidth=1.4, zorder=2)
+    right.plot(weights["mean"], places, "o", color=INK, markersize=3, zorder=3)
+    label_axes(right, f"weight: mean and {100 * level:g} % of its posterior", "", None, (n_rows - 1.5, -0.8))
+    short = dict(zip(layers["layer"], told_apart(layers["layer"], 1.0), strict=True))
+    names = [f"{short[layer]} {name}" for layer, name in zip(weights["layer"], weights["weight"], strict=True)]
+    right.set_yticks(places, names)
+    right.tick_params(axis="y", labelsize=SMALL - 2)
+    right.grid(False, axis="y")
+    return finish(figure, path)
+
+
+def _plain_decades(axes: Axes) -> None:
+    """Numbers as they are written, on a logarithmic axis that may span less than a decade."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
+
+    axes.xaxis.set_major_locator(LogLocator(base=10, subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_minor_formatter(NullFormatter())

@@ -1,0 +1,281 @@
+"""The picture of class probabilities, one panel for each input."""
+
+from __future__ import annotations
+
+import math
+import os
+import textwrap
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+import pandas as pd
+
+from ..checks import check_length, shown
+from ..data.labels import Label, as_labels
+from ..predictions.prediction import MCPrediction
+from ..predictions.truth import check_prediction
+from .images import N_INPUTS, Positions, as_pictures, as_positions, draw_picture
+from .names import ID_WIDTH, input_names, text_width, told_apart
+from .style import BIG, FILE_DPI, INK, LETTERS, OTHER, PREDICTED, SMALL, check_matplotlib, check_picture_path
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+MOST_BARS = 10  # more labels than that are hard to tell apart at a glance
+
+WORTH_NAMING = 0.05  # "perhaps Coat": from one chance in twenty on
+
+# In inches.
+PANEL_WIDTH, PANEL_GAP = 3.6, 0.22
+
+LINE = 0.155  # of text
+
+TITLE = 3 * LINE + 0.1
+
+PICTURE = 1.25  # side of the square that an image is fitted into
+
+BAR, HIGHEST_BAR = 0.15, 0.25  # from one bar to the next
+
+GAP = 0.08
+
+TICKS = 0.3
+
+DIAMOND = 1.06  # where the mark of the true label stands, behind probability 1
+
+
+def mc_probabilities_table(prediction: MCPrediction, inputs: Positions | None = None) -> pd.DataFrame:
+    """The numbers that `mc_plot_probabilities()` draws: one row per chosen input and label.
+
+    Columns: input (position in the prediction, from 0), id (where the prediction has ids), label, mean, lower, upper
+    (of the class probability; the interval is that of the draws at `prediction.level`). Inputs are in the order
+    chosen, labels in that of the model. inputs: positions; by default the 12 of the highest predictive entropy, that
+    first.
+    """
+    prediction = _checked(prediction)
+    chosen = _least_sure(prediction) if inputs is None else as_positions(inputs, len(prediction))
+    labels = _labels(prediction)
+    columns: dict[str, Any] = {"input": np.repeat(chosen, len(labels))}
+    if prediction.ids is not None:
+        columns["id"] = np.repeat(prediction.ids[chosen], len(labels))
+    columns["label"] = list(labels) * len(chosen)
+    for name in ("mean", "lower", "upper"):
+        columns[name] = getattr(prediction, name)[chosen].ravel()
+    return pd.DataFrame(columns)
+
+
+def mc_plot_probabilities(
+    prediction: MCPrediction,
+    images: object = None,
+    *,
+    inputs: Positions | None = None,
+    truth: object = None,
+    path: str | os.PathLike[str] | None = None,
+) -> Figure:
+    """Class probabilities as bars with their intervals, beside the images.
+
+    For each chosen input: the mean probability of each label as a bar, the interval of the draws as whiskers, and
+    above them what is predicted and the entropy with its aleatoric and epistemic part, in nats. Of more than ten
+    labels, the ten most probable are drawn.
+
+    images: all that were predicted, (input, height, width) or (input, height, width, channel), grey, RGB or RGBA, in
+    [0, 1] or else scaled to it; or image files. inputs: positions, from 0; by default the 12 of the highest
+    predictive entropy, that first. truth: the true label of every input, marked by a diamond. path: also writes the
+    picture there, its format by the ending (.png, .pdf, .svg). The figure is not one of pyplot's:
+    `figure.savefig()` writes it, and a notebook shows it after `%matplotlib inline`.
+
+    Raises ValueError for a prediction of values, for images or truth of another length, and for positions that are
+    not there; ImportError without matplotlib. `mc_probabilities_table()` gives the numbers.
+    """
+    table = mc_probabilities_table(prediction, inputs)
+    n_labels = len(_labels(prediction))
+    numbers = [table.iloc[start : start + n_labels] for start in range(0, len(table), n_labels)]
+    chosen = table["input"].to_numpy()[::n_labels]
+    true = None if truth is None else _true_codes(truth, prediction)[chosen]
+    pictures = None if images is None else as_pictures(images, chosen, len(prediction))
+    check_matplotlib()
+    names = input_names(prediction, chosen, ID_WIDTH)
+    short = told_apart(_labels(prediction))
+    panels = [
+        _Panel.of(prediction, one.assign(label=short), names[i], None if true is None else int(true[i]))
+        for i, one in enumerate(numbers)
+    ]
+    page = _Page(panels, pictures is not None, _caption(prediction, true is not None))
+    if path is not None:
+        check_picture_path(path, page.figure)
+    for place, panel in enumerate(panels):
+        page.draw(place, panel, None if pictures is None else pictures[place])
+    if path is not None:
+        page.figure.savefig(path, dpi=FILE_DPI)
+    return page.figure
+
+
+@dataclass(frozen=True)
+class _Panel:
+    """One input: its words and its bars, from top to bottom."""
+
+    headline: str
+    lines: tuple[str, str]
+    bars: pd.DataFrame  # label (as shown), mean, lower, upper, predicted, true
+    n_left_out: int
+    left_out: float  # the probability of those together
+
+    @classmethod
+    def of(cls, prediction: MCPrediction, numbers: pd.DataFrame, name: str, true: int | None) -> _Panel:
+        number = int(numbers["input"].iloc[0])
+        one = prediction[[number]]
+        codes = {str(label): code for code, label in enumerate(_labels(prediction))}
+        predicted, second = (codes[str(_only(which))] for which in (one.predicted, one.second))
+        rows = numbers.reset_index(drop=True)
+        rows = rows.assign(predicted=rows.index == predicted, true=rows.index == true)
+        if true is not None:
+            name += f", in truth {rows.loc[true, 'label']}"
+        bars = rows if len(rows) <= MOST_BARS else rows.sort_values("mean", ascending=False, kind="stable")
+        return cls(
+            headline=_headline(rows.loc[predicted], rows.loc[second]),
+            lines=(name, _uncertainty(one)),
+            bars=cast(pd.DataFrame, bars[:MOST_BARS]),
+            n_left_out=len(bars[MOST_BARS:]),
+            left_out=float(bars["mean"][MOST_BARS:].sum()),
+        )
+
+    @property
+    def axis_labels(self) -> list[str]:
+        """What stands beside the bars, from top to bottom."""
+        others = [f"{self.n_left_out} others"] if self.n_left_out else []
+        return [*self.bars["label"], *others]
+
+
+def _headline(first: pd.Series, second: pd.Series) -> str:
+    words = f"{first['label']} ({first['mean']:.2f})"
+    return f"{words}, perhaps {second['label']}" if second["mean"] >= WORTH_NAMING else words
+
+
+def _uncertainty(one: MCPrediction) -> str:
+    """Not as a sum: rounded parts need not add up to the rounded total."""
+    total, aleatoric, epistemic = (
+        _only(part) for part in (one.predictive_entropy, one.expected_entropy, one.mutual_information)
+    )
+    return f"entropy {total:.2f} nats: {aleatoric:.2f} aleatoric, {epistemic:.2f} epistemic"
+
+
+def _caption(prediction: MCPrediction, with_truth: bool) -> str:
+    words = (
+        f"Bars: mean probability of each label over {prediction.draws_in_words()}; whiskers: their "
+        f"{100 * prediction.level:g} % interval. Dark: predicted."
+    )
+    return f"{words} Bold, with a diamond: in truth." if with_truth else words
+
+
+def _only(one_input: np.ndarray | None) -> Any:
+    return cast(np.ndarray, one_input)[0]
+
+
+class _Page:
+    """A figure with panels in rows of three, and a caption below; places are in inches from its top left."""
+
+    def __init__(self, panels: list[_Panel], with_pictures: bool, caption: str) -> None:
+        from matplotlib.figure import Figure
+
+        self.n_panels = len(panels)
+        self.columns = min(len(panels), 3)
+        n_bars = max(len(panel.axis_labels) for panel in panels)
+        self.bar = min(max(PICTURE / n_bars, BAR), HIGHEST_BAR)
+        self.step = TITLE + max(n_bars * self.bar, PICTURE if with_pictures else 0) + TICKS + PANEL_GAP
+        self.label_width = max(text_width(label) for panel in panels for label in panel.axis_labels)
+        self.picture_width = PICTURE + GAP if with_pictures else 0
+        self.width = PANEL_GAP + self.columns * (PANEL_WIDTH + PANEL_GAP)
+        lines = textwrap.wrap(caption, width=int(LETTERS * (self.width - 2 * PANEL_GAP)))
+        below = PANEL_GAP + math.ceil(len(panels) / self.columns) * self.step
+        self.height = below + LINE * len(lines) + PANEL_GAP
+        self.figure = Figure(figsize=(self.width, self.height), facecolor="white")
+        for number, line in enumerate(lines):
+            self.text(PANEL_GAP, below + LINE * number, line)
+
+    def axes(self, left: float, top: float, width: float, height: float) -> Axes:
+        """Axes at that place."""
+        low = 1 - (top + height) / self.height
+        shares = (left / self.width, low, width / self.width, height / self.height)
+        return self.figure.add_axes(shares, facecolor="white")
+
+    def text(self, left: float, top: float, words: str, size: float = SMALL, weight: str = "normal") -> None:
+        """One line of text, its upper left corner at that place."""
+        self.figure.text(
+            left / self.width, 1 - top / self.height, words, size=size, weight=weight, color=INK, va="top",
+            parse_math=False,  # a label may hold a dollar sign
+        )  # fmt: skip
+
+    def draw(self, place: int, panel: _Panel, picture: np.ndarray | None) -> None:
+        """One panel: three lines of text, the picture, the bars."""
+        row, column = divmod(place, self.columns)
+        left, top = PANEL_GAP + column * (PANEL_WIDTH + PANEL_GAP), PANEL_GAP + row * self.step
+        self.text(left, top, panel.headline, BIG, "bold")
+        for number, line in enumerate(panel.lines, start=1):
+            self.text(left, top + number * LINE, line)
+        if picture is not None:
+            draw_picture(self.axes(left, top + TITLE, PICTURE, PICTURE), picture)
+        before = self.picture_width + self.label_width + GAP
+        n_bars = len(panel.axis_labels)
+        axes = self.axes(left + before, top + TITLE, PANEL_WIDTH - before, n_bars * self.bar)
+        _draw_bars(axes, panel)
+        if place + self.columns >= self.n_panels:  # the lowest of its column
+            axes.set_xlabel("probability", size=SMALL, color=INK, labelpad=1)
+
+
+def _draw_bars(axes: Axes, panel: _Panel) -> None:
+    from matplotlib.patheffects import withStroke
+
+    bars, rows = panel.bars, np.arange(len(panel.bars))
+    colors = np.where(bars["predicted"], PREDICTED, OTHER)
+    axes.barh(rows, bars["mean"], height=0.75, color=colors.tolist(), edgecolor="none", zorder=2)
+    halo = [withStroke(linewidth=2.6, foreground="white")]  # so that a whisker shows on a dark bar
+    axes.hlines(rows, bars["lower"], bars["upper"], colors=INK, linewidth=1.1, path_effects=halo, zorder=3)
+    for end in ("lower", "upper"):
+        axes.plot(bars[end], rows, "|", color=INK, markersize=5, markeredgewidth=1.1, clip_on=False, zorder=4)
+    axes.plot(np.full(bars["true"].sum(), DIAMOND), rows[bars["true"]], "D", color=INK, markersize=4, zorder=4)
+    if panel.n_left_out:
+        axes.text(0.02, len(rows), f"{panel.left_out:.2f} together", size=SMALL, color=INK, va="center_baseline")
+    _label_bars(axes, panel)
+
+
+def _label_bars(axes: Axes, panel: _Panel) -> None:
+    labels = panel.axis_labels
+    axes.set_ylim(len(labels) - 0.5, -0.5)  # the first on top
+    axes.set_yticks(range(len(labels)), labels)
+    for text, true in zip(axes.get_yticklabels(), panel.bars["true"], strict=False):
+        text.set(parse_math=False, weight="bold" if true else "normal")
+    axes.set_xlim(0, 1 + 2 * (DIAMOND - 1))
+    axes.set_xticks([0, 0.5, 1], ["0", "0.5", "1"])
+    axes.tick_params(axis="y", length=0, pad=3, labelsize=SMALL, labelcolor=INK)
+    axes.tick_params(axis="x", length=2, pad=2, labelsize=SMALL, color=INK, labelcolor=INK, direction="out")
+    axes.grid(False)
+    axes.grid(True, axis="x", color="#E0E0E0", linewidth=0.6, linestyle="-")
+    axes.set_axisbelow(True)
+    for side in ("top", "left", "right", "bottom"):
+        axes.spines[side].set_visible(False)
+
+
+def _checked(prediction: object) -> MCPrediction:
+    if not isinstance(prediction, MCPrediction):
+        raise TypeError(f"`prediction` must be what `mc_predict()` returns; got {shown(type(prediction).__name__)}.")
+    if prediction.task != "classification":
+        raise ValueError("`prediction` must be of classes to have class probabilities; got one of values.")
+    if len(prediction) == 0:
+        raise ValueError("`prediction` must have at least one input; got none.")
+    return check_prediction(prediction)
+
+
+def _labels(prediction: MCPrediction) -> tuple[Label, ...]:
+    return cast("tuple[Label, ...]", prediction.labels)
+
+
+def _least_sure(prediction: MCPrediction) -> np.ndarray:
+    """Positions of the inputs of the highest entropy; of equal ones, the first input comes first."""
+    return np.argsort(-cast(np.ndarray, prediction.predictive_entropy), kind="stable")[:N_INPUTS]
+
+
+def _true_codes(truth: object, prediction: MCPrediction) -> np.ndarray:
+    codes, _ = as_labels(truth, _labels(prediction), "truth")
+    check_length(len(codes), "truth", len(prediction), "prediction")
+    return codes

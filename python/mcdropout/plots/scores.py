@@ -1,0 +1,92 @@
+"""Pictures of scores: reliability, and risk by coverage."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from ..checks import check_choice
+from ..evaluation.result import MCScores
+from .style import (
+    INK,
+    OTHER,
+    PANEL,
+    PREDICTED,
+    STYLES,
+    PicturePath,
+    add_legend,
+    check_scores,
+    finish,
+    label_axes,
+    make_panels,
+)
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+SETTLED = 0.05  # coverage from which on the axis has room for the risk: of the first few inputs it may be anything
+
+
+def mc_plot_reliability(scores: MCScores, *, binning: str = "equal_width", path: PicturePath | None = None) -> Figure:
+    """Reliability diagram: in each bin of confidence, how many of the predicted labels are right.
+
+    On the diagonal, what is said to be 80 % sure is right in 80 % of the cases; below it the network is too sure. The
+    whiskers are exact intervals at `scores.level`; the bars below count the inputs of each bin. binning:
+    "equal_width", or "equal_mass" (as many inputs in each bin). `scores.reliability` has the numbers.
+
+    Raises ValueError for scores of values. Reference: Guo et al. (2017), arXiv:1706.04599.
+    """
+    table = check_scores(scores).reliability
+    if table is None:
+        raise ValueError("`scores` must be of classes to have a reliability diagram; got those of values.")
+    bins = table.loc[table["binning"] == check_choice(binning, "binning", ("equal_width", "equal_mass"))]
+    figure, (axes, below) = make_panels(2, 1, heights=(3, 1), size=(PANEL[0], PANEL[1] + 0.9))
+    axes.plot([0, 1], [0, 1], "--", color=OTHER, linewidth=1, zorder=1)
+    axes.vlines(bins["confidence"], bins["lower"], bins["upper"], color=INK, linewidth=1, zorder=2)
+    axes.plot(
+        bins["confidence"],
+        bins["accuracy"],
+        "o-",
+        color=PREDICTED,
+        markersize=4,
+        linewidth=1.2,
+        zorder=3,
+        clip_on=False,
+    )
+    label_axes(axes, "", "accuracy (share right)", (0, 1), (0, 1))
+    widths = bins["to"].to_numpy() - bins["from"].to_numpy()
+    below.bar(bins["from"], bins["n"], width=widths, align="edge", color=PREDICTED, edgecolor="white", linewidth=0.5)
+    label_axes(below, "confidence (mean probability)", "inputs", (0, 1))
+    return finish(figure, path)
+
+
+def mc_plot_risk_coverage(
+    scores: MCScores, *, measures: str | Sequence[str] | None = None, path: PicturePath | None = None
+) -> Figure:
+    """Risk-coverage curve: the error among the least doubtful inputs, by how many of them are taken.
+
+    The further below the level of all inputs (right end), the better the doubt finds the errors. measures: which ones
+    are drawn; by default the predictive entropy and the mutual information, for values all. For values the risk is
+    the squared error. `scores.risk_coverage` has the numbers.
+
+    Reference: Geifman and El-Yaniv (2017), arXiv:1705.08500.
+    """
+    table = check_scores(scores).risk_coverage
+    known = list(dict.fromkeys(table["measure"]))
+    usual = [name for name in ("predictive_entropy", "mutual_information") if name in known] or known
+    given = usual if measures is None else [measures] if isinstance(measures, str) else list(measures)
+    if not given:
+        raise ValueError("`measures` must name at least one measure; got none.")
+    figure, (axes,) = make_panels(1, 1)
+    for place, name in enumerate(given):
+        one = table[table["measure"] == check_choice(name, "measures", known)]
+        color = PREDICTED if place == 0 else INK
+        style = STYLES[place % len(STYLES)]
+        axes.plot(
+            one["coverage"], one["risk"], color=color, linestyle=style, linewidth=1.4, label=name.replace("_", " ")
+        )
+    risk = "error rate among them" if scores.task == "classification" else "mean squared error among them"
+    top = table.loc[table["measure"].isin(given) & (table["coverage"] >= SETTLED), "risk"].max()
+    label_axes(axes, "coverage (share of the inputs, least doubtful first)", risk, (0, 1), (0, 1.05 * top or 1))
+    add_legend(axes)
+    return finish(figure, path)

@@ -1,0 +1,154 @@
+"""Colours, sizes, units and axes that all pictures share."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+import numpy as np
+import pandas as pd
+
+from ..checks import shown
+from ..evaluation.result import MCScores
+from ..predictions.prediction import Array
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# As in R's picture. In grey they are 0.36 and 0.75 of white, far enough apart for print and for every eye.
+PREDICTED, OTHER = "#36648B", "#BFBFBF"
+
+INK = "black"
+
+# In points.
+BIG, SMALL = 9.0, 8.0
+
+LETTERS = 16  # of the smaller size in an inch, on average
+
+FILE_DPI = 150
+
+
+def check_matplotlib() -> None:
+    """It is an extra, and asked for only where something is drawn."""
+    try:
+        import matplotlib  # noqa: F401  (only whether it is there)
+    except ImportError as error:
+        raise ImportError("Pictures need matplotlib; run `pip install mcdropout[plot]`.") from error
+
+
+def check_picture_path(path: str | os.PathLike[str], figure: Figure) -> None:
+    """Of a kind that matplotlib writes, and in a folder that exists."""
+    endings = sorted(figure.canvas.get_supported_filetypes())
+    if Path(path).suffix[1:].lower() not in endings:
+        raise ValueError(f'`path` must end in one of .{", .".join(endings)}; got "{os.fspath(path)}".')
+    if not Path(path).parent.is_dir():
+        raise ValueError(f'`path` must be in a folder that exists; got "{os.fspath(path)}".')
+
+
+UNITS = {  # of measures of doubt; of the others, those of the values
+    "predictive_entropy": "nats",
+    "expected_entropy": "nats",
+    "mutual_information": "nats",
+    "variation_ratio": "share of draws",
+    "least_confidence": "probability",
+    "smallest_margin": "probability",
+}
+
+PALE = "#8C8C8C"
+
+
+def unit_of(measure: str, table: pd.DataFrame) -> str:
+    classes = bool((table["measure"] == "mutual_information").any())
+    return UNITS.get(measure, "probability" if classes else "units of the values")
+
+
+def plain_axes(axes: Axes) -> None:
+    axes.tick_params(labelsize=SMALL, length=2, color=INK, labelcolor=INK)
+    axes.grid(True, color="#E0E0E0", linewidth=0.6)
+    axes.set_axisbelow(True)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+
+
+PicturePath = str | os.PathLike[str]
+
+BAND = "#DCE3EA"  # a band behind another
+
+GRID = "#E0E0E0"
+
+STYLES = ("-", "--", ":", "-.", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 4)), (0, (8, 3)))  # lines told apart without colour
+
+PANEL = (4.2, 3.2)  # width and height in inches
+
+GOLDEN = 0.618034  # its multiples lie far from each other on (0, 1)
+
+MEASURE_LABELS = {
+    "predictive_entropy": "predictive entropy (nats)",
+    "expected_entropy": "expected entropy (nats)",
+    "mutual_information": "mutual information (nats)",
+    "variation_ratio": "variation ratio (share of the draws)",
+    "least_confidence": "1 - confidence (probability)",
+    "smallest_margin": "1 - margin (probability)",
+    "std": "standard deviation",
+    "total_std": "standard deviation with noise",
+}
+
+
+def make_panels(
+    rows: int, columns: int, *, heights: Sequence[float] | None = None, size: tuple[float, float] = PANEL
+) -> tuple[Figure, list[Axes]]:
+    check_matplotlib()
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=size, layout="constrained", facecolor="white")
+    panels = figure.subplots(rows, columns, squeeze=False, gridspec_kw={"height_ratios": heights})
+    return figure, list(panels.ravel())
+
+
+def label_axes(
+    axes: Axes, x_label: str, y_label: str, x: tuple[float, float] | None = None, y: tuple[float, float] | None = None
+) -> None:
+    axes.set_facecolor("white")
+    axes.set_xlabel(x_label, size=SMALL + 1, color=INK, parse_math=False)
+    axes.set_ylabel(y_label, size=SMALL + 1, color=INK, parse_math=False)
+    axes.tick_params(labelsize=SMALL, color=INK, labelcolor=INK, length=2, direction="out")
+    axes.grid(True, color=GRID, linewidth=0.6, linestyle="-")
+    axes.set_axisbelow(True)
+    for side in ("top", "right", "left", "bottom"):
+        axes.spines[side].set_visible(False)
+    if x is not None:
+        axes.set_xlim(*x)
+    if y is not None:
+        axes.set_ylim(*y)
+
+
+def add_legend(axes: Axes) -> None:
+    axes.legend(fontsize=SMALL, frameon=False, labelcolor=INK)
+
+
+def finish(figure: Figure, path: PicturePath | None) -> Figure:
+    if path is not None:
+        check_picture_path(path, figure)
+        figure.savefig(path, dpi=FILE_DPI)
+    return figure
+
+
+def check_scores(scores: object) -> MCScores:
+    if not isinstance(scores, MCScores):
+        raise TypeError(f"`scores` must be what `mc_scores()` returns; got {shown(type(scores).__name__)}.")
+    return scores
+
+
+def one_column(x: object, name: str) -> Array:
+    try:
+        values = np.asarray(x, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"`{name}` must be one number per input; got {shown(type(x).__name__)}.") from error
+    values = values[:, 0] if values.ndim == 2 and values.shape[1] == 1 else values
+    if values.ndim != 1 or not np.isfinite(values).all():
+        got = f"shape {values.shape}" if values.ndim != 1 else "NaN or infinity"
+        raise ValueError(f"`{name}` must be one finite number per input; got {got}.")
+    return cast(Array, values)

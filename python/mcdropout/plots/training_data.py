@@ -1,0 +1,123 @@
+"""Pictures of the data and the course of a training run."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from ..checks import check_length, shown
+from ..data.images import Scale, as_image_rows
+from ..data.labels import Label, as_label, as_label_set, as_labels
+from .images import Positions, as_positions, draw_picture
+from .names import told_apart
+from .style import (
+    INK,
+    PANEL,
+    PREDICTED,
+    SMALL,
+    PicturePath,
+    add_legend,
+    check_matplotlib,
+    finish,
+    label_axes,
+    make_panels,
+)
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+SIDE = 1.1  # of an image of the grid, in inches
+
+N_GRID = 40  # images: rows of eight
+
+MOST_LABELS = 60  # that can be read below each other
+
+METRICS = {"loss": "loss", "accuracy": "accuracy (share right)", "rmse": "RMSE (unit of y)"}
+
+
+def mc_balance_table(y: object, labels: Sequence[Label] | None = None) -> pd.DataFrame:
+    """How many inputs each label has: columns label, n, share. labels: all there are; by default those of `y`."""
+    codes, names = as_labels(y, None if labels is None else as_label_set(labels))
+    n = np.bincount(codes, minlength=len(names))
+    return pd.DataFrame({"label": [as_label(name) for name in names], "n": n, "share": n / n.sum()})
+
+
+def mc_plot_balance(y: object, labels: Sequence[Label] | None = None, *, path: PicturePath | None = None) -> Figure:
+    """Class balance: how many inputs each label has. `mc_balance_table()` gives the numbers.
+
+    Of more than 60 labels, the most frequent are drawn.
+    """
+    table = mc_balance_table(y, labels)
+    drawn = table if len(table) <= MOST_LABELS else table.nlargest(MOST_LABELS, "n")
+    check_matplotlib()
+    names = told_apart(drawn["label"])
+    figure, (axes,) = make_panels(1, 1, size=(PANEL[0] + 0.8, 0.8 + 0.22 * len(drawn)))
+    axes.barh(range(len(drawn)), drawn["n"], height=0.75, color=PREDICTED)
+    for place, (n, share) in enumerate(zip(drawn["n"], drawn["share"], strict=True)):
+        axes.text(n, place, f" {n:,} ({100 * share:.1f} %)", size=SMALL, color=INK, va="center_baseline")
+    label_axes(axes, f"inputs, of {table['n'].sum():,}", "", (0, 1.35 * max(int(drawn["n"].max()), 1)))
+    axes.set_yticks(range(len(drawn)), names)
+    for text in axes.get_yticklabels():
+        text.set(parse_math=False)
+    axes.set_ylim(len(drawn) - 0.5, -0.5)
+    axes.grid(False, axis="y")
+    return finish(figure, path)
+
+
+def mc_plot_images(
+    images: object, titles: object = None, *, inputs: Positions | None = None, path: PicturePath | None = None
+) -> Figure:
+    """A grid of images, each with its number, and its title where there are any (its label, say).
+
+    images: as for `mc_plot_probabilities()`. titles: one per image. inputs: positions, from 0, of those that are
+    drawn; by default the first 40.
+    """
+    rows = as_image_rows(images)
+    n = rows.shape[0]
+    chosen = np.arange(min(n, N_GRID)) if inputs is None else as_positions(inputs, n)
+    words = None if titles is None else [str(one) for one in np.asarray(titles).ravel().tolist()]
+    short: dict[str, str] = {}
+    if words is not None:
+        check_length(len(words), "titles", n, "images")
+        titled = dict.fromkeys(words[i] for i in chosen)
+        short = dict(zip(titled, told_apart(titled, SIDE - 0.2), strict=True))
+    pixels = rows.take(chosen)
+    pictures = Scale(float(pixels.min()), float(pixels.max())).applied(pixels)
+    columns = min(8, len(chosen))
+    n_rows = math.ceil(len(chosen) / columns)
+    figure, panels = make_panels(n_rows, columns, size=(columns * SIDE, n_rows * (SIDE + 0.3)))
+    for axes in panels:
+        axes.set_axis_off()
+    for axes, number, picture in zip(panels, chosen, pictures, strict=False):
+        draw_picture(axes, picture)
+        title = str(number) if words is None else f"{number}: {short[words[number]]}"
+        axes.set_title(title, size=SMALL, color=INK, pad=2, loc="left", parse_math=False)
+    return finish(figure, path)
+
+
+def mc_plot_history(model: object, *, path: PicturePath | None = None) -> Figure:
+    """Training history: loss and metric, epoch by epoch, of the training inputs and of those kept for validation.
+
+    model: what `mc_fit()` returned, or its `history`, which has the numbers.
+    """
+    history = model if isinstance(model, pd.DataFrame) else getattr(model, "history", None)
+    if not isinstance(history, pd.DataFrame) or "loss" not in history or len(history) == 0:
+        raise ValueError(f"`model` must be trained by `mc_fit()`; got {shown(type(model).__name__)} without a history.")
+    known = [name for name in METRICS if name in history]
+    check_matplotlib()
+    from matplotlib.ticker import MaxNLocator
+
+    figure, panels = make_panels(1, len(known), size=(PANEL[0] * len(known), PANEL[1]))
+    epochs = history["epoch"] if "epoch" in history else pd.Series(range(1, len(history) + 1))
+    for axes, name in zip(panels, known, strict=True):
+        axes.plot(epochs, history[name], "o-", color=PREDICTED, markersize=3, linewidth=1.3, label="training")
+        if f"val_{name}" in history:
+            axes.plot(epochs, history[f"val_{name}"], "s--", color=INK, markersize=3, linewidth=1.1, label="validation")
+        label_axes(axes, "epoch", METRICS[name])
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        add_legend(axes)
+    return finish(figure, path)

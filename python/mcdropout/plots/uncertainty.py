@@ -1,0 +1,101 @@
+"""The picture of the uncertainties of right and wrong predictions."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from ..checks import check_count
+from ..predictions.prediction import MCPrediction
+from ..predictions.truth import (
+    check_calibration,
+    check_labels,
+    check_prediction,
+    labels_of,
+    predicted_codes,
+    true_codes,
+)
+from ..predictions.uncertainty import measured, usual_measure
+from .style import INK, MEASURE_LABELS, OTHER, PicturePath, add_legend, finish, label_axes, make_panels
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+def mc_uncertainty_table(
+    prediction: MCPrediction,
+    y: object = None,
+    prediction_out: MCPrediction | None = None,
+    *,
+    measure: str | None = None,
+    n_bins: int = 30,
+) -> pd.DataFrame:
+    """The numbers of `mc_plot_uncertainty()`: one row per group and bin of the measure.
+
+    Columns: measure, group ("right" and "wrong" with `y`, "in" and "out" with `prediction_out`, else "all"), from,
+    to (a bin holds what is above `from` and up to `to`, the first one also its `from`), n, share (of the group).
+    """
+    prediction = check_prediction(prediction)
+    measure = usual_measure(prediction) if measure is None else measure
+    n_bins = check_count(n_bins, "n_bins")
+    doubt = measured(prediction, measure)
+    groups = {"all": doubt}
+    if y is not None and prediction_out is not None:
+        raise ValueError("`y` and `prediction_out` must not be given both: each alone makes two groups.")
+    if y is not None:
+        if prediction.task != "classification":
+            raise ValueError("`y` must not be given with values, which are not right or wrong.")
+        wrong = predicted_codes(prediction) != true_codes(y, prediction)
+        groups = {"right": doubt[~wrong], "wrong": doubt[wrong]}
+    if prediction_out is not None:
+        outside = check_prediction(prediction_out, "prediction_out")
+        if prediction.labels is not None:
+            check_labels(outside, labels_of(prediction), "`prediction`", "prediction_out")
+            check_calibration(outside, prediction.temperature, "`prediction`", "prediction_out")
+        groups = {"in": doubt, "out": measured(outside, measure, "prediction_out")}
+    joined = np.concatenate(list(groups.values()))
+    edges = np.histogram_bin_edges(joined, n_bins, (min(0.0, float(joined.min())), float(joined.max()) or 1.0))
+    tables = []
+    for name, values in groups.items():
+        n = np.bincount(np.searchsorted(edges[1:-1], values, side="left"), minlength=n_bins)
+        parts = {
+            "measure": measure,
+            "group": name,
+            "from": edges[:-1],
+            "to": edges[1:],
+            "n": n,
+            "share": n / max(len(values), 1),
+        }
+        tables.append(pd.DataFrame(parts))
+    return pd.concat(tables, ignore_index=True)
+
+
+def mc_plot_uncertainty(
+    prediction: MCPrediction,
+    y: object = None,
+    prediction_out: MCPrediction | None = None,
+    *,
+    measure: str | None = None,
+    n_bins: int = 30,
+    path: PicturePath | None = None,
+) -> Figure:
+    """Histograms of the doubt: of right and wrong predictions (`y`), or of inputs from inside and outside.
+
+    Each group is drawn as shares of its own inputs, so that a small one can be compared with a large one; the less
+    they overlap, the better the doubt tells them apart. measure: by default the predictive entropy, for values the
+    standard deviation with the noise where the model tells it. `mc_uncertainty_table()` gives the numbers.
+    """
+    table = mc_uncertainty_table(prediction, y, prediction_out, measure=measure, n_bins=n_bins)
+    figure, (axes,) = make_panels(1, 1)
+    for place, (name, one) in enumerate(table.groupby("group", sort=False)):
+        edges = np.append(one["from"].to_numpy(), one["to"].iloc[-1])
+        label = f"{name} ({one['n'].sum():,})"
+        if place == 0:
+            axes.stairs(one["share"], edges, fill=True, color=OTHER, label=label)
+        else:
+            axes.stairs(one["share"], edges, color=INK, linewidth=1.6, label=label)
+    label_axes(axes, MEASURE_LABELS[str(table["measure"].iloc[0])], "share of the group")
+    add_legend(axes)
+    return finish(figure, path)

@@ -1,0 +1,1 @@
+"""From raw outputs to summaries of the draws, and to the prediction that users get."""

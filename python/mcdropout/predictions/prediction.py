@@ -1,0 +1,318 @@
+"""The result of `mc_predict()`: NumPy arrays, and where they came from. Needs no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy.special import logsumexp
+
+from ..checks import check_length
+from ..data.labels import Label, label_array
+
+Array = np.ndarray
+
+BY_INPUT = (  # one entry per input along the first axis
+    "mean",
+    "variance",
+    "lower",
+    "upper",
+    "predicted",
+    "second",
+    "confidence",
+    "margin",
+    "predictive_entropy",
+    "expected_entropy",
+    "mutual_information",
+    "predictive_entropy_mcse",
+    "expected_entropy_mcse",
+    "mutual_information_mcse",
+    "variation_ratio",
+    "aleatoric_variance",
+    "total_variance",
+    "pred_lower",
+    "pred_upper",
+)
+
+BY_DRAW = ("samples", "noise_variances")  # (draw, input, ...)
+
+
+@dataclass(frozen=True, repr=False)
+class MCPrediction:
+    """Predictions with their uncertainty, one entry per input.
+
+    For classes, `mean`, `variance`, `lower`, `upper`, `std`, `mcse` are (input, label) and of the class
+    probabilities; `predicted` and `second` are labels, `confidence` the mean probability of `predicted`, `margin`
+    its lead over `second`. Entropies are in nats: `predictive_entropy` (total) = `expected_entropy` (aleatoric) +
+    `mutual_information` (epistemic). For values they are (input, output) and of the model's mean; `variance` is
+    the epistemic part, `aleatoric_variance` and `total_variance` exist where the model tells its noise.
+
+    `samples` (draw, input, output) are the draws, or None: float32, but for values of a network of ours float64;
+    `noise_variances` the noise of each draw.
+    `temperature` is the one that `mc_apply()` has calibrated them to: 1 as drawn, None in older files, which know none.
+    `ids` are what tables and pictures call the inputs: as they were given, or else the index of a pandas `x`, which
+    keys no masks.
+    """
+
+    task: str  # "classification" or "regression"
+    mean: Array
+    variance: Array
+    lower: Array
+    upper: Array
+    n_samples: int | Array  # draws: of all inputs, or with `tolerance` of each
+    level: float
+    seed: int
+    masks: str
+    engine: str
+    engine_reason: str
+    device: str
+    precision: str
+    seconds: float
+    labels: tuple[Label, ...] | None = None
+    ids: Array | None = None
+    predicted: Array | None = None
+    second: Array | None = None
+    confidence: Array | None = None
+    margin: Array | None = None
+    predictive_entropy: Array | None = None
+    expected_entropy: Array | None = None
+    mutual_information: Array | None = None
+    predictive_entropy_mcse: Array | None = None
+    expected_entropy_mcse: Array | None = None
+    mutual_information_mcse: Array | None = None
+    variation_ratio: Array | None = None
+    aleatoric_variance: Array | None = None
+    total_variance: Array | None = None
+    pred_lower: Array | None = None
+    pred_upper: Array | None = None
+    samples: Array | None = None
+    noise_variances: Array | None = None
+    temperature: float | None = 1.0
+    id_names: tuple[str | None, ...] = ("id",)  # of the index of tables; several where an id has several parts
+
+    @property
+    def std(self) -> Array:
+        """Standard deviation over the draws, in the units of `mean`."""
+        return np.sqrt(self.variance)
+
+    @property
+    def mcse(self) -> Array:
+        """Monte Carlo standard error of `mean`: what more draws would take away."""
+        return self.std / np.sqrt(self._draws_of_each())
+
+    @property
+    def epistemic_variance(self) -> Array | None:
+        """Variance of the model's mean over the draws (values only)."""
+        return self.variance if self.task == "regression" else None
+
+    @property
+    def conf_int(self) -> Array | None:
+        """Interval of the model's mean, (input, output, 2) (values only)."""
+        return np.stack([self.lower, self.upper], axis=-1) if self.task == "regression" else None
+
+    @property
+    def pred_int(self) -> Array | None:
+        """Interval of a new observation, noise included, (input, output, 2), where the model tells its noise."""
+        if self.pred_lower is None or self.pred_upper is None:
+            return None
+        return np.stack([self.pred_lower, self.pred_upper], axis=-1)
+
+    def log_density(self, y: Sequence[float] | Array) -> Array:
+        """Log density of observed values under the mixture of the draws, (input, output), in nats per output.
+
+        log of the mean over draws of Normal(y; mean_t, noise variance_t), not the density at the mean parameters.
+        Needs a model that tells its noise, and the draws.
+        Reference: Gal and Ghahramani (2016), arXiv:1506.02142, appendix 4.4.
+        """
+        if self.samples is None or self.noise_variances is None:
+            raise ValueError(
+                "`log_density()` needs the draws and the noise of each; predict with a model that tells its noise "
+                "and with `keep_samples` set to true."
+            )
+        observed = np.asarray(y, dtype=np.float64)
+        check_length(len(observed), "y", len(self), "prediction")
+        observed = observed.reshape(self.mean.shape)
+        means, variances = self.samples.astype(np.float64), self.noise_variances.astype(np.float64)
+        terms = -0.5 * (np.log(2 * np.pi * variances) + (observed - means) ** 2 / variances)
+        terms = np.where(np.isnan(means), -np.inf, terms)  # draws that an input did not need
+        return logsumexp(terms, axis=0) - np.log(self._draws_of_each())
+
+    def _draws_of_each(self) -> Array:
+        """Number of draws, to be divided by: one number, or one for each input along the first axis."""
+        counts = np.asarray(self.n_samples)
+        return counts.reshape(-1, *(1,) * (self.mean.ndim - 1)) if counts.ndim else counts
+
+    def __len__(self) -> int:
+        return len(self.mean)
+
+    def __getitem__(self, inputs: slice | Sequence[int] | Array) -> MCPrediction:
+        """The prediction for some of the inputs (a slice, positions, or a mask of truth values)."""
+        where = inputs if isinstance(inputs, slice) else np.atleast_1d(np.asarray(inputs))
+        if isinstance(where, np.ndarray) and where.size == 0:
+            where = where.astype(np.int64)  # an empty list has no type
+        by_input = (*BY_INPUT, "ids", *(["n_samples"] if isinstance(self.n_samples, np.ndarray) else []))
+        taken = {name: value[where] for name in by_input if (value := getattr(self, name)) is not None}
+        taken |= {name: value[:, where] for name in BY_DRAW if (value := getattr(self, name)) is not None}
+        return replace(self, **taken)
+
+    def __repr__(self) -> str:
+        what = f"{self.mean[:1].size} outputs" if self.labels is None else f"{len(self.labels)} labels"
+        calibrated = f"calibrated at temperature {self.temperature:.4g}, " if self.is_calibrated() else ""
+        return (
+            f"MCPrediction of {len(self)} inputs, {what}: {self.draws_in_words()}, {calibrated}{self.masks} masks, "
+            f"seed {self.seed}, {self.engine} on {self.device} in {self.precision}, {self.seconds:.1f} s"
+        )
+
+    def is_calibrated(self) -> bool:
+        """Whether `mc_apply()` has changed the draws, as far as is known."""
+        return self.temperature not in (None, 1)
+
+    def draws_in_words(self) -> str:
+        """How many draws there are: with `tolerance`, from the fewest to the most that an input took."""
+        counts = np.atleast_1d(self.n_samples)
+        least, most = (counts.min(), counts.max()) if len(counts) else (0, 0)
+        return f"{most} draws" if least == most else f"{least} to {most} draws"
+
+    def to_pandas(self) -> pd.DataFrame:
+        """One row per input; for classes one column per label for the mean, lower and upper probability.
+
+        Of values, lower and upper are the interval of the mean, pred_lower and pred_upper that of a new observation,
+        where the model tells its noise (`.pred_lower` and `.pred_int_lower` in R's table, named as tidymodels does).
+
+        Raises ValueError for class probabilities with further axes, such as segmentation maps: use the arrays.
+        """
+        if self.task == "classification" and self.mean.ndim > 2:
+            raise ValueError(f"`to_pandas()` needs one row of probabilities per input; got shape {self.mean.shape}.")
+        if self.task == "classification":
+            return self._classes_table()
+        return self._values_table()
+
+    def _classes_table(self) -> pd.DataFrame:
+        one_each = (
+            "predicted",
+            "confidence",
+            "second",
+            "margin",
+            "predictive_entropy",
+            "expected_entropy",
+            "mutual_information",
+            "variation_ratio",
+        )
+        columns: dict[str, Any] = {name: getattr(self, name) for name in one_each}
+        assert self.labels is not None
+        for place, label in enumerate(self.labels):
+            columns[f"mean_{label}"] = self.mean[:, place]
+            columns[f"lower_{label}"] = self.lower[:, place]
+            columns[f"upper_{label}"] = self.upper[:, place]
+        return pd.DataFrame(columns, index=index_of(self))
+
+    def _values_table(self) -> pd.DataFrame:
+        names = (
+            "mean",
+            "std",
+            "lower",
+            "upper",
+            "aleatoric_variance",
+            "total_variance",
+            "pred_lower",
+            "pred_upper",
+        )
+        columns: dict[str, Any] = {}
+        for name in names:
+            value = getattr(self, name)
+            if value is None:
+                continue
+            flat = value.reshape(len(self), -1)
+            for place in range(flat.shape[1]):
+                columns[name if flat.shape[1] == 1 else f"{name}_{place + 1}"] = flat[:, place]
+        return pd.DataFrame(columns, index=index_of(self))
+
+    def to_state(self) -> tuple[dict[str, Array], dict[str, Any]]:
+        """Numeric arrays, and the rest as JSON can hold it: what a file keeps. Labels are kept as codes."""
+        arrays: dict[str, Array] = {}
+        rest: dict[str, Any] = {}
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if field.name == "id_names" and (self.ids is None or value == ("id",) or len(value) > 1):
+                continue
+            if field.name in ("predicted", "second") and value is not None:
+                assert self.labels is not None
+                codes = {str(label): code for code, label in enumerate(self.labels)}
+                found = [codes[str(one)] for one in value.ravel()]
+                arrays[field.name] = np.array(found, dtype=np.int64).reshape(value.shape)
+            elif isinstance(value, np.ndarray) and value.dtype.kind in "iuf":
+                arrays[field.name] = value
+            elif field.name in ("ids", "id_names") and value is not None:
+                rest[field.name] = [_plain(one) for one in value]
+            elif value is not None:
+                rest[field.name] = list(value) if isinstance(value, (tuple, np.ndarray)) else value
+        return arrays, rest
+
+    @classmethod
+    def from_state(cls, arrays: Mapping[str, Array], rest: Mapping[str, Any]) -> MCPrediction:
+        """The prediction that `to_state()` took apart."""
+        known: dict[str, Any] = {"temperature": None} | dict(rest) | dict(arrays)
+        if known.get("labels") is not None:
+            known["labels"] = tuple(known["labels"])
+            names = label_array(known["labels"])
+            for name in ("predicted", "second"):
+                known[name] = names[_whole_numbers(known[name])]
+        if isinstance(known.get("ids"), list):
+            known["ids"] = np.array(known["ids"], dtype=object)
+        if "id_names" in known:
+            known["id_names"] = tuple(known["id_names"])
+        prediction = cls(**known)
+        prediction._check_parts()
+        return prediction
+
+    def _check_parts(self) -> None:
+        """Refuse parts that cannot be those of one prediction."""
+        if self.task not in ("classification", "regression") or (self.task == "classification") != bool(self.labels):
+            raise ValueError(f"A prediction must be of classes with labels, or of values; got task {self.task!r}.")
+        for name in (*BY_INPUT, *BY_DRAW, "ids"):
+            value = getattr(self, name)
+            if value is None and name not in BY_INPUT[:4]:
+                continue
+            axis = 1 if name in BY_DRAW else 0
+            if not isinstance(value, np.ndarray) or value.ndim <= axis or value.shape[axis] != len(self.mean):
+                raise ValueError(f"A prediction must have one entry per input; `{name}` has not.")
+        if self.temperature is not None and not float(self.temperature) > 0:
+            raise ValueError("A prediction must have a temperature above 0, or none.")
+        if not np.issubdtype(np.asarray(self.n_samples).dtype, np.number):
+            raise ValueError("A prediction must count its draws.")
+
+
+def index_of(prediction: MCPrediction) -> pd.Index:
+    """What the rows of a table with one row per input are called: the ids, or positions from 0."""
+    if prediction.ids is None:
+        return pd.RangeIndex(len(prediction), name="input")
+    names = prediction.id_names
+    if len(names) == 1:
+        return pd.Index(prediction.ids, name=names[0])
+    return pd.MultiIndex.from_tuples(prediction.ids.tolist(), names=names)
+
+
+def with_index(prediction: MCPrediction, index: Any | None) -> MCPrediction:
+    """The prediction with a table's index as ids, where it has none."""
+    if index is None or prediction.ids is not None:
+        return prediction
+    return replace(prediction, ids=index.to_numpy(), id_names=tuple(index.names))
+
+
+def _plain(one: Any) -> Any:
+    """An id, or its name, as JSON can hold it: a number or words."""
+    if one is None or isinstance(one, (str, int)):
+        return one
+    if isinstance(one, np.integer):
+        return int(one)
+    return ", ".join(map(str, one)) if isinstance(one, tuple) else str(one)
+
+
+def _whole_numbers(codes: Array) -> Array:
+    """Codes from 0; a negative one would count from the end."""
+    if codes.min(initial=0) < 0:
+        raise ValueError("Codes of labels must count from 0.")
+    return codes.astype(np.int64)

@@ -1,0 +1,79 @@
+"""The measures of uncertainty. Every measure is larger the more uncertain an input is. Needs no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import cast
+
+import numpy as np
+
+from ..checks import check_choice, shown
+from .prediction import Array, MCPrediction
+from .truth import predicted_codes, refuse_not_finite
+
+
+def _std_of_predicted(prediction: MCPrediction) -> Array:
+    """Standard deviation over the draws of the probability of the predicted label."""
+    return prediction.std[np.arange(len(prediction)), predicted_codes(prediction)]
+
+
+def _root_of_mean(variance: Array | None) -> Array:
+    """One number per input, in the unit of the values; over several outputs, the root of their mean variance."""
+    assert variance is not None
+    return np.sqrt(variance.reshape(len(variance), -1).mean(axis=1))
+
+
+CLASS_MEASURES: dict[str, Callable[[MCPrediction], Array | None]] = {
+    "predictive_entropy": lambda prediction: prediction.predictive_entropy,
+    "expected_entropy": lambda prediction: prediction.expected_entropy,
+    "mutual_information": lambda prediction: prediction.mutual_information,
+    "variation_ratio": lambda prediction: prediction.variation_ratio,
+    "least_confidence": lambda prediction: 1 - cast(Array, prediction.confidence),
+    "smallest_margin": lambda prediction: 1 - cast(Array, prediction.margin),
+    "std": _std_of_predicted,
+}
+
+VALUE_MEASURES: dict[str, Callable[[MCPrediction], Array | None]] = {
+    "std": lambda prediction: _root_of_mean(prediction.variance),
+    "total_std": lambda prediction: _root_of_mean(prediction.total_variance),
+}
+
+
+def measures_of(prediction: MCPrediction) -> tuple[str, ...]:
+    """The measures of doubt that this prediction has."""
+    if prediction.task == "classification":
+        return tuple(CLASS_MEASURES)
+    return ("std",) if prediction.total_variance is None else tuple(VALUE_MEASURES)
+
+
+def usual_measure(prediction: MCPrediction) -> str:
+    """Where nobody chose one: the predictive entropy, or for values the deviation with the noise if it is known."""
+    known = measures_of(prediction)
+    return known[0] if prediction.task == "classification" else known[-1]
+
+
+def measured(prediction: MCPrediction, measure: str, whose: str = "prediction") -> Array:
+    """How doubtful each input is by that measure, (input,), larger for more doubt; `whose`: the argument's name.
+
+    For classes: `predictive_entropy`, `expected_entropy`, `mutual_information` (nats), `variation_ratio`,
+    `least_confidence` (1 - confidence), `smallest_margin` (1 - margin), `std` (of the predicted label's
+    probability). For values: `std` (of the draws), `total_std` (with the noise), in the unit of the values.
+    """
+    check_choice(measure, "measure", measures_of(prediction))
+    of = CLASS_MEASURES if prediction.task == "classification" else VALUE_MEASURES
+    values = of[measure](prediction)
+    if values is None:
+        raise ValueError(f"`{whose}` must hold its {measure}; got none.")
+    refuse_not_finite(values, whose)
+    return np.asarray(values, dtype=np.float64)
+
+
+def check_measures(measure: object, prediction: MCPrediction, name: str = "measure") -> tuple[str, ...]:
+    """The names of one or several measures that this prediction has, all different."""
+    given = [measure] if isinstance(measure, str) or not isinstance(measure, Sequence) else list(measure)
+    if not given:
+        raise ValueError(f"`{name}` must name at least one measure; got none.")
+    names = tuple(check_choice(one, name, measures_of(prediction)) for one in given)
+    if len(set(names)) < len(names):
+        raise ValueError(f"`{name}` must all be different; got {shown(list(names))}.")
+    return names

@@ -1,0 +1,106 @@
+"""The inputs of a report, in the order in which they are shown."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from ..data.images import as_image_rows
+from ..data.rows import Rows
+from ..decisions.decide import mc_decide
+from ..decisions.policy import MCPolicy
+from ..predictions.prediction import Array, MCPrediction
+from ..predictions.truth import predicted_codes, true_codes, true_values
+from ..predictions.uncertainty import measured, usual_measure
+
+UNITS = {
+    "predictive_entropy": "nats",
+    "expected_entropy": "nats",
+    "mutual_information": "nats",
+}
+
+
+@dataclass(frozen=True)
+class Queue:
+    """What the review queue shows: the inputs in order of doubt, and what to call them."""
+
+    prediction: MCPrediction
+    measure: str
+    doubt: Array
+    order: Array  # positions, the most doubtful first
+    first: int  # the number of the first input: 0 in Python, 1 in R
+    truth: Array | None = None  # codes of labels, or values
+    decisions: pd.DataFrame | None = None
+    policy: MCPolicy | None = None
+    images: Rows | None = None
+    names: list[str] = field(default_factory=list)
+
+    @property
+    def of_classes(self) -> bool:
+        return self.prediction.task == "classification"
+
+
+def make_queue(
+    prediction: MCPrediction, images: object, y: object, policy: MCPolicy | None, measure: str | None, first: int
+) -> Queue:
+    decisions = None if policy is None else mc_decide(policy, prediction)
+    measure = measure or (usual_measure(prediction) if policy is None else policy.measures[0])
+    doubt = measured(prediction, measure)
+    truth = None
+    if y is not None:
+        truth = true_codes(y, prediction) if _is_classes(prediction) else true_values(y, prediction)
+    rows = None if images is None else as_image_rows(images, len(prediction))
+    return Queue(
+        prediction=prediction,
+        measure=measure,
+        doubt=doubt,
+        order=np.argsort(-doubt, kind="stable"),
+        first=first,
+        truth=truth,
+        decisions=decisions,
+        policy=policy,
+        images=rows,
+        names=_names(prediction, rows, first),
+    )
+
+
+def _is_classes(prediction: MCPrediction) -> bool:
+    return prediction.task == "classification"
+
+
+def _names(prediction: MCPrediction, images: Rows | None, first: int) -> list[str]:
+    """Ids if there are any, else the inputs' numbers; with the names of image files behind."""
+    n = len(prediction)
+    names = [f"input {i + first}" for i in range(n)]
+    if prediction.ids is not None:
+        names = [f"id {one}" for one in prediction.ids]
+    files = getattr(images, "paths", None)
+    if files is None:
+        return names
+    return [f"{name}, {Path(file).parent.name}/{Path(file).name}" for name, file in zip(names, files, strict=True)]
+
+
+def is_wrong(queue: Queue) -> Array | None:
+    if queue.truth is None or not queue.of_classes:
+        return None
+    return predicted_codes(queue.prediction) != queue.truth
+
+
+def bounds(prediction: MCPrediction) -> tuple[Array, Array]:
+    """The interval of a new observation where the model tells its noise, else that of its mean."""
+    if prediction.pred_lower is None or prediction.pred_upper is None:
+        return prediction.lower, prediction.upper
+    return prediction.pred_lower, prediction.pred_upper
+
+
+def output_names(prediction: MCPrediction) -> list[str]:
+    n = prediction.mean[:1].size
+    return ["value"] if n == 1 else [f"output {place}" for place in range(1, n + 1)]
+
+
+def measure_words(measure: str) -> str:
+    words = measure.replace("_", " ")
+    return f"{words} ({UNITS[measure]})" if measure in UNITS else words

@@ -1,0 +1,96 @@
+"""The rows of inputs that the page's script shows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, cast
+
+import numpy as np
+
+from ..predictions.prediction import Array
+from ..predictions.truth import labels_of, predicted_codes
+from .images import thumbnails
+from .queue import UNITS, Queue, bounds, measure_words, output_names
+
+MOST_BARS = 5  # the most probable labels of each input
+
+
+def data(queue: Queue, n_shown: int) -> dict[str, Any]:
+    """What the page's script makes the cards from."""
+    prediction = queue.prediction
+    pictures, small = thumbnails(queue.images, queue.order)
+    names = [str(one) for one in labels_of(prediction)] if queue.of_classes else output_names(prediction)
+    makes_row = _class_rows(queue) if queue.of_classes else _value_rows(queue)
+    rows = []
+    for place, (row, picture) in enumerate(zip(makes_row, pictures, strict=True), start=1):
+        rows.append({"place": place, **row, "image": picture})
+    return {
+        "rows": rows,
+        "names": names,
+        "tiers": [] if queue.policy is None else list(queue.policy.tiers),
+        "is_share": queue.of_classes,
+        "small": small,
+        "page": n_shown,
+    }
+
+
+def _class_rows(queue: Queue) -> Iterable[dict[str, Any]]:
+    prediction = queue.prediction
+    labels = [str(one) for one in labels_of(prediction)]
+    codes = predicted_codes(prediction)
+    ranked = np.argsort(-prediction.mean, axis=1, kind="stable")[:, :MOST_BARS]
+    parts = [cast(Array, getattr(prediction, name)) for name in UNITS]
+    for i in queue.order:
+        bars = [
+            [
+                int(k),
+                f"{prediction.mean[i, k]:.2f}",
+                *(round(float(part[i, k]), 3) for part in (prediction.mean, prediction.lower, prediction.upper)),
+            ]
+            for k in ranked[i]
+        ]
+        total, aleatoric, epistemic = (part[i] for part in parts)
+        doubt = f"entropy {total:.2f} nats: {aleatoric:.2f} aleatoric, {epistemic:.2f} epistemic"
+        if queue.measure not in UNITS:
+            doubt += f"; {measure_words(queue.measure)} {queue.doubt[i]:.3g}"
+        truth = None if queue.truth is None else int(queue.truth[i])
+        yield {
+            "head": f"{labels[codes[i]]} ({cast(Array, prediction.confidence)[i]:.2f})",
+            "predicted": int(codes[i]),
+            "truth": truth,
+            "wrong": truth is not None and truth != int(codes[i]),
+            "doubt": doubt,
+            "bars": bars,
+            **_place_of(queue, i),
+        }
+
+
+def _value_rows(queue: Queue) -> Iterable[dict[str, Any]]:
+    """Each output as a dot with its interval, on a scale from the least to the greatest of all inputs."""
+    prediction = queue.prediction
+    lower, upper = bounds(prediction)
+    mean, lower, upper = (part.reshape(len(prediction), -1)[:, :MOST_BARS] for part in (prediction.mean, lower, upper))
+    low = lower.min(axis=0)
+    width = np.maximum(upper.max(axis=0) - low, np.finfo(np.float64).tiny)
+    seen = None if queue.truth is None else queue.truth.reshape(len(prediction), -1)
+    for i in queue.order:
+        scaled = [np.round((part[i] - low) / width, 3) for part in (mean, lower, upper)]
+        bars = [[k, f"{mean[i, k]:.4g}", *(float(part[k]) for part in scaled)] for k in range(len(low))]
+        observed = "" if seen is None else f"; observed {', '.join(f'{one:.4g}' for one in seen[i, :MOST_BARS])}"
+        yield {
+            "head": ", ".join(f"{one:.4g}" for one in mean[i]),
+            "predicted": None,
+            "truth": None,
+            "wrong": False,
+            "doubt": f"{measure_words(queue.measure)} {queue.doubt[i]:.4g}{observed}",
+            "bars": bars,
+            **_place_of(queue, i),
+        }
+
+
+def _place_of(queue: Queue, i: int) -> dict[str, Any]:
+    found: dict[str, Any] = {"name": queue.names[i], "tier": None, "reason": ""}
+    if queue.decisions is not None and queue.policy is not None:
+        found["tier"] = queue.policy.tiers.index(queue.decisions["tier"].iat[i])
+        found["reason"] = queue.decisions["reason"].iat[i]
+    return found

@@ -1,0 +1,79 @@
+"""The sentences and numbers of a report."""
+
+from __future__ import annotations
+
+from typing import cast
+
+import numpy as np
+
+from ..checks import shown
+from ..decisions.policy import MCPolicy
+from ..evaluation.result import MCScores
+from ..predictions.prediction import Array
+from ..predictions.truth import labels_of
+from .queue import Queue, measure_words
+
+
+def lead(queue: Queue) -> str:
+    n = len(queue.prediction)
+    words = f"{_many(n, 'input')}, each predicted by {queue.prediction.draws_in_words()} of the network."
+    if queue.decisions is None:
+        return words
+    first = cast(MCPolicy, queue.policy).tiers[0]
+    passed = int((queue.decisions["tier"] == first).sum())
+    return f"{words} {passed:,} ({percent(passed / n)}) are in the first tier, “{first}”."
+
+
+def key_facts(queue: Queue, scores: MCScores | None) -> list[tuple[str, str]]:
+    prediction = queue.prediction
+    facts = [("inputs", f"{len(prediction):,}"), ("draws", prediction.draws_in_words().removesuffix(" draws"))]
+    if prediction.is_calibrated():
+        facts.append(("calibrated at temperature", f"{prediction.temperature:.4g}"))
+    if queue.of_classes:
+        facts.append(("labels", str(len(labels_of(prediction)))))
+        facts.append(("mean confidence", f"{cast(Array, prediction.confidence).mean():.3f}"))
+        for name, words in (
+            ("predictive_entropy", "mean entropy, in nats"),
+            ("expected_entropy", "of it aleatoric"),
+            ("mutual_information", "of it epistemic"),
+        ):
+            facts.append((words, f"{getattr(prediction, name).mean():.3f}"))
+    else:
+        facts.append((f"median {measure_words(queue.measure)}", f"{np.median(queue.doubt):.4g}"))
+    if scores is not None and scores.accuracy is not None:
+        facts.append(("accuracy", f"{scores.accuracy:.3f}"))
+    return facts
+
+
+def bar_words(queue: Queue) -> str:
+    level = f"{100 * queue.prediction.level:g} %"
+    if queue.of_classes:
+        words = f"Bars: mean probability of the most probable labels; lines: the {level} interval of the draws."
+        return words if queue.truth is None else f"{words} Bold: in truth."
+    return f"Dots: the mean; lines: the {level} interval, on a scale from the least to the greatest of all inputs."
+
+
+def number_words(value: object) -> str:
+    if isinstance(value, (bool, np.bool_, str)):
+        return str(value)
+    if isinstance(value, (int, np.integer)):
+        return f"{value:,}"
+    number = float(cast(float, value))
+    return "–" if np.isnan(number) else f"{number:.4g}"
+
+
+def percent(share: float) -> str:
+    return f"{100 * share:.1f} %"
+
+
+def _many(n: int, what: str) -> str:
+    return f"{n:,} {what}" if n == 1 else f"{n:,} {what}s"
+
+
+def monitor_words(monitor: object) -> str | None:
+    if monitor is None or isinstance(monitor, str):  # R has the words already
+        return monitor
+    words = getattr(monitor, "words", None)
+    if not callable(words):
+        raise TypeError(f"`monitor` must be what `mc_monitor()` returns; got {shown(type(monitor).__name__)}.")
+    return str(words())

@@ -1,0 +1,85 @@
+"""The options of a prediction, checked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from ..checks import as_whole_number, check_choice, check_count, check_flag, check_number, check_seed, shown
+
+MASKS = ("shared", "per_input")
+
+FIRST_ROUND = 10  # draws before `tolerance` is first looked at; each further round adds about a half
+
+
+def check_ids(ids: Any) -> list[Any]:
+    """Whole numbers of 64 bits, or words."""
+    found = list(ids) if isinstance(ids, Iterable) and not isinstance(ids, str) else [ids]
+    for one in found:
+        number = as_whole_number(one)
+        if not (isinstance(one, str) or (number is not None and -(2**63) <= number < 2**63)) or found == [ids]:
+            raise ValueError(f"`ids` must be whole numbers or words, one per input; got {shown(one)}.")
+    return found
+
+
+@dataclass(frozen=True)
+class SamplingOptions:
+    """What is asked of a prediction, checked."""
+
+    n_samples: int
+    batch_size: int
+    level: float
+    masks: str
+    tolerance: float | None
+    keep_samples: bool
+    workers: int | None
+    seed: int
+
+    @classmethod
+    def checked(
+        cls,
+        n_samples: int,
+        batch_size: int,
+        level: float,
+        masks: str,
+        tolerance: float | None,
+        keep_samples: bool,
+        workers: int | None,
+        seed: int | None,
+    ) -> SamplingOptions:
+        """Each argument in turn."""
+        return cls(
+            check_count(n_samples, "n_samples", at_least=2),
+            check_count(batch_size, "batch_size"),
+            check_number(level, "level", above=0, below=1),
+            check_choice(masks, "masks", MASKS),
+            None if tolerance is None else check_number(tolerance, "tolerance", above=0),
+            check_flag(keep_samples, "keep_samples"),
+            None if workers is None else check_count(workers, "workers"),
+            check_seed(seed),
+        )
+
+    def rounds(self) -> list[range]:
+        """The draws in rounds, fixed in advance: all at once, or 10, 15, 22, 33, ... with `tolerance`."""
+        ends = [self.n_samples]
+        if self.tolerance is not None:
+            ends, end = [], FIRST_ROUND
+            while end < self.n_samples:
+                ends.append(end)
+                end += end // 2
+            ends.append(self.n_samples)
+        return [range(start, end) for start, end in zip([0, *ends], ends, strict=False)]
+
+
+@dataclass(frozen=True)
+class SiteOptions:
+    """What is sampled besides dropout, if that is wished."""
+
+    stochastic_depth: bool
+    gaussian_noise: bool
+
+    @classmethod
+    def checked(cls, stochastic_depth: bool, gaussian_noise: bool) -> SiteOptions:
+        """Each in turn."""
+        return cls(check_flag(stochastic_depth, "stochastic_depth"), check_flag(gaussian_noise, "gaussian_noise"))

@@ -1,0 +1,205 @@
+"""`mc_predict()`: draw networks, run the inputs through them, and keep the summaries."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from torch import nn
+
+from ..checks import check_count, check_length, warn
+from ..compute.devices import for_float64
+from ..compute.generators import other_generators_kept
+from ..compute.streams import OwnStream
+from ..data.inputs import Inputs
+from ..data.labels import Label
+from ..data.rows import row_names_of
+from ..networks.frozen import split_backbone
+from ..networks.network import MCNetwork
+from ..predictions.outputs import Select
+from ..predictions.prediction import MCPrediction, with_index
+from ..progress import Progress, reporting
+from ..sites.keras.loading import is_keras
+from ..sites.table import advice_on, caveats_on, sites_table
+from .draw import draw_all
+from .model import network_of, sampler_for
+from .options import SamplingOptions, SiteOptions, check_ids
+from .results import check_numbers, check_sound, is_sound
+
+
+def mc_predict(
+    model: Any,
+    x: Any,
+    n_samples: int = 50,
+    batch_size: int = 128,
+    *,
+    level: float = 0.95,
+    masks: str = "shared",
+    ids: Sequence[object] | None = None,
+    tolerance: float | None = None,
+    keep_samples: bool = True,
+    outputs: str | None = None,
+    labels: Iterable[Label] | None = None,
+    select: Select | None = None,
+    constants: Mapping[str, Any] | None = None,
+    stochastic_depth: bool = True,
+    gaussian_noise: bool = False,
+    workers: int | None = None,
+    precision: str = "float32",
+    device: str | Sequence[str] = "auto",
+    seed: int | None = None,
+    progress: Progress = True,
+) -> MCPrediction:
+    """Predict with `n_samples` networks, drawn by dropout masks and by the posteriors of variational layers.
+
+    model: any torch module with dropout or variational layers, or Keras 3 model on its backend torch, TensorFlow or JAX
+      (or the path of its `.keras` file); it stays as it is. Our own networks and Keras take images as (input, height,
+      width, channel); other modules get tensors as they are given. Random numbers that the model draws itself, as by
+      `rand` or `bernoulli`, are sampled too; uniform ones and decisions also where training alone draws them.
+    x: an array with inputs along the first axis; a tuple (by position) or a mapping (by keyword) of several, in which a
+      mapping may stand for an argument that is one, as in `({"ids": ids, "mask": mask},)`; a torch Dataset or
+      DataLoader, or any iterator of batches, so that data larger than memory streams.
+      Truth values and whole numbers reach a module as they are, floating numbers as the type of its weights. Where it
+      fails on its first inputs so, whole numbers are tried as int64 and then as floating (as pixels and features want
+      to be), of as few arrays as can be; floating codes that are all whole are tried as int64.
+      A batch is one of these forms, or a pair (inputs, target), of which the inputs are taken; three parts or more are
+      refused, and so is a list of two arrays of one shape with three axes or more, unless a DataLoader made it: it may
+      be two images. In batches by keyword, what `model` has no argument for is left out, and so are `labels`, `label`,
+      `targets` and `target` unless it must have them. A loader must give all inputs in their order, one for each item
+      of its dataset, unless those are batches (`batch_size=None`).
+    n_samples: number of draws, at least 2. batch_size: inputs handled at a time; changes rounding alone.
+    level: of the intervals.
+    masks: "shared" (draw t is the same network for every input) or "per_input" (fresh masks for each input, keyed by
+      `ids`, its position by default: inputs with the same id get the same masks; an index of `x` keys none); weights
+      of variational layers are drawn once for all inputs in both cases.
+    tolerance: draw only until each input's largest Monte Carlo standard error of `mean` is below this, `n_samples`
+      being the most; `prediction.n_samples` then says how many each input took, and kept draws end in NaN.
+      Inputs whose first draws happen to agree stop early, so answers lean to the sure side: on real images, with a
+      tolerance that 100 draws meet, the likeliest label gained 0.002 and mutual information lost 0.009 nats.
+    keep_samples: keep the draws themselves, float32 (draw, input, output); float64 for values of our own networks.
+    outputs: what a module that is not ours returns (of a Keras model read from its last activation, or from its loss,
+      where that is sure), "logits", "probabilities", "values" or "mean_log_variance"
+      (means, then log variances, along the last axis); a single logit or probability is that of the second of two
+      labels, as is a single channel, the second axis or the last, of a map. Several labels that may hold at once are
+      "values", or one of them at a time, by `select`. labels: names of its classes, 0, 1, ... by default; with more
+      than two axes they tell which is theirs. Our own networks have theirs, and refuse others.
+    select: which part of a tuple or mapping that `model` returns, or a function that takes it out.
+    constants: what else `model` is given, by keyword, the same for all inputs: flags, edges, an adjacency matrix. A
+      mapping of names; arrays become tensors, floating ones of the type of its weights. Not for Keras models.
+    stochastic_depth: whether whole blocks that are skipped at random when training are sampled too.
+    gaussian_noise: whether normal noise that acts in training alone is sampled too, as that of Keras's `GaussianNoise`.
+    workers: threads that each work on a chunk of draws x inputs with one thread of torch, one alone with all of
+      torch's; by default as many as torch uses on a CPU, and one on a GPU. With how many changes the result by rounding
+      alone. Keras on TensorFlow and JAX has threads of its own. Processes that are forked off compute with one thread;
+      there GPUs and Keras on TensorFlow or JAX are refused: start such by "spawn".
+    precision: "float32", "bfloat16" or "float16" for the network; summaries are in float64 always. On real images
+      either moves the mean by less than a tenth of what another `seed` does (tests/benchmarks/bench_precision.py).
+    device: "auto" (the first GPU, if there is one), "cpu", "cuda", "cuda:1", ..., or several, as in
+      `["cuda:0", "cuda:1"]`, which take batches in turns; with how many changes the result by rounding alone. Precision
+      and device of a Keras model are as Keras has them.
+    seed: from 0 to 2^53 - 1, decides every mask; None draws one and the result carries it.
+    progress: a bar on long runs, or a function of (done, total, text).
+
+    The result for an input depends on the model, that input, `seed` and `n_samples` alone, up to rounding (about 1e-5);
+    the same call gives the same numbers to the bit on one machine with as many threads of torch.
+
+    Raises ValueError for arguments that cannot be, NoStochasticSites where there is no dropout to sample,
+    IdenticalDraws where all draws are the same, OutOfMemory where the draws to keep would not fit.
+    Reference: Gal and Ghahramani (2016), arXiv:1506.02142.
+    """
+    started = time.perf_counter()
+    request = SamplingOptions.checked(n_samples, batch_size, level, masks, tolerance, keep_samples, workers, seed)
+    names = row_names_of(x)
+    model, x = split_backbone(model, x, device)
+    besides = SiteOptions.checked(stochastic_depth, gaussian_noise)
+    network = network_of(model, outputs, labels, select, precision, device, constants)
+    feed = network.feed(x)
+    ids = None if ids is None else check_ids(ids)
+    if ids is not None and feed.n_inputs is not None:
+        check_length(len(ids), "ids", feed.n_inputs, "x")
+    sampler = sampler_for(network, feed, request, besides)
+    return with_index(draw_all(network, sampler, feed, request, ids, progress, started), names)
+
+
+def mc_predict_point(
+    model: Any,
+    x: Any,
+    batch_size: int = 128,
+    *,
+    outputs: str | None = None,
+    labels: Iterable[Label] | None = None,
+    select: Select | None = None,
+    constants: Mapping[str, Any] | None = None,
+    precision: str = "float32",
+    device: str | Sequence[str] = "auto",
+    progress: Progress = True,
+) -> np.ndarray:
+    """The ordinary prediction with dropout off, to compare: probabilities (input, label) or values (input, output).
+
+    Arguments are those of `mc_predict()`, of several devices the first is taken; labels are in the order of
+    `model.labels`. Random numbers that the model draws in prediction are those that its own call would draw now; the
+    generators that they come from stay where they are.
+    """
+    batch_size = check_count(batch_size, "batch_size")
+    model, x = split_backbone(model, x, device)
+    network = network_of(model, outputs, labels, select, precision, device, constants)
+    feed = network.feed(x)
+    parts, n_seen, stream = [], 0, OwnStream(None)
+
+    def point(placed: Inputs) -> Any:
+        with stream:
+            return network.point(placed)
+
+    with (
+        reporting(progress, feed.n_inputs, "input", "Predicting") as report,
+        other_generators_kept(waits=False) as moved,
+    ):
+        network.settle(feed.head(3))
+        for inputs in feed.batches(batch_size):
+            placed = network.placed(inputs, network.replica.device)
+            with network.telling(placed, n_seen):
+                result = point(placed)
+            if not parts:
+                network.outputs.check(result, len(inputs))
+            raw = network.outputs.tensor(result).detach()
+            values = network.outputs.draws(raw.to(for_float64(raw.device))[None])[0]
+            check_sound(is_sound(values).cpu().numpy(), n_seen + np.arange(len(inputs)))
+            parts.append(values[0].cpu().numpy())
+            n_seen += len(inputs)
+            report(len(inputs))
+        moved(lambda: point(network.placed(feed.head(1), network.replica.device)))
+    return np.concatenate(parts)
+
+
+def mc_sites(
+    model: Any,
+    x: Any,
+    *,
+    constants: Mapping[str, Any] | None = None,
+    stochastic_depth: bool = True,
+    gaussian_noise: bool = False,
+) -> pd.DataFrame:
+    """The places where `mc_predict(model, x)` will sample: one row per site.
+
+    Columns: site (module path and call number), operation, rate (of dropping; of a 0 where the model draws decisions
+    itself; NaN where numbers or weights are drawn), shape (of the mask of one input, or how many weights). The masks
+    of a site are keyed by its row, so models with the same rows draw the same masks, from torch and from Keras.
+    Warns of random numbers that are left out or cannot be keyed, and where the spread is likely to say little: dropout
+    before the last layer alone, and rates under 0.1 or over 0.7 in anything but a network of ours, or a Keras model by
+    its loss, for values. Raises NoStochasticSites where there is nothing to sample.
+    """
+    model, x = split_backbone(model, x)
+    besides = SiteOptions.checked(stochastic_depth, gaussian_noise)
+    where = "cpu" if isinstance(model, nn.Module) and not is_keras(model) else "auto"
+    outputs = None if isinstance(model, MCNetwork) else "values"
+    network = network_of(model, outputs, None, None, "float32", where, constants)
+    feed = network.feed(x)
+    network.settle(feed.head(3))
+    found = network.probed(lambda n: network.placed(feed.head(n), network.replica.device), besides)
+    check_numbers(found.output, found.n_inputs)
+    for text in (*caveats_on(found), *advice_on(found, classifier=not network.is_of_values())):
+        warn(text)
+    return sites_table(found)

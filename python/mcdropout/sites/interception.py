@@ -1,0 +1,217 @@
+"""The modes that intercept the stochastic calls of a torch model while it runs.
+
+A model is sampled in `eval()`, so batch norm and everything else behave as in prediction. The stochastic operations
+alone are intercepted by a torch function mode, which applies keyed masks instead. Layers and functional calls are
+covered alike.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from ..compute.precision import cast_arguments
+from ..compute.streams import seeded_generators
+from ..data.inputs import Inputs, Path
+from .calls import NUMBERS, STOCHASTIC_DEPTH, StochasticCall
+from .lookups import LOOKUPS, MASKS, WHOLE_NUMBERS, check_looked_up, check_on_device
+from .operations import HANDLERS, RELUS
+from .random_operations import RANDOM
+from .replica import Replica
+from .site import ALL_EXPERTS, REST, Site, dropped, is_random, where_of
+
+KEYED = {**HANDLERS, **RANDOM}
+
+FUSABLE = {**dict.fromkeys(RELUS, "relu"), F.conv2d: "convolution", F.max_pool2d: "pool"}
+
+CPU = torch.device("cpu")
+
+
+class StochasticMode(TorchFunctionMode):
+    """Hands what every stochastic call would drop to `meet`; everything else runs as it is.
+
+    One object serves one pass.
+    """
+
+    handlers = HANDLERS  # the ordinary prediction leaves random numbers of the model's own to torch
+
+    def __init__(self, replica: Replica) -> None:
+        super().__init__()
+        self.calls, self.device, self.generators = replica.calls, replica.device, replica.generators
+        self.reduced = None if replica.precision == "float32" else getattr(torch, replica.precision)
+        self.counted: Counter[str] = Counter()
+        self.calls.start()
+
+    def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        kwargs = kwargs or {}
+        if self.reduced is not None:
+            args, kwargs = cast_arguments(func, args, kwargs, self.reduced)
+        if self.device.type == "cuda" and func in LOOKUPS:
+            check_on_device(*LOOKUPS[func](*args, **kwargs))
+        handler = self.handlers.get(func)
+        if handler is None:
+            return func(*args, **kwargs)
+        return handler(self, func, *args, **kwargs)
+
+    def meet(self, drop: StochasticCall, x: Tensor) -> Tensor:
+        """What becomes of `x`; here: nothing is dropped."""
+        self.calls.next(is_random(drop))
+        return kept_whole(drop, x)
+
+    def by_torch(self, operation: str, run: Callable[[], Tensor], own: torch.Generator | None) -> Tensor:
+        """What `run` draws, from torch's generator or from one of the model's own."""
+        self.calls.next(numbers=True)
+        return run()
+
+    def pass_over(self) -> None:
+        """A call that drops nothing still counts, so that the names of the next ones do not depend on it."""
+        self.calls.next()
+
+    def is_fixed(self) -> bool:
+        """Whether the model has fixed by a seed what the call being made now gives; then it is passed over."""
+        return False
+
+    def drew_fixed(self) -> None:
+        """Such a call has been made."""
+
+    def counted_name(self, func: Any) -> str | None:
+        """The name of a call that may wait for those after it, by its number; None of one that never does."""
+        kind = FUSABLE.get(func)
+        if kind is not None:
+            self.counted[kind] += 1
+        return None if kind is None else f"{kind} {self.counted[kind]}"
+
+    def module(self) -> nn.Module | None:
+        """The module whose code is running."""
+        return self.calls.path[-1][1] if self.calls.path else None
+
+
+def kept_whole(drop: StochasticCall, x: Tensor) -> Tensor:
+    if drop.kind in NUMBERS:
+        return torch.full_like(x, 0.5 if drop.kind == "uniforms" else 0.0)
+    return x if drop.kind in ("scale", "alpha", "weights") else torch.ones_like(x)
+
+
+class CarefulMode(StochasticMode):
+    """A pass with nothing dropped that says what is wrong with whole numbers: where torch would say little.
+
+    first: position of the first of `inputs` among all. floated: where whole numbers were made floating.
+    """
+
+    def __init__(
+        self, replica: Replica, inputs: Inputs, first: int = 0, floated: frozenset[Path] = frozenset()
+    ) -> None:
+        super().__init__(replica)
+        self.inputs, self.first, self.floated = inputs, first, floated
+
+    def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        if func in LOOKUPS:
+            ids, lowest, highest = LOOKUPS[func](*args, **(kwargs or {}))
+            if isinstance(ids, Tensor) and ids.dtype in WHOLE_NUMBERS:
+                self._check_range(ids, lowest, highest)
+        masks = MASKS[func](*args, **(kwargs or {})) if self.floated and func in MASKS else ()
+        for one in masks:
+            if isinstance(one, Tensor) and not self.floated.isdisjoint(self._places(one)):
+                # it would be added to the scores, where truth values hide
+                raise TypeError("masks of attention are truth values or floating point numbers")
+        return super().__torch_function__(func, types, args, kwargs)
+
+    def meet(self, drop: StochasticCall, x: Tensor) -> Tensor:
+        if drop.kind in ("scale", "alpha") and drop.rate > 0 and not x.is_floating_point():
+            raise TypeError("dropout takes floating point numbers alone")
+        return super().meet(drop, x)
+
+    def _check_range(self, ids: Tensor, lowest: int, highest: int) -> None:
+        path = self.calls.path[-1][0] if self.calls.path else ""
+        check_looked_up(ids, (lowest, highest), path, self.inputs, lambda: self._places(ids), self.first)
+
+    def _places(self, x: Tensor) -> list[Path]:
+        """The inputs of which this is a view."""
+        memory = x.untyped_storage().data_ptr()
+        return [path for path, one in self.inputs.arrays.items() if one.untyped_storage().data_ptr() == memory]
+
+
+class SampleMode(StochasticMode):
+    """Applies the masks of one draw (or, under vmap, of many) at their sites."""
+
+    handlers = KEYED
+
+    def __init__(self, replica: Replica, sites: dict[str, Site], masks: dict[str, Tensor], n_inputs: int) -> None:
+        super().__init__(replica)
+        self.passed_over, self.fixed = replica.passed_over, replica.fixed
+        self.sites, self.masks, self.n_inputs = sites, masks, n_inputs
+        self.unknown: set[str] = set()
+        self.unknown_numbers: set[str] = set()
+
+    def meet(self, drop: StochasticCall, x: Tensor) -> Tensor:
+        before = self.calls.counts.copy()
+        name = self.calls.next(is_random(drop))
+        if name in self.sites and self.sites[name].operation == drop.operation:
+            self.at_site(before)
+            if self.sites[name].kind == "generator":
+                with seeded_generators(int(self.masks[name])):
+                    return _drawn_by_torch(drop, x)
+            return self.drop(x, self.sites[name])
+        if is_random(drop) and name not in self.passed_over and REST in self.sites:
+            return self._drawn_past_all_sites(name, drop, x, before)
+        if drop.active and drop.samples and drop.rate != 1 and drop.operation != STOCHASTIC_DEPTH and x.numel() > 0:
+            self.unknown.add(name)
+        return kept_whole(drop, x)
+
+    def is_fixed(self) -> bool:
+        fixed = bool(self.fixed) and self.calls.coming(numbers=True) in self.fixed
+        if fixed:
+            self.calls.next(numbers=True)
+        return fixed
+
+    def _drawn_past_all_sites(self, name: str, drop: StochasticCall, x: Tensor, counts: Counter[str]) -> Tensor:
+        """Random numbers where no probe had seen the call, or not each."""
+        self.at_site(counts)
+        if self.sites[REST].kind == "start":
+            self.unknown_numbers.add(where_of(name, drop))
+        start = int(self.masks[REST])  # fails where there are many draws, so that one after the other is drawn
+        with seeded_generators((start + zlib.crc32(name.encode())) % 2**63):
+            return _drawn_by_torch(drop, x)
+
+    def by_torch(self, operation: str, run: Callable[[], Tensor], own: torch.Generator | None) -> Tensor:
+        before = self.calls.counts.copy()
+        name = self.calls.next(numbers=True)
+        if name not in self.sites:
+            self.unknown.add(name)
+            with seeded_generators(0):
+                return run()
+        self.at_site(before)
+        with seeded_generators(int(self.masks[name]), own):
+            return run()
+
+    def at_site(self, counts: Counter[str]) -> None:
+        """A site is reached, after so many calls."""
+
+    def drop(self, x: Tensor, site: Site) -> Tensor:
+        """What becomes of `x` at a site."""
+        self.check_shape(x, site)
+        return dropped(x, self.masks[site.name], site, self.n_inputs)
+
+    def check_shape(self, x: Tensor, site: Site, n_draws: int = 1) -> None:
+        """The mask of a site is laid out for what the probes met there."""
+        rows = self.n_inputs * n_draws
+        wanted = tuple(size * rows if axis == site.axis else size for axis, size in enumerate(site.x_shape))
+        if tuple(x.shape) != wanted:
+            raise ValueError(
+                f"`model` meets its dropout at {site.name} with shape {tuple(x.shape)} where its first inputs gave "
+                f"{wanted}; inputs of one call must all take the same way through it, {ALL_EXPERTS}."
+            )
+
+
+def _drawn_by_torch(drop: StochasticCall, x: Tensor) -> Tensor:
+    """Random numbers for a call that cannot be keyed by its inputs."""
+    if drop.kind == "keep":
+        return torch.empty_like(x).bernoulli_(1 - drop.rate)
+    return torch.rand_like(x) if drop.kind == "uniforms" else torch.randn_like(x)

@@ -1,0 +1,273 @@
+"""A replica of a torch model, which is sampled in its place.
+
+The replica shares the user's weights. Training flags, hooks and buffers of the user's model are never written.
+"""
+
+from __future__ import annotations
+
+import copy
+import threading
+import types
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from ..compute.devices import current_device
+from ..data.inputs import Inputs
+from .site import DROPPING, NUMBERED, T
+
+
+class CallNames(threading.local):
+    """Names each stochastic call of a pass by the module that makes it; every thread has passes of its own."""
+
+    def __init__(self) -> None:
+        self.path: list[tuple[str, nn.Module]] = []
+        self.counts: Counter[str] = Counter()
+
+    def start(self) -> None:
+        """A new pass begins."""
+        self.path.clear()
+        self.counts.clear()
+
+    def next(self, numbers: bool = False) -> str:
+        """The name of the call being made now; calls for numbers, of which there may be any number, count apart."""
+        name = self.coming(numbers)
+        self.counts[name.rsplit("[", 1)[0] + NUMBERED * numbers] += 1
+        return name
+
+    def coming(self, numbers: bool = False) -> str:
+        """The name that it will have."""
+        path = self.path[-1][0] if self.path else ""
+        return f"{path}[{NUMBERED * numbers}{self.counts[path + NUMBERED * numbers]}]"
+
+
+@dataclass
+class Replica:
+    """A stand-in for the user's model: the same weights, its own flags, buffers and hooks."""
+
+    root: nn.Module
+    calls: CallNames
+    device: torch.device
+    precision: str = "float32"
+    generators: list[tuple[torch.Generator, Tensor]] = field(default_factory=list)  # of the model's own, as first met
+    gradients: bool = False  # the model asks for gradients in its working
+    passed_over: frozenset[str] = frozenset()  # stochastic calls that are no sites
+    fixed: frozenset[str] = frozenset()  # random numbers that the model fixes by a seed of torch's generator
+
+    def run(self, inputs: Inputs) -> Any:
+        """What the model returns for these inputs."""
+        return self.root(*inputs.args, **inputs.kwargs, **inputs.constants)
+
+    @contextmanager
+    def predicting(self) -> Iterator[None]:
+        """No gradients but where the model asks for some itself.
+
+        Inference mode would be no quicker, and neither lets the model turn gradients on nor counts writes in place.
+        """
+        with (
+            torch.inference_mode(False),
+            torch.set_grad_enabled(self.gradients),
+            torch.autocast(self.device.type, enabled=False),
+            current_device(self.device),
+        ):
+            yield
+
+    @contextmanager
+    def generators_kept(self) -> Iterator[None]:
+        """Behind the block generators of the model's own are as its probes met them."""
+        try:
+            yield
+        finally:
+            for generator, state in reversed(self.generators):
+                generator.set_state(state)
+            self.generators.clear()
+
+
+def with_gradients_if_asked(replica: Replica, work: Callable[[], T]) -> T:
+    """What `work` makes with the replica; with gradients from now on if that fails for want of them."""
+    try:
+        return work()
+    except RuntimeError as error:
+        if replica.gradients or "does not require grad" not in str(error):
+            raise
+    replica.gradients = True
+    return work()
+
+
+def replicate(model: nn.Module, device: torch.device, precision: str = "float32") -> Replica:
+    """A replica in eval mode on `device`: parameters shared (or copied to the device), buffers its own."""
+    model = unwrapped(model)
+    memo: dict[int, Any] = {}
+    for tensor in model.parameters():
+        memo[id(tensor)] = tensor.detach().to(device)
+    for tensor in model.buffers():
+        memo[id(tensor)] = tensor.detach().to(device).clone()
+    for path, script in _scripts(model):
+        memo[id(script)] = _script_without_dropout(path, script, device)
+    pairs = [
+        (module, _bare(type(module)))
+        for module in model.modules()
+        if not isinstance(module, torch.jit.ScriptModule) and unwrapped(module) is module
+    ]
+    memo |= {id(module): twin for module, twin in pairs}
+    memo |= {id(module): memo[id(unwrapped(module))] for module in model.modules() if unwrapped(module) is not module}
+    for module, twin in pairs:
+        _check_graph(module)
+        twin.__dict__ = {name: _copied(_uncompiled(value), memo) for name, value in module.__dict__.items()}
+        twin.__dict__ |= {name: one.__get__(twin) for name, one in _compiled_methods(type(module)).items()}
+        twin.__dict__["_compiled_call_impl"] = None  # of `module.compile()`: it would run the user's module
+    calls = CallNames()
+    root = memo[id(model)]
+    for path, module in root.named_modules():
+        if not isinstance(module, torch.jit.ScriptModule):
+            _announce(module, path, calls)
+            module.training = False
+    return Replica(root, calls, device, precision)
+
+
+def _bare(kind: Any) -> Any:
+    """An object without attributes; not by the class's own making, by which a graph would lose its code."""
+    try:
+        return object.__new__(kind)
+    except TypeError:  # it is a dict or the like too
+        return kind.__new__(kind)
+
+
+def _uncompiled(value: Any) -> Any:
+    """The function inside one of `torch.compile()`, which masks cannot reach; anything else as it is."""
+    isfunction = isinstance(value, (types.FunctionType, types.MethodType))
+    return getattr(value, "_torchdynamo_orig_callable", value) if isfunction else value
+
+
+@cache
+def _compiled_methods(kind: type) -> dict[str, Any]:
+    """Methods of a class that `torch.compile()` decorates, by their names, as they were written."""
+    methods = {name: value for one in reversed(kind.__mro__) for name, value in vars(one).items()}
+    return {name: _uncompiled(value) for name, value in methods.items() if _uncompiled(value) is not value}
+
+
+def _scripts(model: nn.Module) -> list[tuple[str, Any]]:
+    """The TorchScript modules, without those inside of others."""
+    found: list[tuple[str, Any]] = []
+    for path, module in model.named_modules():
+        inside = any(path.startswith(f"{outer}." if outer else "") for outer, _ in found)
+        if isinstance(module, torch.jit.ScriptModule) and not inside:
+            found.append((path, module))
+    return found
+
+
+def _script_without_dropout(path: str, script: Any, device: torch.device) -> Any:
+    """A copy of a TorchScript module that drops nothing; nothing can be done about one that does."""
+    if "dropout" in str(getattr(script, "inlined_graph", "")):
+        where = f"holds a TorchScript module at {path}" if path else "is a TorchScript module"
+        raise TypeError(
+            f"`model` {where}, whose dropout calls are compiled in and cannot be sampled; pass the original "
+            "`torch.nn.Module`."
+        )
+    with torch.no_grad():  # else the copies would have a history
+        return copy.deepcopy(script).to(device).eval()
+
+
+def _check_graph(module: nn.Module) -> None:
+    """A graph of `torch.fx` is as good as the modules it calls, unless it has fixed by itself what drops."""
+    graph = getattr(module, "graph", None)
+    nodes = [node for node in getattr(graph, "nodes", ()) if getattr(node, "op", "") == "call_function"]
+    if any(isinstance(node.target, torch._ops.OpOverload) for node in nodes):
+        raise TypeError(
+            "`model` is or holds a graph of `torch.export`, which has fixed what drops and what batch norm does, so it "
+            "cannot be sampled; pass the original `torch.nn.Module`."
+        )
+    if any(map(_fixed_as_off, nodes)):
+        raise TypeError(
+            "`model` is or holds a graph that was traced in eval mode, which has fixed its functional dropout as off, "
+            "so it cannot be sampled; put it in train mode before it is traced, or pass the original `torch.nn.Module`."
+        )
+
+
+def _fixed_as_off(node: Any) -> bool:
+    """Whether a call in a graph is a dropout that was told that the model is not training."""
+    if not DROPPING.search(getattr(node.target, "__name__", "")):
+        return False
+    given = {**dict(zip(("input", "p"), node.args, strict=False)), **node.kwargs}
+    rate = given.get("p", given.get("dropout_p", 0.5))
+    told = given.get("training", given.get("train", node.args[-1]))  # where not by its name, then at the end
+    return told is False and rate != 0
+
+
+def _copied(value: Any, memo: dict[int, Any]) -> Any:
+    """A copy of an attribute, its modules and tensors replaced by the replica's; shared where it cannot be copied."""
+    try:
+        return copy.deepcopy(value, memo)
+    except Exception:  # locks, open files, tensors with a history
+        return value
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The network inside torch.compile, DataParallel and DistributedDataParallel."""
+    while True:
+        inner = getattr(model, "_orig_mod", None)
+        if inner is None and isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
+            inner = model.module
+        if not isinstance(inner, nn.Module):
+            return model
+        model = inner
+
+
+def _announce(module: nn.Module, path: str, calls: CallNames) -> None:
+    """Let the module say when it starts and ends, so that calls know whose they are."""
+
+    def enter(*_: object) -> None:
+        calls.path.append((path, module))
+
+    def leave(*_: object) -> None:
+        calls.path.pop()
+
+    module.register_forward_pre_hook(enter, prepend=True)
+    module.register_forward_hook(leave, always_call=True)
+
+
+def _mixes(module: nn.Module) -> bool:
+    """Whether it is a batch norm that knows of no statistics but its batch's."""
+    return isinstance(module, _BatchNorm) and module.running_mean is None
+
+
+@contextmanager
+def explained(replica: Replica, inputs: Inputs, why: str = "") -> Iterator[None]:
+    """What a model says of inputs that it does not take becomes one sentence."""
+    try:
+        yield
+    except (RuntimeError, LookupError, AttributeError, TypeError, ValueError, AssertionError) as error:
+        out_of_memory = isinstance(error, torch.OutOfMemoryError) or "allocate memory" in str(error)
+        if out_of_memory or str(error).startswith("`"):  # in words of ours
+            raise
+        if type(error).__module__.startswith("torch._dynamo"):
+            raise TypeError(
+                "`model` calls a function that `torch.compile()` has compiled, which cannot be sampled; let it call "
+                "the original function."
+            ) from error
+        norms = [path for path, one in replica.root.named_modules() if _mixes(one)]
+        if norms:
+            why += f" (train the batch norm at {norms[0] or 'its root'} with `track_running_stats=True`)"
+        n = f"{len(inputs)} inputs" if len(inputs) > 1 else "one input"
+        raise ValueError(
+            f"`model` fails on {n} of shape {inputs.shapes}: {first_line(error)}; it must take inputs of this "
+            f"shape, and any number of them{why}."
+        ) from error
+
+
+def first_line(error: Exception) -> str:
+    """What an error says, in one line."""
+    return f"{type(error).__name__}, {(str(error).strip() or 'no words').splitlines()[0].rstrip('.')}"
+
+
+def raise_flags(replica: Replica, paths: list[str]) -> None:
+    """Put up the training flag of these modules."""
+    for path in paths:
+        replica.root.get_submodule(path).training = True

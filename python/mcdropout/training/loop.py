@@ -1,0 +1,222 @@
+"""The loop over epochs, with metrics, early stopping and a way back when an epoch fails."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from ..compute.streams import OwnDraws
+from ..networks.network import MCNetwork
+from .examples import Examples
+from .losses import Objective
+from .optimizers import plateau
+from .settings import Augment, TrainingSettings, Weights, spread_name
+from .step import Learner, all_finite, weighted_mean
+
+
+class EpochMetrics:
+    """Loss and metric of an epoch, as means over its inputs; the device is waited for once, at the end.
+
+    Outputs are judged many batches at a time: on small networks every call counts.
+    """
+
+    AT_A_TIME = 64  # batches
+
+    def __init__(self, objective: Objective) -> None:
+        self.objective = objective
+        self.losses: list[Tensor] = []
+        self.loss_sizes: list[int] = []
+        self.qualities: list[Tensor] = []
+        self.quality_sizes: list[int] = []
+        self.waiting: list[tuple[Tensor, Tensor]] = []
+
+    def add(self, loss: Tensor, out: Tensor, y: Tensor) -> None:
+        """Count one batch."""
+        self.losses.append(loss)
+        self.loss_sizes.append(y.shape[0])
+        self.waiting.append((out, y))
+        if len(self.waiting) == self.AT_A_TIME:
+            self._judge()
+
+    def means(self, prefix: str) -> dict[str, float]:
+        """Loss and metric, under their names in the history."""
+        if self.waiting:
+            self._judge()
+        quality = weighted_mean(self.qualities, self.quality_sizes)
+        return {
+            f"{prefix}loss": weighted_mean(self.losses, self.loss_sizes),
+            f"{prefix}{self.objective.metric}": self.objective.shown_quality(quality),
+        }
+
+    def _judge(self) -> None:
+        out, y = (torch.cat(parts) for parts in zip(*self.waiting, strict=True))
+        self.qualities.append(self.objective.quality(out, y))
+        self.quality_sizes.append(len(y))
+        self.waiting = []
+
+
+class TrainingRun:
+    """A training under way: one epoch after another, until the last or until it stops by itself."""
+
+    def __init__(
+        self, learner: Learner, settings: TrainingSettings, train: Examples, held_out: Examples | None
+    ) -> None:
+        self.learner = learner
+        self.model = learner.model
+        self.settings = settings
+        self.train = train
+        self.held_out = held_out
+        self.plateau = plateau(learner.optimizer, settings)
+        self.rows: list[dict[str, float]] = []
+        self.best: Weights | None = None
+        self.best_value: float | None = None
+        self.waited = 0
+        self.stopped = False
+
+    @property
+    def finished(self) -> bool:
+        return self.stopped or len(self.rows) >= self.settings.epochs
+
+    @property
+    def has_learnt(self) -> bool:
+        """Whether the model is another than before: an epoch was finished, or an interrupt left its first part."""
+        return bool(self.rows) or self.learner.steps > 0
+
+    @property
+    def batches_per_epoch(self) -> int:
+        return math.ceil(len(self.train) / self.settings.batch_size)
+
+    def one_epoch(self, augment: Augment | None, report: Callable[[int, str], None]) -> dict[str, float]:
+        """Learn from every input once; gives the row of the history."""
+        started = time.perf_counter()
+        epoch = len(self.rows) + 1
+        row: dict[str, float] = {"epoch": epoch}
+        rate = self.learner.optimizer.param_groups[0]["lr"]
+        tally = EpochMetrics(self.learner.objective)
+        parts: list[tuple[Tensor, Tensor]] = []
+        with self._good_weights_kept():
+            order, generator = self.learner.seed(self.settings.seed, epoch, len(self.train))
+            self.model.train()
+            text = self._text(epoch)
+            self.learner.kl_weight = self.settings.kl_weight.at(epoch, self.train.n_values)
+            for x, y in self.train.batches(order, self.settings.batch_size):
+                given = x if augment is None else self._augmented(augment, x, generator)
+                learnt = self.learner.step(self.train.prepared(given), y)
+                tally.add(learnt.loss, learnt.out, y)
+                if learnt.kl is not None:
+                    parts.append((learnt.nll, learnt.kl))
+                report(1, text)
+            row |= tally.means("")
+            if not (math.isfinite(row["loss"]) and all_finite(self.model)):
+                raise FloatingPointError(
+                    f"The loss must stay a number; it was none in epoch {epoch}, and the model keeps its weights from "
+                    "before that. Use a smaller `learning_rate`, or look for extreme values in `x` and `y`."
+                )
+        if self.held_out is not None:
+            row |= self._judged(self.held_out).means("val_")
+        if parts:
+            nlls, kls = zip(*parts, strict=True)
+            row |= {
+                "nll": weighted_mean(list(nlls), tally.loss_sizes),
+                "kl": weighted_mean(list(kls), tally.loss_sizes),
+                "kl_weight": self.learner.kl_weight,
+                **self._spreads(),
+            }
+        row |= {"learning_rate": rate, "seconds": time.perf_counter() - started}
+        self._note(row)
+        return row
+
+    def _augmented(self, augment: Augment, x: Tensor, generator: torch.Generator) -> Tensor:
+        with OwnDraws(self.learner.stream):
+            given = augment(x, generator)
+        shape = tuple(getattr(given, "shape", ()))
+        if isinstance(self.model, MCNetwork) and shape != tuple(x.shape):
+            raise ValueError(f"`augment` must give a tensor of the shape that it gets, {tuple(x.shape)}; got {shape}.")
+        return given
+
+    @contextmanager
+    def _good_weights_kept(self) -> Iterator[None]:
+        """An error takes back what the epoch has learnt; an interrupt only what is no number any more."""
+        before, steps = copied(tensors_of(self.model)), self.learner.steps
+        try:
+            yield
+        except BaseException as error:
+            if not isinstance(error, KeyboardInterrupt) or not all_finite(self.model):
+                put_back(self.model, before)
+                self.learner.steps = steps
+            raise
+
+    def settle(self) -> None:
+        """Put the best weights back, if any were kept, and hang the history on the model."""
+        if self.best is not None:
+            self.model.load_state_dict(self.best)
+        names = ["epoch", "loss", self.learner.objective.metric]
+        names += [f"val_{name}" for name in names[1:]] if self.held_out is not None else []
+        if self.learner.layers:
+            names += ["nll", "kl", "kl_weight", *(spread_name(path) for path in self.learner.layers)]
+        model: Any = self.model
+        model.history = pd.DataFrame(self.rows, columns=[*names, "learning_rate", "seconds"])
+
+    def _spreads(self) -> dict[str, float]:
+        """The mean posterior standard deviation of each variational layer."""
+        with torch.no_grad():
+            spreads = [one.deviations().mean() for one in self.learner.layers.values()]
+            return dict(zip(map(spread_name, self.learner.layers), torch.stack(spreads).tolist(), strict=True))
+
+    def _judged(self, part: Examples) -> EpochMetrics:
+        self.model.eval()
+        tally = EpochMetrics(self.learner.objective)
+        for x, y in part.batches(None, self.settings.batch_size):
+            tally.add(*self.learner.judge(part.prepared(x), y), y)
+        return tally
+
+    def _note(self, row: dict[str, float]) -> None:
+        self.rows.append(row)
+        value = row.get(self.settings.monitor)
+        if value is None:
+            return
+        if self.plateau is not None:
+            self.plateau.step(value)
+        if self.settings.early_stopping is None:
+            return
+        if self.settings.is_better(value, self.best_value):
+            self.best, self.best_value, self.waited = copied_weights(self.model), value, 0
+        else:
+            self.waited += 1
+        self.stopped = self.waited >= self.settings.early_stopping
+
+    def _text(self, epoch: int) -> str:
+        text = f"Epoch {epoch} of {self.settings.epochs}"
+        if not self.rows:
+            return text
+        shown_names = [name for name in self.rows[-1] if name.removeprefix("val_") in ("loss", "accuracy", "rmse")]
+        return ", ".join([text, *(f"{name} {self.rows[-1][name]:.3f}" for name in shown_names)])
+
+
+def copied_weights(model: nn.Module) -> Weights:
+    """All parameters and buffers as they are now."""
+    return {name: values.detach().clone() for name, values in model.state_dict().items()}
+
+
+def tensors_of(model: nn.Module) -> Weights:
+    """All parameters and buffers, by name."""
+    return {**dict(model.named_parameters()), **dict(model.named_buffers())}
+
+
+def copied(tensors: Weights) -> Weights:
+    return {name: values.detach().clone() for name, values in tensors.items()}
+
+
+def put_back(model: nn.Module, kept: Weights) -> None:
+    """Set parameters and buffers to what they were."""
+    with torch.no_grad():
+        for name, values in tensors_of(model).items():
+            if name in kept:
+                values.copy_(kept[name])

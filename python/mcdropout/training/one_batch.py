@@ -1,0 +1,104 @@
+"""Train on one batch that the caller has."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from torch import nn
+from torch.optim import Optimizer
+
+from ..checks import check_choice, check_number
+from ..data.rows import columns_of
+from ..networks.frozen import FrozenNetwork
+from ..networks.network import MCNetwork
+from ..variational.layer import variational_layers
+from .checkpoints import are_equal, recipe_of
+from .examples import Examples, examples, set_scales
+from .fit import Before, at_work, device_of
+from .losses import Objective, objective_of
+from .optimizers import OPTIMIZERS, make_optimizer
+from .settings import MakeOptimizer
+from .step import Learner
+
+
+def mc_train_on_batch(
+    model: nn.Module,
+    x: object,
+    y: object,
+    *,
+    optimizer: str | MakeOptimizer | Optimizer | None = None,
+    kl_weight: float | None = None,
+) -> dict[str, float]:
+    """One step on one mini-batch, for loops of one's own: gives its loss, and its accuracy or rmse.
+
+    The optimizer (Adam with rate 0.001 by default; else as in `mc_fit()`, or a torch optimizer) stays with the
+    model from call to call, until another is given. A function is called once: it is another where its code, or a
+    value that it uses, is another. Dropout comes from the network's seed and the number of its steps so far,
+    whatever optimizer took them. A network for tables or values that has learnt nothing yet takes its units from
+    this batch.
+    A network with variational layers needs a `kl_weight`, one over the number of inputs of all batches of an epoch,
+    and also gives nll and kl.
+    """
+    objective = objective_of(model)
+    if isinstance(model, FrozenNetwork):
+        model, x = model.head, model.looked_at(x)
+    variational = bool(variational_layers(model))
+    if variational and kl_weight is None:
+        raise ValueError(
+            "`kl_weight` must be given for a network with variational layers; one over the number of all inputs is "
+            "right."
+        )
+    weight = 0.0 if kl_weight is None else check_number(kl_weight, "kl_weight", at_least=0)
+    rows, targets = examples(model, x, y, "x", "y")
+    before = Before.of(model, weights="stepper" not in vars(model))
+    try:
+        if isinstance(model, MCNetwork):
+            set_scales(model, rows, targets, np.arange(len(targets)))
+            model.columns = model.columns or columns_of(rows)
+        stepper = _stepper(model, objective, optimizer)
+        device = stepper.learner.device
+        seed = model.spec["seed"] if isinstance(model, MCNetwork) else 0
+        batch = Examples.of(model, rows, targets, device)
+        with at_work(model, device):
+            stepper.learner.seed(seed, stepper.steps)
+            model.train()
+            stepper.learner.kl_weight = weight
+            [(x_there, goals)] = batch.batches(None, len(batch))
+            learnt = stepper.learner.step(batch.prepared(x_there), goals)
+            quality = float(objective.quality(learnt.out, goals))
+    except BaseException:
+        before.put_back()
+        raise
+    stepper.steps += 1
+    parts = {} if learnt.kl is None else {"nll": float(learnt.nll), "kl": float(learnt.kl)}
+    return {"loss": float(learnt.loss), objective.metric: objective.shown_quality(quality), **parts}
+
+
+@dataclass
+class _Stepper:
+    """What `mc_train_on_batch()` keeps with a model from call to call; no part of what is saved."""
+
+    given: object  # the optimizer as it was asked for
+    recipe: object
+    learner: Learner
+    steps: int = 0
+
+
+def _stepper(model: nn.Module, objective: Objective, optimizer: object) -> _Stepper:
+    kept = getattr(model, "stepper", None)
+    kept = kept if isinstance(kept, _Stepper) else None
+    if optimizer is None:
+        if kept is not None:
+            return kept
+        optimizer = "adam"
+    if kept is not None and (optimizer is kept.given or are_equal(recipe_of(optimizer), kept.recipe)):
+        return kept
+    if isinstance(optimizer, str):
+        check_choice(optimizer, "optimizer", OPTIMIZERS)
+    made = make_optimizer(model, optimizer)
+    learner = Learner(model, objective, made, None, "float32", device_of(model))
+    steps = 0 if kept is None else kept.steps  # the model's, whatever takes them: masks must not come again
+    stepper = _Stepper(optimizer, recipe_of(optimizer), learner, steps)
+    model.stepper = stepper  # type: ignore[assignment]  # a plain attribute, outside the state dict
+    return stepper

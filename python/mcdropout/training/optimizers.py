@@ -1,0 +1,47 @@
+"""Optimizers, and the schedule that lowers the learning rate on a plateau."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+from torch.optim import SGD, Adam, AdamW, Optimizer, RMSprop
+from torch.optim.lr_scheduler import ReduceLROnPlateau
+
+from ..checks import shown
+from .settings import SPREADS, TrainingSettings
+
+OPTIMIZERS = ("adam", "adamw", "sgd", "rmsprop")
+
+
+def make_optimizer(
+    model: nn.Module, optimizer: object, learning_rate: float = 1e-3, weight_decay: float = 0.0
+) -> Optimizer:
+    """The optimizer that is asked for: by name, as a function from parameters, or ready-made."""
+    if isinstance(optimizer, Optimizer):
+        return optimizer
+    if callable(optimizer):
+        made = optimizer(model.parameters())
+        if not isinstance(made, Optimizer):
+            raise TypeError(f"`optimizer` must give a torch optimizer; got {shown(made)}.")
+        return made
+    named = [(name.rpartition(".")[2], weight) for name, weight in model.named_parameters()]
+    decayed = [weight for name, weight in named if name not in SPREADS]
+    free = [weight for name, weight in named if name in SPREADS]
+    groups: list[dict[str, Any]] = [{"params": decayed}]
+    if free:
+        groups.append({"params": free, "weight_decay": 0.0})  # these are no weights to shrink
+    common: dict[str, Any] = {"lr": learning_rate, "weight_decay": weight_decay}
+    if optimizer == "rmsprop":
+        return RMSprop(groups, **common)
+    if optimizer == "sgd":
+        return SGD(groups, momentum=0.9, **common)
+    return (Adam if optimizer == "adam" else AdamW)(groups, **common)
+
+
+def plateau(optimizer: Optimizer, settings: TrainingSettings) -> ReduceLROnPlateau | None:
+    if settings.reduce_lr is None:
+        return None
+    patience, factor = settings.reduce_lr
+    mode = "max" if settings.wants_more else "min"
+    return ReduceLROnPlateau(optimizer, mode, factor, patience - 1, threshold=0.0)  # torch waits one longer

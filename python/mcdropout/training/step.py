@@ -1,0 +1,174 @@
+"""One step: a batch, its loss, and the update of the weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from ..checks import check_count, check_number, shown
+from ..compute.streams import OwnDraws, OwnStream
+from ..networks.network import ACTIVATIONS, MCNetwork
+from ..variational.layer import BayesLayer, kl_divergence_of, variational_layers
+from .losses import Objective, raw_outputs
+
+
+class Learner:
+    """A model, its loss and its optimizer: learns from a batch, or says how good it is on one."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        objective: Objective,
+        optimizer: Optimizer,
+        class_weights: Tensor | None,
+        precision: str,
+        device: torch.device,
+    ) -> None:
+        self.model = model
+        self.objective = objective
+        self.outputs = raw_outputs(model)
+        self.class_weights = None if class_weights is None else class_weights.to(device)
+        self.optimizer = optimizer
+        self.precision = getattr(torch, precision)
+        self.scaler = torch.amp.GradScaler(device.type) if precision == "float16" else None
+        self.device = device
+        self.layers = variational_layers(model)
+        self.kl_weight = 0.0
+        self.steps = 0
+        self.stream = OwnStream(0)
+        self.ours = isinstance(model, MCNetwork)
+        self.drawing: AbstractContextManager[Any] = nullcontext()  # in which a network of ours draws from the stream
+        with torch.no_grad(), OwnStream(0) as stream:  # where the KL divergence has a closed form, nothing is drawn
+            self.kl_draws = bool(self.layers) and (kl_divergence_of(self.layers.values()), stream.has_drawn)[1]
+
+    def seed(self, seed: int, epoch: int, n: int = 0) -> tuple[Tensor, torch.Generator]:
+        """Seed the dropout of an epoch; gives the epoch's order of `n` inputs, and a generator for augmentation."""
+        dropout, order, augmentation = np.random.SeedSequence([seed, epoch]).generate_state(3, np.uint64) >> 1
+        self.stream.start(int(dropout))
+        if self.ours:
+            self.drawing = _drawing(self.model, self.stream)
+        shuffled = torch.randperm(n, generator=torch.Generator().manual_seed(int(order)))
+        return shuffled, torch.Generator().manual_seed(int(augmentation))
+
+    def lent(self) -> AbstractContextManager[None]:
+        """Inside, the global generators go by the seed where the model is not of ours.
+
+        Such may draw where no mode of torch looks, and again when gradients are taken, as activation checkpointing
+        does, so these are lent for the whole step.
+        """
+        return nullcontext() if self.ours else self.stream.lent(self.device)
+
+    def step(self, x: Tensor, y: Tensor) -> StepResult:
+        """Learn from one batch; what comes of it is still on the device: reading it would wait for it."""
+        with self.lent():
+            self.optimizer.zero_grad()
+            with self.drawing:
+                out = self._outputs(x)
+            loss = nll = self.objective.loss(out, y, self.class_weights)
+            kl = None
+            if self.layers:
+                with OwnDraws(self.stream) if self.ours and self.kl_draws else nullcontext():
+                    kl = kl_divergence_of(self.layers.values())
+                loss = nll + self.kl_weight * kl
+            if self.scaler is None:
+                loss.backward()
+                self.optimizer.step()
+            else:
+                self.scaler.scale(loss).backward()
+                self.scaler.step(self.optimizer)
+                self.scaler.update()
+        self.steps += 1
+        return StepResult(loss.detach(), out.detach(), nll.detach(), None if kl is None else kl.detach())
+
+    def judge(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Loss, every label weighing the same, and outputs of one batch."""
+        with torch.no_grad(), self.lent(), self.drawing:
+            out = self._outputs(x)
+        return self.objective.loss(out, y, None), out
+
+    def _outputs(self, x: Tensor) -> Tensor:
+        if self.precision is torch.float32:
+            return self.outputs(x)
+        with torch.autocast(self.device.type, self.precision):
+            return self.outputs(x).float()
+
+
+# What never draws, of the layers that our networks are made of.
+STILL = {nn.Linear, nn.Conv1d, nn.Conv2d, nn.MaxPool2d, nn.AdaptiveMaxPool2d, nn.BatchNorm2d, nn.Flatten, nn.Sequential}
+
+STILL |= set(ACTIVATIONS.values())
+
+
+def _drawing(model: nn.Module, stream: OwnStream) -> AbstractContextManager[Any]:
+    """Inside, what this network draws comes from the stream.
+
+    Its layers that draw are told so, which is far quicker than to look at every call of torch's: that is done where
+    anything may draw that is not known here, such as a layer of the user's, or a hook.
+    """
+    told = _Told()
+    for layer in model.modules():
+        ours = type(layer).__module__.startswith(f"{__package__}.")
+        if layer._forward_hooks or layer._forward_pre_hooks or "forward" in vars(layer):
+            return OwnDraws(stream)
+        if type(layer) is nn.Dropout:
+            told.append((layer, "forward", partial(_dropped, layer, stream)))
+        elif ours and isinstance(layer, BayesLayer) and layer.posterior.make is None:
+            told.append((layer, "drawn", stream.drawn))
+        elif not (type(layer) in STILL or (ours and not isinstance(layer, BayesLayer))):
+            return OwnDraws(stream)
+    return told
+
+
+class _Told(list[tuple[nn.Module, str, Callable[..., Any]]]):
+    """Layers and what of theirs is another function inside."""
+
+    def __enter__(self) -> None:
+        for layer, name, function in self:
+            vars(layer)[name] = function
+
+    def __exit__(self, *_: object) -> None:
+        for layer, name, _function in self:
+            vars(layer).pop(name, None)
+
+
+def _dropped(layer: nn.Dropout, stream: OwnStream, x: Tensor) -> Tensor:
+    return stream.drawn(F.dropout, x, p=layer.p, training=layer.training, inplace=layer.inplace)
+
+
+class StepResult(NamedTuple):
+    """What one batch gave."""
+
+    loss: Tensor
+    out: Tensor
+    nll: Tensor  # the loss without its KL term
+    kl: Tensor | None
+
+
+def reduction(reduce_lr: int | Mapping[str, float] | None) -> tuple[int, float] | None:
+    """Patience and factor."""
+    if reduce_lr is None:
+        return None
+    given = reduce_lr if isinstance(reduce_lr, Mapping) else {"patience": reduce_lr}
+    if "patience" not in given or not set(given) <= {"patience", "factor"}:
+        raise ValueError(
+            "`reduce_lr` must be a number of epochs, or a mapping with `patience` and `factor`; "
+            f"got {shown(dict(given))}."
+        )
+    factor = check_number(given.get("factor", 0.5), "reduce_lr's factor", above=0, below=1)
+    return check_count(given["patience"], "reduce_lr"), factor
+
+
+def weighted_mean(values: list[Tensor], weights: list[int]) -> float:
+    return float(np.average(torch.stack(values).cpu().double().numpy(), weights=weights))
+
+
+def all_finite(model: nn.Module) -> bool:
+    return bool(torch.stack([torch.isfinite(weights).all() for weights in model.parameters()]).all())

@@ -1,0 +1,1 @@
+"""Bayesian layers: distributions over weights, how they learn, and their KL divergence."""

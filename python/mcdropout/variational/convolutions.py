@@ -1,0 +1,239 @@
+"""Bayesian convolutions in one and two dimensions."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch._C._functorch import is_batchedtensor  # torch has no public way to ask this
+
+from ..compute.torchscript import native
+from ..sites.operations import weight_draw
+from .layer import BayesLayer, check_before
+from .posteriors import Posterior
+from .priors import Prior
+
+FEW_PRODUCTS = 64  # up to so many terms of a sum torch's convolution on a CPU is slower than a matrix product
+
+PRODUCT_BYTES = 512 << 10  # of a piece of such products: two of them and their terms about fill a core's second cache
+
+
+class _ConvolutionOfDraws(torch.autograd.Function):
+    """`F.conv2d` of many draws at once, under vmap: one draw after the other, with the channels last in memory.
+
+    torch's own rule makes one grouped convolution of them, and leaves its result in an order in which what comes next
+    is slow.
+    """
+
+    generate_vmap_rule = False
+
+    @staticmethod
+    def forward(x: Tensor, weight: Tensor, bias: Tensor | None, *options: Any) -> Tensor:  # type: ignore[override]  # torch says *args
+        return F.conv2d(x, weight, bias, *options)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None: ...
+
+    @staticmethod
+    def vmap(info: Any, in_dims: Any, *given: Any) -> Any:
+        x, weight, bias, *options = given
+
+        def of(value: Tensor | None, dim: int | None, draw: int) -> Tensor | None:
+            return value if value is None or dim is None else value.select(dim, draw)
+
+        whole: Tensor | None = None
+        for draw in range(info.batch_size):
+            own, weights = of(x, in_dims[0], draw), of(weight, in_dims[1], draw)
+            assert own is not None
+            assert weights is not None
+            out = F.conv2d(own, weights, of(bias, in_dims[2], draw), *options)
+            if whole is None:
+                last = (info.batch_size, *out.shape[:-3], *out.shape[-2:], out.shape[-3])
+                whole = out.new_empty(last).movedim(-1, -3)
+            whole[draw] = out
+        return whole, 0
+
+
+def _largest_products(terms: Tensor, weight: Tensor, bias: Tensor, relu: bool, out: Tensor, rows: int) -> None:
+    """Fill `out` (row, channel) with the largest of terms[i] @ weight over i, plus bias, above 0 if `relu`.
+
+    terms: (place in the window of a pool, row, term); weight: (term, channel). Some rows at a time, so that products
+    stay in the cache. The bias and the relu may come after the pool: neither changes the order of numbers.
+    """
+    other = torch.empty_like(out[:rows])
+    for start in range(0, out.size(0), rows):
+        best = out[start : start + rows]
+        torch.mm(terms[0, start : start + rows], weight, out=best)
+        for place in range(1, terms.size(0)):
+            product = other[: best.size(0)]
+            torch.mm(terms[place, start : start + rows], weight, out=product)
+            torch.maximum(best, product, out=best)
+        best.add_(bias)
+        if relu:
+            best.relu_()
+
+
+class _BayesConv(BayesLayer):
+    twin_class: type[nn.Conv1d | nn.Conv2d]
+    n_spatial: int
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | tuple[int, ...],
+        stride: int | tuple[int, ...] = 1,
+        padding: str | int | tuple[int, ...] = 0,
+        dilation: int | tuple[int, ...] = 1,
+        groups: int = 1,
+        bias: bool = True,
+        padding_mode: str = "zeros",
+        *,
+        posterior: Posterior | None = None,
+        prior: Prior | None = None,
+        bias_prior: Prior | None = None,
+        estimator: str | None = None,
+        kl_samples: int = 1,
+        device: Any = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        options: dict[str, Any] = {  # their types differ between one dimension and two
+            "kernel_size": kernel_size,
+            "stride": stride,
+            "padding": padding,
+            "dilation": dilation,
+            "groups": groups,
+            "bias": bias,
+            "padding_mode": padding_mode,
+        }
+        meta = self.twin_class(in_channels, out_channels, device="meta", **options)
+        check_before(posterior, sum(one.numel() for one in meta.parameters()))
+        twin = self.twin_class(in_channels, out_channels, device=device, dtype=dtype, **options)
+        super().__init__(twin.weight, twin.bias, posterior, prior, bias_prior, estimator, kl_samples)
+        self.in_channels, self.out_channels, self.groups = in_channels, out_channels, groups
+        self.kernel_size, self.stride, self.dilation = twin.kernel_size, twin.stride, twin.dilation
+        self.padding, self.padding_mode = twin.padding, twin.padding_mode
+        self.sides = twin._reversed_padding_repeated_twice  # as F.pad wants them
+
+    @classmethod
+    def of(cls, twin: nn.Conv1d | nn.Conv2d, **options: Any) -> _BayesConv:
+        """The variational twin of a plain layer, whose weights become the posterior means."""
+        made = cls(
+            twin.in_channels,
+            twin.out_channels,
+            twin.kernel_size,
+            twin.stride,
+            twin.padding,
+            twin.dilation,
+            twin.groups,
+            twin.bias is not None,
+            twin.padding_mode,
+            device=twin.weight.device,
+            dtype=twin.weight.dtype,
+            **options,
+        )
+        made.set_means(twin.weight, twin.bias)
+        return made
+
+    def plain(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """What the plain layer does with these weights."""
+        padding: Any = self.padding
+        if self.padding_mode != "zeros":
+            x, padding = F.pad(x, self.sides, mode=self.padding_mode), 0
+        convolve: Any = F.conv2d if self.n_spatial == 2 else F.conv1d
+        if self.n_spatial == 2 and is_batchedtensor(weight):
+            convolve = _ConvolutionOfDraws.apply
+        return convolve(x, weight, bias, self.stride, padding, self.dilation, self.groups)
+
+    def _flipped(self, x: Tensor) -> Tensor:
+        if x.ndim == self.n_spatial + 1:  # one input without an axis of inputs
+            return super()._flipped(x[None])[0]
+        return super()._flipped(x)
+
+    def _ones_after(self, out: Tensor) -> tuple[int, ...]:
+        return (1,) * self.n_spatial
+
+    def _input_axis(self, x: Tensor) -> int:
+        return 1
+
+    def _output_axis(self, out: Tensor) -> int:
+        return 1
+
+    def extra_repr(self) -> str:
+        shape = f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, stride={self.stride}"
+        return f"{shape}, padding={self.padding}, groups={self.groups}, {super().extra_repr()}"
+
+
+class BayesConv1d(_BayesConv):
+    """`torch.nn.Conv1d` with a distribution over its weights; the options are those of `BayesLinear`."""
+
+    twin_class, n_spatial = nn.Conv1d, 1
+
+
+class BayesConv2d(_BayesConv):
+    """`torch.nn.Conv2d` with a distribution over its weights; the options are those of `BayesLinear`."""
+
+    twin_class, n_spatial = nn.Conv2d, 2
+
+    def pooled(self, x: Tensor, pool: tuple[int, int]) -> Tensor:
+        """The maximum pool of the relu of the outputs in the draw under way, its windows side by side."""
+        anchor = self.mean if self.full else self.weight_mean
+        if self._has_few_products(x):
+            return self._products(x, anchor, pool, relu=True)
+        x = self._without_rest(x, pool)
+        return F.max_pool2d(self.plain(x, *weight_draw(anchor, self)), pool).relu_()
+
+    def forward(self, x: Tensor, pool: tuple[int, int] | None = None) -> Tensor:
+        """The plain layer's outputs; with `pool`, where something samples, what `pooled()` makes of them."""
+        return super().forward(x) if pool is None else self.pooled(x, pool)
+
+    def sampled(self, x: Tensor, anchor: Tensor) -> Tensor:
+        """Outputs in the draw under way; `anchor` is any tensor of the layer."""
+        return self._products(x, anchor) if self._has_few_products(x) else super().sampled(x, anchor)
+
+    def _has_few_products(self, x: Tensor) -> bool:
+        few = self.groups == 1 and math.prod(self.weight_shape[1:]) <= FEW_PRODUCTS
+        return few and x.ndim == 4 and x.device.type == "cpu" and not is_batchedtensor(x)
+
+    def _products(self, x: Tensor, anchor: Tensor, pool: tuple[int, int] = (1, 1), relu: bool = False) -> Tensor:
+        """The convolution as matrix products, whose terms are laid out before the draw: once for all draws."""
+        terms, (height, width) = self._terms(x, pool)
+        weight, bias = weight_draw(anchor, self)
+        weight = weight.flatten(1).T.to(terms.dtype)
+        bias = weight.new_zeros(self.out_channels) if bias is None else bias.to(terms.dtype)
+        if is_batchedtensor(weight):
+            out = (terms @ weight).amax(dim=0) + bias
+            out = out.relu() if relu else out
+        else:
+            out = terms.new_empty(terms.shape[1], self.out_channels)
+            native(_largest_products)(terms, weight, bias, relu, out, max(1, PRODUCT_BYTES // out[0].nbytes))
+        return out.view(-1, height, width, self.out_channels).permute(0, 3, 1, 2)
+
+    def _terms(self, x: Tensor, pool: tuple[int, int]) -> tuple[Tensor, tuple[int, int]]:
+        """What the weights meet, (place in the pool's window, input x pooled place, term), and the pooled sides."""
+        x = F.pad(x, self.sides, mode="constant" if self.padding_mode == "zeros" else self.padding_mode)
+        sides = self._output_sides(x)
+        height, width = sides[0] // pool[0], sides[1] // pool[1]
+        terms = F.unfold(x, self.kernel_size, self.dilation, 0, self.stride).unflatten(2, sides)
+        terms = terms[:, :, : height * pool[0], : width * pool[1]]
+        terms = terms.unflatten(3, (width, pool[1])).unflatten(2, (height, pool[0]))  # input, term, row, a, column, b
+        return terms.permute(3, 5, 0, 2, 4, 1).reshape(pool[0] * pool[1], -1, terms.shape[1]), (height, width)
+
+    def _output_sides(self, x: Tensor) -> list[int]:
+        """Height and width of the outputs for inputs that are padded already."""
+        options = zip(x.shape[-2:], self.kernel_size, self.dilation, self.stride, strict=True)
+        return [(size - dilation * (kernel - 1) - 1) // stride + 1 for size, kernel, dilation, stride in options]
+
+    def _without_rest(self, x: Tensor, pool: tuple[int, int]) -> Tensor:
+        """`x` without the last rows and columns that no whole window of the pool comes from."""
+        if any(self.sides) or is_batchedtensor(x):
+            return x
+        rows, columns = (
+            size - side % window * stride
+            for size, side, window, stride in zip(x.shape[-2:], self._output_sides(x), pool, self.stride, strict=True)
+        )
+        part = x[..., :rows, :columns]
+        return part if part.shape == x.shape else part.contiguous(memory_format=torch.channels_last)

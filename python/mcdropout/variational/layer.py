@@ -1,0 +1,405 @@
+"""What all Bayesian layers share: draws of weights, estimators of the gradient, and the KL divergence.
+
+In a prediction a draw is a network: all weights of a layer are drawn at once, from noise that is keyed as masks are.
+While learning, the estimator alone decides how noise enters:
+
+* "reparameterization": one draw of the weights for each batch;
+* "local_reparameterization": noise on the outputs of the layer, with the variance that its weights give them, for each
+  input; a convolution has separate noise at each position, as if its weights were drawn anew there;
+* "flipout": one draw for each batch; its deviations from the mean change sign at random for each input.
+
+Outside of both, in `eval()`, a layer works with its posterior means.
+
+References: Blundell et al. (2015), arXiv:1505.05424; Kingma, Salimans and Welling (2015), arXiv:1506.02557; Wen et
+al. (2018), arXiv:1803.04386.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.distributions import Distribution, MultivariateNormal, Normal, kl_divergence
+
+from ..checks import check_choice, check_count, shown
+from ..sites.calls import Noise
+from ..sites.operations import is_sampled, weight_draw
+from .posteriors import Posterior, check_posterior
+from .priors import Prior, check_prior
+
+ESTIMATORS = ("reparameterization", "local_reparameterization", "flipout")
+
+
+class BayesLayer(nn.Module):
+    """What variational layers share: the parameters of the posterior, the prior's numbers, draws, and the KL term.
+
+    n_weights: of weights and biases together. Parameters of a mean-field posterior are `weight_mean`, `weight_rho`
+    and, with a bias, `bias_mean`, `bias_rho`, standard deviations being softplus(rho); those of a full covariance are
+    `mean` (weights, then biases) and `tril`, the entries of its root's lower triangle row by row, with softplus on
+    the diagonal.
+    """
+
+    def __init__(
+        self,
+        weight: Tensor,
+        bias: Tensor | None,
+        posterior: Posterior | None,
+        prior: Prior | None,
+        bias_prior: Prior | None,
+        estimator: str | None,
+        kl_samples: int,
+    ) -> None:
+        super().__init__()
+        self.posterior = check_posterior(posterior)
+        self.prior = check_prior(prior)
+        self.bias_prior = check_prior(bias_prior, "bias_prior") if bias_prior is not None else self.prior
+        self.estimator = check_estimator(estimator, self.posterior)
+        self.kl_samples = check_count(kl_samples, "kl_samples")
+        self.weight_shape = tuple(weight.shape)
+        self.n_biases = 0 if bias is None else bias.numel()
+        self.n_weights = weight.numel() + self.n_biases
+        self._keep_prior("weight", self.prior, self.weight_shape)
+        if bias is not None:
+            self._keep_prior("bias", self.bias_prior, tuple(bias.shape))
+        rho = _inverse_softplus(self.posterior.scale)
+        self.full = self.posterior.family == "multivariate_normal"
+        if self.full:
+            n = self.n_weights
+            self.mean = nn.Parameter(weight.new_empty(n))
+            self.tril = nn.Parameter(weight.new_zeros(n * (n + 1) // 2))
+            places = torch.arange(n, device=weight.device)
+            with torch.no_grad():
+                self.tril[places * (places + 3) // 2] = rho
+        else:
+            self.weight_mean = nn.Parameter(torch.empty_like(weight))
+            self.weight_rho = nn.Parameter(torch.full_like(weight, rho))
+            self.bias_mean = None if bias is None else nn.Parameter(torch.empty_like(bias))
+            self.bias_rho = None if bias is None else nn.Parameter(torch.full_like(bias, rho))
+        self.set_means(weight, bias)
+        if self.posterior.make is not None:
+            for one, shape in zip(self._custom(), self._shapes(), strict=True):
+                _check_custom(one, shape)
+
+    # ---- the posterior
+
+    def set_means(self, weight: Tensor, bias: Tensor | None) -> None:
+        """Start from these means, unless the posterior says where they start."""
+        start = self.posterior.mean
+        given = [weight, *([] if bias is None else [bias])]
+        with torch.no_grad():
+            flat = torch.cat([one.detach().flatten() for one in given])
+            if start is not None:
+                flat = torch.full_like(flat, start)
+            for parameter, values in zip(self._mean_parameters(), self._pieces(flat), strict=True):
+                parameter.copy_(values.view_as(parameter))
+
+    def _mean_parameters(self) -> list[Tensor]:
+        if self.full:
+            return [self.mean]
+        return [self.weight_mean, *([] if self.bias_mean is None else [self.bias_mean])]
+
+    def _pieces(self, flat: Tensor) -> list[Tensor]:
+        if self.full:
+            return [flat]
+        return list(flat.split([self.n_weights - self.n_biases, *([self.n_biases] if self.n_biases else [])]))
+
+    def _shapes(self) -> list[tuple[int, ...]]:
+        return [self.weight_shape, *([(self.n_biases,)] if self.n_biases else [])]
+
+    def scale_tril(self) -> Tensor:
+        """The lower-triangular root of a full covariance, (weight, weight)."""
+        n = self.n_weights
+        row, column = torch.tril_indices(n, n, device=self.tril.device)
+        values = torch.where(row == column, F.softplus(self.tril), self.tril)
+        return values.new_zeros(n, n).index_put((row, column), values)
+
+    def _rhos(self) -> list[Tensor]:
+        return [self.weight_rho, *([] if self.bias_rho is None else [self.bias_rho])]
+
+    def _custom(self) -> list[Distribution]:
+        make = self.posterior.make
+        assert make is not None
+        pairs = zip(self._mean_parameters(), self._rhos(), strict=True)
+        return [make(mean, F.softplus(rho)) for mean, rho in pairs]
+
+    def deviations(self) -> Tensor:
+        """Standard deviation of every weight, biases last, (weight,)."""
+        if self.full:
+            return self.scale_tril().square().sum(dim=1).sqrt()
+        if self.posterior.make is not None:
+            return torch.cat([one.stddev.flatten() for one in self._custom()])
+        return torch.cat([F.softplus(rho).flatten() for rho in self._rhos()])
+
+    def covariance(self) -> Tensor:
+        """Covariance of all weights, biases last, (weight, weight)."""
+        root = self.scale_tril() if self.full else self.deviations().diag()
+        return root @ root.T
+
+    def means(self) -> tuple[Tensor, Tensor | None]:
+        """Weights and biases where nothing samples."""
+        if self.full:
+            return self.split(self.mean)
+        if self.posterior.make is None:
+            return self.weight_mean, self.bias_mean
+        weight, *bias = [_centre(one) for one in self._custom()]
+        return weight, (bias[0] if bias else None)
+
+    @property
+    def weight(self) -> Tensor:
+        """The posterior means of the weights, for code that looks for those of a plain layer."""
+        return self.means()[0]
+
+    @property
+    def bias(self) -> Tensor | None:
+        """The posterior means of the biases."""
+        return self.means()[1]
+
+    def split(self, weights: Tensor) -> tuple[Tensor, Tensor | None]:
+        """All weights, (weight,), as weights and biases."""
+        weight = weights[: self.n_weights - self.n_biases].view(self.weight_shape)
+        return weight, (weights[self.n_weights - self.n_biases :] if self.n_biases else None)
+
+    def draw(self, noise: Noise) -> Tensor:
+        """Weights of some draws, (draw, weight)."""
+        if self.posterior.make is not None:
+            return noise.each(lambda: torch.cat([one.rsample().flatten() for one in self._custom()]))
+        normals = noise.normals(self.n_weights)
+        if self.full:
+            return self.mean + normals @ self.scale_tril().T
+        mean = torch.cat([one.flatten() for one in self._mean_parameters()])
+        return normals.mul_(self.deviations()).add_(mean)  # in place: of many draws this is large
+
+    # ---- learning
+
+    @staticmethod
+    def drawn(function: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Tensor:
+        """What a function of torch's draws; `mc_fit()` has it drawn from generators of its own."""
+        return function(*args, **kwargs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The plain layer's outputs, with weights that are drawn where something samples."""
+        anchor = self.mean if self.full else self.weight_mean
+        if is_sampled(anchor):
+            return self.sampled(x, anchor)
+        if not self.training:
+            return self.plain(x, *self.means())
+        if self.estimator == "local_reparameterization":
+            return self._locally(x)
+        if self.estimator == "flipout":
+            return self._flipped(x)
+        return self.plain(x, *self._reparameterized())
+
+    def sampled(self, x: Tensor, anchor: Tensor) -> Tensor:
+        """Outputs in the draw under way; `anchor` is any tensor of the layer."""
+        return self.plain(x, *weight_draw(anchor, self))
+
+    def plain(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """What the plain layer does with these weights."""
+        raise NotImplementedError
+
+    def _reparameterized(self) -> tuple[Tensor, Tensor | None]:
+        if self.posterior.make is not None:
+            weight, *bias = [one.rsample() for one in self._custom()]
+            return weight, (bias[0] if bias else None)
+        if self.full:
+            return self.split(self.mean + self.scale_tril() @ self.drawn(torch.randn_like, self.mean))
+        bias = None
+        if self.bias_mean is not None and self.bias_rho is not None:
+            bias = torch.addcmul(
+                self.bias_mean, F.softplus(self.bias_rho), self.drawn(torch.randn_like, self.bias_mean)
+            )
+        noise = self.drawn(torch.randn_like, self.weight_mean)
+        return torch.addcmul(self.weight_mean, F.softplus(self.weight_rho), noise), bias
+
+    def _locally(self, x: Tensor) -> Tensor:
+        mean = self.plain(x, self.weight_mean, self.bias_mean)
+        bias = None if self.bias_rho is None else F.softplus(self.bias_rho).square()
+        variance = self.plain(x.square(), F.softplus(self.weight_rho).square(), bias)
+        # rounding may leave a variance of 0 a little below it, and the root has no slope at 0
+        return torch.addcmul(mean, variance.clamp(min=1e-30).sqrt(), self._normals_like(mean))
+
+    def _flipped(self, x: Tensor) -> Tensor:
+        mean = self.plain(x, self.weight_mean, self.bias_mean)
+        deviation = F.softplus(self.weight_rho) * self.drawn(torch.randn_like, self.weight_mean)
+        moved = self.plain(x * self._signs(x, self._input_axis(x)), deviation, None)
+        out = torch.addcmul(mean, moved, self._signs(mean, self._output_axis(mean)))
+        if self.bias_rho is None:
+            return out
+        shape = self._along(mean, self._output_axis(mean))
+        noise = self.drawn(torch.randn, shape, dtype=mean.dtype, device=mean.device)
+        return out + F.softplus(self.bias_rho).view(-1, *self._ones_after(mean)) * noise
+
+    def _along(self, x: Tensor, axis: int) -> tuple[int, ...]:
+        """Shape of one number for each input and each entry of `axis`."""
+        kept = range(x.ndim) if self._ones_after(x) == () else (0, axis)
+        return tuple(size if place in kept else 1 for place, size in enumerate(x.shape))
+
+    def _normals_like(self, x: Tensor) -> Tensor:
+        """Normal numbers for `x`, filled in the order of memory: torch is ten times slower where channels lie last."""
+        made = torch.empty_like(x)  # dense, whatever its order
+        self.drawn(Tensor.normal_, made.as_strided((made.numel(),), (1,)))
+        return made
+
+    def _signs(self, x: Tensor, axis: int) -> Tensor:
+        shape = self._along(x, axis)
+        return self.drawn(torch.randint, 0, 2, shape, device=x.device).to(x.dtype).mul_(2).sub_(1)
+
+    def _ones_after(self, out: Tensor) -> tuple[int, ...]:
+        """Axes of size 1 that put one number per output unit beside the outputs."""
+        return ()
+
+    def _input_axis(self, x: Tensor) -> int:
+        return x.ndim - 1
+
+    def _output_axis(self, out: Tensor) -> int:
+        return out.ndim - 1
+
+    # ---- the KL divergence
+
+    def kl(self) -> Tensor:
+        """KL divergence from prior to posterior in nats, summed over all weights: a number with a gradient.
+
+        In closed form where there is one; else the mean over `kl_samples` draws.
+        """
+        if self.full:
+            return self._full_kl()
+        posteriors = self._custom() if self.posterior.make is not None else self._normals()
+        total = torch.zeros((), device=self.weight_mean.device)
+        for name, posterior in zip(("weight", "bias"), posteriors, strict=False):
+            prior = self._prior(name)
+            try:
+                total = total + kl_divergence(posterior, prior).sum()
+            except NotImplementedError:
+                drawn = posterior.rsample((self.kl_samples,))
+                total = total + (posterior.log_prob(drawn).sum() - prior.log_prob(drawn).sum()) / self.kl_samples
+        return total
+
+    def _normals(self) -> list[Distribution]:
+        pairs = zip(self._mean_parameters(), self._rhos(), strict=True)
+        return [Normal(mean, F.softplus(rho), validate_args=False) for mean, rho in pairs]
+
+    def _full_kl(self) -> Tensor:
+        root = self.scale_tril()
+        log_determinant = root.diagonal().log().sum()
+        names = ("weight", "bias")[: 2 if self.n_biases else 1]
+        priors = [self._prior(name) for name in names]
+        normal = [one for one in priors if type(one) is Normal]
+        if len(normal) == len(priors):
+            flat = [
+                (one.loc.expand(shape).flatten(), one.scale.expand(shape).flatten())
+                for one, shape in zip(normal, self._shapes(), strict=True)
+            ]
+            loc, scale = (torch.cat(parts) for parts in zip(*flat, strict=True))
+            # as torch has it for two multivariate normals, without its root of a diagonal prior
+            trace = (root / scale[:, None]).square().sum()
+            distance = ((self.mean - loc) / scale).square().sum()
+            return 0.5 * (trace + distance - self.n_weights) + scale.log().sum() - log_determinant
+        noise = torch.randn(self.kl_samples, self.n_weights, device=root.device, dtype=root.dtype)
+        drawn = self.mean + noise @ root.T
+        own = -0.5 * (noise.square().sum() / self.kl_samples + self.n_weights * math.log(2 * math.pi)) - log_determinant
+        pieces = drawn.split([self.n_weights - self.n_biases, self.n_biases], dim=1)
+        for prior, piece, shape in zip(priors, pieces, self._shapes(), strict=False):
+            own = own - prior.log_prob(piece.view(-1, *shape)).sum() / self.kl_samples
+        return own
+
+    def _keep_prior(self, what: str, prior: Prior, shape: tuple[int, ...]) -> None:
+        for name, value in prior.tensors(shape).items():
+            self.register_buffer(f"{what}_prior_{name}", value)
+
+    def _prior(self, what: str) -> Distribution:
+        prior = self.prior if what == "weight" else self.bias_prior
+        return prior.distribution({name: getattr(self, f"{what}_prior_{name}") for name in prior.numbers})
+
+    def prior_deviation(self) -> float:
+        """Standard deviation of the prior, mean over all weights; NaN where the distribution tells none."""
+        parts = zip(("weight", "bias"), self._shapes(), strict=False)
+        try:
+            deviations = [self._prior(what).stddev.expand(shape).flatten() for what, shape in parts]
+        except NotImplementedError:
+            return math.nan
+        return float(torch.cat(deviations).double().mean())
+
+    def full_posterior(self) -> MultivariateNormal:
+        """A full covariance as a distribution of all weights, biases last."""
+        return MultivariateNormal(self.mean, scale_tril=self.scale_tril())
+
+    def extra_repr(self) -> str:
+        return f"posterior={self.posterior.family}, {self.prior}, estimator={self.estimator}"
+
+
+def variational_layers(model: nn.Module) -> dict[str, BayesLayer]:
+    """The variational layers of a network, by their paths."""
+    return {path: one for path, one in model.named_modules() if isinstance(one, BayesLayer)}
+
+
+def kl_divergence_of(layers: Iterable[BayesLayer]) -> Tensor:
+    """KL divergence from prior to posterior of all these layers together, in nats; a number with a gradient."""
+    return torch.stack([layer.kl() for layer in layers]).sum()
+
+
+def check_estimator(estimator: object, posterior: Posterior) -> str:
+    """One that the posterior can do: signs may change and variances add up only where weights are independent."""
+    if estimator is None:
+        return "flipout" if posterior.family == "normal" else "reparameterization"
+    found = check_choice(estimator, "estimator", ESTIMATORS)
+    if posterior.family != "normal" and found != "reparameterization":
+        raise ValueError(
+            f'`estimator` must be "reparameterization" where `posterior` is not mean-field normal; got {shown(found)}.'
+        )
+    return found
+
+
+def check_before(posterior: Posterior | None, n_weights: int) -> None:
+    """Refuse what is too large before anything is allocated."""
+    check_posterior(posterior).check_room(n_weights)
+
+
+def _check_custom(made: object, shape: tuple[int, ...]) -> None:
+    if not isinstance(made, Distribution) or not made.has_rsample:
+        raise ValueError(
+            "`posterior`'s function must give a torch.distributions object with rsample; got "
+            f"{shown(type(made).__name__)}."
+        )
+    got = tuple(made.batch_shape + made.event_shape)
+    if got != shape:
+        raise ValueError(f"`posterior`'s function must give weights of shape {shape}; got {got}.")
+    _centre(made)
+
+
+def _centre(distribution: Distribution) -> Tensor:
+    """What predicts without sampling: the mean, or the mode where the mean is none."""
+    for name in ("mean", "mode"):
+        try:
+            found = getattr(distribution, name)
+        except NotImplementedError:
+            continue
+        if found.is_meta or bool(found.isfinite().all()):
+            return found
+    raise ValueError(
+        "`posterior`'s function must give a distribution with a finite mean or mode; got one with neither."
+    )
+
+
+def _inverse_softplus(scale: float) -> float:
+    """Where softplus gives `scale`."""
+    return scale + math.log(-math.expm1(-scale))
+
+
+def layer_facts(model: nn.Module) -> dict[str, Mapping[str, float]]:
+    """Per variational layer: weights, parameters, mean standard deviation, mean variance, KL divergence."""
+    found = {}
+    with torch.no_grad():
+        for path, layer in variational_layers(model).items():
+            deviations = layer.deviations().double()
+            found[path] = {
+                "n_weights": layer.n_weights,
+                "n_parameters": sum(one.numel() for one in layer.parameters()),
+                "std": float(deviations.mean()),
+                "variance": float(deviations.square().mean()),
+                "kl": float(layer.kl()),
+            }
+    return found

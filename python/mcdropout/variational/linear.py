@@ -1,0 +1,64 @@
+"""The Bayesian linear layer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .layer import BayesLayer, check_before
+from .posteriors import Posterior
+from .priors import Prior
+
+
+class BayesLinear(BayesLayer):
+    """`torch.nn.Linear` with a distribution over its weights.
+
+    posterior, prior: of `mc_posterior_normal()`, `mc_prior_normal()` and their kin; bias_prior: as `prior` by
+    default. estimator: "reparameterization", "local_reparameterization" or "flipout"; the latter two are for
+    mean-field normal posteriors, whose default is "flipout". kl_samples: draws for a KL divergence that has no closed
+    form. Everything else is the plain layer's.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        bias: bool = True,
+        *,
+        posterior: Posterior | None = None,
+        prior: Prior | None = None,
+        bias_prior: Prior | None = None,
+        estimator: str | None = None,
+        kl_samples: int = 1,
+        device: Any = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        check_before(posterior, in_features * out_features + (out_features if bias else 0))
+        twin = nn.Linear(in_features, out_features, bias, device=device, dtype=dtype)
+        super().__init__(twin.weight, twin.bias, posterior, prior, bias_prior, estimator, kl_samples)
+        self.in_features, self.out_features = in_features, out_features
+
+    @classmethod
+    def of(cls, twin: nn.Linear, **options: Any) -> BayesLinear:
+        """The variational twin of a plain layer, whose weights become the posterior means."""
+        weight = twin.weight
+        made = cls(
+            twin.in_features,
+            twin.out_features,
+            twin.bias is not None,
+            device=weight.device,
+            dtype=weight.dtype,
+            **options,
+        )
+        made.set_means(weight, twin.bias)
+        return made
+
+    def plain(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """What the plain layer does with these weights."""
+        return F.linear(x, weight, bias)
+
+    def extra_repr(self) -> str:
+        return f"{self.in_features}, {self.out_features}, bias={self.n_biases > 0}, {super().extra_repr()}"

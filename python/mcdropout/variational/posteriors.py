@@ -1,0 +1,118 @@
+"""Posteriors: the family that a layer's weights are searched in, and where the search starts.
+
+A posterior describes itself in JSON, unless it holds code of the user's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+from torch.distributions import Distribution
+
+from ..checks import check_choice, check_count, check_number, shown
+from ..compute.memory import free_memory
+from .distributions import COPIES, START_SCALE
+
+MakePosterior = Callable[[Tensor, Tensor], Distribution]
+
+POSTERIORS = ("normal", "multivariate_normal", "custom")
+
+
+@dataclass(frozen=True)
+class Posterior:
+    """What `mc_posterior_normal()` and its kin give: a family, and where its mean and its scale start."""
+
+    family: str
+    scale: float = START_SCALE
+    mean: float | None = None
+    make: MakePosterior | None = None
+
+    def n_parameters(self, n_weights: int) -> int:
+        """How many numbers stand for the distribution of `n_weights` weights of a layer."""
+        return n_weights + (n_weights * (n_weights + 1) // 2 if self.family == "multivariate_normal" else n_weights)
+
+    def check_room(self, n_weights: int) -> None:
+        """Refuse what memory has no room for."""
+        count = self.n_parameters(n_weights)
+        needed, free = COPIES * 4 * count, free_memory()
+        if self.family == "multivariate_normal" and needed > free:
+            raise ValueError(
+                f"`posterior` with a full covariance would give {n_weights:,} weights {count:,} parameters; training "
+                f"them needs {needed / 2**30:.1f} GiB, and {free / 2**30:.1f} GiB are free. Use mc_posterior_normal()."
+            )
+
+    def to_spec(self) -> dict[str, Any]:
+        """The posterior as JSON can hold it."""
+        if self.make is not None:
+            raise ValueError(
+                "`object` has a posterior that is a function of your own, which no file of ours can hold; save its "
+                "weights with torch.save()."
+            )
+        return {"family": self.family, "scale": self.scale, "mean": self.mean}
+
+    @classmethod
+    def from_spec(cls, spec: Mapping[str, Any]) -> Posterior:
+        """What `to_spec()` was asked of."""
+        family = check_choice(spec.get("family"), "family", POSTERIORS[:2])
+        return cls(family, **_start(spec.get("scale"), spec.get("mean")))
+
+    def __repr__(self) -> str:
+        mean = "" if self.mean is None else f", mean={self.mean}"
+        return f"posterior {self.family}(scale={self.scale}{mean})"
+
+
+def mc_posterior_normal(scale: float = START_SCALE, mean: float | None = None) -> Posterior:
+    """Every weight has a normal posterior of its own (mean-field): two parameters for each.
+
+    scale: standard deviation to start from, above 0. mean: where all means start; by default as the weights of a
+    plain layer do.
+    Reference: Blundell et al. (2015), Weight uncertainty in neural networks, arXiv:1505.05424.
+    """
+    return Posterior("normal", **_start(scale, mean))
+
+
+def mc_posterior_multivariate_normal(scale: float = START_SCALE, mean: float | None = None) -> Posterior:
+    """All weights of a layer, bias included, are normal together, with a full covariance.
+
+    n weights have n means and n (n + 1) / 2 entries of the covariance's lower-triangular root:
+    `mc_posterior_parameters()` counts them, and what would not fit into memory is refused.
+    scale, mean: as in `mc_posterior_normal()`; the weights start uncorrelated.
+    """
+    return Posterior("multivariate_normal", **_start(scale, mean))
+
+
+def mc_posterior_custom(make: MakePosterior, scale: float = START_SCALE, mean: float | None = None) -> Posterior:
+    """A posterior of one's own: a function of two tensors, location and scale, to a `torch.distributions` object.
+
+    Both tensors have the shape of the weights (and then of the biases) and are learnt; the scale is above 0. The
+    object must have `rsample`, of that shape, and a finite `mean` or `mode`, which is what predicts without
+    sampling. In a prediction its noise comes from a generator of its own, seeded by seed, site and draw. Such a
+    posterior cannot be written to a file by `mc_save()`. scale, mean: where the tensors start.
+    """
+    if not callable(make):
+        raise ValueError(f"`make` must be a function of location and scale; got {shown(make)}.")
+    return Posterior("custom", **_start(scale, mean), make=make)
+
+
+def mc_posterior_parameters(posterior: Posterior, n_weights: int) -> int:
+    """How many parameters a layer of `n_weights` weights, biases included, would have under `posterior`."""
+    return check_posterior(posterior).n_parameters(check_count(n_weights, "n_weights"))
+
+
+def check_posterior(posterior: object) -> Posterior:
+    """A posterior of ours; mean-field normal where none is given."""
+    if posterior is None:
+        return mc_posterior_normal()
+    if not isinstance(posterior, Posterior):
+        raise ValueError(f"`posterior` must be made by mc_posterior_normal() or its kin; got {shown(posterior)}.")
+    return posterior
+
+
+def _start(scale: object, mean: object) -> dict[str, Any]:
+    return {
+        "scale": check_number(scale, "scale", above=0),
+        "mean": None if mean is None else check_number(mean, "mean"),
+    }
