@@ -25,7 +25,7 @@ as_rows <- function(x, name = rlang::caller_arg(x), call = rlang::caller_env()) 
 as_network_rows <- function(x, name = rlang::caller_arg(x), call = rlang::caller_env()) {
   rows <- as_rows(x, name, call)
   named <- is.data.frame(x) || (is.matrix(x) && !is.null(colnames(x)))
-  if (named) call_core("data.rows.ArrayRows", rows, as.list(colnames(rows)), call = call) else rows
+  if (named) call_core("for_r.rows_with_columns", rows, as.list(colnames(rows)), call = call) else rows
 }
 
 # What the rows of a data frame, a matrix or an array are called, if they have names of their own and not just

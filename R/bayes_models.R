@@ -151,7 +151,7 @@ mc_posterior_table <- function(model) {
 mc_weights_table <- function(model, ..., n_weights = 8, level = 0.95) {
   rlang::check_dots_empty()
   table_from_python(call_core(
-    "networks.weights.weights_of", as_network(model),
-    n_weights = as_count(n_weights), level = as_number(level, above = 0, below = 1), first = 1L
+    "for_r.weights_table", as_network(model),
+    n_weights = as_count(n_weights), level = as_number(level, above = 0, below = 1)
   ))
 }

@@ -153,8 +153,8 @@ warn_other_version <- function(module, call) {
 
 # calling ----
 
-# Calls the core's function `name`, "module.function" if it is not a public one; its errors and warnings
-# become R's.
+# Calls the core's public function `name`, or "for_r.name", a function that the core has for R alone; its errors
+# and warnings become R's.
 call_core <- function(name, ..., call = rlang::caller_env()) {
   list(...) # an error in an argument is the caller's, not the core's
   fun <- core_object(name, call)
@@ -163,11 +163,10 @@ call_core <- function(name, ..., call = rlang::caller_env()) {
 
 core_object <- function(name, call) {
   module <- core(call)
-  parts <- strsplit(name, ".", fixed = TRUE)[[1]]
-  if (length(parts) == 2) {
-    module <- reticulate::import(paste0("mcdropout.", parts[[1]]), convert = FALSE)
+  if (startsWith(name, "for_r.")) {
+    module <- reticulate::import("mcdropout.for_r", convert = FALSE)
   }
-  module[[parts[[length(parts)]]]]
+  module[[sub("for_r.", "", name, fixed = TRUE)]]
 }
 
 # Evaluates `code`, which calls Python.
@@ -187,8 +186,8 @@ with_core <- function(code, call = rlang::caller_env()) {
 # waited for.
 settle_if_forked <- function() {
   if (!identical(session$pid, Sys.getpid())) {
-    if (!is.null(session$pid) && reticulate::py_has_attr(session$core, "devices")) {
-      session$core$devices$in_forked_child()
+    if (!is.null(session$pid)) {
+      reticulate::import("mcdropout.for_r", convert = FALSE)$after_fork()
     }
     session$pid <- Sys.getpid()
   }

@@ -102,12 +102,12 @@ mc_conformal <- function(prediction, y, ..., level = 0.9, method = NULL, by_labe
 
 # R data that can be printed and saved; `json` is what a file has of it, and what goes back to the core.
 new_learnt <- function(object, fields, class) {
-  own <- list(words = from_python(object$words()), json = from_python(call_core("files.text_of", object)))
+  own <- list(words = from_python(object$words()), json = from_python(call_core("for_r.learnt_to_text", object)))
   structure(c(fields, own), class = c(class, "mc_learnt"))
 }
 
 learnt_to_python <- function(learnt, call = rlang::caller_env()) {
-  call_core("files.from_text", learnt$json, call = call)
+  call_core("for_r.learnt_from_text", learnt$json, call = call)
 }
 
 calibration_from_python <- function(object) {

@@ -90,7 +90,7 @@ new_mc_images <- function(paths, y, size, color) {
 # The core's object for the same files.
 as_image_files <- function(images, call = rlang::caller_env()) {
   call_core(
-    "data.images.ImageFiles", as.list(images$paths),
+    "for_r.image_files", as.list(images$paths),
     y = if (is.null(images$y)) NULL else as.list(as.character(images$y)),
     labels = if (nlevels(images$y) > 1) as.list(levels(images$y)), # a single folder is no choice of labels
     size = as.list(images$size), color = images$color, call = call

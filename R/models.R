@@ -101,7 +101,7 @@ refresh_model <- function(model, call = rlang::caller_env()) {
   model$history <- if (is_none(history)) NULL else table_from_python(history)
   # A prior, posterior or backbone of the user's own has no bytes: such a network lives in this session alone.
   model$weights <- tryCatch(
-    bytes_from_python(call_core("files.model_to_bytes", network, call = call)),
+    bytes_from_python(call_core("for_r.model_to_bytes", network, call = call)),
     mcdropout_error_argument = function(cnd) NULL
   )
   invisible(model)
@@ -118,7 +118,7 @@ as_network <- function(model, call = rlang::caller_env()) {
           call = call
         )
       }
-      model$python <- call_core("files.model_from_bytes", model$weights, call = call)
+      model$python <- call_core("for_r.model_from_bytes", model$weights, call = call)
     }
     return(model$python)
   }

@@ -44,11 +44,11 @@ mc_report <- function(prediction, images = NULL, y = NULL, policy = NULL, ..., p
     abort_must("title", "be text", title)
   }
   call_core(
-    "report.report.write_report", as_prediction(prediction), if_given(images, as_rows),
+    "for_r.report", as_prediction(prediction), if_given(images, as_rows),
     if (!is.null(y)) as_targets(y, prediction$labels),
     if (!is.null(policy)) learnt_to_python(policy),
     path = path, monitor = as_monitor_words(monitor), measure = measure, title = title,
-    n_shown = as_count(n_shown), first = 1L
+    n_shown = as_count(n_shown)
   )
   invisible(path)
 }

@@ -243,7 +243,7 @@ as_select <- function(select, call = rlang::caller_env()) {
   if (!is.numeric(select)) {
     return(select)
   }
-  call_core("predictions.outputs.CountedFromOne", as_count(select, "select", call = call) - 1L, call = call)
+  call_core("for_r.output_number", as_count(select, "select", call = call) - 1L, call = call)
 }
 
 # Numbers, flags and words alone go over as such, vectors and matrices as arrays.

@@ -27,6 +27,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "python"))
 from torchvision_operators import declare_what_torchvision_lacks
 
 import mcdropout as mcd
+from mcdropout.data.samples import SampleData
 
 declare_what_torchvision_lacks()  # torch-uncertainty imports it
 
@@ -45,7 +46,7 @@ def medians(repeats: int, *runs: Callable[[], object]) -> list[float]:
     return [statistics.median(one) for one in seconds]
 
 
-def training(data: samples.SampleData) -> None:
+def training(data: SampleData) -> None:
     """One epoch of each, by every estimator."""
     plain = mcd.mc_cnn((28, 28, 1), data.labels)
     x, y = data.x_train[:1280], data.y_train[:1280]
@@ -110,7 +111,7 @@ def peers() -> dict[str, Callable[[Tensor], Tensor]]:
     return found
 
 
-def sampling(data: samples.SampleData) -> None:
+def sampling(data: SampleData) -> None:
     """50 draws, by one prediction of many images, and by a service that gets a few at a time."""
     net = mcd.mc_bayes_cnn((28, 28, 1), data.labels)
     others = peers()

@@ -19,9 +19,10 @@ import torch
 from torch import Tensor
 
 import mcdropout as mcd
+from mcdropout.engine import masks
 from mcdropout.predictions.summaries import entropy_parts, mean_and_variance
 
-INDEPENDENT = draws.keep_masks
+INDEPENDENT = masks.keep_masks
 LENGTHS = (10, 20, 50)
 RUNS_AT_ONCE = 10  # so few draws that their masks are kept for all inputs
 
@@ -60,13 +61,13 @@ def coupled(uniforms: Uniforms, n_draws: int) -> Callable[..., Tensor]:
 def drawn(net: mcd.MCNetwork, x: np.ndarray, keep_masks: Callable[..., Tensor], n_draws: int, seeds: int) -> np.ndarray:
     """Probabilities (run, draw, input, label)."""
     parts = []
-    draws.keep_masks = keep_masks
+    masks.keep_masks = keep_masks
     for first in range(0, seeds, RUNS_AT_ONCE):
         runs = min(RUNS_AT_ONCE, seeds - first)
         samples = mcd.mc_predict(net, x, runs * n_draws, seed=1 + first, progress=False).samples
         assert samples is not None
         parts.append(samples.reshape(runs, n_draws, *samples.shape[1:]))
-    draws.keep_masks = INDEPENDENT
+    masks.keep_masks = INDEPENDENT
     return np.concatenate(parts)
 
 

@@ -10,6 +10,8 @@ import torch
 from torch.utils._pytree import tree_flatten, tree_map
 from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
 
+from mcdropout.engine import masks, pooling, randomness
+
 CROSSINGS: Counter[str] = Counter()  # "asked" for a number, "fetched" and "sent" tensors
 COPIES = ("aten::copy_", "aten::_copy_from")
 INDEXED = ("aten::index", "aten::index_put_", "aten::_index_put_impl_", "aten::_unsafe_index")  # by the host's, as CUDA
@@ -131,4 +133,6 @@ module.manual_seed = lambda self, seed: None
 module.synchronize = lambda self, device=None: None
 module.get_amp_supported_dtype = lambda self: [torch.bfloat16, torch.float16, torch.float32]
 torch.inference_mode = lambda *args, **kwargs: torch.no_grad()  # these tensors know no inference mode
-mcdropout.randomness.native = mcdropout.pooling.native = lambda function: function  # nor TorchScript
+# nor TorchScript
+for module in (masks, pooling, randomness):
+    module.native = lambda function: function

@@ -214,7 +214,8 @@ def test_devices_that_are_not_there_are_refused():
 def test_arrays_load_neither_torch_nor_pandas():
     code = """
 import sys
-from mcdropout.arrays import as_labels, as_rows, check_finite
+from mcdropout.data.labels import as_labels
+from mcdropout.data.rows import as_rows, check_finite
 check_finite(as_rows([[1.0, 2.0]])); as_labels(["a", "b"])
 print([name for name in ("torch", "pandas") if name in sys.modules])
 """

@@ -14,6 +14,7 @@ from torch import nn
 from torch.utils.data import DataLoader, SubsetRandomSampler, TensorDataset
 
 import mcdropout as mcd
+from mcdropout.networks import features
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(30, 2, 8, 8)).astype(np.float32)
@@ -87,7 +88,6 @@ def test_any_head_learns_and_samples_and_the_backbone_never_changes(kind, cache,
 @pytest.mark.parametrize("cache", ["memory", "folder"])
 def test_features_are_computed_once_through_training_and_sampling(cache, tmp_path, monkeypatch):
     looked_at = []
-    from mcdropout.networks import features
 
     real = features._features
     monkeypatch.setattr(features, "_features", lambda run, x: (looked_at.append(len(x)), real(run, x))[1])
@@ -415,7 +415,7 @@ def test_a_torchvision_of_another_torch_is_named(monkeypatch):
     def broken(name):
         raise RuntimeError("operator torchvision::nms does not exist\nand more")
 
-    monkeypatch.setattr("mcdropout.backbones.import_module", broken)
+    monkeypatch.setattr("mcdropout.networks.pretrained.import_module", broken)
     with pytest.raises(ImportError) as error:  # noqa: PT011  (the whole sentence is compared)
         mcd.mc_frozen_backbone("torchvision:resnet18", HEADS["residual"])
     assert str(error.value) == (

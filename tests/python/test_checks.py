@@ -103,7 +103,7 @@ def test_free_memory_of_windows_is_asked_of_windows(monkeypatch):
         status.space_left = 77 * GIB
         return answer
 
-    monkeypatch.setattr(checks, "os", SimpleNamespace(name="nt"))  # and no `sysconf`
+    monkeypatch.setattr(memory, "os", SimpleNamespace(name="nt"))  # and no `sysconf`
     kernel = SimpleNamespace(kernel32=SimpleNamespace(GlobalMemoryStatusEx=fill))
     monkeypatch.setattr(ctypes, "windll", kernel, raising=False)
     answer = 1

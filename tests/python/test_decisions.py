@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from mcdropout import UnreadableFile, mc_decide, mc_load, mc_save, mc_triage
-from mcdropout.decisions.cases import CalibrationCases, ThresholdPath
+from mcdropout.decisions.cases import CalibrationCases, ThresholdPath, tiers_of
+from mcdropout.decisions.costs import CostTable
 from mcdropout.decisions.learn_then_test import _enough, binomial_p, least_error_free, upper_bound
 from mcdropout.predictions.uncertainty import CLASS_MEASURES, measured
 
@@ -347,11 +348,11 @@ def test_costs_find_the_cheapest_of_all_thresholds(cases, refer, found):
     wrong = np.array([one for _, one in cases])
     labelled = CalibrationCases(np.zeros(len(doubt), int), wrong.astype(int), doubt[:, None], ("std",), ("a", "b"))
     costs = {"error": 5, "second check": (0.4, found), "refer": refer}
-    prices = _Prices.of(costs, ("accept", "second check", "refer"), labelled)
+    prices = CostTable.of(costs, ("accept", "second check", "refer"), labelled)
     chosen = prices.cheapest(labelled.path(), labelled)
 
     def cost(thresholds):
-        return prices.mean(_tiers_of(doubt[:, None], thresholds))
+        return prices.mean(tiers_of(doubt[:, None], thresholds))
 
     rows = [None, *((value,) for value in np.unique(doubt))]
     every = [cost(pair) for pair in itertools.combinations_with_replacement(rows, 2)]

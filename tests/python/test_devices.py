@@ -212,7 +212,7 @@ def test_chunks_are_sized_by_the_whole_memory_of_a_card(monkeypatch):
 @pytest.mark.parametrize("masks", MASKS)
 def test_chunks_as_large_as_a_cards_change_nothing(x, masks, monkeypatch):
     usual = predict(Net(), x, masks=masks)
-    monkeypatch.setattr("mcdropout.draws.chunk_bytes", lambda device, on_cpu: 2 << 30)
+    monkeypatch.setattr("mcdropout.engine.plan.chunk_bytes", lambda device, on_cpu: 2 << 30)
     np.testing.assert_allclose(predict(Net(), x, masks=masks).samples, usual.samples, atol=1e-5)
 
 
@@ -257,7 +257,7 @@ def scarce(most_rows, error, monkeypatch):
 def test_running_out_of_memory_halves_and_goes_on(x, masks, error, monkeypatch):
     usual = predict(Net(), x, masks=masks)
     given_back = []
-    monkeypatch.setattr("mcdropout.draws.give_memory_back", given_back.append)
+    monkeypatch.setattr("mcdropout.engine.plan.empty_cache", given_back.append)
     scarce(6, error, monkeypatch)
     again = predict(Net(), x, masks=masks)
     assert again.engine == "folded"
@@ -339,7 +339,7 @@ def test_inputs_travel_from_pinned_memory_beside_the_work(monkeypatch):
     cuda = SimpleNamespace(
         Stream=lambda _: Stream("beside"), current_stream=lambda _: Stream("here"), stream=lambda stream: stream
     )
-    monkeypatch.setattr(devices, "torch", SimpleNamespace(cuda=cuda))
+    monkeypatch.setattr(transfers, "torch", SimpleNamespace(cuda=cuda))
     monkeypatch.setattr(torch.Tensor, "pin_memory", lambda x: (said.append("pinned"), x)[1])
     monkeypatch.setattr(torch.Tensor, "to", copied)
     monkeypatch.setattr(torch.Tensor, "record_stream", lambda _, stream: said.append(f"used {stream.name}"))
@@ -379,8 +379,8 @@ class Questions(TorchDispatchMode):
 def test_drawing_asks_the_device_for_nothing(x, outputs, engine, only_engine, monkeypatch):
     """So that a GPU is given the next batch while it works on this one."""
     only_engine(engine)
-    for where in ("summaries", "sampling"):
-        monkeypatch.setattr(f"mcdropout.{where}.answers_at_once", lambda x: False)  # as of a GPU
+    for where in ("predictions.summaries", "sampling.results"):
+        monkeypatch.setattr(f"mcdropout.{where}.is_on_host", lambda x: False)  # as of a GPU
     model = nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Dropout(0.25), nn.Linear(8, 4))
     if outputs == "probabilities":
         model.append(nn.Softmax(dim=-1))

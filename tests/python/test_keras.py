@@ -67,13 +67,13 @@ def test_each_backend_draws_the_same(tested, folder):
 
 
 def test_importing_us_loads_no_keras():
-    loads = "import sys; import mcdropout.sampling, mcdropout.plots, mcdropout.files; print('keras' in sys.modules)"
-    assert run_python(loads).strip() == "False"
+    modules = "mcdropout.sampling.predict, mcdropout.plots.draws, mcdropout.files"
+    assert run_python(f"import sys; import {modules}; print('keras' in sys.modules)").strip() == "False"
 
 
 @needs_keras
 def test_a_backend_that_is_not_installed_is_named():
-    said = run_python("from mcdropout.keras_sites import load_keras; load_keras()", KERAS_BACKEND="no_such")
+    said = run_python("from mcdropout.sites.keras.loading import load_keras; load_keras()", KERAS_BACKEND="no_such")
     assert "no_such" in said
 
 
@@ -88,7 +88,7 @@ def test_a_keras_that_is_not_there_is_asked_for(monkeypatch):
 def test_a_missing_backend_is_asked_for(backend):
     code = (
         f"import sys; sys.modules['{backend}'] = None\n"
-        "from mcdropout.keras_sites import load_keras\n"
+        "from mcdropout.sites.keras.loading import load_keras\n"
         "try:\n    load_keras()\nexcept ImportError as error:\n    print(error)\n"
     )
     said = run_python(code, KERAS_BACKEND=backend)

@@ -138,7 +138,7 @@ def test_attention_without_drops_is_torchs(causal, scale, mask, gqa, monkeypatch
     with torch.no_grad():
         wanted = attention(0.5).eval()(torch.from_numpy(x)).numpy()
     monkeypatch.setattr(
-        "mcdropout.draws.keep_masks", lambda *a: torch.ones(len(a[5]), len(a[6]), a[4], dtype=torch.uint8)
+        "mcdropout.engine.masks.keep_masks", lambda *a: torch.ones(len(a[5]), len(a[6]), a[4], dtype=torch.uint8)
     )
     with pytest.raises(mcd.IdenticalDraws, match="the same"):
         predict(attention(0.5), x)
@@ -209,7 +209,7 @@ def test_recurrent_layers_one_by_one_are_torchs(make, monkeypatch):
     model, x = recurrent(make), numbers(N, 6, 4)
     with torch.no_grad():
         wanted = model.eval()(torch.from_numpy(x)).numpy()
-    monkeypatch.setattr("mcdropout.draws.mask_numbers", lambda kept, site: torch.ones(kept.shape))
+    monkeypatch.setattr("mcdropout.engine.masks.mask_numbers", lambda kept, site: torch.ones(kept.shape))
     monkeypatch.setattr("mcdropout.sampling.draw.Sampler.check_spread", lambda self: None)
     np.testing.assert_allclose(predict(model, x).samples[0], wanted, atol=1e-6)
 

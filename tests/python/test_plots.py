@@ -14,7 +14,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import LineCollection
 from matplotlib.colors import to_hex
 
+from mcdropout.plots.names import LABEL_WIDTH, text_width, told_apart
 from mcdropout.plots.probabilities import mc_plot_probabilities, mc_probabilities_table
+from mcdropout.plots.style import OTHER, PREDICTED
 from mcdropout.predictions.prediction import MCPrediction
 
 LABELS = ("Shirt", "Coat", "Bag")
@@ -156,12 +158,12 @@ def test_first_label_is_on_top_and_all_probabilities_fit():
 def test_predicted_bar_alone_is_dark():
     (axes,) = bar_axes(mc_plot_probabilities(prediction_of(), inputs=[1]))
     colors = [to_hex(bar.get_facecolor()) for bar in axes.patches]
-    assert [color.upper() for color in colors] == [plots.OTHER, plots.PREDICTED, plots.OTHER]
+    assert [color.upper() for color in colors] == [OTHER, PREDICTED, OTHER]
 
 
 def test_predicted_and_other_bars_differ_in_grey():
     grey = [sum(weight * int(color[i : i + 2], 16) for i, weight in ((1, 0.299), (3, 0.587), (5, 0.114)))
-            for color in (plots.PREDICTED, plots.OTHER)]  # fmt: skip
+            for color in (PREDICTED, OTHER)]  # fmt: skip
     assert grey[1] - grey[0] > 90  # of 255; ITU-R BT.601 luma, as converters to grey take it
 
 
@@ -241,9 +243,9 @@ LONG_ALIKE = {
 
 @pytest.mark.parametrize("labels", LONG_ALIKE.values(), ids=LONG_ALIKE)
 def test_labels_that_differ_anywhere_look_different(labels):
-    short = plots.told_apart(labels)
+    short = told_apart(labels)
     assert len(set(short)) == 3
-    assert max(map(plots._width, short)) <= plots.LABEL_WIDTH
+    assert max(map(text_width, short)) <= LABEL_WIDTH
     (axes,) = bar_axes(mc_plot_probabilities(prediction_of(labels=labels), inputs=[1]))
     assert [text.get_text() for text in axes.get_yticklabels()] == short
     figure = mc_plot_probabilities(prediction_of(ids=np.array([*labels, "a"])), inputs=[0, 1, 2])
@@ -251,8 +253,8 @@ def test_labels_that_differ_anywhere_look_different(labels):
 
 
 def test_labels_that_fit_are_shown_as_they_are_and_a_word_that_differs_as_a_whole():
-    assert plots.told_apart(["cat", "dog", "cat"]) == ["cat", "dog", "cat"]
-    assert plots.told_apart(LONG_ALIKE["middle"]) == ["…left…", "…right…", "…middle…"]
+    assert told_apart(["cat", "dog", "cat"]) == ["cat", "dog", "cat"]
+    assert told_apart(LONG_ALIKE["middle"]) == ["…left…", "…right…", "…middle…"]
 
 
 @pytest.mark.parametrize("labels", [LABELS, ["W" * 40, r"$\nope$ costs", "a\nlabel   in lines"]])
@@ -349,8 +351,8 @@ def test_drawing_changes_no_setting_of_matplotlib(tmp_path):
 def test_drawing_loads_neither_pyplot_nor_torch():
     code = (
         "import sys, numpy as np\n"
-        "from mcdropout.plots import mc_plot_probabilities as draw\n"
-        "from mcdropout.prediction import MCPrediction\n"
+        "from mcdropout.plots.probabilities import mc_plot_probabilities as draw\n"
+        "from mcdropout.predictions.prediction import MCPrediction\n"
         "one = np.array([0])\n"
         "two = np.array([[0.4, 0.6]])\n"
         "draw(MCPrediction('classification', two, two, two, two, 2, 0.9, 1, '', '', '', '', '', 0.0, labels=(0, 1),"

@@ -111,13 +111,13 @@ def test_batch_size_does_not_matter(convnet, images, masks, batch_size):
 def test_chunking_does_not_matter(convnet, images, masks, monkeypatch):
     usual = predict(convnet, images, masks=masks)
     for size in (1, 3000, 20_000):  # one row at a time, a few, more
-        monkeypatch.setattr("mcdropout.engine.chunks.CHUNK_BYTES", size)
+        monkeypatch.setattr("mcdropout.engine.plan.CHUNK_BYTES", size)
         assert_same(predict(convnet, images, masks=masks), usual)
 
 
 @pytest.mark.parametrize("masks", MASKS)
 def test_the_number_of_workers_does_not_matter(convnet, images, masks, monkeypatch):
-    monkeypatch.setattr("mcdropout.engine.chunks.CHUNK_BYTES", 20_000)  # many chunks
+    monkeypatch.setattr("mcdropout.engine.plan.CHUNK_BYTES", 20_000)  # many chunks
     alone, threads = predict(convnet, images, masks=masks, workers=1), torch.get_num_threads()
     for workers in (2, 5):
         np.testing.assert_array_equal(predict(convnet, images, masks=masks, workers=workers).samples, alone.samples)
@@ -563,7 +563,7 @@ def test_a_network_that_returns_nan_is_named_with_its_input():
 
 
 def test_draws_that_do_not_fit_are_refused_before_they_are_made(convnet, images, monkeypatch):
-    monkeypatch.setattr("mcdropout.sampling.free_memory", lambda: 100)
+    monkeypatch.setattr("mcdropout.sampling.results.free_memory", lambda: 100)
     monkeypatch.setattr("mcdropout.sampling.results.ASKED_FROM", 0)
     with pytest.raises(mcd.OutOfMemory, match="for 7 draws of 11 inputs, and .* set it to false"):
         predict(convnet, images)

@@ -2,95 +2,40 @@
 
 from __future__ import annotations
 
-import ast
+import importlib.util
 import re
+import statistics
 import subprocess
 import sys
 import tarfile
 import zipfile
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "python" / "mcdropout"
 
-# In the order of the data flow; a module imports only from those before it.
-ORDER = [
-    "checks",
-    "progress",
-    "arrays",
-    "datasets",
-    "containers",
-    "native",
-    "devices",
-    "randomness",
-    "inputs",
-    "operations",
-    "precision",
-    "sites",
-    "keras_sites",
-    "priors",
-    "variational",
-    "models",
-    "bayes_models",
-    "backbones",
-    "objectives",
-    "training",
-    "summaries",
-    "prediction",
-    "measures",
-    "scores",
-    "calibration",
-    "decisions",
-    "acquisition",
-    "monitoring",
-    "outputs",
-    "pooling",
-    "waiting",
-    "folding",
-    "draws",
-    "keras_draws",
-    "snapshots",
-    "sampling",
-    "convergence",
-    "plots",
-    "charts",
-    "report",
-    "files",
-]
+STRUCTURE = ROOT / "tools" / "structure.py"
 
 # What handles data and finished predictions is there at once, and serves where torch is not installed.
-WITHOUT_TORCH = [
-    "checks",
-    "arrays",
-    "datasets",
-    "prediction",
-    "plots",
-    "charts",
-    "report",
-    "measures",
-    "scores",
-    "calibration",
-    "decisions",
-    "acquisition",
-    "monitoring",
-]
+WITHOUT_TORCH = ["checks", "errors", "data", "predictions", "evaluation", "decisions", "plots", "report", "for_r"]
+NEEDS_TORCH = {"data.inputs", "data.conversion", "data.sources", "predictions.summaries", "predictions.outputs"}
+NEEDS_TORCH |= {"evaluation.convergence"}
 
 
-def imported_modules(module: str) -> set[str]:
-    """Modules of this package that `module` imports anywhere in its file, inside functions too."""
-    tree = ast.parse((PACKAGE / f"{module}.py").read_text(encoding="utf-8"))
-    found = set()
-    for node in ast.walk(tree):
-        if isinstance(node, ast.ImportFrom) and node.level == 1:
-            found |= {node.module.split(".")[0]} if node.module else {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("mcdropout"):
-            parts = (node.module or "").split(".")
-            found |= {parts[1]} if len(parts) > 1 else {alias.name for alias in node.names}
-        elif isinstance(node, ast.Import):
-            found |= {a.name.split(".")[1] for a in node.names if a.name.startswith("mcdropout.")}
-    return found
+@pytest.fixture(scope="module")
+def structure() -> ModuleType:
+    """The script that measures the package."""
+    if not STRUCTURE.exists():
+        pytest.skip("the tools are not in the source distribution")
+    spec = importlib.util.spec_from_file_location("structure", STRUCTURE)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def run_python(code: str) -> str:
@@ -100,28 +45,69 @@ def run_python(code: str) -> str:
     return done.stdout.strip()
 
 
-def test_every_module_has_its_place_in_the_order():
-    assert {path.stem for path in PACKAGE.glob("*.py")} - {"__init__"} == set(ORDER)
+def test_the_folders_follow_the_data_and_nothing_goes_in_circles(structure):
+    graph = structure.imports()
+    assert set(structure.rooms(graph)) == set(structure.ORDER)
+    assert structure.against_the_order(graph) == []
+    assert structure.circles(graph) == []
 
 
-@pytest.mark.parametrize("module", ORDER)
-def test_module_imports_only_earlier_modules(module):
-    assert imported_modules(module) <= set(ORDER[: ORDER.index(module)])
+def test_a_newcomer_can_take_it_in(structure):
+    graph, folders, lines = structure.imports(), structure.files_of_folders(), structure.lengths()
+    assert len(structure.rooms(graph)) <= structure.MOST_ROOMS
+    assert max(structure.floors(structure.rooms(graph)).values()) <= structure.MOST_FLOORS
+    assert max(n for folder, n in folders.items() if folder) <= structure.MOST_FILES
+    assert max(lines.values()) <= structure.MOST_LINES
+    assert statistics.median(lines.values()) < structure.MEDIAN_LINES
 
 
-def test_imported_modules_sees_every_form(tmp_path, monkeypatch):
-    monkeypatch.setattr(sys.modules[__name__], "PACKAGE", tmp_path)
-    (tmp_path / "sample.py").write_text(
-        "from .checks import shown\nfrom . import arrays\nimport mcdropout.sites\n"
-        "from mcdropout.models import mc_cnn\nfrom mcdropout import files\nimport numpy\n"
-        "def later():\n    from .training import mc_fit\n"
+def test_every_form_of_import_is_seen(structure, tmp_path):
+    for name in ("checks", "data/rows", "data/labels", "sites/site", "sites/keras/probe", "files"):
+        path = tmp_path / f"{name}.py"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("")
+    (tmp_path / "sites" / "keras" / "probe.py").write_text(
+        "from ...checks import shown\nfrom ..site import Site\nfrom ...data import rows\nimport numpy\n"
+        "def later():\n    from ... import files\n    from mcdropout.data.labels import Label\n"
+        "    import mcdropout.checks\n"
     )
-    assert imported_modules("sample") == {"checks", "arrays", "sites", "models", "files", "training"}
+    found = structure.imports(tmp_path)
+    assert found["sites.keras.probe"] == {"checks", "sites.site", "data.rows", "files", "data.labels"}
+    assert structure.against_the_order(found) == [("sites.keras.probe", "files")]
+    assert structure.circles({"a": {"b"}, "b": {"c"}, "c": {"b"}}) == [["b", "c", "b"]]
+    assert structure.floors({"a": {"b", "c"}, "b": {"c"}, "c": set()}) == {"a": 3, "b": 2, "c": 1}
 
 
-@pytest.mark.parametrize("module", WITHOUT_TORCH)
-def test_importing_leaves_torch_unloaded(module):
-    assert run_python(f"import sys, mcdropout.{module}; print('torch' in sys.modules)") == "False"
+def test_importing_leaves_torch_unloaded(structure):
+    names = {name for name in structure.modules() if structure.room(name) in WITHOUT_TORCH}
+    assert names >= NEEDS_TORCH
+    assert len(names) > 40
+    wanted = sorted(names - NEEDS_TORCH)
+    run_python(
+        f"import sys, importlib\nfor name in {wanted}:\n    importlib.import_module('mcdropout.' + name)\n"
+        "    assert 'torch' not in sys.modules, name"
+    )
+    for name in NEEDS_TORCH:  # each is rightly in that list
+        assert run_python(f"import sys, mcdropout.{name}; print('torch' in sys.modules)") == "True", name
+
+
+def test_every_function_that_r_calls_is_there():
+    sources = [*(ROOT / "R").glob("*.R"), *(ROOT / "tests" / "testthat").glob("*.R")]
+    if not sources:
+        pytest.skip("the R package is not in the source distribution")
+    called = {
+        name for path in sources for name in re.findall(r'(?:call_core|core_object)\(\s*"([\w.]+)"', path.read_text())
+    }
+    for_r = {name.removeprefix("for_r.") for name in called if name.startswith("for_r.")}
+    public = {name for name in called if "." not in name}
+    assert called == public | {f"for_r.{name}" for name in for_r}  # nothing else is called by its inner name
+    assert len(public) > 30
+    assert len(for_r) > 8
+    assert run_python(f"import mcdropout; print(set({public}) - set(mcdropout.__all__))") == "set()"
+    assert (
+        run_python(f"from mcdropout import for_r; print([name for name in {for_r} if not hasattr(for_r, name)])")
+        == "[]"
+    )
 
 
 def test_every_public_name_is_there():
@@ -172,7 +158,7 @@ def test_every_package_that_is_asked_for_is_imported():
     assert asked is not None
     packages = re.findall(r'"([\w-]+)[^"]*"', asked[1])
     assert "numpy" in packages
-    code = "\n".join(path.read_text() for path in PACKAGE.glob("*.py"))
+    code = "\n".join(path.read_text() for path in PACKAGE.rglob("*.py"))
     for package in packages:
         assert re.search(rf"^\s*(import|from) {package}\b", code, re.MULTILINE), package
     assert "scikit-learn" not in packages  # what is of use to tests alone is asked for by these alone

@@ -879,8 +879,8 @@ def test_a_real_ctrl_c_ends_training_with_the_batch_in_which_it_comes():
     code = """
 import os, signal, threading, warnings
 import numpy as np
-from mcdropout.models import mc_mlp
-from mcdropout.training import mc_fit
+from mcdropout.networks.plain import mc_mlp
+from mcdropout.training.fit import mc_fit
 x = np.random.default_rng(0).normal(size=(2000, 4))
 begun, due, struck = [], threading.Event(), []
 def strike():

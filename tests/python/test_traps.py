@@ -165,7 +165,7 @@ def test_trap_f_batches_chunks_and_workers_do_not_matter(masks, monkeypatch):
     for options in ({"batch_size": 1}, {"batch_size": 3}, {"workers": 3}, {"device": ["cpu", "cpu"], "batch_size": 2}):
         np.testing.assert_allclose(predict(model, numbers(N, 3), masks=masks, **options).samples, usual, atol=1e-6)
     for size in (1, 200):  # bytes: one draw of one input at a time, some
-        monkeypatch.setattr("mcdropout.engine.chunks.CHUNK_BYTES", size)
+        monkeypatch.setattr("mcdropout.engine.plan.CHUNK_BYTES", size)
         np.testing.assert_allclose(predict(model, numbers(N, 3), masks=masks).samples, usual, atol=1e-6)
 
 

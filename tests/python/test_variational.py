@@ -533,10 +533,10 @@ def wide(n_samples, **options):
 
 
 def test_large_networks_are_drawn_one_after_the_other_and_give_the_numbers_of_vmap(monkeypatch):
-    monkeypatch.setattr("mcdropout.engine.chunks.CHUNK_BYTES", 1 << 18)
+    monkeypatch.setattr("mcdropout.engine.plan.CHUNK_BYTES", 1 << 18)
     found, pieces = wide(11), wide(11, batch_size=4, masks="per_input")
     assert found.engine == pieces.engine == "loop"
-    monkeypatch.setattr("mcdropout.engine.chunks.FEW_DRAWS", 1)
+    monkeypatch.setattr("mcdropout.engine.plan.FEW_DRAWS", 1)
     wanted = wide(11)
     assert wanted.engine == "vmap"
     np.testing.assert_allclose(found.samples, wanted.samples, **ROUNDING)
@@ -545,9 +545,9 @@ def test_large_networks_are_drawn_one_after_the_other_and_give_the_numbers_of_vm
 
 
 def test_draws_that_memory_cannot_hold_at_once_are_made_in_rounds(monkeypatch):
-    monkeypatch.setattr("mcdropout.engine.chunks.CHUNK_BYTES", 1 << 18)
+    monkeypatch.setattr("mcdropout.engine.plan.CHUNK_BYTES", 1 << 18)
     wanted = wide(11)
-    monkeypatch.setattr("mcdropout.engine.chunks.MASK_BYTES", 1 << 16)  # the weights of one draw
+    monkeypatch.setattr("mcdropout.engine.plan.MASK_BYTES", 1 << 16)  # the weights of one draw
     np.testing.assert_allclose(wide(11, batch_size=4).samples, wanted.samples, **ROUNDING)
 
 
@@ -575,7 +575,7 @@ def test_the_loop_gives_the_numbers_of_vmap(monkeypatch):
 @pytest.mark.parametrize("masks", ["shared", "per_input"])
 def test_weights_that_cannot_all_be_kept_are_drawn_in_rounds(monkeypatch, masks):
     wanted = sampled(network(), masks=masks)
-    monkeypatch.setattr("mcdropout.engine.chunks.MASK_BYTES", 3000)
+    monkeypatch.setattr("mcdropout.engine.plan.MASK_BYTES", 3000)
     monkeypatch.setattr("mcdropout.engine.plan.chunk_sizes", lambda *_: (5, 3))
     told = []
     found = sampled(network(), masks=masks, progress=lambda done, total, text: told.append(done))
@@ -716,7 +716,7 @@ def test_a_full_covariance_is_counted_and_refused_where_it_would_not_fit(monkeyp
     assert mcd.mc_posterior_parameters(FULL(), 6) == 27  # 2 inputs, 2 outputs
     assert mcd.mc_posterior_parameters(N(), 6) == 12
     assert sum(one.numel() for one in BayesLinear(3, 1, posterior=FULL()).parameters()) == 14
-    monkeypatch.setattr("mcdropout.priors.free_memory", lambda: 2**30)
+    monkeypatch.setattr("mcdropout.variational.posteriors.free_memory", lambda: 2**30)
     wanted = r"would give 20,100 weights 202,035,150 parameters; training them needs 3.8 GiB, and 1.0 GiB are free"
     for make in (
         lambda: BayesLinear(200, 100, posterior=FULL()),
@@ -725,7 +725,7 @@ def test_a_full_covariance_is_counted_and_refused_where_it_would_not_fit(monkeyp
         with pytest.raises(ValueError, match=wanted):
             make()
     BayesLinear(200, 100, posterior=N())  # 40,200 parameters
-    monkeypatch.setattr("mcdropout.priors.free_memory", lambda: 0)
+    monkeypatch.setattr("mcdropout.variational.posteriors.free_memory", lambda: 0)
     BayesLinear(200, 100, posterior=N())  # whether so few fit is torch's to say
 
 

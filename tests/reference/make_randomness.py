@@ -1,4 +1,6 @@
-"""Writes randomness.json: masks and numbers by Python's own arithmetic, from the words of `mcdropout.randomness`.
+"""Writes randomness.json: masks and numbers by Python's own arithmetic, from the specification.
+
+It is the docstring of `mcdropout.engine.randomness`.
 
 Run: python tests/reference/make_randomness.py
 Nothing of the package is imported, so what it does and what is said of it are held against each other.

@@ -50,7 +50,7 @@ test_that("label sets are names, whole numbers or truth values", {
 test_that("labels are matched by name, whatever holds them", {
   skip_if_no_core()
   codes <- function(y, labels) {
-    as.vector(from_python(call_core("data.labels.as_labels", as_targets(y), as_label_set(labels))[0]))
+    as.vector(from_python(call_core("for_r.labels_and_codes", as_targets(y), as_label_set(labels))[0]))
   }
   abc <- c("a", "b", "c")
   expect_equal(codes(factor(c("c", "a"), levels = c("z", "c", "a")), abc), c(2, 0))

@@ -130,5 +130,6 @@ def let_go_of_what_it_made(error: BaseException | None) -> None:
 
 
 def is_out_of_memory(error: Exception) -> bool:
+    """Whether an error says that memory ran out."""
     text = str(error).lower()
     return isinstance(error, MemoryError) or "out of memory" in text or "can't allocate memory" in text

@@ -142,6 +142,7 @@ def _is_rows(x: object) -> bool:
 
 
 def as_numbers(x: Any, name: str) -> np.ndarray:
+    """An array of numbers of what users hold; `name` is the argument in messages."""
     if is_a(x, "pandas", "DataFrame"):
         return from_table(x, name)
     if is_a(x, "pandas", "Series") and x.dtype.kind in "buif":
@@ -168,6 +169,7 @@ def without_mask(x: Any) -> Any:
 
 
 def from_tensor(x: torch.Tensor) -> np.ndarray:
+    """A tensor as an array, in float32 where NumPy does not have its type."""
     x = x.detach().cpu()
     known = not x.is_floating_point() or str(x.dtype) in ("torch.float16", "torch.float32", "torch.float64")
     return (x if known else x.float()).resolve_conj().resolve_neg().numpy()  # NumPy has no bfloat16

@@ -203,6 +203,7 @@ def policy_of(
     confidence: float,
     prices: CostTable | None,
 ) -> MCPolicy:
+    """The policy of the chosen thresholds, with what it promises."""
     places = tiers_of(cases.doubts, thresholds)
     n = np.bincount(places, minlength=len(names))
     wrong = np.bincount(places[cases.wrong], minlength=len(names))

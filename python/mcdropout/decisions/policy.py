@@ -136,6 +136,7 @@ def _rule_words(measures: tuple[str, ...], row: tuple[float, ...] | None) -> str
 
 
 def limit_words(limit: Mapping[str, Any], tiers: Sequence[str] = ()) -> str:
+    """A limit on errors in words."""
     share = _percent(limit["max_error"])
     if limit["kind"] == "misses":
         return f"at most {share} of the accepted inputs that are {shown(limit['label'])} are called something else"
@@ -147,6 +148,7 @@ def limit_words(limit: Mapping[str, Any], tiers: Sequence[str] = ()) -> str:
 
 
 def of_label(limit: Mapping[str, Any]) -> str:
+    """The label that a limit is about, in words."""
     if limit["kind"] == "wrong":
         return ""
     return f" {'that are' if limit['kind'] == 'misses' else 'as'} {shown(limit['label'])}"
@@ -181,6 +183,7 @@ def _reason(policy: MCPolicy, doubt: Array, texts: list[str], place: int) -> str
 
 
 def tier_names(tiers: object) -> tuple[str, ...]:
+    """The names of the tiers, from a number or from names."""
     number = as_whole_number(tiers)
     if number in TIERS:
         return TIERS[number]
@@ -191,10 +194,12 @@ def tier_names(tiers: object) -> tuple[str, ...]:
 
 
 def quoted(words: Iterable[object]) -> str:
+    """Words in quotation marks."""
     return ", ".join(f'"{one}"' for one in words)
 
 
 def as_numbers(values: object) -> list[Any]:
+    """One value or several, as a list."""
     return list(values) if isinstance(values, (Sequence, np.ndarray)) and not isinstance(values, str) else [values]
 
 

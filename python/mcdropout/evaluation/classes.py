@@ -179,6 +179,7 @@ def _by_label(prediction: MCPrediction, cases: ClassCases) -> pd.DataFrame:
 def class_scores(
     prediction: MCPrediction, cases: ClassCases, table: pd.DataFrame, level: float, n_resamples: int, seed: int | None
 ) -> MCScores:
+    """All scores of class probabilities."""
     of_all = table[table["of"] == ""]
     plain: dict[str, Any] = dict(zip(of_all["score"], of_all["value"].tolist(), strict=True))
     curves = cases.curves

@@ -86,6 +86,7 @@ def coverage_at(curve: UncertaintyCurve, risk: float) -> tuple[float, float]:
 
 
 def thinned(curve: UncertaintyCurve, measure: str) -> pd.DataFrame:
+    """A curve as a table of few points."""
     wanted = np.linspace(1, curve.n[-1], min(N_CURVE_POINTS, int(curve.n[-1])))
     places = np.unique(np.searchsorted(curve.n, wanted - 1e-9))
     return pd.DataFrame(

@@ -136,6 +136,7 @@ def _interval_terms(bounds: Array, y: Array, level: float) -> dict[str, Array]:
 def value_scores(
     prediction: MCPrediction, values: ValueCases, table: pd.DataFrame, level: float, n_resamples: int, seed: int | None
 ) -> MCScores:
+    """All scores of predicted values."""
     outputs: dict[str, Any] = {name: table.loc[table["score"] == name, "value"].to_numpy() for name in values.terms}
     rows = []
     for kind, parts in values.intervals.items():

@@ -73,6 +73,8 @@ class Backbone:
 
 
 class StopAtLayer(Exception):
+    """Ends a forward pass at the layer whose output is wanted."""
+
     def __init__(self, output: Any) -> None:
         super().__init__()
         self.output = output
@@ -241,6 +243,7 @@ class _FeatureRows:
 
 
 def made_features(head: object, looking: FeatureExtractor) -> nn.Module:
+    """The head, made for the shape of the features where it is a function."""
     if not callable(head):
         raise ValueError(f"`head` must be a network, or a function from the features' shape to one; got {shown(head)}.")
     if looking.source.input_shape is None:
@@ -252,4 +255,5 @@ def made_features(head: object, looking: FeatureExtractor) -> nn.Module:
 
 
 def as_they_are(x: Tensor) -> Tensor:
+    """Images that need no preparation."""
     return x

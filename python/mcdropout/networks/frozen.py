@@ -1,8 +1,8 @@
-"""A frozen backbone: a trained network turns images into features once, and a small stochastic head learns.
+"""Frozen backbones: a trained network turns images into features once, and a small head learns.
 
-Features depend on the backbone and the inputs alone, so they are computed once and kept through all epochs of `mc_fit()`
-and all draws of `mc_predict()`. The backbone runs as it predicts: neither its weights nor the statistics of its batch
-norms are updated.
+Features depend on the backbone and the inputs alone, so they are computed once and kept: through all epochs of
+`mc_fit()` and all draws of `mc_predict()`. The backbone runs as it predicts: neither its weights nor the statistics of
+its batch norms are updated.
 """
 
 from __future__ import annotations

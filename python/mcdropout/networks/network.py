@@ -283,10 +283,12 @@ def check_rates(value: object, name: str, wanted: int, of: str) -> list[float]:
 
 
 def activation_layer(name: str) -> type[nn.Module]:
+    """The layer of an activation by its name."""
     return ACTIVATIONS[check_choice(name, "activation", list(ACTIVATIONS))]
 
 
 def image_shape(input_shape: Sequence[int]) -> tuple[int, int, int]:
+    """Height, width and channels of an image, checked."""
     sizes = check_counts(input_shape, "input_shape")
     if len(sizes) != 3:
         raise ValueError(
@@ -329,6 +331,7 @@ def add_dense(
     make: type[nn.Module],
     n_outputs: int,
 ) -> None:
+    """Add hidden layers to a dense network: linear layer, activation and dropout."""
     for i, (width, rate) in enumerate(zip(hidden, rates, strict=True)):
         layers[f"dense{i + 1}"] = nn.Linear(n_inputs, width)
         layers[f"dense{i + 1}_activation"] = make()

@@ -28,6 +28,7 @@ def backbone_of(
     prepare: Prepare | None,
     pretrained: bool,
 ) -> Backbone:
+    """The backbone that a user names or gives."""
     if isinstance(backbone, nn.Module):
         return Backbone(backbone, prepare or as_they_are, layer, input_shape)
     if not isinstance(backbone, str):

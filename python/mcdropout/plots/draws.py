@@ -122,6 +122,7 @@ def _draw_row(axes: Axes, row: int, draws: Array, mean: float, lower: float, upp
 
 
 def row_names(axes: Axes, names: Sequence[str]) -> None:
+    """Write the names of rows at the left axis."""
     axes.set_yticks(range(len(names)), names)
     for text in axes.get_yticklabels():
         text.set(parse_math=False)

@@ -61,11 +61,13 @@ PALE = "#8C8C8C"
 
 
 def unit_of(measure: str, table: pd.DataFrame) -> str:
+    """The unit of a measure."""
     classes = bool((table["measure"] == "mutual_information").any())
     return UNITS.get(measure, "probability" if classes else "units of the values")
 
 
 def plain_axes(axes: Axes) -> None:
+    """Light ticks and grid lines."""
     axes.tick_params(labelsize=SMALL, length=2, color=INK, labelcolor=INK)
     axes.grid(True, color="#E0E0E0", linewidth=0.6)
     axes.set_axisbelow(True)
@@ -100,6 +102,7 @@ MEASURE_LABELS = {
 def make_panels(
     rows: int, columns: int, *, heights: Sequence[float] | None = None, size: tuple[float, float] = PANEL
 ) -> tuple[Figure, list[Axes]]:
+    """A figure of panels, in rows and columns."""
     check_matplotlib()
     from matplotlib.figure import Figure
 
@@ -111,6 +114,7 @@ def make_panels(
 def label_axes(
     axes: Axes, x_label: str, y_label: str, x: tuple[float, float] | None = None, y: tuple[float, float] | None = None
 ) -> None:
+    """Name both axes, and set their ranges."""
     axes.set_facecolor("white")
     axes.set_xlabel(x_label, size=SMALL + 1, color=INK, parse_math=False)
     axes.set_ylabel(y_label, size=SMALL + 1, color=INK, parse_math=False)
@@ -126,10 +130,12 @@ def label_axes(
 
 
 def add_legend(axes: Axes) -> None:
+    """Add a legend without a frame."""
     axes.legend(fontsize=SMALL, frameon=False, labelcolor=INK)
 
 
 def finish(figure: Figure, path: PicturePath | None) -> Figure:
+    """Save the figure, if `path` is given, and return it."""
     if path is not None:
         check_picture_path(path, figure)
         figure.savefig(path, dpi=FILE_DPI)
@@ -137,12 +143,14 @@ def finish(figure: Figure, path: PicturePath | None) -> Figure:
 
 
 def check_scores(scores: object) -> MCScores:
+    """What `mc_scores()` returned."""
     if not isinstance(scores, MCScores):
         raise TypeError(f"`scores` must be what `mc_scores()` returns; got {shown(type(scores).__name__)}.")
     return scores
 
 
 def one_column(x: object, name: str) -> Array:
+    """Numbers of one column, (input,)."""
     try:
         values = np.asarray(x, dtype=np.float64)
     except (TypeError, ValueError) as error:

@@ -96,6 +96,7 @@ def _in_columns(y: object, n_outputs: int) -> object:
 
 
 def refuse_not_finite(values: Array, name: str) -> None:
+    """Refuse values that are infinite or missing."""
     finite = np.isfinite(values)
     if not finite.all():
         number = int(np.argwhere(~finite)[0][0]) + 1

@@ -46,6 +46,7 @@ class Queue:
 def make_queue(
     prediction: MCPrediction, images: object, y: object, policy: MCPolicy | None, measure: str | None, first: int
 ) -> Queue:
+    """The inputs in order, the most uncertain first."""
     decisions = None if policy is None else mc_decide(policy, prediction)
     measure = measure or (usual_measure(prediction) if policy is None else policy.measures[0])
     doubt = measured(prediction, measure)
@@ -84,6 +85,7 @@ def _names(prediction: MCPrediction, images: Rows | None, first: int) -> list[st
 
 
 def is_wrong(queue: Queue) -> Array | None:
+    """Which predicted labels are wrong; None where this is not known."""
     if queue.truth is None or not queue.of_classes:
         return None
     return predicted_codes(queue.prediction) != queue.truth
@@ -97,10 +99,12 @@ def bounds(prediction: MCPrediction) -> tuple[Array, Array]:
 
 
 def output_names(prediction: MCPrediction) -> list[str]:
+    """The names of the outputs of a prediction of values."""
     n = prediction.mean[:1].size
     return ["value"] if n == 1 else [f"output {place}" for place in range(1, n + 1)]
 
 
 def measure_words(measure: str) -> str:
+    """A measure in words, with its unit."""
     words = measure.replace("_", " ")
     return f"{words} ({UNITS[measure]})" if measure in UNITS else words

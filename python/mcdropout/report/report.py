@@ -90,7 +90,7 @@ def _page(queue: Queue, scores: MCScores | None, drift: str | None, title: str, 
 
     style, script = (_template(name) for name in ("report.css", "report.js"))
     environment = Environment(
-        loader=PackageLoader("mcdropout"), autoescape=True, undefined=StrictUndefined, keep_trailing_newline=True
+        loader=PackageLoader("mcdropout.report"), autoescape=True, undefined=StrictUndefined, keep_trailing_newline=True
     )
     return environment.get_template("report.html").render(
         title=title,

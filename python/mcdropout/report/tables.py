@@ -67,6 +67,7 @@ def counts(queue: Queue) -> list[tuple[str, str, float]]:
 
 
 def score_tables(scores: MCScores) -> list[tuple[str, _Table]]:
+    """The tables of the scores, each with its title."""
     if scores.task == "classification":
         rows = [[words, number_words(getattr(scores, name))] for name, words in MEANINGS.items()]
         tables = [

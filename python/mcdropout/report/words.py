@@ -15,6 +15,7 @@ from .queue import Queue, measure_words
 
 
 def lead(queue: Queue) -> str:
+    """The first sentences of the report."""
     n = len(queue.prediction)
     words = f"{_many(n, 'input')}, each predicted by {queue.prediction.draws_in_words()} of the network."
     if queue.decisions is None:
@@ -25,6 +26,7 @@ def lead(queue: Queue) -> str:
 
 
 def key_facts(queue: Queue, scores: MCScores | None) -> list[tuple[str, str]]:
+    """The facts at the top of the report: what, and how much."""
     prediction = queue.prediction
     facts = [("inputs", f"{len(prediction):,}"), ("draws", prediction.draws_in_words().removesuffix(" draws"))]
     if prediction.is_calibrated():
@@ -46,6 +48,7 @@ def key_facts(queue: Queue, scores: MCScores | None) -> list[tuple[str, str]]:
 
 
 def bar_words(queue: Queue) -> str:
+    """What the bars of an input show."""
     level = f"{100 * queue.prediction.level:g} %"
     if queue.of_classes:
         words = f"Bars: mean probability of the most probable labels; lines: the {level} interval of the draws."
@@ -54,6 +57,7 @@ def bar_words(queue: Queue) -> str:
 
 
 def number_words(value: object) -> str:
+    """A number with as many digits as a reader wants."""
     if isinstance(value, (bool, np.bool_, str)):
         return str(value)
     if isinstance(value, (int, np.integer)):
@@ -63,6 +67,7 @@ def number_words(value: object) -> str:
 
 
 def percent(share: float) -> str:
+    """A share in percent."""
     return f"{100 * share:.1f} %"
 
 
@@ -71,6 +76,7 @@ def _many(n: int, what: str) -> str:
 
 
 def monitor_words(monitor: object) -> str | None:
+    """The state of a monitor in words."""
     if monitor is None or isinstance(monitor, str):  # R has the words already
         return monitor
     words = getattr(monitor, "words", None)

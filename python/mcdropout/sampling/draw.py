@@ -179,4 +179,5 @@ def _told(
         yield from drawn
 
 
-def no_progress(_: int) -> None: ...
+def no_progress(_: int) -> None:
+    """Report nothing."""

@@ -94,6 +94,7 @@ class StochasticMode(TorchFunctionMode):
 
 
 def kept_whole(drop: StochasticCall, x: Tensor) -> Tensor:
+    """What becomes of `x` where nothing is dropped: random numbers become their mean."""
     if drop.kind in NUMBERS:
         return torch.full_like(x, 0.5 if drop.kind == "uniforms" else 0.0)
     return x if drop.kind in ("scale", "alpha", "weights") else torch.ones_like(x)

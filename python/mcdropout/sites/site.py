@@ -1,7 +1,7 @@
 """A site: one place in a model where randomness enters.
 
-A site is named by the path of the module that calls, and the number of that call in one pass: "features.3[0]". Its masks
-are keyed by its place among the sites, so renaming a module does not change them.
+A site is named by the path of the module that calls, and the number of that call in one pass: "features.3[0]". Its
+masks are keyed by its place among the sites, so renaming a module does not change them.
 """
 
 from __future__ import annotations

@@ -173,6 +173,8 @@ def without_effect(found: Mapping[str, DropCall], output: Any, run: Callable[[Tr
 def probe_calls(
     replica: Replica, inputs: Inputs, originals: set[int] | None = None, trial: Trial = USUAL
 ) -> tuple[ProbeMode, Any]:
+    """Run a replica on a few inputs, and record its stochastic calls and its output."""
+
     def work() -> tuple[ProbeMode, Any]:
         mode = ProbeMode(replica, originals, trial)
         with replica.predicting(), mode, warnings.catch_warnings():

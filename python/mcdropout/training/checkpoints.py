@@ -37,6 +37,7 @@ def recipe_of(optimizer: object) -> object:
 
 
 def are_equal(one: object, other: object) -> bool:
+    """Whether two values of any type are equal."""
     try:
         return bool(one == other)
     except (ValueError, TypeError, RuntimeError):  # arrays among the values have no one answer

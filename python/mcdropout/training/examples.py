@@ -100,6 +100,7 @@ def examples(
 def validation_examples(
     model: nn.Module, validation_data: object, settings: TrainingSettings, columns: tuple[str, ...]
 ) -> tuple[Rows, np.ndarray] | None:
+    """The examples of `validation_data`, checked."""
     if validation_data is None:
         return None
     if settings.validation_split > 0:

@@ -179,6 +179,7 @@ def _functions(given: Any, name: str) -> list[Any]:
 
 
 def device_of(model: nn.Module) -> torch.device:
+    """The device of a network's weights."""
     return next((weights.device for weights in model.parameters()), torch.device("cpu"))
 
 

@@ -211,6 +211,7 @@ def tensors_of(model: nn.Module) -> Weights:
 
 
 def copied(tensors: Weights) -> Weights:
+    """Copies of tensors."""
     return {name: values.detach().clone() for name, values in tensors.items()}
 
 

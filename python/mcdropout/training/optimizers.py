@@ -40,6 +40,7 @@ def make_optimizer(
 
 
 def plateau(optimizer: Optimizer, settings: TrainingSettings) -> ReduceLROnPlateau | None:
+    """The schedule that lowers the learning rate on a plateau; None where none is wanted."""
     if settings.reduce_lr is None:
         return None
     patience, factor = settings.reduce_lr

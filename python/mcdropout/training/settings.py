@@ -93,6 +93,7 @@ class _KLWeight:
 
 
 def kl_weight_of(given: Any) -> _KLWeight:
+    """The weight of the KL divergence over the steps of a run."""
     if isinstance(given, Mapping):
         if "warm_up" not in given or not set(given) <= {"warm_up", "weight"}:
             raise ValueError(
@@ -111,4 +112,5 @@ def kl_weight_of(given: Any) -> _KLWeight:
 
 
 def spread_name(path: str) -> str:
+    """The name of a layer's standard deviation in the history."""
     return f"std_{path.removeprefix('layers.')}"

@@ -167,8 +167,10 @@ def reduction(reduce_lr: int | Mapping[str, float] | None) -> tuple[int, float] 
 
 
 def weighted_mean(values: list[Tensor], weights: list[int]) -> float:
+    """The mean of values of batches, weighted by their sizes."""
     return float(np.average(torch.stack(values).cpu().double().numpy(), weights=weights))
 
 
 def all_finite(model: nn.Module) -> bool:
+    """Whether all weights are finite."""
     return bool(torch.stack([torch.isfinite(weights).all() for weights in model.parameters()]).all())

@@ -87,6 +87,7 @@ class StandardStudentT(StudentT):
 
 
 def mixture(loc: Tensor, scales: Tensor, weights: Tensor, validate_args: bool | None = None) -> Distribution:
+    """A mixture of normal distributions around the same mean."""
     shape = (*loc.shape, len(scales))
     parts = Normal(loc.unsqueeze(-1).expand(shape), scales.expand(shape), validate_args)
     return MixtureSameFamily(Categorical(weights.expand(shape), validate_args=validate_args), parts, validate_args)
@@ -97,6 +98,7 @@ def _are_many(values: object) -> bool:
 
 
 def several(values: Any, name: str) -> list[Any]:
+    """One value or several, as a list that is not empty."""
     found = list(values) if _are_many(values) else [values]
     if not found:
         raise ValueError(f"`{name}` must hold at least one number; got none.")
@@ -104,10 +106,12 @@ def several(values: Any, name: str) -> list[Any]:
 
 
 def location_of(loc: Any) -> Any:
+    """A location, one number or an array."""
     return _array(loc, "loc") if _are_many(loc) else check_number(loc, "loc")
 
 
 def scale_of(scale: Any, name: str = "scale") -> Any:
+    """A scale above 0, one number or an array."""
     if not _are_many(scale):
         return check_number(scale, name, above=0)
     values = _array(scale, name)
@@ -127,4 +131,5 @@ def _array(values: Any, name: str) -> np.ndarray:
 
 
 def listed(value: Any) -> Any:
+    """An array as lists, for JSON."""
     return value.tolist() if isinstance(value, np.ndarray) else value

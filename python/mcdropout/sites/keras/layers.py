@@ -11,6 +11,7 @@ from .passes import PassOwner
 
 
 def meet(replica: PassOwner, path: str, drop: StochasticCall, x: Any) -> Any:
+    """Hand a stochastic call to the pass of the replica."""
     return replica.now.on.meet(path, drop, x)
 
 

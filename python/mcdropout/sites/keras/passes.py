@@ -257,7 +257,7 @@ class PassOwner(Protocol):
 
 
 def _tried(name: str, drop: StochasticCall, x: Any, trial: Trial) -> Any:
-    """What stands for random numbers where none are drawn, as in `sites`."""
+    """What stands for random numbers where none are drawn, as for torch models."""
     made = trial.numbers(name, drop, tuple(map(int, x.shape)))
     return load_keras().ops.convert_to_tensor(made.numpy(), dtype=load_keras().backend.standardize_dtype(x.dtype))
 
@@ -297,7 +297,7 @@ def dropped(x: Any, mask: Any, at: KerasSite, n_inputs: int) -> Any:
         x = ops.reshape(x, (*shape[:axis], *parts, *shape[axis + 1 :]))
         mask = ops.expand_dims(mask, axis if site.inputs_outermost else axis + 1)
     if site.kind == "alpha":
-        a = ((1 - site.rate) * (1 + site.rate * ALPHA**2)) ** -0.5  # as in `sites`
+        a = ((1 - site.rate) * (1 + site.rate * ALPHA**2)) ** -0.5  # as for torch models
         result = x * (a * mask) + (a * ALPHA * (1 - mask) - a * ALPHA * site.rate)
     else:
         result = x + mask if site.kind in ("noise", "keep", *NUMBERS) else x * mask  # numbers come in place of zeros

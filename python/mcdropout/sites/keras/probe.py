@@ -235,7 +235,7 @@ def _noised(
     name: str,
     layout: Layout,
 ) -> tuple[dict[str, Call], dict[str, Call]]:
-    """The calls on one and on three inputs that differ for sure, as in `sites`."""
+    """The calls on one and on three inputs that differ for sure, as for torch models."""
     found = []
     for n_inputs in (1, 3):
         noised = head(n_inputs).noised(torch.Generator().manual_seed(0))

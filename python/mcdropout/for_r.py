@@ -1,0 +1,88 @@
+"""What R calls besides the public functions. `R/bridge.R` finds everything else by its public name.
+
+Torch is imported only by the functions that need it.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from . import files
+from .data.images import ImageFiles
+from .data.labels import Label, as_labels
+from .data.rows import ArrayRows
+from .report.report import write_report
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+
+    from .networks.frozen import FrozenNetwork
+    from .networks.network import MCNetwork
+    from .predictions.outputs import CountedFromOne
+
+
+def rows_with_columns(x: np.ndarray, columns: Sequence[str]) -> ArrayRows:
+    """Rows of a table whose columns have names."""
+    return ArrayRows(x, columns)
+
+
+def labels_and_codes(y: Any, labels: Sequence[Label] | None) -> tuple[np.ndarray, tuple[Label, ...]]:
+    """Labels as codes, and what each code means."""
+    return as_labels(y, labels)
+
+
+def image_files(
+    paths: Sequence[str], y: Sequence[str] | None, labels: Sequence[str] | None, size: Sequence[int], color: str
+) -> ImageFiles:
+    """Files of images that are read when they are needed."""
+    return ImageFiles(paths, y=y, labels=labels, size=size, color=color)
+
+
+def output_number(number: int) -> CountedFromOne:
+    """The place of an output, from 0, which messages show from 1."""
+    from .predictions.outputs import CountedFromOne
+
+    return CountedFromOne(number)
+
+
+def model_to_bytes(model: MCNetwork | FrozenNetwork) -> bytes:
+    """A network as `mc_save()` would write it."""
+    return files.model_to_bytes(model)
+
+
+def model_from_bytes(content: bytes) -> MCNetwork | FrozenNetwork:
+    """The network that `model_to_bytes()` was given."""
+    return files.model_from_bytes(content)
+
+
+def learnt_to_text(learnt: files.Learnt) -> str:
+    """A policy, calibration, conformal predictor or monitor as JSON."""
+    return files.text_of(learnt)
+
+
+def learnt_from_text(text: str) -> files.Learnt:
+    """What `learnt_to_text()` was given."""
+    return files.from_text(text)
+
+
+def weights_table(model: Any, n_weights: int, level: float) -> pd.DataFrame:
+    """`mc_weights_table()` with numbers counted from 1."""
+    from .networks.weights import weights_of
+
+    return weights_of(model, n_weights=n_weights, level=level, first=1)
+
+
+def report(prediction: Any, images: Any, y: Any, policy: Any, path: str | os.PathLike[str], **options: Any) -> None:
+    """`mc_report()` with inputs counted from 1, and the words of a monitor."""
+    write_report(prediction, images, y, policy, path=path, first=1, **options)
+
+
+def after_fork() -> None:
+    """Make this process, which R has forked, able to compute; see `compute.forks`."""
+    forks = sys.modules.get("mcdropout.compute.forks")
+    if forks is not None:
+        forks.in_forked_child()
