@@ -68,16 +68,21 @@ one_per_input <- c(
   "mutual_information", "predictive_entropy_mcse", "expected_entropy_mcse", "mutual_information_mcse",
   "variation_ratio", "ids"
 )
+
 by_input <- c(
   "mean", "variance", "std", "lower", "upper", "mcse", "epistemic_variance", "aleatoric_variance",
   "total_variance", "conf_int", "pred_int", "pred_lower", "pred_upper"
 )
+
 by_draw <- c("samples", "noise_variances") # draw x input x output
+
 label_codes <- c("predicted", "second")
+
 origin <- c(
   "n_samples", "level", "seed", "masks", "engine", "engine_reason", "device", "precision", "seconds",
   "temperature"
 )
+
 derived <- c("std", "mcse", "epistemic_variance", "conf_int", "pred_int") # made when asked for, in Python
 
 # `names`: what the inputs are called where they have no ids.

@@ -50,15 +50,15 @@ test_that("R's own torch in the same session is refused before Python's is loade
 test_that("Python's errors are R errors of one sentence, with a class for each kind", {
   skip_if_no_core()
   raise <- function(kind, text) {
-    code <- paste0("def fail():\n  from mcdropout import checks\n  raise ", kind, "(", deparse(text), ")")
+    code <- paste0("def fail():\n  import mcdropout\n  raise ", kind, "(", deparse(text), ")")
     functions <- reticulate::py_run_string(code, local = TRUE, convert = FALSE)
     with_core(functions$fail(), call = quote(f()))
   }
   class_of <- function(kind) class(tryCatch(raise(kind, "no"), error = identity))[[1]]
-  expect_identical(class_of("checks.NoStochasticSites"), "mcdropout_error_no_stochastic_sites")
-  expect_identical(class_of("checks.IdenticalDraws"), "mcdropout_error_identical_draws")
-  expect_identical(class_of("checks.OutOfMemory"), "mcdropout_error_out_of_memory")
-  expect_identical(class_of("checks.UnreadableFile"), "mcdropout_error_unreadable_file")
+  expect_identical(class_of("mcdropout.NoStochasticSites"), "mcdropout_error_no_stochastic_sites")
+  expect_identical(class_of("mcdropout.IdenticalDraws"), "mcdropout_error_identical_draws")
+  expect_identical(class_of("mcdropout.OutOfMemory"), "mcdropout_error_out_of_memory")
+  expect_identical(class_of("mcdropout.UnreadableFile"), "mcdropout_error_unreadable_file")
   expect_identical(class_of("ValueError"), "mcdropout_error_argument")
   expect_identical(class_of("TypeError"), "mcdropout_error_argument")
   expect_identical(class_of("RuntimeError"), "mcdropout_error_core")

@@ -70,63 +70,6 @@ mc_prior_custom <- function(distribution) {
   call_core("mc_prior_custom", distribution)
 }
 
-#' Among which distributions the posterior of the weights is searched
-#'
-#' Posteriors for [mc_bayes_cnn()] and its kin: each weight normal for itself (mean-field), all weights of a
-#' layer normal together with a full covariance, or a distribution of your own.
-#'
-#' A full covariance of n weights has n means and n (n + 1) / 2 further parameters:
-#' `mc_posterior_parameters()` counts them, and what would not fit into memory is refused.
-#'
-#' @param scale (number) Standard deviation (of your own: scale) that learning starts from, above 0.
-#' @param mean (number) Where all means start; by default as the weights of a plain network do.
-#' @param make (function) Of two Python tensors, location and scale, both of the shape of the weights and both
-#'   learnt, to a `torch.distributions` object with `rsample` and a finite mean or mode. A network with such a
-#'   posterior cannot be saved.
-#' @param posterior (Python object) A posterior.
-#' @param n_weights (count) Weights of a layer, biases included.
-#' @return (Python object) A posterior, to be handed on. `mc_posterior_parameters()`: (number) how many
-#'   parameters the layer would have.
-#' @references Blundell, Cornebise, Kavukcuoglu and Wierstra (2015), *Weight uncertainty in neural networks*,
-#'   \doi{10.48550/arXiv.1505.05424}.
-#' @name mc_posterior
-#' @examplesIf mc_python_available()
-#' mc_posterior_parameters(mc_posterior_multivariate_normal(), 4)
-#' distributions <- reticulate::import("torch.distributions")
-#' mc_bayes_mlp(4,
-#'   labels = levels(iris$Species),
-#'   posterior = mc_posterior_custom(function(loc, scale) distributions$Laplace(loc, scale))
-#' )
-NULL
-
-#' @rdname mc_posterior
-#' @export
-mc_posterior_normal <- function(scale = 0.05, mean = NULL) {
-  call_core("mc_posterior_normal", as_number(scale, above = 0), if_given(mean, as_number))
-}
-
-#' @rdname mc_posterior
-#' @export
-mc_posterior_multivariate_normal <- function(scale = 0.05, mean = NULL) {
-  call_core("mc_posterior_multivariate_normal", as_number(scale, above = 0), if_given(mean, as_number))
-}
-
-#' @rdname mc_posterior
-#' @export
-mc_posterior_custom <- function(make, scale = 0.05, mean = NULL) {
-  call_core(
-    "mc_posterior_custom",
-    as_python_function(make),
-    as_number(scale, above = 0), if_given(mean, as_number)
-  )
-}
-
-#' @rdname mc_posterior
-#' @export
-mc_posterior_parameters <- function(posterior, n_weights) {
-  whole_from_python(call_core("mc_posterior_parameters", posterior, as_count(n_weights)))
-}
-
 # One number, or one for each weight: an array keeps its shape, and the core looks at it.
 as_loc <- function(x, name = rlang::caller_arg(x), call = rlang::caller_env(), above = NULL) {
   if (length(x) < 2 && is.null(dim(x))) {

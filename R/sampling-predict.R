@@ -110,6 +110,7 @@ mc_predict <- function(model, x, n_samples = 50, batch_size = 128, ..., level = 
 }
 
 mask_kinds <- c("shared", "per_input")
+
 output_kinds <- c("logits", "probabilities", "values", "mean_log_variance")
 
 #' @param object (mc_model) As `model`.

@@ -1,0 +1,102 @@
+# What R holds of a network: an environment, as training changes it in place. `weights` are the bytes of a
+# model file, so that saveRDS() writes them; `python` is the live network, found again from the bytes when it
+# is gone.
+new_mc_model <- function(network, call = rlang::caller_env()) {
+  model <- new.env(parent = emptyenv())
+  class(model) <- "mc_model"
+  model$python <- network
+  refresh_model(model, call)
+  model
+}
+
+# Takes over what training changed.
+refresh_model <- function(model, call = rlang::caller_env()) {
+  network <- model$python
+  model$labels <- labels_from_python(network$labels)
+  model$task <- from_python(network$task)
+  model$outputs <- from_python(network$outputs)
+  model$input_shape <- as.integer(unlist(from_python(network$input_shape)))
+  history <- network$history
+  model$history <- if (is_none(history)) NULL else table_from_python(history)
+  # A prior, posterior or backbone of the user's own has no bytes: such a network lives in this session alone.
+  model$weights <- tryCatch(
+    bytes_from_python(call_core("for_r.model_to_bytes", network, call = call)),
+    mcdropout_error_argument = function(cnd) NULL
+  )
+  invisible(model)
+}
+
+# The live Python network of what a user gives as a model. A Python object is left as it is: the core judges
+# it.
+as_network <- function(model, call = rlang::caller_env()) {
+  if (inherits(model, "mc_model")) {
+    if (!is_live(model$python)) {
+      if (is.null(model$weights)) {
+        abort_mc(
+          "`model` holds something of your own that no file of ours can hold, and is gone; make it again.",
+          call = call
+        )
+      }
+      model$python <- call_core("for_r.model_from_bytes", model$weights, call = call)
+    }
+    return(model$python)
+  }
+  if (is_live(model)) {
+    return(model)
+  }
+  if (is_python(model)) {
+    abort_mc("`model` is a Python object of an earlier session, which is gone; make it again.", call = call)
+  }
+  if (rlang::is_string(model) && endsWith(model, ".keras")) {
+    return(path.expand(model))
+  }
+  abort_mc(
+    paste0("`model` must be a torch module or a Keras model; got ", shown(class(model)[[1]]), "."),
+    call = call
+  )
+}
+
+# The labels of our own networks; NULL of others, which do not tell R.
+labels_of <- function(model) {
+  if (inherits(model, "mc_model")) model$labels else NULL
+}
+
+#' @export
+format.mc_model <- function(x, ...) {
+  c(
+    paste0("# An mc_model for ", model_purpose(x)),
+    if (length(x$input_shape) > 0) paste0("input: ", paste(x$input_shape, collapse = " x ")),
+    if (!is.null(x$labels)) paste0("labels: ", shorten(x$labels)),
+    if (is.null(x$history)) "not trained yet" else trained_line(x$history)
+  )
+}
+
+model_purpose <- function(model) {
+  switch(model$task,
+    classification = paste(length(model$labels), "classes"),
+    binary = "two classes",
+    regression = "values"
+  )
+}
+
+trained_line <- function(history) {
+  if (nrow(history) == 0) {
+    return("trained for less than an epoch") # it was interrupted
+  }
+  last <- history[nrow(history), ]
+  shown <- intersect(c("loss", "accuracy", "rmse", "val_loss", "val_accuracy", "val_rmse"), names(last))
+  numbers <- vapply(last[shown], function(value) format(value, digits = 3), character(1))
+  paste0("trained for ", counted(nrow(history), "epoch"), ": ", paste(shown, numbers, collapse = ", "))
+}
+
+# The first few of many.
+shorten <- function(x, most = 10) {
+  more <- length(x) - most
+  paste0(paste(utils::head(x, most), collapse = ", "), if (more > 0) paste0(", ... and ", more, " more"))
+}
+
+#' @export
+print.mc_model <- function(x, ...) {
+  cat(format(x, ...), sep = "\n")
+  invisible(x)
+}
