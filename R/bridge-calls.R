@@ -1,5 +1,5 @@
-# Calls the core's public function `name`, or "for_r.name", a function that the core has for R alone; its errors
-# and warnings become R's.
+# Calls the core's public function `name`, or "for_r.name", a function that the core has for R alone; its
+# errors and warnings become R's.
 call_core <- function(name, ..., call = rlang::caller_env()) {
   list(...) # an error in an argument is the caller's, not the core's
   fun <- core_object(name, call)

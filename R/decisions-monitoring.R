@@ -1,15 +1,15 @@
-# Drift: whether the inputs of today are still like those of before, by how doubtful the network is.
+# Drift: whether the inputs of today are still like those of before, by how uncertain the network is.
 
 #' Watch for drift
 #'
 #' A monitor is made from a reference, is shown batch after batch by `update()`, and says when new inputs
-#' are no longer like the reference, and since when, by how doubtful the network is about them.
+#' are no longer like the reference, and since when, by how uncertain the network is about them.
 #'
-#' The sequential test is a conformal test martingale. Of each new input, the rank of its doubt among all
-#' before it, reference included, is uniform and independent of the earlier ranks for as long as nothing
+#' The sequential test is a conformal test martingale. Of each new input, the rank of its uncertainty among
+#' all before it, reference included, is uniform and independent of the earlier ranks for as long as nothing
 #' changes, whatever the network and the measure. Against that the test bets, boldly or carefully, that
-#' doubt is higher, lower, further out or further in than before, starting at every input with a part of its
-#' capital. By Ville's inequality the capital ever reaches 1 / `false_alarm_rate` with a chance of at most
+#' uncertainty is higher, lower, further out or further in than before, starting at every input with a part of
+#' its capital. By Ville's inequality the capital ever reaches 1 / `false_alarm_rate` with a chance of at most
 #' `false_alarm_rate`. The result is the same however the inputs are cut into batches.
 #'
 #' Of the inputs seen the monitor keeps only how many fell between each two neighbours of the reference; among
@@ -18,12 +18,12 @@
 #'
 #' Kolmogorov-Smirnov and the population stability index of each batch are exact too, and there to look at:
 #' their p-values and limits are of one batch alone, and many batches exceed them sooner or later. A change
-#' that leaves the distribution of doubt as it is cannot be seen in it; another measure may see it.
+#' that leaves the distribution of uncertainty as it is cannot be seen in it; another measure may see it.
 #'
 #' @param reference (mc_prediction) Of inputs as they should be, that the network was not trained on; at
 #'   least 20, better some hundreds.
 #' @param ... Not used; what follows is given by name.
-#' @param measure (string) Of doubt; see [mc_scores()].
+#' @param measure (string) Of uncertainty; see [mc_scores()].
 #' @param false_alarm_rate (number) The chance that the sequential test ever raises an alarm while nothing
 #'   changes, over the whole run, however long it is and however often it is looked at.
 #' @param n_bins (count) Of the population stability index, each with as many of the reference.

@@ -3,7 +3,7 @@
 
 #' Which predictions to accept, and which people should see
 #'
-#' `mc_triage()` learns thresholds of doubt on labelled inputs; `mc_decide()` decides by them about new
+#' `mc_triage()` learns thresholds of uncertainty on labelled inputs; `mc_decide()` decides by them about new
 #' predictions. Give `max_error`, `budget`, `costs` or `uncertainty_threshold`. `print()` says what the policy
 #' promises, and on how many cases that rests.
 #'
@@ -23,8 +23,8 @@
 #'   is wrong. One number, or one per tier but the last: the second is for the cases of the first two tiers
 #'   together.
 #' @param confidence (number) Between 0 and 1.
-#' @param measure (character vector) One or several measures of doubt; see [mc_scores()]. With several, an
-#'   input is accepted if it exceeds none of their thresholds.
+#' @param measure (character vector) One or several measures of uncertainty; see [mc_scores()]. With several,
+#'   an input is accepted if it exceeds none of their thresholds.
 #' @param tiers (count or character vector) 2 (accept, refer), 3 (accept, second check, refer), or names of
 #'   one's own.
 #' @param costs (list) `list(error = 50, refer = 1)`: the cost of a wrong accepted case (or a matrix, true
@@ -47,7 +47,7 @@
 #'   levels they were tested at), `mean_cost`, `needed` and the settings. [mc_save()] writes it as JSON.
 #'
 #'   `mc_decide()`: a tibble with one row per input: `id` (where the prediction has ids), `predicted`, `tier`
-#'   (factors), `reason` in words, and the doubt by each measure.
+#'   (factors), `reason` in words, and the uncertainty by each measure.
 #' @references Angelopoulos et al. (2021), *Learn then test*, \doi{10.48550/arXiv.2110.01052}.
 #'   Laufer-Goldshtein et al. (2023), \doi{10.48550/arXiv.2210.07913}, for ordering by a part of the data.
 #'   Wiens and Dmitrienko (2005), *Journal of Biopharmaceutical Statistics* 15, for the fallback procedure.
@@ -109,7 +109,7 @@ mc_decide <- function(policy, prediction) {
 #' @param prediction (mc_prediction) Of classes, for inputs without labels.
 #' @param n (count) How many.
 #' @param ... Not used; what follows is given by name.
-#' @param by (string) A measure of doubt, as in [mc_scores()]: `"mutual_information"` (BALD),
+#' @param by (string) A measure of uncertainty, as in [mc_scores()]: `"mutual_information"` (BALD),
 #'   `"predictive_entropy"`, `"variation_ratio"` and so on; equals in the order of the inputs. Or
 #'   `"batchbald"`: inputs whose labels together tell most about the network, so that a batch is not n times
 #'   much the same; it needs the draws, under masks shared by all inputs.

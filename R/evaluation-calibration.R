@@ -102,7 +102,8 @@ mc_conformal <- function(prediction, y, ..., level = 0.9, method = NULL, by_labe
 
 # R data that can be printed and saved; `json` is what a file has of it, and what goes back to the core.
 new_learnt <- function(object, fields, class) {
-  own <- list(words = from_python(object$words()), json = from_python(call_core("for_r.learnt_to_text", object)))
+  json <- from_python(call_core("for_r.learnt_to_text", object))
+  own <- list(words = from_python(object$words()), json = json)
   structure(c(fields, own), class = c(class, "mc_learnt"))
 }
 

@@ -1,23 +1,24 @@
-# A prediction held against the truth: how good it is, how honest its probabilities are, what its doubt is
-# worth.
+# A prediction held against the truth: how good it is, how honest its probabilities are, what its uncertainty
+# is worth.
 
-#' How good a prediction is, and whether its doubt finds its errors
+#' How good a prediction is, and whether its uncertainty finds its errors
 #'
 #' `mc_scores()` holds a prediction against the truth: accuracy and log loss, whether the probabilities are
-#' honest, and how well each measure of doubt tells the errors. `mc_ood_scores()` says how well doubt tells
-#' inputs like those learnt from (in) and others (out) apart.
+#' honest, and how well each measure of uncertainty tells the errors. `mc_ood_scores()` says how well
+#' uncertainty tells inputs like those learnt from (in) and others (out) apart.
 #'
-#' The measures of doubt, larger for more: `predictive_entropy`, `expected_entropy`, `mutual_information`
-#' (nats), `variation_ratio`, `least_confidence` (1 - confidence), `smallest_margin` (1 - margin), `std`
-#' (standard deviation of the predicted label's probability); for values `std` and `total_std` (with the
-#' noise). Inputs that are equally doubtful are taken together, so nothing depends on the order of the inputs.
+#' The measures of uncertainty, larger for more: `predictive_entropy`, `expected_entropy`,
+#' `mutual_information` (nats), `variation_ratio`, `least_confidence` (1 - confidence), `smallest_margin` (1 -
+#' margin), `std` (standard deviation of the predicted label's probability); for values `std` and `total_std`
+#' (with the noise). Inputs that are equally uncertain are taken together, so nothing depends on the order of
+#' the inputs.
 #'
 #' @param prediction,prediction_in,prediction_out (mc_prediction) What to score.
 #' @param y (factor or vector, or numeric matrix) The true label of each input, or the values observed.
 #' @param ... Not used; what follows is given by name.
 #' @param n_bins (count) Bins of the reliability diagrams. A bin holds what is above its lower and up to its
 #'   upper edge.
-#' @param coverages (numeric vector) Shares of the inputs, the least doubtful first, whose accuracy is asked
+#' @param coverages (numeric vector) Shares of the inputs, the least uncertain first, whose accuracy is asked
 #'   for.
 #' @param risks (numeric vector) Error rates for which the largest share is asked for.
 #' @param n_resamples (count) Resamples of the bootstrap over the inputs; 0 for no intervals.
@@ -29,8 +30,8 @@
 #'   to 2) and `brier_halved` (for two labels the usual one); `ece_equal_width`, `ece_equal_mass` (expected
 #'   calibration error of the predicted label), `classwise_ece` (mean over the labels of the error of each
 #'   label's probability). Tibbles: `by_measure` (`auroc`, `aupr`, `aurc`: the mean over k of the error rate
-#'   among the k least doubtful inputs, and `excess_aurc`, over that of a measure which puts all errors last),
-#'   `at_coverage`, `at_risk`, `by_label`, `reliability`, `risk_coverage`.
+#'   among the k least uncertain inputs, and `excess_aurc`, over that of a measure which puts all errors
+#'   last), `at_coverage`, `at_risk`, `by_label`, `reliability`, `risk_coverage`.
 #'
 #'   For values, one number per output: `rmse`, `mae`, `log_density` and `crps` of the whole mixture of the
 #'   draws, so they need the draws. `by_interval`: coverage, width and interval score of `conf_int` and
@@ -40,7 +41,7 @@
 #'   (coverage, risk or level), `value`, and with `n_resamples` `lower` and `upper`.
 #'
 #'   `mc_ood_scores()`: a tibble with one row per measure. `auroc`: chance that an input from outside is the
-#'   more doubtful of two; `aupr_in`, `aupr_out`: average precision of finding those from inside, or from
+#'   more uncertain of two; `aupr_in`, `aupr_out`: average precision of finding those from inside, or from
 #'   outside; `fpr_at_95`: share of those from outside that pass where 95 % of those from inside do. With
 #'   `n_resamples` each has its `_lower` and `_upper`.
 #' @references Guo et al. (2017), \doi{10.48550/arXiv.1706.04599}, and Nixon et al. (2019),

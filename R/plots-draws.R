@@ -7,8 +7,8 @@
 #'
 #' @inheritParams mc_plot_reliability
 #' @param prediction (mc_prediction) That holds its draws.
-#' @param inputs (integer vector) Positions, from 1; by default the 12 most doubtful, by predictive entropy or
-#'   standard deviation.
+#' @param inputs (integer vector) Positions, from 1; by default the 12 most uncertain, by predictive entropy
+#'   or standard deviation.
 #' @return `mc_plot_draws()`: (ggplot). `mc_draws_table()`: (tibble) its numbers, one row per chosen input,
 #'   label or output, and draw: `input`, `id` (where the prediction has ids), `label` (of classes) or
 #'   `output`, `draw`, `value` (the label's probability, or the output in the unit of the values). Draws

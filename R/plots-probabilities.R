@@ -24,7 +24,7 @@ mc_plot_probabilities <- function(prediction, images = NULL, ..., inputs = NULL,
   rlang::check_dots_empty()
   check_ggplot2()
   check_classes(prediction)
-  inputs <- if (is.null(inputs)) least_sure(prediction) else as_inputs(inputs, nrow(prediction))
+  inputs <- if (is.null(inputs)) most_uncertain(prediction) else as_inputs(inputs, nrow(prediction))
   truth <- if_given(truth, as_truth, prediction = prediction)
   pictures <- if (!is.null(images)) as_pictures(images, inputs, nrow(prediction))
   table <- mc_probabilities_table(prediction, inputs)
@@ -58,7 +58,7 @@ mc_plot_probabilities <- function(prediction, images = NULL, ..., inputs = NULL,
 #' mc_probabilities_table(mc_predict(net, iris[1:4], seed = 1), inputs = 1:2)
 mc_probabilities_table <- function(prediction, inputs = NULL) {
   check_classes(prediction)
-  chosen <- if (is.null(inputs)) least_sure(prediction) else as_inputs(inputs, nrow(prediction))
+  chosen <- if (is.null(inputs)) most_uncertain(prediction) else as_inputs(inputs, nrow(prediction))
   labels <- as.character(prediction$labels)
   in_rows <- function(value) as.vector(t(value[chosen, , drop = FALSE]))
   columns <- list(
@@ -90,7 +90,7 @@ plot.mc_prediction <- function(x, ...) {
 
 most_bars <- 10 # more are hard to tell apart at a glance
 
-worth_naming <- 0.05 # "perhaps Coat": from one chance in twenty on
+worth_naming <- 0.05 # "second Coat": from one chance in twenty on
 
 # The bars of one input, from top to bottom; a last one without a mean stands for the labels that are left
 # out.
@@ -130,8 +130,8 @@ panel_title <- function(name, one, true) {
   second <- max(one$mean[, as.integer(one$second)])
   paste0(
     short(one$predicted), " ", number(one$confidence),
-    if (second >= worth_naming) paste0(", perhaps ", short(one$second)),
-    "\n", name, if (nzchar(true)) paste0(", in truth ", short(true)),
+    if (second >= worth_naming) paste0(", second ", short(one$second)),
+    "\n", name, if (nzchar(true)) paste0(", true label ", short(true)),
     "\nentropy ", number(one$predictive_entropy), " nats: ", number(one$expected_entropy), " aleatoric, ",
     number(one$mutual_information), " epistemic"
   )
@@ -147,7 +147,7 @@ bars_caption <- function(prediction, with_truth) {
   paste0(
     "Bars: mean probability of each label over ", describe_draws(prediction), "; whiskers: their ",
     format(100 * prediction$level), " % interval. Dark: predicted.",
-    if (with_truth) "\nBold, with a diamond: in truth."
+    if (with_truth) "\nBold, with a diamond: the true label."
   )
 }
 
@@ -310,6 +310,6 @@ check_classes <- function(prediction, call = rlang::caller_env()) {
 }
 
 # Positions of the inputs of the highest entropy, that first.
-least_sure <- function(prediction) {
+most_uncertain <- function(prediction) {
   utils::head(order(-prediction$predictive_entropy), 12)
 }

@@ -6,16 +6,16 @@
 #' diagonal, what is said to be 80 % sure is right in 80 % of the cases; below it the network is too sure. The
 #' size of the dots is the number of inputs, the whiskers are exact intervals at `scores$level`.
 #'
-#' `mc_plot_risk_coverage()`: the error among the least doubtful inputs, by how many of them are taken. The
-#' further below the level of all inputs (right end), the better the doubt finds the errors. For values the
-#' risk is the squared error.
+#' `mc_plot_risk_coverage()`: the error among the least uncertain inputs, by how many of them are taken. The
+#' further below the level of all inputs (right end), the better the uncertainty finds the errors. For values
+#' the risk is the squared error.
 #'
 #' @param scores (mc_scores) What [mc_scores()] returned; `scores$reliability` and `scores$risk_coverage` have
 #'   the numbers.
 #' @param ... Not used; what follows is given by name.
 #' @param binning (string) `"equal_width"`, or `"equal_mass"`, as many inputs in each bin.
-#' @param measures (character vector) Measures of doubt to draw; by default the predictive entropy and the
-#'   mutual information, for values all.
+#' @param measures (character vector) Measures of uncertainty to draw; by default the predictive entropy and
+#'   the mutual information, for values all.
 #' @param path (string) Also writes the picture to this file, its format by the ending.
 #' @return (ggplot) The picture; its `data` has the numbers.
 #' @references Guo et al. (2017), \doi{10.48550/arXiv.1706.04599}. Geifman and El-Yaniv (2017),
@@ -79,7 +79,7 @@ mc_plot_risk_coverage <- function(scores, ..., measures = NULL, path = NULL) {
     ggplot2::scale_linetype_discrete(name = NULL) +
     ggplot2::coord_cartesian(xlim = 0:1, ylim = c(0, if (top > 0) 1.05 * top else 1)) +
     ggplot2::labs(
-      x = "coverage (share of the inputs, least doubtful first)", y = paste(risk, "among them")
+      x = "coverage (share of the inputs, least uncertain first)", y = paste(risk, "among them")
     ) +
     chart_theme()
   finished(plot, path, 4.6, 3.6)

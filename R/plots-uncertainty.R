@@ -1,8 +1,8 @@
-#' Histograms of the doubt
+#' Histograms of the uncertainty
 #'
 #' Of right and wrong predictions (`y`), or of inputs from inside and outside (`prediction_out`). Each group
 #' is drawn as shares of its own inputs, so that a small one can be compared with a large one; the less they
-#' overlap, the better the doubt tells them apart.
+#' overlap, the better the uncertainty tells them apart.
 #'
 #' @inheritParams mc_plot_reliability
 #' @param prediction,prediction_out (mc_prediction) Of inputs; of others, like none that were learnt from.

@@ -4,9 +4,9 @@
 #'
 #' Writes one HTML file that needs no network and no other file: a summary; with `y` the scores; the policy in
 #' words, and the tier of each input; the state of a monitor; and the review queue, every input with its
-#' image, its most probable labels as bars with the interval of the draws, the most doubtful first, with
+#' image, its most probable labels as bars with the interval of the draws, the most uncertain first, with
 #' filters by tier, label and name. Made for the screen, the phone and paper: it prints the cards that are
-#' shown, at first the `n_shown` most doubtful, and says how many it leaves out. What labels and files are
+#' shown, at first the `n_shown` most uncertain, and says how many it leaves out. What labels and files are
 #' called is shown as it is, and never run.
 #'
 #' @param prediction (mc_prediction) What to report.
@@ -17,7 +17,7 @@
 #' @param ... Not used; what follows is given by name.
 #' @param path (string) Where to write it; ends in `.html`.
 #' @param monitor A monitor for drift, whose words are shown.
-#' @param measure (string) Of the doubt that sorts the queue; by default the policy's first, else the
+#' @param measure (string) Of the uncertainty that sorts the queue; by default the policy's first, else the
 #'   predictive entropy, for values the standard deviation with the noise where the model tells it.
 #' @param title (string) Of the page.
 #' @param n_shown (count) Cards that are shown at first, and added by a press of the button.

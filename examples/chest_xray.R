@@ -135,8 +135,8 @@ curve <- ggplot(retained, aes(100 * share, accuracy)) +
   theme_classic()
 ggsave("output/chest_xray_retained_r.png", curve, width = 4.2, height = 3.6, dpi = 150)
 
-# The surest and the least sure images: bars of the mean, whiskers from the 2.5 to the 97.5 percentile of the
-# draws.
+# The most certain and the most uncertain images: bars of the mean, whiskers from the 2.5 to the 97.5
+# percentile of the draws.
 order <- order(pred$predictive_entropy)
 chosen <- c(utils::head(order, 3), utils::tail(order, 9))
 mc_plot_probabilities(pred, x_test, inputs = chosen, truth = y_test, path = "output/chest_xray_images_r.png")

@@ -129,7 +129,8 @@ for axes in (left, right):
     axes.spines[["top", "right"]].set_visible(False)
 figure.savefig("output/chest_xray_python.png", dpi=150)
 
-# The surest and the least sure images: bars of the mean, whiskers from the 2.5 to the 97.5 percentile of the draws.
+# The most certain and the most uncertain images: bars of the mean, whiskers from the 2.5 to the 97.5 percentile of the
+# draws.
 order = np.argsort(pred.predictive_entropy, kind="stable")
 chosen = np.concatenate([order[:3], order[-9:]])
 mcd.mc_plot_probabilities(pred, x_test, inputs=chosen, truth=y_test, path="output/chest_xray_images_python.png")

@@ -76,8 +76,9 @@ cat(sprintf(
   data$labels[first], pred$mean[1, first], pred$variance[1, first]
 ))
 wrong <- max.col(pred$mean, ties.method = "first") - 1L != y_test
-least_sure <- order(-pred$predictive_entropy)[1:100] # 10 % of the images
+most_uncertain <- order(-pred$predictive_entropy)[1:100] # 10 % of the images
 cat(sprintf("Test accuracy: %.3f\n", 1 - mean(wrong)))
 cat(sprintf(
-  "The 10 %% it is least sure of hold %.0f %% of its errors.\n", 100 * sum(wrong[least_sure]) / sum(wrong)
+  "The 10 %% it is most uncertain about hold %.0f %% of its errors.\n",
+  100 * sum(wrong[most_uncertain]) / sum(wrong)
 ))

@@ -59,6 +59,8 @@ print(
     f"The first image: {labels[first]}, probability {pred.mean[0, first]:.2f}, variance {pred.variance[0, first]:.4f}"
 )
 wrong = pred.mean.argmax(axis=1) != y_test
-least_sure = np.argsort(-pred.predictive_entropy, kind="stable")[:100]  # 10 % of the images
+most_uncertain = np.argsort(-pred.predictive_entropy, kind="stable")[:100]  # 10 % of the images
 print(f"Test accuracy: {1 - wrong.mean():.3f}")
-print(f"The 10 % it is least sure of hold {100 * wrong[least_sure].sum() / wrong.sum():.0f} % of its errors.")
+print(
+    f"The 10 % it is most uncertain about hold {100 * wrong[most_uncertain].sum() / wrong.sum():.0f} % of its errors."
+)

@@ -61,7 +61,7 @@ cat(sprintf("\nTest accuracy: %.3f\n", mean(said == truth)))
 # Of the images that it calls an 8: how sure is it, and of what else does it think?
 eights <- which(said == 8)
 eights <- eights[order(-pred$confidence[eights])]
-cat("\n", length(eights), " images are called an 8; from the surest to the least sure:\n", sep = "")
+cat("\n", length(eights), " images are called an 8; from the most certain to the most uncertain:\n", sep = "")
 for (one in c(head(eights, 2), tail(eights, 3))) {
   cat(sprintf(
     paste0(

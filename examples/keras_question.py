@@ -42,7 +42,7 @@ print(f"\nTest accuracy: {(pred.mean.argmax(axis=1) == truth).mean():.3f}")
 # Of the images that it calls an 8: how sure is it, and of what else does it think?
 eights = np.flatnonzero(pred.predicted == 8)
 eights = eights[np.argsort(-pred.confidence[eights])]
-print(f"\n{len(eights)} images are called an 8; from the surest to the least sure:")
+print(f"\n{len(eights)} images are called an 8; from the most certain to the most uncertain:")
 for one in [*eights[:2], *eights[-3:]]:
     low, high = pred.lower[one, 8], pred.upper[one, 8]
     print(

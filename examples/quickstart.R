@@ -1,4 +1,5 @@
-# Train a network, predict with its uncertainty, see what it is least sure of. quickstart.py does the same.
+# Train a network, predict with its uncertainty, see what it is most uncertain about. quickstart.py does the
+# same.
 library(mcdropout)
 
 # Real images of clothes: 28 x 28 grey pixels in [0, 1], with the label of each.
@@ -23,14 +24,15 @@ cat("\nThe prediction for ", nrow(pred), " new images; entropies and information
 print(summary(pred))
 
 wrong <- as.character(pred$predicted) != as.character(data$y_test)
-least_sure <- order(-pred$predictive_entropy)[1:100] # 10 % of the images
+most_uncertain <- order(-pred$predictive_entropy)[1:100] # 10 % of the images
 cat(sprintf("\nTest accuracy: %.3f\n", 1 - mean(wrong)))
-share <- sum(wrong[least_sure]) / sum(wrong)
-cat(sprintf("The 10 %% it is least sure of hold %.0f %% of its errors.\n", 100 * share))
+share <- sum(wrong[most_uncertain]) / sum(wrong)
+cat(sprintf("The 10 %% it is most uncertain about hold %.0f %% of its errors.\n", 100 * share))
 
-# Aleatoric: doubt that comes with the image. Epistemic: doubt that more training images could take away.
-cat("\nIt is least sure of these images (counted from 1):\n")
-twelve <- least_sure[1:12]
+# Aleatoric: uncertainty that comes with the image. Epistemic: uncertainty that more training images could
+# take away.
+cat("\nIt is most uncertain about these images (counted from 1):\n")
+twelve <- most_uncertain[1:12]
 table <- data.frame(
   predicted = pred$predicted,
   second = pred$second,

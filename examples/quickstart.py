@@ -1,4 +1,4 @@
-# Train a network, predict with its uncertainty, see what it is least sure of. quickstart.R does the same.
+# Train a network, predict with its uncertainty, see what it is most uncertain about. quickstart.R does the same.
 from pathlib import Path
 
 import numpy as np
@@ -33,14 +33,14 @@ print(table[columns].describe().T[["min", "25%", "50%", "75%", "max", "mean"]].r
 print(pred)
 
 wrong = table["predicted"].to_numpy() != data.y_test
-least_sure = np.argsort(-table["predictive_entropy"].to_numpy(), kind="stable")[:100]  # 10 % of the images
+most_uncertain = np.argsort(-table["predictive_entropy"].to_numpy(), kind="stable")[:100]  # 10 % of the images
 print(f"\nTest accuracy: {1 - wrong.mean():.3f}")
-share = wrong[least_sure].sum() / wrong.sum()
-print(f"The 10 % it is least sure of hold {100 * share:.0f} % of its errors.")
+share = wrong[most_uncertain].sum() / wrong.sum()
+print(f"The 10 % it is most uncertain about hold {100 * share:.0f} % of its errors.")
 
-# Aleatoric: doubt that comes with the image. Epistemic: doubt that more training images could take away.
-print("\nIt is least sure of these images (counted from 0):")
-twelve = least_sure[:12]
+# Aleatoric: uncertainty that comes with the image. Epistemic: uncertainty that more training images could take away.
+print("\nIt is most uncertain about these images (counted from 0):")
+twelve = most_uncertain[:12]
 table["truth"] = data.y_test
 columns = ["predicted", "second", "truth", "predictive_entropy", "expected_entropy", "mutual_information"]
 names = {"predictive_entropy": "total", "expected_entropy": "aleatoric", "mutual_information": "epistemic"}

@@ -27,7 +27,7 @@ x_calibration <- data$x_train[kept, , , , drop = FALSE]
 calibration <- mc_predict(net, x_calibration, n_samples = given$draws, seed = 1, progress = TRUE)
 test <- mc_predict(net, data$x_test, n_samples = given$draws, seed = 1, progress = TRUE)
 
-# How good it is, and whether its doubt finds its errors.
+# How good it is, and whether its uncertainty finds its errors.
 scores <- mc_scores(test, data$y_test)
 print(scores)
 
@@ -65,7 +65,7 @@ monitor <- update(monitor, turned, name = "turned")
 cat("\n")
 print(monitor)
 
-# The files: the policy, for either language to open; pictures; a report with every image, the most doubtful
+# The files: the policy, for either language to open; pictures; a report with every image, the most uncertain
 # first.
 dir.create("output", showWarnings = FALSE)
 mc_save(policy, "output/triage_policy_r.json")

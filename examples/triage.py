@@ -25,7 +25,7 @@ net = mcd.mc_fit(net, x_train, y_train, epochs=given.epochs, batch_size=128, see
 calibration = mcd.mc_predict(net, x_calibration, n_samples=given.draws, seed=1, progress=True)
 test = mcd.mc_predict(net, data.x_test, n_samples=given.draws, seed=1, progress=True)
 
-# How good it is, and whether its doubt finds its errors.
+# How good it is, and whether its uncertainty finds its errors.
 scores = mcd.mc_scores(test, data.y_test)
 print(scores)
 
@@ -55,7 +55,7 @@ monitor.update(turned, name="turned")
 print()
 print(monitor)
 
-# The files: the policy, for either language to open; pictures; a report with every image, the most doubtful first.
+# The files: the policy, for either language to open; pictures; a report with every image, the most uncertain first.
 Path("output").mkdir(exist_ok=True)
 mcd.mc_save(policy, "output/triage_policy_python.json")
 mcd.mc_plot_reliability(scores, path="output/triage_reliability_python.png")

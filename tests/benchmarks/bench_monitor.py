@@ -1,8 +1,8 @@
 """What a drift monitor costs as its stream grows, how often it is wrong, and how soon it sees a change.
 
-Run: python tests/benchmarks/bench_monitor.py
-The doubts are normally distributed numbers, those of 100,000 inputs in batches of 100 against a reference of 1,000; the
-false alarms those of 1,000 runs of 10,000 inputs each. What is timed needs one core.
+Run: python tests/benchmarks/bench_monitor.py The uncertainties are normally distributed numbers, those of 100,000
+inputs in batches of 100 against a reference of 1,000; the false alarms those of 1,000 runs of 10,000 inputs each. What
+is timed needs one core.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def template() -> mcd.MCPrediction:
     )  # fmt: skip
 
 
-def doubts(one: mcd.MCPrediction, values: np.ndarray) -> mcd.MCPrediction:
+def uncertainties(one: mcd.MCPrediction, values: np.ndarray) -> mcd.MCPrediction:
     """A prediction whose predictive entropy these values are."""
     return replace(one[np.zeros(len(values), dtype=int)], predictive_entropy=values)
 
@@ -46,10 +46,10 @@ def doubts(one: mcd.MCPrediction, values: np.ndarray) -> mcd.MCPrediction:
 def cost(one: mcd.MCPrediction) -> pd.DataFrame:
     """Milliseconds of an update and kilobytes of its file, along the stream."""
     rng = np.random.default_rng(1)
-    monitor = mcd.mc_monitor(doubts(one, rng.normal(size=REFERENCE)))
+    monitor = mcd.mc_monitor(uncertainties(one, rng.normal(size=REFERENCE)))
     rows, spent, updates = [], 0.0, 0
     for seen in range(BATCH, STREAM + 1, BATCH):
-        batch = doubts(one, rng.normal(size=BATCH))
+        batch = uncertainties(one, rng.normal(size=BATCH))
         start = time.process_time()
         monitor.update(batch)
         spent, updates = spent + time.process_time() - start, updates + 1
@@ -64,9 +64,9 @@ def cost(one: mcd.MCPrediction) -> pd.DataFrame:
 def run(one: mcd.MCPrediction, seed: int, before: int, after: int, shift: float, scale: float, rate: float):
     """A monitor that has seen a stream which changes."""
     rng = np.random.default_rng(seed)
-    monitor = mcd.mc_monitor(doubts(one, rng.normal(size=REFERENCE)), false_alarm_rate=rate, seed=seed)
+    monitor = mcd.mc_monitor(uncertainties(one, rng.normal(size=REFERENCE)), false_alarm_rate=rate, seed=seed)
     values = np.concatenate([rng.normal(size=before), shift + scale * rng.normal(size=after)])
-    return monitor.update(doubts(one, values))
+    return monitor.update(uncertainties(one, values))
 
 
 def main() -> None:

@@ -23,7 +23,7 @@ MAKE = """
     pred <- mc_predict(net, x[101:n, ], n_samples = 10, seed = 2, progress = FALSE)
     truth <- y[101:n]
     wrong <- pred$predicted != truth
-    doubts <- list(
+    uncertainties <- list(
       predictive_entropy = pred$predictive_entropy, expected_entropy = pred$expected_entropy,
       mutual_information = pred$mutual_information, variation_ratio = pred$variation_ratio,
       least_confidence = 1 - pred$confidence, smallest_margin = 1 - pred$margin,
@@ -87,36 +87,36 @@ IN_R = {
         sum(abs(gaps), na.rm = TRUE) / 200
     }))""",
     # Mann and Whitney's statistic over the number of pairs
-    "scores$by_measure$auroc": """sapply(doubts, function(doubt) {
-        statistic <- suppressWarnings(wilcox.test(doubt[wrong], doubt[!wrong]))$statistic
+    "scores$by_measure$auroc": """sapply(uncertainties, function(uncertainty) {
+        statistic <- suppressWarnings(wilcox.test(uncertainty[wrong], uncertainty[!wrong]))$statistic
         statistic / (sum(wrong) * sum(!wrong))
     })""",
-    "scores$by_measure$aupr": """sapply(doubts, function(doubt) {
+    "scores$by_measure$aupr": """sapply(uncertainties, function(uncertainty) {
         total <- 0
         found <- 0
-        for (value in sort(unique(doubt), decreasing = TRUE)) {
-          taken <- doubt >= value
+        for (value in sort(unique(uncertainty), decreasing = TRUE)) {
+          taken <- uncertainty >= value
           total <- total + (sum(wrong[taken]) - found) * mean(wrong[taken])
           found <- sum(wrong[taken])
         }
         total / sum(wrong)
     })""",
-    # the expected errors among the first k, inputs of equal doubt being in any order
-    "scores$by_measure$aurc": """sapply(doubts, function(doubt) {
-        share <- ave(as.numeric(wrong), doubt)
-        mean(cumsum(share[order(doubt)]) / 1:200)
+    # the expected errors among the first k, inputs of equal uncertainty being in any order
+    "scores$by_measure$aurc": """sapply(uncertainties, function(uncertainty) {
+        share <- ave(as.numeric(wrong), uncertainty)
+        mean(cumsum(share[order(uncertainty)]) / 1:200)
     })""",
-    "scores$by_measure$excess_aurc": """sapply(doubts, function(doubt) {
-        share <- ave(as.numeric(wrong), doubt)
-        mean(cumsum(share[order(doubt)]) / 1:200) - mean(cumsum(sort(wrong)) / 1:200)
+    "scores$by_measure$excess_aurc": """sapply(uncertainties, function(uncertainty) {
+        share <- ave(as.numeric(wrong), uncertainty)
+        mean(cumsum(share[order(uncertainty)]) / 1:200) - mean(cumsum(sort(wrong)) / 1:200)
     })""",
-    "scores$at_coverage$accuracy": """unlist(lapply(doubts, function(doubt) {
-        sapply(c(0.8, 0.9, 0.95), function(share) 1 - mean(wrong[doubt <= sort(doubt)[round(share * 200)]]))
+    "scores$at_coverage$accuracy": """unlist(lapply(uncertainties, function(uncertainty) {
+        sapply(c(0.8, 0.9, 0.95), function(share) 1 - mean(wrong[uncertainty <= sort(uncertainty)[round(share * 200)]]))
     }))""",
-    "scores$at_risk$coverage": """unlist(lapply(doubts, function(doubt) {
+    "scores$at_risk$coverage": """unlist(lapply(uncertainties, function(uncertainty) {
         sapply(c(0.01, 0.05), function(risk) {
-          fits <- sapply(doubt, function(value) mean(wrong[doubt <= value]) <= risk)
-          if (any(fits)) mean(doubt <= max(doubt[fits])) else 0
+          fits <- sapply(uncertainty, function(value) mean(wrong[uncertainty <= value]) <= risk)
+          if (any(fits)) mean(uncertainty <= max(uncertainty[fits])) else 0
         })
     }))""",
     "scores$reliability$upper[1]": """{
@@ -124,18 +124,18 @@ IN_R = {
         binom.test(round(first$accuracy * first$n), first$n)$conf.int[2]
     }""",
     "scores$by_label$sensitivity": "tapply(!wrong, truth, mean)",
-    "mc_ood_scores(pred[1:120], pred[121:200])$auroc": """sapply(doubts, function(doubt) {
-        suppressWarnings(wilcox.test(doubt[121:200], doubt[1:120]))$statistic / (120 * 80)
+    "mc_ood_scores(pred[1:120], pred[121:200])$auroc": """sapply(uncertainties, function(uncertainty) {
+        suppressWarnings(wilcox.test(uncertainty[121:200], uncertainty[1:120]))$statistic / (120 * 80)
     })""",
-    "mc_ood_scores(pred[1:120], pred[121:200])$fpr_at_95": """sapply(doubts, function(doubt) {
-        mean(doubt[121:200] <= sort(doubt[1:120])[ceiling(0.95 * 120)])
+    "mc_ood_scores(pred[1:120], pred[121:200])$fpr_at_95": """sapply(uncertainties, function(uncertainty) {
+        mean(uncertainty[121:200] <= sort(uncertainty[1:120])[ceiling(0.95 * 120)])
     })""",
     # average precision: the precision at each input from outside, equals taken together
-    "mc_ood_scores(pred[1:120], pred[121:200])$aupr_out": """sapply(doubts, function(doubt) {
+    "mc_ood_scores(pred[1:120], pred[121:200])$aupr_out": """sapply(uncertainties, function(uncertainty) {
         outside <- 1:200 > 120
-        values <- sort(unique(doubt), decreasing = TRUE)
-        recall <- sapply(values, function(value) mean(doubt[outside] >= value))
-        precision <- sapply(values, function(value) mean(outside[doubt >= value]))
+        values <- sort(unique(uncertainty), decreasing = TRUE)
+        recall <- sapply(values, function(value) mean(uncertainty[outside] >= value))
+        precision <- sapply(values, function(value) mean(outside[uncertainty >= value]))
         sum(diff(c(0, recall)) * precision)
     })""",
     "mc_conformal(pred, truth, level = 0.8, method = 'raps', penalty = 0.05, n_free = 1)$limits": """{
@@ -179,13 +179,14 @@ IN_R = {
     "rates$spread": "sapply(at_rates, function(one) mean(one$mutual_information))",
     "rates$best": "colMeans(losses) == min(colMeans(losses))",
     "sampled$loss": "colMeans(losses)",  # the same weights, sampled at each rate
-    "watched$ks": "suppressWarnings(ks.test(doubts$std[1:120], doubts$std[121:200], exact = FALSE))$statistic",
+    "watched$ks": "suppressWarnings("
+    "ks.test(uncertainties$std[1:120], uncertainties$std[121:200], exact = FALSE))$statistic",
     "watched$psi": """{
-        edges <- sort(doubts$std[1:120])[20 * 1:5]
+        edges <- sort(uncertainties$std[1:120])[20 * 1:5]
         counts <- function(some) tabulate(findInterval(some, edges, left.open = TRUE) + 1, 6)
         share <- function(some) (counts(some) + 0.5) / (length(some) + 3)
-        now <- share(doubts$std[121:200])
-        before <- share(doubts$std[1:120])
+        now <- share(uncertainties$std[121:200])
+        before <- share(uncertainties$std[1:120])
         sum((now - before) * log(now / before))
     }""",
     "watched$psi_limit": "qchisq(0.95, 5) * (1 / 120 + 1 / 80)",

@@ -20,12 +20,12 @@ from mcdropout.predictions.uncertainty import CLASS_MEASURES, measured
 
 
 @pytest.mark.parametrize("by", CLASS_MEASURES)
-def test_the_most_doubtful_come_first(example_classes, by):
+def test_the_most_uncertain_come_first(example_classes, by):
     prediction, _ = example_classes(80, ids=np.arange(80) + 1000)
     table = mc_acquire(prediction, 7, by=by)
-    doubt = measured(prediction, by)
-    assert table["input"].tolist() == np.lexsort((np.arange(80), -doubt))[:7].tolist()
-    np.testing.assert_array_equal(table["score"], doubt[table["input"]])
+    uncertainty = measured(prediction, by)
+    assert table["input"].tolist() == np.lexsort((np.arange(80), -uncertainty))[:7].tolist()
+    np.testing.assert_array_equal(table["score"], uncertainty[table["input"]])
     assert table["id"].tolist() == (table["input"] + 1000).tolist()
 
 
@@ -159,7 +159,7 @@ def experiment():
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Of the 15 inputs")  # more draws would take longer, and the test passes with these
 @pytest.mark.parametrize("by", ["mutual_information", "batchbald"])
-def test_inputs_chosen_by_doubt_teach_more_than_random_ones(experiment, by):
+def test_inputs_chosen_by_uncertainty_teach_more_than_random_ones(experiment, by):
     """On images as they come unsorted, two labels making up most of them: accuracy on all labels alike, paired."""
     found = {name: experiment("unbalanced", name) for name in ("random", by)}
     print({name: values.round(3).tolist() for name, values in found.items()})

@@ -53,7 +53,7 @@ def test_risk_coverage_shows_the_curves(scores):
     assert [text.get_text() for text in axes.get_legend().get_texts()] == ["std", "least confidence"]
 
 
-def test_one_doubtless_error_does_not_flatten_the_curve(classes_of):
+def test_one_uncertaintyless_error_does_not_flatten_the_curve(classes_of):
     sure = np.linspace(0.99, 0.6, 400)
     prediction = classes_of(np.stack([np.stack([sure, 1 - sure], axis=1)] * 3), ["a", "b"])
     y = np.where(np.arange(400) % 10 == 0, "b", "a")  # the surest of all is wrong: a risk of 1 at the start
@@ -70,7 +70,7 @@ def test_risk_coverage_of_values(example_values):
     assert "squared error" in axes.get_ylabel()
 
 
-# Doubt ----------------------------------------------------------------------------------------------------
+# Uncertainty ----------------------------------------------------------------------------------------------------
 
 
 def test_uncertainty_table_counts_right_and_wrong(case):
@@ -110,7 +110,7 @@ def test_uncertainty_draws_the_shares(case):
     assert axes.get_xlabel() == "predictive entropy (nats)"
 
 
-def test_all_doubt_at_zero_still_has_bins(classes_of):
+def test_all_uncertainty_at_zero_still_has_bins(classes_of):
     sure = classes_of(np.tile(np.array([1.0, 0.0]), (3, 5, 1)))
     assert mcd.mc_uncertainty_table(sure)["n"].sum() == 5
 
@@ -293,7 +293,7 @@ def test_what_cannot_be_drawn_is_said_in_one_sentence(case, scores, example_valu
         (ValueError, "`scores` must be of classes to have a reliability diagram; got those of values.",
          lambda: mcd.mc_plot_reliability(mcd.mc_scores(values, observed))),
         (ValueError, '`measures` must be one of "predictive_entropy"',
-         lambda: mcd.mc_plot_risk_coverage(scores, measures="doubt")),
+         lambda: mcd.mc_plot_risk_coverage(scores, measures="uncertainty")),
         (ValueError, "`measures` must name at least one measure; got none.",
          lambda: mcd.mc_plot_risk_coverage(scores, measures=[])),
         (ValueError, "`y` and `prediction_out` must not be given both",

@@ -26,15 +26,17 @@ LABELS = ["no", "yes"]
 
 @pytest.fixture(scope="module")
 def world(classes_of):
-    """`world(doubt, wrong)`: a prediction with that predictive entropy, and labels that make those wrong."""
+    """`world(uncertainty, wrong)`: a prediction with that predictive entropy, and labels that make those wrong."""
     template = classes_of(np.array([[[0.6, 0.4]], [[0.7, 0.3]]]), LABELS)
 
-    def make(doubt, wrong, rng):
-        n = len(doubt)
+    def make(uncertainty, wrong, rng):
+        n = len(uncertainty)
         says_yes = rng.random(n) < 0.3
         predicted = np.where(says_yes, "yes", "no")
         repeated = template[np.zeros(n, dtype=int)]
-        prediction = replace(repeated, predictive_entropy=doubt, predicted=predicted, mutual_information=doubt**2)
+        prediction = replace(
+            repeated, predictive_entropy=uncertainty, predicted=predicted, mutual_information=uncertainty**2
+        )
         return prediction, np.where(wrong, np.where(says_yes, "no", "yes"), predicted)
 
     return make
@@ -43,17 +45,17 @@ def world(classes_of):
 # The promise ----------------------------------------------------------------------------------------------
 
 GRID = np.linspace(0, 1, 20_001)
-WORLDS = {  # chance of an error by doubt, which is uniform on [0, 1]
-    "steep": lambda doubt: 0.3 * doubt**3,
+WORLDS = {  # chance of an error by uncertainty, which is uniform on [0, 1]
+    "steep": lambda uncertainty: 0.3 * uncertainty**3,
     # the most certain are wrong more often than those after them: nothing may hang on the order being right
-    "bumpy": lambda doubt: np.where(doubt < 0.1, 0.1, 0.01 + 0.3 * np.maximum(doubt - 0.4, 0)),
-    "hopeless": lambda doubt: 0.08 + 0 * doubt,
-    "in steps": lambda doubt: np.where(doubt <= 0.5, 0.049, 0.2),  # the limit is just kept up to 0.5
+    "bumpy": lambda uncertainty: np.where(uncertainty < 0.1, 0.1, 0.01 + 0.3 * np.maximum(uncertainty - 0.4, 0)),
+    "hopeless": lambda uncertainty: 0.08 + 0 * uncertainty,
+    "in steps": lambda uncertainty: np.where(uncertainty <= 0.5, 0.049, 0.2),  # the limit is just kept up to 0.5
 }
 
 
 def true_risk(chance, threshold):
-    """Share of wrong cases among all that have at most this doubt."""
+    """Share of wrong cases among all that have at most this uncertainty."""
     risks = np.cumsum(chance(GRID)) / np.arange(1, len(GRID) + 1)
     return np.interp(threshold, GRID, risks)
 
@@ -71,17 +73,17 @@ def test_the_promise_is_kept_in_a_thousand_repetitions(world, name):
     rng = np.random.default_rng(1)
     failures, accepted, naive_failures = 0, [], 0
     for repetition in range(repetitions):
-        doubt = np.round(rng.random(n), 3)  # with ties
-        wrong = rng.random(n) < WORLDS[name](doubt)
-        prediction, y = world(doubt, wrong, rng)
+        uncertainty = np.round(rng.random(n), 3)  # with ties
+        wrong = rng.random(n) < WORLDS[name](uncertainty)
+        prediction, y = world(uncertainty, wrong, rng)
         policy = mc_triage(prediction, y, max_error=max_error, confidence=confidence, seed=repetition)
         row = policy.thresholds[0]
         assert (row is None) == (policy.needed is not None) == (not policy.guaranteed)
         accepted.append(0.0 if row is None else row[0])
         failures += row is not None and true_risk(WORLDS[name], row[0]) > max_error + 1e-4  # the grid's own error
-        order = np.argsort(doubt, kind="stable")
+        order = np.argsort(uncertainty, kind="stable")
         fits = np.flatnonzero(np.cumsum(wrong[order]) / np.arange(1, n + 1) <= max_error)
-        naive_failures += len(fits) > 0 and true_risk(WORLDS[name], doubt[order][fits[-1]]) > max_error + 1e-4
+        naive_failures += len(fits) > 0 and true_risk(WORLDS[name], uncertainty[order][fits[-1]]) > max_error + 1e-4
     assert failures <= allowed_failures(repetitions, 1 - confidence)
     if name in ("steep", "in steps"):
         # what keeps no promise is found out: the largest share whose errors happen to be few enough
@@ -97,22 +99,22 @@ def test_promises_for_two_labels_and_two_tiers_hold_at_once(world):
     repetitions, n = 200, 1500
     rng = np.random.default_rng(2)
     failures, made = 0, 0
-    # of "yes" said or true: by symmetry of the errors, misses and false alarms are functions of the doubt alone
-    fresh_doubt = rng.random(200_000)
-    fresh, fresh_y = world(fresh_doubt, rng.random(200_000) < 0.3 * fresh_doubt**2, rng)
+    # of "yes" said or true: by symmetry of the errors, misses and false alarms are functions of the uncertainty alone
+    fresh_uncertainty = rng.random(200_000)
+    fresh, fresh_y = world(fresh_uncertainty, rng.random(200_000) < 0.3 * fresh_uncertainty**2, rng)
     said, true = fresh.predicted == "yes", fresh_y == "yes"
     wrong = fresh.predicted != fresh_y
     limits = {"misses": {"yes": 0.15}, "false_alarms": {"yes": 0.06}}
     for repetition in range(repetitions):
-        doubt = rng.random(n)
-        prediction, y = world(doubt, rng.random(n) < 0.3 * doubt**2, rng)
+        uncertainty = rng.random(n)
+        prediction, y = world(uncertainty, rng.random(n) < 0.3 * uncertainty**2, rng)
         policy = mc_triage(
             prediction, y, max_error=[0.05, 0.08], tiers=3, confidence=0.9, by_label=limits, seed=repetition
         )
         first, second = policy.thresholds
         made += first is not None
-        at_first = fresh_doubt <= (-1 if first is None else first[0])
-        up_to_second = fresh_doubt <= (-1 if second is None else second[0])
+        at_first = fresh_uncertainty <= (-1 if first is None else first[0])
+        up_to_second = fresh_uncertainty <= (-1 if second is None else second[0])
         kept = [
             first is None or wrong[at_first & true].mean() <= 0.15 + 0.002,  # 0.002: what 200,000 leave open
             first is None or wrong[at_first & said].mean() <= 0.06 + 0.002,
@@ -181,8 +183,8 @@ def test_the_promise_says_what_it_rests_on(example_classes):
     (promise,) = policy.promises.to_dict(orient="records")
     order = np.random.default_rng(0).permutation(2000)
     kept = order[500:]
-    doubt, wrong = prediction.predictive_entropy[kept], (prediction.predicted != y)[kept]
-    accepted = doubt <= policy.thresholds[0][0]
+    uncertainty, wrong = prediction.predictive_entropy[kept], (prediction.predicted != y)[kept]
+    accepted = uncertainty <= policy.thresholds[0][0]
     assert (promise["n"], promise["wrong"]) == (accepted.sum(), wrong[accepted].sum())
     assert promise["upper_bound"] <= 0.1
     assert policy.n_test == 1500
@@ -207,9 +209,9 @@ def test_the_curve_is_what_was_tested(example_classes):
 @given(st.lists(st.floats(0, 0.08), min_size=30, max_size=30))
 def test_levels_are_handed_on_and_never_add_up_to_more_than_there_is(world, chances):
     rng = np.random.default_rng(0)
-    doubt = rng.random(400)
-    wrong = rng.random(400) < np.array(chances)[(doubt * 30).astype(int)]
-    prediction, y = world(doubt, wrong, rng)
+    uncertainty = rng.random(400)
+    wrong = rng.random(400) < np.array(chances)[(uncertainty * 30).astype(int)]
+    prediction, y = world(uncertainty, wrong, rng)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         curve = mc_triage(prediction, y, max_error=0.1).curve
@@ -223,8 +225,8 @@ def test_levels_are_handed_on_and_never_add_up_to_more_than_there_is(world, chan
 
 def test_tiers_share_the_chance_of_being_wrong(world):
     rng = np.random.default_rng(3)
-    doubt = rng.random(2000)
-    prediction, y = world(doubt, rng.random(2000) < 0.25 * doubt, rng)
+    uncertainty = rng.random(2000)
+    prediction, y = world(uncertainty, rng.random(2000) < 0.25 * uncertainty, rng)
     policy = mc_triage(prediction, y, max_error=[0.08, 0.15], tiers=3, confidence=0.9)
     assert len(policy.promises) == 2
     for row in policy.promises.itertuples():
@@ -236,8 +238,8 @@ def test_tiers_share_the_chance_of_being_wrong(world):
 
 def test_what_cannot_be_promised_is_said_with_what_it_takes(world):
     rng = np.random.default_rng(0)
-    doubt = rng.random(120)
-    prediction, y = world(doubt, doubt > 0.8, rng)
+    uncertainty = rng.random(120)
+    prediction, y = world(uncertainty, uncertainty > 0.8, rng)
     with pytest.warns(UserWarning, match="No threshold can promise that at most 1 % of the accepted are wrong") as said:
         policy = mc_triage(prediction, y, max_error=0.01)
     assert policy.thresholds == (None,)
@@ -289,16 +291,16 @@ def test_all_labels_hold_their_own_limit(example_classes):
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.integers(0, 8), min_size=4, max_size=40), st.sampled_from([0, 0.1, 0.25, 0.5, 1]))
-def test_a_budget_is_never_overdrawn_and_no_stricter_threshold_keeps_it(doubts, budget):
-    doubt = np.array(doubts, dtype=float)
-    path = ThresholdPath.through(np.unique(doubt)[:, None], doubt[:, None])
+def test_a_budget_is_never_overdrawn_and_no_stricter_threshold_keeps_it(uncertainties, budget):
+    uncertainty = np.array(uncertainties, dtype=float)
+    path = ThresholdPath.through(np.unique(uncertainty)[:, None], uncertainty[:, None])
     row = path.within(budget)
     if row is None:
         assert budget == 1
         return
-    assert (doubt > row[0]).mean() <= budget + 1e-9
-    stricter = doubt[doubt < row[0]]
-    assert len(stricter) == 0 or (doubt > stricter.max()).mean() > budget
+    assert (uncertainty > row[0]).mean() <= budget + 1e-9
+    stricter = uncertainty[uncertainty < row[0]]
+    assert len(stricter) == 0 or (uncertainty > stricter.max()).mean() > budget
 
 
 def test_a_budget_for_two_tiers(example_classes):
@@ -325,8 +327,8 @@ def test_thresholds_of_one_s_own_and_what_they_would_have_cost(example_classes):
     policy = mc_triage(
         prediction, y, uncertainty_threshold=0.15, measure="std", costs={"error": 50, "refer": 2}, confidence=0.9
     )
-    doubt, wrong = measured(prediction, "std"), prediction.predicted != y
-    accepted = doubt <= 0.15
+    uncertainty, wrong = measured(prediction, "std"), prediction.predicted != y
+    accepted = uncertainty <= 0.15
     assert policy.outcome["n"].tolist() == [accepted.sum(), (~accepted).sum()]
     assert policy.mean_cost == pytest.approx((50 * wrong[accepted].sum() + 2 * (~accepted).sum()) / 500)
     assert policy.outcome["upper_bound"].iloc[0] == pytest.approx(
@@ -344,17 +346,19 @@ cases_with_costs = st.lists(st.tuples(st.integers(0, 5), st.booleans()), min_siz
 @given(cases_with_costs, st.sampled_from([0.5, 2.0, 7.0]), st.sampled_from([0.0, 0.5, 1.0]))
 def test_costs_find_the_cheapest_of_all_thresholds(cases, refer, found):
 
-    doubt = np.array([one for one, _ in cases], dtype=float)
+    uncertainty = np.array([one for one, _ in cases], dtype=float)
     wrong = np.array([one for _, one in cases])
-    labelled = CalibrationCases(np.zeros(len(doubt), int), wrong.astype(int), doubt[:, None], ("std",), ("a", "b"))
+    labelled = CalibrationCases(
+        np.zeros(len(uncertainty), int), wrong.astype(int), uncertainty[:, None], ("std",), ("a", "b")
+    )
     costs = {"error": 5, "second check": (0.4, found), "refer": refer}
     prices = CostTable.of(costs, ("accept", "second check", "refer"), labelled)
     chosen = prices.cheapest(labelled.path(), labelled)
 
     def cost(thresholds):
-        return prices.mean(tiers_of(doubt[:, None], thresholds))
+        return prices.mean(tiers_of(uncertainty[:, None], thresholds))
 
-    rows = [None, *((value,) for value in np.unique(doubt))]
+    rows = [None, *((value,) for value in np.unique(uncertainty))]
     every = [cost(pair) for pair in itertools.combinations_with_replacement(rows, 2)]
     assert cost(chosen) == pytest.approx(min(every))
     by_hand = [0 if not bad else 5 for bad in wrong]

@@ -13,8 +13,8 @@ import pytest
 REFERENCE = Path(__file__).resolve().parents[1] / "reference"
 GOLDEN = json.loads((REFERENCE / "golden.json").read_text(encoding="utf-8"))
 # Numbers are kept with 6 digits. Sums of float32 in another order move them by about 1e-5 of their size, differences of
-# large numbers by some times that. A step of training moves a weight whose gradient is about 0 by up to its rate, 0.001,
-# in a direction that rounding decides: there are 4 steps.
+# large numbers by some times that. A step of training moves a weight whose gradient is about 0 by up to its rate,
+# 0.001, in a direction that rounding decides: there are 4 steps.
 CLOSE = {"rel": 1e-3, "abs": 2e-5}
 AFTER_TRAINING = {"rel": 1e-2, "abs": 4e-3}
 

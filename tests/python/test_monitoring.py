@@ -22,8 +22,8 @@ from mcdropout.predictions.uncertainty import CLASS_MEASURES, VALUE_MEASURES, me
 
 
 @pytest.fixture(scope="module")
-def doubts(classes_of):
-    """`doubts(values)`: a prediction with that predictive entropy."""
+def uncertainties(classes_of):
+    """`uncertainties(values)`: a prediction with that predictive entropy."""
     template = classes_of(np.array([[[0.6, 0.4]], [[0.7, 0.3]]]), ["no", "yes"])
     return lambda values: replace(
         template[np.zeros(len(values), dtype=int)], predictive_entropy=np.asarray(values, dtype=float)
@@ -75,13 +75,13 @@ def test_ranks_are_those_of_a_loop(reference, values, at_once):
 
 
 @pytest.mark.parametrize("digits", [6, 0])  # also with many ties
-def test_ranks_are_uniform_and_independent_while_nothing_changes(doubts, digits):
+def test_ranks_are_uniform_and_independent_while_nothing_changes(uncertainties, digits):
     """Over many references: one alone would leave its own distribution in them."""
     n_reference, n_values, repetitions = 30, 6, 4000
     ranks = np.empty((repetitions, n_values))
     for seed in range(repetitions):
         rng = np.random.default_rng(seed)
-        monitor = mc_monitor(doubts(np.round(normal(rng, n_reference), digits)), seed=seed)
+        monitor = mc_monitor(uncertainties(np.round(normal(rng, n_reference), digits)), seed=seed)
         ranks[seed] = monitor._ranks(np.round(normal(rng, n_values), digits))[0]
     for place in range(n_values):  # one in 10,000 of such p-values is smaller; there are 12
         assert stats.kstest(ranks[:, place], "uniform").pvalue > 1e-4
@@ -115,23 +115,23 @@ def ranks_of(reference, values, seed):
 
 
 @pytest.mark.parametrize("cuts", [[60], [1, 59], [20, 20, 20], [1] * 60])
-def test_the_evidence_is_that_of_every_start_and_bet_however_the_inputs_are_cut(doubts, cuts):
+def test_the_evidence_is_that_of_every_start_and_bet_however_the_inputs_are_cut(uncertainties, cuts):
     rng = np.random.default_rng(1)
     reference, values = normal(rng, 50), np.round(normal(rng, 60, shift=0.5), 1)
-    monitor = mc_monitor(doubts(reference), seed=4)
+    monitor = mc_monitor(uncertainties(reference), seed=4)
     for part in np.split(values, np.cumsum(cuts)[:-1]):
-        monitor.update(doubts(part))
+        monitor.update(uncertainties(part))
     wanted = naive_evidence(ranks_of(reference, values, 4))
     np.testing.assert_allclose(monitor.batches["log10_evidence"], wanted[np.cumsum(cuts) - 1], atol=1e-9)  # rounding
 
 
-def test_the_start_that_did_best_is_that_of_a_loop(doubts):
+def test_the_start_that_did_best_is_that_of_a_loop(uncertainties):
     rng = np.random.default_rng(2)
     reference = normal(rng, 300)
     values = np.concatenate([normal(rng, 80), normal(rng, 40, shift=1.5)])
-    monitor = mc_monitor(doubts(reference), seed=4, false_alarm_rate=0.001)
+    monitor = mc_monitor(uncertainties(reference), seed=4, false_alarm_rate=0.001)
     for part in np.split(values, 6):
-        monitor.update(doubts(part))
+        monitor.update(uncertainties(part))
     p = ranks_of(reference, values, 4)
     assert monitor.alarm_input == np.flatnonzero(naive_evidence(p) >= 3)[0] + 1
     ends = [p, 1 - p, 2 * np.minimum(p, 1 - p), np.abs(1 - 2 * p)]
@@ -158,10 +158,10 @@ def test_a_bet_is_fair(a):
 # One batch by itself --------------------------------------------------------------------------------------
 
 
-def test_a_batch_by_itself_is_compared_as_scipy_and_a_loop_do(doubts):
+def test_a_batch_by_itself_is_compared_as_scipy_and_a_loop_do(uncertainties):
     rng = np.random.default_rng(3)
     reference, batch = np.round(normal(rng, 200), 1), np.round(normal(rng, 70, shift=0.3), 1)
-    row = mc_monitor(doubts(reference), n_bins=5).update(doubts(batch)).batches.iloc[0]
+    row = mc_monitor(uncertainties(reference), n_bins=5).update(uncertainties(batch)).batches.iloc[0]
     test = stats.ks_2samp(reference, batch, method="asymp")
     assert (row["ks"], row["ks_p_value"]) == (test.statistic, test.pvalue)
     edges = [-math.inf, *(np.sort(reference)[[39, 79, 119, 159]]), math.inf]
@@ -175,11 +175,11 @@ def test_a_batch_by_itself_is_compared_as_scipy_and_a_loop_do(doubts):
     assert (row["n"], row["seen"], row["mean"]) == (70, 70, batch.mean())
 
 
-def test_the_limit_of_the_stability_index_is_passed_once_in_twenty_times(doubts):
+def test_the_limit_of_the_stability_index_is_passed_once_in_twenty_times(uncertainties):
     rng = np.random.default_rng(4)
-    monitor = mc_monitor(doubts(normal(rng, 1000)))
+    monitor = mc_monitor(uncertainties(normal(rng, 1000)))
     above, repetitions = 0, 1000
-    limit = monitor.update(doubts(normal(rng, 500))).batches["psi_limit"][0]
+    limit = monitor.update(uncertainties(normal(rng, 500))).batches["psi_limit"][0]
     for _ in range(repetitions):
         reference = np.sort(normal(rng, 1000))
         edges = np.quantile(reference, np.arange(1, 10) / 10, method="inverted_cdf")
@@ -188,13 +188,13 @@ def test_the_limit_of_the_stability_index_is_passed_once_in_twenty_times(doubts)
     assert abs(above / repetitions - 0.05) < 0.01 + 4 * math.sqrt(0.05 * 0.95 / repetitions)
 
 
-def test_a_constant_measure_is_no_drift(doubts):
-    monitor = mc_monitor(doubts(np.ones(30)))
+def test_a_constant_measure_is_no_drift(uncertainties):
+    monitor = mc_monitor(uncertainties(np.ones(30)))
     for _ in range(5):
-        monitor.update(doubts(np.ones(100)))
+        monitor.update(uncertainties(np.ones(100)))
     assert not monitor.drift
     assert (monitor.batches["psi"] < monitor.batches["psi_limit"]).all()
-    monitor.update(doubts(np.full(100, 1.5)))
+    monitor.update(uncertainties(np.full(100, 1.5)))
     assert monitor.drift
     assert abs(monitor.since_input - 501) <= 10
 
@@ -202,11 +202,11 @@ def test_a_constant_measure_is_no_drift(doubts):
 # The promise, and the delay -------------------------------------------------------------------------------
 
 
-def simulated(doubts, seed, n_reference, n_before, n_after, shift, rate, scale=1.0, digits=6):
+def simulated(uncertainties, seed, n_reference, n_before, n_after, shift, rate, scale=1.0, digits=6):
     rng = np.random.default_rng(seed)
-    monitor = mc_monitor(doubts(np.round(normal(rng, n_reference), digits)), false_alarm_rate=rate, seed=seed)
+    monitor = mc_monitor(uncertainties(np.round(normal(rng, n_reference), digits)), false_alarm_rate=rate, seed=seed)
     values = np.concatenate([normal(rng, n_before), normal(rng, n_after, shift, scale)])
-    return monitor.update(doubts(np.round(values, digits)))
+    return monitor.update(uncertainties(np.round(values, digits)))
 
 
 def allowed(repetitions, rate):
@@ -215,17 +215,19 @@ def allowed(repetitions, rate):
 
 
 @pytest.mark.parametrize(("n_reference", "digits"), [(30, 6), (300, 0)])  # also with ties: seven values in all
-def test_false_alarms_over_a_whole_run_are_as_rare_as_promised(doubts, n_reference, digits):
+def test_false_alarms_over_a_whole_run_are_as_rare_as_promised(uncertainties, n_reference, digits):
     repetitions, rate = 400, 0.1
-    alarms = sum(simulated(doubts, seed, n_reference, 1000, 0, 0, rate, digits=digits).drift for seed in range(400))
+    alarms = sum(
+        simulated(uncertainties, seed, n_reference, 1000, 0, 0, rate, digits=digits).drift for seed in range(400)
+    )
     assert alarms <= allowed(repetitions, rate)
     assert alarms > 0  # it is no promise never to raise one
 
 
 @pytest.mark.slow
-def test_false_alarms_of_long_runs_are_as_rare_as_promised(doubts):
+def test_false_alarms_of_long_runs_are_as_rare_as_promised(uncertainties):
     repetitions, rate = 1000, 0.05
-    alarms = sum(simulated(doubts, seed, 200, 10_000, 0, 0, rate).drift for seed in range(repetitions))
+    alarms = sum(simulated(uncertainties, seed, 200, 10_000, 0, 0, rate).drift for seed in range(repetitions))
     print(f"{alarms} of {repetitions} runs of 10,000 inputs had a false alarm; promised: {rate:.0%}")
     assert alarms <= allowed(repetitions, rate)
 
@@ -235,8 +237,8 @@ DELAYS = [(0.5, 1.0, 150), (1.0, 1.0, 60), (2.0, 1.0, 20), (-1.0, 1.0, 60), (0.0
 
 
 @pytest.mark.parametrize(("shift", "scale", "longest"), DELAYS)
-def test_a_change_is_found_soon_and_its_start_is_told(doubts, shift, scale, longest):
-    runs = [simulated(doubts, seed, 500, 1000, 600, shift, 0.01, scale) for seed in range(20)]
+def test_a_change_is_found_soon_and_its_start_is_told(uncertainties, shift, scale, longest):
+    runs = [simulated(uncertainties, seed, 500, 1000, 600, shift, 0.01, scale) for seed in range(20)]
     assert all(run.drift for run in runs)
     right = [run for run in runs if run.alarm_input > 1000]
     assert len(right) >= 19
@@ -320,29 +322,29 @@ def test_any_measure_of_values(example_values, measure):
     assert monitor.labels is None
 
 
-def test_a_monitor_goes_on_from_its_file_as_if_nothing_had_been(doubts, tmp_path):
+def test_a_monitor_goes_on_from_its_file_as_if_nothing_had_been(uncertainties, tmp_path):
     rng = np.random.default_rng(5)
     parts = [normal(rng, 40), normal(rng, 7), normal(rng, 50, shift=2), normal(rng, 30)]
-    monitor = mc_monitor(doubts(normal(rng, 100)))
+    monitor = mc_monitor(uncertainties(normal(rng, 100)))
     for day, part in enumerate(parts):
         mc_save(monitor, tmp_path / "monitor.json")
         again = mc_load(tmp_path / "monitor.json")
         assert isinstance(again, mcd.MCMonitor)
         assert again.to_state() == monitor.to_state()
         assert again.batches.dtypes.tolist() == monitor.batches.dtypes.tolist()
-        monitor.update(doubts(part), name=f"day {day}")
-        again.update(doubts(part), name=f"day {day}")
+        monitor.update(uncertainties(part), name=f"day {day}")
+        again.update(uncertainties(part), name=f"day {day}")
         assert again.to_state() == monitor.to_state()
     assert monitor.drift
 
 
-def test_what_it_keeps_does_not_grow_with_the_stream(doubts, tmp_path, monkeypatch):
+def test_what_it_keeps_does_not_grow_with_the_stream(uncertainties, tmp_path, monkeypatch):
     monkeypatch.setattr(monitoring, "MOST_BATCHES", 20)
     rng = np.random.default_rng(9)
-    monitor = mc_monitor(doubts(normal(rng, 50)))
+    monitor = mc_monitor(uncertainties(normal(rng, 50)))
     sizes = []
     for day in range(60):
-        monitor.update(doubts(normal(rng, 30)), name=f"day {day:02}")
+        monitor.update(uncertainties(normal(rng, 30)), name=f"day {day:02}")
         mc_save(monitor, tmp_path / "monitor.json")
         sizes.append((tmp_path / "monitor.json").stat().st_size)
     assert max(sizes[30:]) < 1.05 * max(sizes[20:25])  # digits of larger counts
@@ -350,11 +352,11 @@ def test_what_it_keeps_does_not_grow_with_the_stream(doubts, tmp_path, monkeypat
     assert (monitor.n_seen, monitor.n_batches, monitor.counts.sum()) == (1800, 60, 1800)
     assert monitor.batches["seen"].iloc[-1] == 1800
     assert not monitor.drift
-    monitor.update(doubts(normal(rng, 60, shift=3)), name="changed")
+    monitor.update(uncertainties(normal(rng, 60, shift=3)), name="changed")
     assert monitor.alarm_batch == monitor.since_batch == 61
     assert "in batch 61 (changed); since about" in repr(monitor)
     for _ in range(25):
-        monitor.update(doubts(normal(rng, 30)))
+        monitor.update(uncertainties(normal(rng, 30)))
     assert "in batch 61; since about" in repr(monitor)  # its row has gone, its number is known
     mc_save(monitor, tmp_path / "monitor.json")
     again = mc_load(tmp_path / "monitor.json")
@@ -362,27 +364,27 @@ def test_what_it_keeps_does_not_grow_with_the_stream(doubts, tmp_path, monkeypat
     assert again.to_state() == monitor.to_state()
 
 
-def test_it_says_what_it_saw(doubts):
+def test_it_says_what_it_saw(uncertainties):
     rng = np.random.default_rng(6)
-    monitor = mc_monitor(doubts(normal(rng, 100)), false_alarm_rate=0.05)
+    monitor = mc_monitor(uncertainties(normal(rng, 100)), false_alarm_rate=0.05)
     assert repr(monitor).splitlines()[:2] == [
         "# A drift monitor of predictive_entropy, against 100 reference inputs",
         "Seen: 0 inputs in 0 batches.",
     ]
-    monitor.update(doubts(normal(rng, 50)))
+    monitor.update(uncertainties(normal(rng, 50)))
     assert "No drift" in repr(monitor)
     assert "at most 5 %" in repr(monitor)
-    returned = monitor.update(doubts(normal(rng, 50, shift=3)), name="Tuesday")
+    returned = monitor.update(uncertainties(normal(rng, 50, shift=3)), name="Tuesday")
     assert returned is monitor
     said = f"DRIFT: alarm at input {monitor.alarm_input}, in batch 2 (Tuesday); since about input {monitor.since_input}"
     assert said in repr(monitor)
     assert monitor.batches["drift"].tolist() == [False, True]
 
 
-def test_a_damaged_file_is_refused(doubts, tmp_path):
+def test_a_damaged_file_is_refused(uncertainties, tmp_path):
     rng = np.random.default_rng(7)
     path = tmp_path / "monitor.json"
-    mc_save(mc_monitor(doubts(normal(rng, 100))).update(doubts(normal(rng, 5))), path)
+    mc_save(mc_monitor(uncertainties(normal(rng, 100))).update(uncertainties(normal(rng, 5))), path)
     state = json.loads(path.read_text())
     for name, value in {
         "counts": [1], "n_seen": 3, "n_batches": 0, "reference": [3.0, 2.0], "log_capital": [0.0], "best_start": "x",
@@ -392,9 +394,9 @@ def test_a_damaged_file_is_refused(doubts, tmp_path):
             mc_load(path)
 
 
-def test_bad_input_is_refused_and_loses_nothing(doubts, classes_of, example_values):
+def test_bad_input_is_refused_and_loses_nothing(uncertainties, classes_of, example_values):
     rng = np.random.default_rng(8)
-    good = doubts(normal(rng, 50))
+    good = uncertainties(normal(rng, 50))
     values, _ = example_values(50)
     for call, said in [
         (lambda: mc_monitor(good[:19]), r"`reference` must have at least 20 inputs; got 19\."),

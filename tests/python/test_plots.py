@@ -110,7 +110,7 @@ def test_table_has_a_row_per_input_and_label():
         np.testing.assert_array_equal(table[name], getattr(prediction, name)[[2, 0]].ravel())
 
 
-def test_least_sure_inputs_come_first():
+def test_most_uncertain_inputs_come_first():
     assert mc_probabilities_table(prediction_of())["input"].tolist()[::3] == [3, 1, 0, 2]
     assert list(np.argsort(-ENTROPY)) == [3, 1, 0, 2]
 
@@ -176,12 +176,12 @@ def test_interval_that_does_not_hold_the_mean_is_drawn_as_it_is():
 def test_words_name_the_labels_and_the_parts_of_the_entropy():
     # Input 1: -(.1 log .1 + .6 log .6 + .3 log .3) = .8979; three quarters are .6734, the rest .2245.
     figure = mc_plot_probabilities(prediction_of(), inputs=[1], truth=["Coat", "Bag", "Shirt", "Bag"])
-    assert headlines(figure) == ["Coat (0.60), perhaps Bag"]
-    assert "input 1, in truth Bag" in words(figure)
+    assert headlines(figure) == ["Coat (0.60), second Bag"]
+    assert "input 1, true label Bag" in words(figure)
     assert "entropy 0.90 nats: 0.67 aleatoric, 0.22 epistemic" in words(figure)
     caption = " ".join(words(figure)[:-3])
     assert "over 7 draws; whiskers: their 90 % interval" in caption
-    assert "diamond: in truth" in caption
+    assert "diamond: the true label" in caption
 
 
 def test_second_label_is_named_only_where_it_has_a_chance():
@@ -199,7 +199,10 @@ def test_true_label_has_the_diamond_and_bold_letters():
 def test_truth_is_matched_by_name_and_shown_for_the_chosen_inputs():
     prediction = prediction_of(labels=(7, 8, 9))
     figure = mc_plot_probabilities(prediction, inputs=[3, 1], truth=["7", "8", "9", "7"])  # as R hands them over
-    assert [text for text in words(figure) if "in truth" in text][1:] == ["input 3, in truth 7", "input 1, in truth 8"]
+    assert [text for text in words(figure) if "true label" in text][1:] == [
+        "input 3, true label 7",
+        "input 1, true label 8",
+    ]
 
 
 def test_no_truth_no_diamond():

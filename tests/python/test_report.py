@@ -71,7 +71,7 @@ def case(example_classes):
 # What it holds --------------------------------------------------------------------------------------------
 
 
-def test_queue_has_every_input_the_most_doubtful_first(case, tmp_path):
+def test_queue_has_every_input_the_most_uncertain_first(case, tmp_path):
     prediction, images, y, policy = case
     path = mc_report(prediction, images, y, policy, path=tmp_path / "report.html")
     assert path == tmp_path / "report.html"
@@ -186,7 +186,7 @@ def test_scores_policy_and_drift_are_there_in_words(case, tmp_path):
 def test_without_truth_policy_and_images_it_leaves_them_out(case, tmp_path):
     path = mc_report(case[0], path=tmp_path / "report.html")
     text = text_of(path)
-    assert not {"Scores", "Policy", "Drift", "Tier", "In truth"} & set(text.split())
+    assert not {"Scores", "Policy", "Drift", "Tier", "True"} & set(text.split())
     assert all(row["image"] is None and row["truth"] is None for row in data_of(path)["rows"])
 
 
@@ -194,7 +194,7 @@ def test_the_queue_goes_by_the_measure_of_the_policy_or_ones_own(case, tmp_path)
     prediction, _, y, _ = case
     policy = mc_triage(prediction, y, budget=0.2, measure="std")
     one = mc_report(prediction, None, y, policy, path=tmp_path / "one.html")
-    assert "The most doubtful first, by std." in text_of(one)
+    assert "The most uncertain first, by std." in text_of(one)
     two = mc_report(prediction, path=tmp_path / "two.html", measure="mutual_information")
     order = np.argsort(-prediction.mutual_information, kind="stable")
     assert [row["name"] for row in data_of(two)["rows"]] == [f"input {i}" for i in order]
@@ -207,7 +207,7 @@ def test_values_have_their_intervals_and_scores(example_values, tmp_path):
     first = int(np.argmax(np.sqrt(prediction.total_variance.mean(axis=1))))
     assert rows[0]["name"] == f"input {first}"
     assert [bar[1] for bar in rows[0]["bars"]] == [f"{one:.4g}" for one in prediction.mean[first]]
-    assert f"observed {y[first, 0]:.4g}, {y[first, 1]:.4g}" in rows[0]["doubt"]
+    assert f"observed {y[first, 0]:.4g}, {y[first, 1]:.4g}" in rows[0]["uncertainty"]
     for row in rows:
         for _, _, mean, lower, upper in row["bars"]:
             assert 0 <= lower <= mean <= upper <= 1
@@ -276,7 +276,7 @@ def test_a_failed_report_leaves_the_old_one(case, tmp_path, monkeypatch):
         ),
         ({"y": ["Shirt"] * 5}, "`y` must be as long as `prediction` (600); got length 5."),
         ({"y": ["Hat"] * 600}, "Hat"),
-        ({"measure": "doubt"}, "`measure` must be one of"),
+        ({"measure": "uncertainty"}, "`measure` must be one of"),
     ],
 )
 def test_what_cannot_be_is_said_in_one_sentence(case, tmp_path, monkeypatch, arguments, message):
@@ -328,7 +328,7 @@ def test_browser_shows_the_queue_and_filters_it(browser, case, tmp_path):
     prediction, images, y, policy = case
     browser.open(mc_report(prediction, images, y, policy, path=tmp_path / "report.html"))
     assert len(cards(browser)) == PAGE
-    said = "100 shown of 600. 500 less doubtful ones are left out, here and on paper."
+    said = "100 shown of 600. 500 less uncertain ones are left out, here and on paper."
     assert browser.evaluate("document.getElementById('shown').textContent") == said
     browser.evaluate("document.getElementById('next').click()")
     assert len(cards(browser)) == 2 * PAGE

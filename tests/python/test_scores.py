@@ -34,50 +34,52 @@ def scored(example_classes):
     return prediction, y, codes, mc_scores(prediction, y, n_bins=7)
 
 
-# Curves of doubt ------------------------------------------------------------------------------------------
+# Curves of uncertainty ------------------------------------------------------------------------------------------
 
-doubts_and_errors = st.lists(st.tuples(st.integers(0, 5), st.booleans()), min_size=2, max_size=30)
+uncertaintys_and_errors = st.lists(st.tuples(st.integers(0, 5), st.booleans()), min_size=2, max_size=30)
 
 
 def curve_of(cases):
-    doubt, wrong = (np.array(column, dtype=float) for column in zip(*cases, strict=True))
-    return UncertaintyCurve.of(doubt, wrong), doubt, wrong
+    uncertainty, wrong = (np.array(column, dtype=float) for column in zip(*cases, strict=True))
+    return UncertaintyCurve.of(uncertainty, wrong), uncertainty, wrong
 
 
 @settings(max_examples=60, deadline=None)
-@given(doubts_and_errors)
+@given(uncertaintys_and_errors)
 def test_auroc_and_average_precision_are_scikit_learn_s_with_ties_too(cases):
-    curve, doubt, wrong = curve_of(cases)
+    curve, uncertainty, wrong = curve_of(cases)
     if 0 < wrong.sum() < len(wrong):
-        assert auroc(curve) == pytest.approx(metrics.roc_auc_score(wrong, doubt), abs=ROUNDING)
-        assert average_precision(curve) == pytest.approx(metrics.average_precision_score(wrong, doubt), abs=ROUNDING)
+        assert auroc(curve) == pytest.approx(metrics.roc_auc_score(wrong, uncertainty), abs=ROUNDING)
+        assert average_precision(curve) == pytest.approx(
+            metrics.average_precision_score(wrong, uncertainty), abs=ROUNDING
+        )
     else:
         assert np.isnan(auroc(curve))
 
 
 def test_aurc_by_hand():
-    # In order of doubt right, wrong, right, wrong: risks 0, 1/2, 1/3, 1/2. Best: 0, 0, 1/3, 1/2.
+    # In order of uncertainty right, wrong, right, wrong: risks 0, 1/2, 1/3, 1/2. Best: 0, 0, 1/3, 1/2.
     curve, _, wrong = curve_of([(1, False), (2, True), (3, False), (4, True)])
     assert aurc(curve) == pytest.approx((0 + 1 / 2 + 1 / 3 + 1 / 2) / 4)
     assert best_aurc(wrong) == pytest.approx((1 / 3 + 1 / 2) / 4)
 
 
 def test_aurc_of_ties_is_the_mean_over_their_orders():
-    # All equally doubtful, one of three wrong: the wrong one comes first, second or third.
+    # All equally uncertain, one of three wrong: the wrong one comes first, second or third.
     curve, _, _ = curve_of([(1, True), (1, False), (1, False)])
     orders = [(1 + 1 / 2 + 1 / 3) / 3, (1 / 2 + 1 / 3) / 3, (1 / 3) / 3]
     assert aurc(curve) == pytest.approx(np.mean(orders))
 
 
 @settings(max_examples=30, deadline=None)  # 300 orders each
-@given(doubts_and_errors)
+@given(uncertaintys_and_errors)
 def test_aurc_is_between_the_best_and_the_worst_order_and_near_the_mean_of_random_ones(cases):
-    curve, doubt, wrong = curve_of(cases)
+    curve, uncertainty, wrong = curve_of(cases)
     rng = np.random.default_rng(0)
     k = np.arange(1, len(wrong) + 1)
     found = []
     for _ in range(300):
-        order = np.lexsort((rng.random(len(doubt)), doubt))
+        order = np.lexsort((rng.random(len(uncertainty)), uncertainty))
         found.append((np.cumsum(wrong[order]) / k).mean())
     assert min(found) - ROUNDING <= aurc(curve) <= max(found) + ROUNDING
     # five standard errors of the mean of 300 orders, and rounding where all orders are one
@@ -86,18 +88,18 @@ def test_aurc_is_between_the_best_and_the_worst_order_and_near_the_mean_of_rando
 
 
 @settings(max_examples=60, deadline=None)
-@given(doubts_and_errors, st.sampled_from([0.3, 0.5, 0.9, 1.0]))
-def test_equally_doubtful_inputs_are_taken_together(cases, share):
-    curve, doubt, wrong = curve_of(cases)
+@given(uncertaintys_and_errors, st.sampled_from([0.3, 0.5, 0.9, 1.0]))
+def test_equally_uncertain_inputs_are_taken_together(cases, share):
+    curve, uncertainty, wrong = curve_of(cases)
     coverage, accuracy, threshold = accuracy_at(curve, share)
-    taken = doubt <= threshold
+    taken = uncertainty <= threshold
     assert taken.mean() == pytest.approx(coverage)
     assert coverage >= share - ROUNDING
-    assert (doubt < threshold).mean() < share  # no smaller share would do
+    assert (uncertainty < threshold).mean() < share  # no smaller share would do
     assert accuracy == pytest.approx(1 - wrong[taken].mean())
     largest, at = coverage_at(curve, 0.25)
-    allowed = [value for value in np.unique(doubt) if wrong[doubt <= value].mean() <= 0.25]
-    assert largest == (pytest.approx((doubt <= max(allowed)).mean()) if allowed else 0)
+    allowed = [value for value in np.unique(uncertainty) if wrong[uncertainty <= value].mean() <= 0.25]
+    assert largest == (pytest.approx((uncertainty <= max(allowed)).mean()) if allowed else 0)
     assert at == max(allowed) if allowed else np.isnan(at)
 
 
@@ -196,13 +198,13 @@ def test_every_measure_is_scored(scored):
     wrong = prediction.predicted != y
     assert list(scores.by_measure["measure"]) == list(measures_of(prediction))
     for row in scores.by_measure.itertuples():
-        doubt = measured(prediction, row.measure)
-        assert row.auroc == pytest.approx(metrics.roc_auc_score(wrong, doubt))
-        assert row.aupr == pytest.approx(metrics.average_precision_score(wrong, doubt))
+        uncertainty = measured(prediction, row.measure)
+        assert row.auroc == pytest.approx(metrics.roc_auc_score(wrong, uncertainty))
+        assert row.aupr == pytest.approx(metrics.average_precision_score(wrong, uncertainty))
         assert row.excess_aurc == pytest.approx(row.aurc - best_aurc(wrong * 1.0))
         curve = scores.risk_coverage[scores.risk_coverage["measure"] == row.measure]
         for point in curve.sample(5, random_state=0).itertuples():
-            taken = doubt <= point.threshold
+            taken = uncertainty <= point.threshold
             assert (point.n, point.risk) == (taken.sum(), pytest.approx(wrong[taken].mean()))
         assert curve["coverage"].iloc[-1] == 1
 
@@ -248,10 +250,10 @@ def test_scores_of_inside_and_outside_are_scikit_learn_s(example_classes):
     truth = np.repeat([0, 1], [150, 80])
     for name, row in table.iterrows():
         known, strange = measured(inside, name), measured(outside, name)
-        doubt = np.concatenate([known, strange])
-        assert row["auroc"] == pytest.approx(metrics.roc_auc_score(truth, doubt))
-        assert row["aupr_out"] == pytest.approx(metrics.average_precision_score(truth, doubt))
-        assert row["aupr_in"] == pytest.approx(metrics.average_precision_score(1 - truth, -doubt))
+        uncertainty = np.concatenate([known, strange])
+        assert row["auroc"] == pytest.approx(metrics.roc_auc_score(truth, uncertainty))
+        assert row["aupr_out"] == pytest.approx(metrics.average_precision_score(truth, uncertainty))
+        assert row["aupr_in"] == pytest.approx(metrics.average_precision_score(1 - truth, -uncertainty))
         # the first threshold that lets 95 % of those from inside through
         threshold = next(value for value in np.sort(known) if (known <= value).mean() >= 0.95)
         assert row["fpr_at_95"] == pytest.approx((strange <= threshold).mean())

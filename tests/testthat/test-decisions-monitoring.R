@@ -1,5 +1,5 @@
-# Inputs of three labels whose doubt is that of `sharpness`; without chance.
-doubtful <- function(sharpness) {
+# Inputs of three labels whose uncertainty is that of `sharpness`; without chance.
+uncertain <- function(sharpness) {
   scores <- outer(sharpness, c(1, -1, 0))
   samples <- exp(aperm(vapply(1:3, function(draw) scores * (1 + draw / 10), scores), c(3, 1, 2)))
   example_prediction(samples / array(apply(samples, 1:2, sum), dim(samples)))
@@ -8,7 +8,7 @@ sharp <- function(i) (i * 0.618) %% 1 * 4
 
 test_that("a monitor sees a change, and says since when", {
   skip_if_no_core()
-  monitor <- mc_monitor(doubtful(sharp(1:200)), false_alarm_rate = 0.05)
+  monitor <- mc_monitor(uncertain(sharp(1:200)), false_alarm_rate = 0.05)
   expect_s3_class(monitor, "mc_monitor")
   expect_false(monitor$drift)
   expect_prints(monitor, c(
@@ -19,10 +19,10 @@ test_that("a monitor sees a change, and says since when", {
       "While nothing changes, the chance of ever having one is at most 5 %."
     )
   ))
-  monitor <- update(monitor, doubtful(sharp(201:300)), name = "Monday")
+  monitor <- update(monitor, uncertain(sharp(201:300)), name = "Monday")
   expect_false(monitor$drift)
   expect_null(monitor$alarm_input)
-  monitor <- update(monitor, doubtful(sharp(301:360) / 4))
+  monitor <- update(monitor, uncertain(sharp(301:360) / 4))
   expect_true(monitor$drift)
   expect_identical(c(monitor$alarm_batch, monitor$since_batch), c(2L, 2L))
   expect_identical(monitor$batches$name, c("Monday", NA))
@@ -43,8 +43,8 @@ test_that("a monitor sees a change, and says since when", {
 
 test_that("one batch by itself is compared as R compares it", {
   skip_if_no_core()
-  before <- doubtful(sharp(1:200))
-  now <- doubtful(sharp(201:270) / 2)
+  before <- uncertain(sharp(1:200))
+  now <- uncertain(sharp(201:270) / 2)
   row <- update(mc_monitor(before, n_bins = 5), now)$batches
   theirs <- suppressWarnings(ks.test(before$predictive_entropy, now$predictive_entropy, exact = FALSE))
   expect_equal(row$ks, unname(theirs$statistic))
@@ -60,17 +60,17 @@ test_that("one batch by itself is compared as R compares it", {
 test_that("a monitor goes on from its file, and from saveRDS()", {
   skip_if_no_core()
   file <- withr::local_tempfile(fileext = ".json")
-  monitor <- update(mc_monitor(doubtful(sharp(1:50)), measure = "std"), doubtful(sharp(51:60)))
+  monitor <- update(mc_monitor(uncertain(sharp(1:50)), measure = "std"), uncertain(sharp(51:60)))
   mc_save(monitor, file)
   expect_identical(mc_load(file), monitor)
   saveRDS(monitor, file)
-  more <- doubtful(sharp(61:80))
+  more <- uncertain(sharp(61:80))
   expect_identical(update(readRDS(file), more, name = "b"), update(monitor, more, name = "b"))
 })
 
 test_that("what cannot be watched is refused", {
   skip_if_no_core()
-  reference <- doubtful(sharp(1:50))
+  reference <- uncertain(sharp(1:50))
   monitor <- mc_monitor(reference)
   expect_refusal(mc_monitor(3), '`reference` must be what `mc_predict()` returns; got "numeric".')
   expect_refusal(mc_monitor(reference[1:19]), "`reference` must have at least 20 inputs; got 19.")

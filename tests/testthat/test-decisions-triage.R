@@ -1,4 +1,4 @@
-# 400 inputs, and their labels: the more doubtful an input, the more often it is wrong; without chance.
+# 400 inputs, and their labels: the more uncertain an input, the more often it is wrong; without chance.
 triage_inputs <- function(n = 400) {
   sharpness <- (seq_len(n) * 0.618) %% 1 * 4
   scores <- outer(sharpness, c(1, -1, 0))
@@ -137,9 +137,9 @@ test_that("decisions have a row per input, with the reason", {
   expect_identical(names(table), c("id", "predicted", "tier", "reason", "predictive_entropy"))
   expect_identical(levels(table$tier), c("go", "look", "stop"))
   expect_identical(table$predicted, pred$predicted)
-  doubt <- pred$predictive_entropy
-  referred <- ifelse(doubt <= policy$thresholds[2, ], "look", "stop")
-  wanted <- ifelse(doubt <= policy$thresholds[1, ], "go", referred)
+  uncertainty <- pred$predictive_entropy
+  referred <- ifelse(uncertainty <= policy$thresholds[2, ], "look", "stop")
+  wanted <- ifelse(uncertainty <= policy$thresholds[1, ], "go", referred)
   expect_identical(as.character(table$tier), wanted)
   expect_lte(mean(table$tier == "stop"), 0.1)
   expect_match(table$reason[table$tier == "stop"], "^predictive_entropy [0-9.]+ is above [0-9.]+$")

@@ -1,4 +1,4 @@
-test_that("bars show the least sure inputs first, with their numbers", {
+test_that("bars show the most uncertain inputs first, with their numbers", {
   skip_if_not_installed("ggplot2")
   pred <- example_prediction()
   plot <- mc_plot_probabilities(pred, inputs = c(4, 2), truth = c("cat", "dog", "emu", "emu", "cat"))
@@ -9,15 +9,15 @@ test_that("bars show the least sure inputs first, with their numbers", {
   expect_identical(fourth$lower, unname(pred$lower[4, ]))
   expect_identical(as.character(fourth$label[fourth$true]), "emu")
   expect_identical(as.character(fourth$label[fourth$predicted]), as.character(pred$predicted[[4]]))
-  least_sure <- levels(mc_plot_probabilities(pred)$data$panel)[[1]]
-  expect_match(least_sure, paste0("input ", which.max(pred$predictive_entropy), "\n"))
+  most_uncertain <- levels(mc_plot_probabilities(pred)$data$panel)[[1]]
+  expect_match(most_uncertain, paste0("input ", which.max(pred$predictive_entropy), "\n"))
   expect_identical(levels(bars$panel), c(
-    "cat 0.46, perhaps emu\ninput 4, in truth emu\nentropy 1.06 nats: 0.84 aleatoric, 0.22 epistemic",
-    "emu 0.45, perhaps cat\ninput 2, in truth dog\nentropy 1.06 nats: 0.78 aleatoric, 0.28 epistemic"
+    "cat 0.46, second emu\ninput 4, true label emu\nentropy 1.06 nats: 0.84 aleatoric, 0.22 epistemic",
+    "emu 0.45, second cat\ninput 2, true label dog\nentropy 1.06 nats: 0.78 aleatoric, 0.28 epistemic"
   ))
   expect_identical(plot$labels$caption, paste0(
     "Bars: mean probability of each label over 4 draws; whiskers: their 95 % interval. Dark: predicted.\n",
-    "Bold, with a diamond: in truth."
+    "Bold, with a diamond: the true label."
   ))
 })
 
@@ -34,7 +34,7 @@ test_that("of many labels the most probable are drawn, and the rest together", {
   expect_identical(
     levels(bars$panel),
     paste0(
-      "a long label m 0.11, perhaps a long label l\ninput 1\n",
+      "a long label m 0.11, second a long label l\ninput 1\n",
       "entropy 2.55 nats: 2.47 aleatoric, 0.08 epistemic"
     )
   )

@@ -132,10 +132,10 @@ test_that("what cannot be drawn is refused", {
     '`binning` must be one of "equal_width", "equal_mass"; got "none".'
   )
   expect_refusal(
-    mc_plot_risk_coverage(scores, measures = "doubt"),
+    mc_plot_risk_coverage(scores, measures = "uncertainty"),
     paste(
       '`measures` must be one of "predictive_entropy", "expected_entropy", "mutual_information",',
-      '"variation_ratio", "least_confidence", "smallest_margin", "std"; got "doubt".'
+      '"variation_ratio", "least_confidence", "smallest_margin", "std"; got "uncertainty".'
     )
   )
   expect_refusal(

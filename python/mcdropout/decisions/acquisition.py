@@ -29,13 +29,13 @@ def mc_acquire(
 ) -> pd.DataFrame:
     """Which `n` inputs to have labelled next, the most useful first.
 
-    by: a measure of doubt, `mutual_information` (BALD), `predictive_entropy`, `variation_ratio`, `least_confidence`,
-    `smallest_margin`, `std` or `expected_entropy`; equals in the order of the inputs. Or "batchbald": inputs
-    whose labels together tell most about the network, so that a batch is not n times much the same; it needs the draws,
-    under masks shared by all inputs. Where a batch has more than 2,000 possible outcomes, its information is estimated
-    on drawn ones, by `seed`. It cannot be more than log(number of draws), so that 20 draws are told apart by a handful
-    of labels and what is chosen after those is chosen by chance: a warning says so; 100 draws or more are for batches
-    of ten.
+    by: a measure of uncertainty, `mutual_information` (BALD), `predictive_entropy`, `variation_ratio`,
+    `least_confidence`, `smallest_margin`, `std` or `expected_entropy`; equals in the order of the inputs. Or
+    "batchbald": inputs whose labels together tell most about the network, so that a batch is not n times much the same;
+    it needs the draws, under masks shared by all inputs. Where a batch has more than 2,000 possible outcomes, its
+    information is estimated on drawn ones, by `seed`. It cannot be more than log(number of draws), so that 20 draws are
+    told apart by a handful of labels and what is chosen after those is chosen by chance: a warning says so; 100 draws
+    or more are for batches of ten.
 
     Where inputs resemble each other (frames of a video, copies), single measures ask for much the same many times,
     which may teach less than random choice does, and "batchbald" does not. Where every input is different and all
@@ -59,9 +59,9 @@ def mc_acquire(
         chosen, scores = _batch(draws, n, np.random.default_rng(seed))
         _warn_if_told_apart(scores, len(draws))
     else:
-        doubt = measured(prediction, by)
-        chosen = np.argsort(-doubt, kind="stable")[:n]
-        scores = doubt[chosen]
+        uncertainty = measured(prediction, by)
+        chosen = np.argsort(-uncertainty, kind="stable")[:n]
+        scores = uncertainty[chosen]
     ids = {} if prediction.ids is None else {"id": prediction.ids[chosen]}
     return pd.DataFrame({"input": chosen, **ids, "score": scores})
 

@@ -22,11 +22,11 @@ N_PATH = 1000  # steps of the path through several measures where nothing is tes
 
 @dataclass(frozen=True)
 class CalibrationCases:
-    """Labelled inputs with their doubt, (input, measure)."""
+    """Labelled inputs with their uncertainty, (input, measure)."""
 
     true: Array
     predicted: Array
-    doubts: Array
+    uncertainties: Array
     measures: tuple[str, ...]
     labels: tuple[Label, ...]
     temperature: float | None = None
@@ -34,16 +34,16 @@ class CalibrationCases:
     @classmethod
     def of(cls, prediction: MCPrediction, y: object, measures: tuple[str, ...]) -> CalibrationCases:
         true, labels = codes_to_learn_from(y, prediction), labels_of(prediction)
-        doubts = np.stack([measured(prediction, one) for one in measures], axis=1)
-        return cls(true, predicted_codes(prediction), doubts, measures, labels, prediction.temperature)
+        uncertainties = np.stack([measured(prediction, one) for one in measures], axis=1)
+        return cls(true, predicted_codes(prediction), uncertainties, measures, labels, prediction.temperature)
 
     @property
     def wrong(self) -> Array:
         return self.true != self.predicted
 
     def __getitem__(self, chosen: Array) -> CalibrationCases:
-        true, predicted, doubts = (values[chosen] for values in (self.true, self.predicted, self.doubts))
-        return CalibrationCases(true, predicted, doubts, self.measures, self.labels, self.temperature)
+        true, predicted, uncertainties = (values[chosen] for values in (self.true, self.predicted, self.uncertainties))
+        return CalibrationCases(true, predicted, uncertainties, self.measures, self.labels, self.temperature)
 
     def code(self, label: object) -> int:
         """The place of a label that may be written as in the other language."""
@@ -59,11 +59,11 @@ class CalibrationCases:
         """Thresholds from strict to lax; at most `most`, else every value of one measure, or a fine path of several."""
         most = N_PATH if most is None and len(self.measures) > 1 else most
         if most is None and len(self.measures) == 1:
-            return ThresholdPath.through(np.unique(self.doubts[:, 0])[:, None], self.doubts)
-        ordered = np.sort(self.doubts, axis=0)
+            return ThresholdPath.through(np.unique(self.uncertainties[:, 0])[:, None], self.uncertainties)
+        ordered = np.sort(self.uncertainties, axis=0)
         assert most is not None
         ends = np.unique(np.ceil(len(ordered) * np.arange(1, most + 1) / most - 1e-9).astype(np.int64))
-        return ThresholdPath.through(np.unique(ordered[ends - 1], axis=0), self.doubts)
+        return ThresholdPath.through(np.unique(ordered[ends - 1], axis=0), self.uncertainties)
 
     def concerned(self, limit: Mapping[str, Any]) -> Array:
         """Whether a limit on the error counts an input."""
@@ -80,8 +80,10 @@ class ThresholdPath:
     first: Array  # the number of steps where none does
 
     @classmethod
-    def through(cls, thresholds: Array, doubts: Array) -> ThresholdPath:
-        steps = [np.searchsorted(thresholds[:, m], doubts[:, m], side="left") for m in range(doubts.shape[1])]
+    def through(cls, thresholds: Array, uncertainties: Array) -> ThresholdPath:
+        steps = [
+            np.searchsorted(thresholds[:, m], uncertainties[:, m], side="left") for m in range(uncertainties.shape[1])
+        ]
         return cls(thresholds, np.max(steps, axis=0))
 
     def accepted(self, weights: Array | None = None) -> Array:
@@ -110,11 +112,11 @@ class ThresholdPath:
         )
 
 
-def tiers_of(doubts: Array, thresholds: Sequence[tuple[float, ...] | None]) -> Array:
+def tiers_of(uncertainties: Array, thresholds: Sequence[tuple[float, ...] | None]) -> Array:
     """The place of each input's tier, (input,)."""
-    places = np.full(len(doubts), len(thresholds))
+    places = np.full(len(uncertainties), len(thresholds))
     for place in range(len(thresholds) - 1, -1, -1):
         row = thresholds[place]
         if row is not None:
-            places[(doubts <= np.array(row)).all(axis=1)] = place
+            places[(uncertainties <= np.array(row)).all(axis=1)] = place
     return places

@@ -13,7 +13,7 @@ from .policy import MCPolicy, reasons
 
 
 def mc_decide(policy: MCPolicy, prediction: MCPrediction) -> pd.DataFrame:
-    """One row per input: the label predicted, the tier, the reason in words, and the doubt by each measure.
+    """One row per input: the label predicted, the tier, the reason in words, and the uncertainty by each measure.
 
     Raises ValueError for a prediction of other labels than those of the policy, at another temperature than the one it
     was learnt on, of values, or with NaN.
@@ -23,12 +23,12 @@ def mc_decide(policy: MCPolicy, prediction: MCPrediction) -> pd.DataFrame:
     prediction = check_classes(prediction, "")
     check_labels(prediction, policy.labels, "the policy")
     check_calibration(prediction, policy.temperature, "the one that the policy was learnt on")
-    doubts = np.stack([measured(prediction, one) for one in policy.measures], axis=1)  # (input, measure)
-    places = tiers_of(doubts, policy.thresholds)
+    uncertainties = np.stack([measured(prediction, one) for one in policy.measures], axis=1)  # (input, measure)
+    places = tiers_of(uncertainties, policy.thresholds)
     columns = {
         "predicted": prediction.predicted,
         "tier": np.array(policy.tiers, dtype=object)[places],
-        "reason": reasons(policy, doubts, places),
-        **dict(zip(policy.measures, doubts.T, strict=True)),
+        "reason": reasons(policy, uncertainties, places),
+        **dict(zip(policy.measures, uncertainties.T, strict=True)),
     }
     return pd.DataFrame(columns, index=index_of(prediction))

@@ -60,7 +60,8 @@ def _tested(
     Path and order are functions of the pilot inputs alone, so on the test inputs the steps are hypotheses in a fixed
     sequence, and given the number accepted, the wrong ones among them are binomial. They are tested from strict to lax
     by the fallback procedure: half of `alpha` belongs to the step that promises most, half to a strict one that should
-    pass if the doubt is worth anything; a step that passes hands its level on to the next, one that fails loses it.
+    pass if the uncertainty is worth anything; a step that passes hands its level on to the next, one that fails loses
+    it.
     """
     on_pilot = pilot.path(N_CANDIDATES)
     ratio = len(test.true) / len(pilot.true)
@@ -69,7 +70,7 @@ def _tested(
     level = np.zeros(len(on_pilot.thresholds))
     level[min(_strict_start(on_pilot, pilot, limits, ratio, alpha / 2), best)] += alpha / 2
     level[best] += alpha / 2
-    path = ThresholdPath.through(on_pilot.thresholds, test.doubts)
+    path = ThresholdPath.through(on_pilot.thresholds, test.uncertainties)
     p = _p_values(path, test, limits)
     for step in range(1, len(level)):
         if p[step - 1] <= level[step - 1]:
@@ -129,7 +130,7 @@ def with_promise(
 def _promises(
     test: CalibrationCases, limits: Limits, thresholds: list[tuple[float, ...] | None], tier: str, confidence: float
 ) -> list[dict[str, Any]]:
-    accepted = tiers_of(test.doubts, thresholds) < len(thresholds)
+    accepted = tiers_of(test.uncertainties, thresholds) < len(thresholds)
     rows = []
     for limit in limits:
         counted = accepted & test.concerned(limit)
@@ -204,7 +205,7 @@ def policy_of(
     prices: CostTable | None,
 ) -> MCPolicy:
     """The policy of the chosen thresholds, with what it promises."""
-    places = tiers_of(cases.doubts, thresholds)
+    places = tiers_of(cases.uncertainties, thresholds)
     n = np.bincount(places, minlength=len(names))
     wrong = np.bincount(places[cases.wrong], minlength=len(names))
     exact = basis in ("budget", "uncertainty_threshold")  # labels had no part in choosing the thresholds

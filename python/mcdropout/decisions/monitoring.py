@@ -1,4 +1,4 @@
-"""Drift: whether the inputs of today are still like those of before, by how doubtful the network is. Needs no torch.
+"""Drift: whether the inputs of today are still like those of before, by how uncertain the network is. Needs no torch.
 
 A monitor is made from a reference, is shown batch after batch, and says when they differ, and since when.
 """
@@ -186,7 +186,7 @@ def mc_monitor(
     n_bins: int = 10,
     seed: int | None = 0,
 ) -> MCMonitor:
-    """Watch whether new inputs are still like those of a reference, by how doubtful the network is about them.
+    """Watch whether new inputs are still like those of a reference, by how uncertain the network is about them.
 
     reference: a prediction of inputs as they should be, that the network was not trained on; at least 20, better some
       hundreds. measure: any of those that `mc_scores()` knows.
@@ -195,10 +195,10 @@ def mc_monitor(
     n_bins: of the population stability index, each with as many of the reference. seed: decides among equals.
 
     `monitor.update(prediction)` takes the next batch. The sequential test is a conformal test martingale: of each new
-    input, the rank of its doubt among all before it, reference included, is uniform and independent of the earlier
-    ranks for as long as nothing changes, whatever the network and the measure. Against that it bets, boldly or
-    carefully, that doubt is higher, lower, further out or further in than before, starting at every input with a part
-    of its capital. The capital reaches 1 / `false_alarm_rate` with a chance of at most `false_alarm_rate` (Ville).
+    input, the rank of its uncertainty among all before it, reference included, is uniform and independent of the
+    earlier ranks for as long as nothing changes, whatever the network and the measure. Against that it bets, boldly or
+    carefully, that uncertainty is higher, lower, further out or further in than before, starting at every input with a
+    part of its capital. The capital reaches 1 / `false_alarm_rate` with a chance of at most `false_alarm_rate` (Ville).
 
     Of the inputs seen it keeps only how many fell between each two neighbours of the reference; among those a new one
     takes a place by lot. As long as nothing changes every place is as likely as any other, so the promise is exact,
@@ -206,7 +206,7 @@ def mc_monitor(
     batch are exact too, and there to look at: their p-values and limits are of one batch alone, and many batches
     exceed them sooner or later.
 
-    A change that leaves the distribution of doubt as it is cannot be seen in it; another measure may see it.
+    A change that leaves the distribution of uncertainty as it is cannot be seen in it; another measure may see it.
 
     Raises ValueError for a reference of fewer than 20 inputs, and for a measure that it lacks.
     References: Vovk, Gammerman and Shafer (2022), Algorithmic learning in a random world, chapter 8, and Vovk et al.

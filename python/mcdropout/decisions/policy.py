@@ -23,14 +23,13 @@ class MCPolicy:
     """What `mc_triage()` learns and `mc_decide()` follows: thresholds, and what they rest on.
 
     An input is in the first tier all of whose `thresholds` (one row per tier but the last, one column per measure) its
-    doubt does not exceed; a row of None takes none. `basis` says what they were chosen for: "max_error", "budget",
-    "costs" or "uncertainty_threshold". `promises`: one row per limit on the error, with what the test inputs showed:
-    `n` accepted, `wrong` of them, the exact upper bound at the confidence of that limit, and whether it is `kept`.
-    `outcome`: one row per tier, what it does to all calibration inputs (`upper_bound` where labels had no part in
-    choosing the thresholds). `curve`: the thresholds that were looked at,
-    with coverage and errors, and for a promise their p-value among the test inputs and the level it was tested at (0:
-    not tested). `needed` says what a promise that
-    could not be given would take.
+    uncertainty does not exceed; a row of None takes none. `basis` says what they were chosen for: "max_error",
+    "budget", "costs" or "uncertainty_threshold". `promises`: one row per limit on the error, with what the test inputs
+    showed: `n` accepted, `wrong` of them, the exact upper bound at the confidence of that limit, and whether it is
+    `kept`. `outcome`: one row per tier, what it does to all calibration inputs (`upper_bound` where labels had no part
+    in choosing the thresholds). `curve`: the thresholds that were looked at, with coverage and errors, and for a
+    promise their p-value among the test inputs and the level it was tested at (0: not tested). `needed` says what a
+    promise that could not be given would take.
     """
 
     basis: str
@@ -158,17 +157,19 @@ def _percent(share: float) -> str:
     return f"{100 * share:.3g} %"
 
 
-def reasons(policy: MCPolicy, doubts: Array, places: Array) -> list[str]:
+def reasons(policy: MCPolicy, uncertainties: Array, places: Array) -> list[str]:
     """Why each input is where it is: the measures that kept it out of the tier before, and its own rule."""
     texts = [
-        [f"{name} {value:.4g}" for value in column] for name, column in zip(policy.measures, doubts.T, strict=True)
+        [f"{name} {value:.4g}" for value in column]
+        for name, column in zip(policy.measures, uncertainties.T, strict=True)
     ]
     return [
-        _reason(policy, doubts[i], [text[i] for text in texts], int(place)) for i, place in enumerate(places.tolist())
+        _reason(policy, uncertainties[i], [text[i] for text in texts], int(place))
+        for i, place in enumerate(places.tolist())
     ]
 
 
-def _reason(policy: MCPolicy, doubt: Array, texts: list[str], place: int) -> str:
+def _reason(policy: MCPolicy, uncertainty: Array, texts: list[str], place: int) -> str:
     above = None if place == 0 else policy.thresholds[place - 1]
     if place > 0 and above is None:
         return f'no threshold for "{policy.tiers[place - 1]}"'
@@ -177,7 +178,9 @@ def _reason(policy: MCPolicy, doubt: Array, texts: list[str], place: int) -> str
         return " and ".join(f"{text} is at most {limit:.4g}" for text, limit in zip(texts, row, strict=True))
     limits = cast("tuple[float, ...]", above)
     over = [
-        f"{text} is above {limit:.4g}" for text, limit, one in zip(texts, limits, doubt, strict=True) if one > limit
+        f"{text} is above {limit:.4g}"
+        for text, limit, one in zip(texts, limits, uncertainty, strict=True)
+        if one > limit
     ]
     return " and ".join(over)
 

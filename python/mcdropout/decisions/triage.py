@@ -35,7 +35,7 @@ def mc_triage(
 ) -> MCPolicy:
     """Learn on labelled inputs which predictions can be accepted, and which people should see.
 
-    tiers: 2 (accept, refer), 3 (accept, second check, refer), or names of one's own. measure: of doubt, one or
+    tiers: 2 (accept, refer), 3 (accept, second check, refer), or names of one's own. measure: of uncertainty, one or
     several; an input is accepted if it exceeds none of their thresholds. Give one of:
 
     * `max_error`: with probability `confidence`, of the accepted cases at most this share is wrong. One number, or one

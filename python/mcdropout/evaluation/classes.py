@@ -25,7 +25,7 @@ class ClassCases:
     mean: Array  # (input, label)
     predicted: Array  # codes
     true: Array  # codes
-    doubts: dict[str, Array]
+    uncertainties: dict[str, Array]
     n_bins: int
     coverages: tuple[float, ...]
     risks: tuple[float, ...]
@@ -35,8 +35,8 @@ class ClassCases:
         cls, prediction: MCPrediction, y: object, n_bins: int, coverages: tuple[float, ...], risks: tuple[float, ...]
     ) -> ClassCases:
         true = true_codes(y, prediction)
-        doubts = {name: measured(prediction, name) for name in measures_of(prediction)}
-        return cls(prediction.mean, predicted_codes(prediction), true, doubts, n_bins, coverages, risks)
+        uncertainties = {name: measured(prediction, name) for name in measures_of(prediction)}
+        return cls(prediction.mean, predicted_codes(prediction), true, uncertainties, n_bins, coverages, risks)
 
     @cached_property
     def wrong(self) -> Array:
@@ -48,15 +48,15 @@ class ClassCases:
 
     @cached_property
     def curves(self) -> dict[str, UncertaintyCurve]:
-        return {name: UncertaintyCurve.of(doubt, self.wrong) for name, doubt in self.doubts.items()}
+        return {name: UncertaintyCurve.of(uncertainty, self.wrong) for name, uncertainty in self.uncertainties.items()}
 
     def numbers(self, chosen: Array | None = None) -> Numbers:
         """Every score, of all inputs or of those chosen."""
         if chosen is not None:
             parts = {name: getattr(self, name)[chosen] for name in ("mean", "predicted", "true")}
-            doubts = {name: doubt[chosen] for name, doubt in self.doubts.items()}
+            uncertainties = {name: uncertainty[chosen] for name, uncertainty in self.uncertainties.items()}
             return ClassCases(
-                **parts, doubts=doubts, n_bins=self.n_bins, coverages=self.coverages, risks=self.risks
+                **parts, uncertainties=uncertainties, n_bins=self.n_bins, coverages=self.coverages, risks=self.risks
             ).numbers()
         found = [(name, "", np.nan, value) for name, value in self._plain().items()]
         best = best_aurc(self.wrong)

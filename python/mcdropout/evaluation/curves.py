@@ -16,9 +16,9 @@ TPR = 0.95  # the share of the inputs from inside that "FPR at 95 %" lets throug
 
 @dataclass(frozen=True)
 class UncertaintyCurve:
-    """Inputs in order of doubt, the least first: one entry for each value of the measure that occurs.
+    """Inputs in order of uncertainty, the least first: one entry for each value of the measure that occurs.
 
-    Inputs that are equally doubtful can only be taken together, so nothing here depends on their order.
+    Inputs that are equally uncertain can only be taken together, so nothing here depends on their order.
     """
 
     threshold: Array  # the value of the measure: inputs up to it are taken
@@ -26,9 +26,9 @@ class UncertaintyCurve:
     loss: Array  # the sum of their losses; for errors, how many
 
     @classmethod
-    def of(cls, doubt: Array, loss: Array) -> UncertaintyCurve:
-        order = np.argsort(doubt)
-        ordered = doubt[order]
+    def of(cls, uncertainty: Array, loss: Array) -> UncertaintyCurve:
+        order = np.argsort(uncertainty)
+        ordered = uncertainty[order]
         ends = np.flatnonzero(np.append(ordered[1:] != ordered[:-1], True))
         return cls(ordered[ends], ends + 1, np.cumsum(loss[order], dtype=np.float64)[ends])
 
@@ -42,7 +42,7 @@ class UncertaintyCurve:
 
 
 def auroc(curve: UncertaintyCurve) -> float:
-    """Chance that of an error and a correct input the error is the more doubtful, ties counting half.
+    """Chance that of an error and a correct input the error is the more uncertain, ties counting half.
 
     NaN where there are no errors, or nothing else.
     """
@@ -53,7 +53,7 @@ def auroc(curve: UncertaintyCurve) -> float:
 
 
 def average_precision(curve: UncertaintyCurve) -> float:
-    """Average precision of finding the errors, the most doubtful inputs first; NaN where there are none."""
+    """Average precision of finding the errors, the most uncertain inputs first; NaN where there are none."""
     if not curve.loss[-1]:
         return float("nan")
     errors = np.diff(curve.loss, prepend=0)[::-1]
@@ -62,7 +62,7 @@ def average_precision(curve: UncertaintyCurve) -> float:
 
 
 def aurc(curve: UncertaintyCurve) -> float:
-    """Mean over k of the mean loss of the k least doubtful inputs; within ties, that of a random order."""
+    """Mean over k of the mean loss of the k least uncertain inputs; within ties, that of a random order."""
     k = np.arange(1, curve.n[-1] + 1)
     return float((np.interp(k, np.append(0, curve.n), np.append(0, curve.loss)) / k).mean())
 

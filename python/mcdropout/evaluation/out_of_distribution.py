@@ -21,9 +21,9 @@ def mc_ood_scores(
     level: float = 0.95,
     seed: int | None = None,
 ) -> pd.DataFrame:
-    """How well each measure of doubt tells inputs like those learnt from (in) and others (out) apart.
+    """How well each measure of uncertainty tells inputs like those learnt from (in) and others (out) apart.
 
-    One row per measure. `auroc`: chance that an input from outside is the more doubtful of two. `aupr_out` and
+    One row per measure. `auroc`: chance that an input from outside is the more uncertain of two. `aupr_out` and
     `aupr_in`: average precision of finding those from outside, or from inside. `fpr_at_95`: share of those from
     outside that pass where 95 % of those from inside do; smaller is better. With `n_resamples` each has its
     bootstrap interval, `auroc_lower` and so on.
@@ -61,10 +61,10 @@ def mc_ood_scores(
 
 
 def _ood_numbers(known: Array, strange: Array) -> dict[str, float]:
-    doubt = np.concatenate([known, strange])
+    uncertainty = np.concatenate([known, strange])
     is_strange = np.repeat([0.0, 1.0], [len(known), len(strange)])
-    curve = UncertaintyCurve.of(doubt, is_strange)
-    reversed_curve = UncertaintyCurve.of(-doubt, 1 - is_strange)
+    curve = UncertaintyCurve.of(uncertainty, is_strange)
+    reversed_curve = UncertaintyCurve.of(-uncertainty, 1 - is_strange)
     ordered = np.sort(known)
     threshold = ordered[int(np.ceil(TPR * len(known) - 1e-9)) - 1]
     return {

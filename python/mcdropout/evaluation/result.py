@@ -20,7 +20,7 @@ class MCScores:
     For classes, one number each: `accuracy`; `log_loss` (mean, in nats); `brier` (summed over the labels, 0 to 2) and
     `brier_halved` (0 to 1, for two labels the usual one); `ece_equal_width`, `ece_equal_mass` (expected calibration
     error of the predicted label) and `classwise_ece` (mean over the labels of the error of each label's probability).
-    Tables: `by_measure`, how well each measure of doubt finds the errors; `at_coverage`, `at_risk`; `by_label`;
+    Tables: `by_measure`, how well each measure of uncertainty finds the errors; `at_coverage`, `at_risk`; `by_label`;
     `reliability`; `risk_coverage`.
 
     For values, one number per output: `rmse`, `mae`, `log_density`, `crps`. Tables: `by_interval` (coverage, width and

@@ -27,15 +27,15 @@ def mc_scores(
     level: float = 0.95,
     seed: int | None = None,
 ) -> MCScores:
-    """How good a prediction is, how honest its probabilities, and whether its doubt finds its errors.
+    """How good a prediction is, how honest its probabilities, and whether its uncertainty finds its errors.
 
     y: the true label of each input, or the values observed. n_bins: of the reliability diagrams; bins hold what is
     above their lower and up to their upper edge, and inputs of one confidence stay in one bin. coverages: shares of
-    the inputs, the least doubtful first, whose accuracy is asked for; inputs that are equally doubtful go together,
+    the inputs, the least uncertain first, whose accuracy is asked for; inputs that are equally uncertain go together,
     so it is that of the least share that is at least so large. risks: error rates for which the largest share is
     asked for. n_resamples: of the bootstrap over the inputs, percentile intervals at `level`; 0 for none.
 
-    AURC is the mean over k of the error rate among the k least doubtful inputs, for ties its mean over their orders;
+    AURC is the mean over k of the error rate among the k least uncertain inputs, for ties its mean over their orders;
     the excess is over that of a measure which puts all errors last. For values the risk is the squared error (mean
     over the outputs). The log density and CRPS are of the whole mixture of the draws, so they need the draws.
 

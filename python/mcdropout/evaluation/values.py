@@ -20,11 +20,11 @@ PIECE = 1 << 18  # numbers of the draws that are worked on in one go
 
 @dataclass(frozen=True)
 class ValueCases:
-    """What each input of a prediction of values contributes to the scores, (input, output), and its doubt."""
+    """What each input of a prediction of values contributes to the scores, (input, output), and its uncertainty."""
 
     terms: dict[str, Array]
     intervals: dict[str, dict[str, Array]]
-    doubts: dict[str, Array]
+    uncertainties: dict[str, Array]
     level: float
     pit: Array | None
     notes: tuple[str, ...] = field(default=())
@@ -49,12 +49,14 @@ class ValueCases:
             for name, pair in bounds.items()
             if pair is not None
         }
-        doubts = {name: measured(prediction, name) for name in measures_of(prediction)}
-        return cls(terms, intervals, doubts, prediction.level, pit, tuple(notes))
+        uncertainties = {name: measured(prediction, name) for name in measures_of(prediction)}
+        return cls(terms, intervals, uncertainties, prediction.level, pit, tuple(notes))
 
     def curves(self, chosen: Array | slice = slice(None)) -> dict[str, UncertaintyCurve]:
         loss = self.terms["rmse"][chosen].mean(axis=1)
-        return {name: UncertaintyCurve.of(doubt[chosen], loss) for name, doubt in self.doubts.items()}
+        return {
+            name: UncertaintyCurve.of(uncertainty[chosen], loss) for name, uncertainty in self.uncertainties.items()
+        }
 
     def numbers(self, chosen: Array | None = None) -> Numbers:
         """Every score, of all inputs or of those chosen."""

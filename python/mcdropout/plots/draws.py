@@ -28,7 +28,7 @@ def mc_draws_table(prediction: MCPrediction, inputs: Positions | None = None) ->
 
     Columns: input (position from 0), id (where the prediction has ids), label (of classes) or output (from 1), draw
     (from 1), value (the label's probability, or the output in the unit of the values). inputs: positions; by default
-    the 12 most doubtful, by predictive entropy or standard deviation. Draws that `tolerance` has saved are left out.
+    the 12 most uncertain, by predictive entropy or standard deviation. Draws that `tolerance` has saved are left out.
     Raises ValueError for a prediction that does not hold its draws.
     """
     prediction = check_prediction(prediction)
@@ -57,7 +57,7 @@ def mc_plot_draws(
 
     Each dot is one draw; the line is their interval at `prediction.level`, the diamond their mean. Draws in two clumps
     are two opinions that a mean and an interval would hide. For classes one panel per input, with its three most
-    probable labels; for values one panel per output. inputs: positions, from 0; by default the 12 most doubtful.
+    probable labels; for values one panel per output. inputs: positions, from 0; by default the 12 most uncertain.
     `mc_draws_table()` gives the numbers.
     """
     table = mc_draws_table(prediction, inputs).drop_duplicates()  # an input asked for twice is shown once
@@ -135,5 +135,5 @@ def _means_and_bounds(prediction: MCPrediction) -> tuple[Array, Array, Array]:
 
 def most_uncertain(prediction: MCPrediction) -> Array:
     """Positions of the inputs of the highest entropy or deviation over the draws, that first."""
-    doubt = measured(prediction, "predictive_entropy" if prediction.task == "classification" else "std")
-    return np.argsort(-doubt, kind="stable")[:N_INPUTS]
+    uncertainty = measured(prediction, "predictive_entropy" if prediction.task == "classification" else "std")
+    return np.argsort(-uncertainty, kind="stable")[:N_INPUTS]

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 MOST_BARS = 10  # more labels than that are hard to tell apart at a glance
 
-WORTH_NAMING = 0.05  # "perhaps Coat": from one chance in twenty on
+WORTH_NAMING = 0.05  # "second Coat": from one chance in twenty on
 
 # In inches.
 PANEL_WIDTH, PANEL_GAP = 3.6, 0.22
@@ -54,7 +54,7 @@ def mc_probabilities_table(prediction: MCPrediction, inputs: Positions | None = 
     first.
     """
     prediction = _checked(prediction)
-    chosen = _least_sure(prediction) if inputs is None else as_positions(inputs, len(prediction))
+    chosen = _most_uncertain(prediction) if inputs is None else as_positions(inputs, len(prediction))
     labels = _labels(prediction)
     columns: dict[str, Any] = {"input": np.repeat(chosen, len(labels))}
     if prediction.ids is not None:
@@ -130,7 +130,7 @@ class _Panel:
         rows = numbers.reset_index(drop=True)
         rows = rows.assign(predicted=rows.index == predicted, true=rows.index == true)
         if true is not None:
-            name += f", in truth {rows.loc[true, 'label']}"
+            name += f", true label {rows.loc[true, 'label']}"
         bars = rows if len(rows) <= MOST_BARS else rows.sort_values("mean", ascending=False, kind="stable")
         return cls(
             headline=_headline(rows.loc[predicted], rows.loc[second]),
@@ -149,7 +149,7 @@ class _Panel:
 
 def _headline(first: pd.Series, second: pd.Series) -> str:
     words = f"{first['label']} ({first['mean']:.2f})"
-    return f"{words}, perhaps {second['label']}" if second["mean"] >= WORTH_NAMING else words
+    return f"{words}, second {second['label']}" if second["mean"] >= WORTH_NAMING else words
 
 
 def _uncertainty(one: MCPrediction) -> str:
@@ -165,7 +165,7 @@ def _caption(prediction: MCPrediction, with_truth: bool) -> str:
         f"Bars: mean probability of each label over {prediction.draws_in_words()}; whiskers: their "
         f"{100 * prediction.level:g} % interval. Dark: predicted."
     )
-    return f"{words} Bold, with a diamond: in truth." if with_truth else words
+    return f"{words} Bold, with a diamond: the true label." if with_truth else words
 
 
 def _only(one_input: np.ndarray | None) -> Any:
@@ -270,7 +270,7 @@ def _labels(prediction: MCPrediction) -> tuple[Label, ...]:
     return cast("tuple[Label, ...]", prediction.labels)
 
 
-def _least_sure(prediction: MCPrediction) -> np.ndarray:
+def _most_uncertain(prediction: MCPrediction) -> np.ndarray:
     """Positions of the inputs of the highest entropy; of equal ones, the first input comes first."""
     return np.argsort(-cast(np.ndarray, prediction.predictive_entropy), kind="stable")[:N_INPUTS]
 

@@ -63,10 +63,10 @@ def mc_plot_reliability(scores: MCScores, *, binning: str = "equal_width", path:
 def mc_plot_risk_coverage(
     scores: MCScores, *, measures: str | Sequence[str] | None = None, path: PicturePath | None = None
 ) -> Figure:
-    """Risk-coverage curve: the error among the least doubtful inputs, by how many of them are taken.
+    """Risk-coverage curve: the error among the least uncertain inputs, by how many of them are taken.
 
-    The further below the level of all inputs (right end), the better the doubt finds the errors. measures: which ones
-    are drawn; by default the predictive entropy and the mutual information, for values all. For values the risk is
+    The further below the level of all inputs (right end), the better the uncertainty finds the errors. measures: which
+    ones are drawn; by default the predictive entropy and the mutual information, for values all. For values the risk is
     the squared error. `scores.risk_coverage` has the numbers.
 
     Reference: Geifman and El-Yaniv (2017), arXiv:1705.08500.
@@ -87,6 +87,6 @@ def mc_plot_risk_coverage(
         )
     risk = "error rate among them" if scores.task == "classification" else "mean squared error among them"
     top = table.loc[table["measure"].isin(given) & (table["coverage"] >= SETTLED), "risk"].max()
-    label_axes(axes, "coverage (share of the inputs, least doubtful first)", risk, (0, 1), (0, 1.05 * top or 1))
+    label_axes(axes, "coverage (share of the inputs, least uncertain first)", risk, (0, 1), (0, 1.05 * top or 1))
     add_legend(axes)
     return finish(figure, path)

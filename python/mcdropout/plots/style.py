@@ -48,7 +48,7 @@ def check_picture_path(path: str | os.PathLike[str], figure: Figure) -> None:
         raise ValueError(f'`path` must be in a folder that exists; got "{os.fspath(path)}".')
 
 
-UNITS = {  # of measures of doubt; of the others, those of the values
+UNITS = {  # of measures of uncertainty; of the others, those of the values
     "predictive_entropy": "nats",
     "expected_entropy": "nats",
     "mutual_information": "nats",

@@ -40,21 +40,21 @@ def mc_uncertainty_table(
     prediction = check_prediction(prediction)
     measure = usual_measure(prediction) if measure is None else measure
     n_bins = check_count(n_bins, "n_bins")
-    doubt = measured(prediction, measure)
-    groups = {"all": doubt}
+    uncertainty = measured(prediction, measure)
+    groups = {"all": uncertainty}
     if y is not None and prediction_out is not None:
         raise ValueError("`y` and `prediction_out` must not be given both: each alone makes two groups.")
     if y is not None:
         if prediction.task != "classification":
             raise ValueError("`y` must not be given with values, which are not right or wrong.")
         wrong = predicted_codes(prediction) != true_codes(y, prediction)
-        groups = {"right": doubt[~wrong], "wrong": doubt[wrong]}
+        groups = {"right": uncertainty[~wrong], "wrong": uncertainty[wrong]}
     if prediction_out is not None:
         outside = check_prediction(prediction_out, "prediction_out")
         if prediction.labels is not None:
             check_labels(outside, labels_of(prediction), "`prediction`", "prediction_out")
             check_calibration(outside, prediction.temperature, "`prediction`", "prediction_out")
-        groups = {"in": doubt, "out": measured(outside, measure, "prediction_out")}
+        groups = {"in": uncertainty, "out": measured(outside, measure, "prediction_out")}
     joined = np.concatenate(list(groups.values()))
     edges = np.histogram_bin_edges(joined, n_bins, (min(0.0, float(joined.min())), float(joined.max()) or 1.0))
     tables = []
@@ -81,10 +81,10 @@ def mc_plot_uncertainty(
     n_bins: int = 30,
     path: PicturePath | None = None,
 ) -> Figure:
-    """Histograms of the doubt: of right and wrong predictions (`y`), or of inputs from inside and outside.
+    """Histograms of the uncertainty: of right and wrong predictions (`y`), or of inputs from inside and outside.
 
-    Each group is drawn as shares of its own inputs, so that a small one can be compared with a large one; the less
-    they overlap, the better the doubt tells them apart. measure: by default the predictive entropy, for values the
+    Each group is drawn as shares of its own inputs, so that a small one can be compared with a large one; the less they
+    overlap, the better the uncertainty tells them apart. measure: by default the predictive entropy, for values the
     standard deviation with the noise where the model tells it. `mc_uncertainty_table()` gives the numbers.
     """
     table = mc_uncertainty_table(prediction, y, prediction_out, measure=measure, n_bins=n_bins)

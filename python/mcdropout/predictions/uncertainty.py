@@ -40,7 +40,7 @@ VALUE_MEASURES: dict[str, Callable[[MCPrediction], Array | None]] = {
 
 
 def measures_of(prediction: MCPrediction) -> tuple[str, ...]:
-    """The measures of doubt that this prediction has."""
+    """The measures of uncertainty that this prediction has."""
     if prediction.task == "classification":
         return tuple(CLASS_MEASURES)
     return ("std",) if prediction.total_variance is None else tuple(VALUE_MEASURES)
@@ -53,7 +53,7 @@ def usual_measure(prediction: MCPrediction) -> str:
 
 
 def measured(prediction: MCPrediction, measure: str, whose: str = "prediction") -> Array:
-    """How doubtful each input is by that measure, (input,), larger for more doubt; `whose`: the argument's name.
+    """How uncertain each input is by that measure, (input,), larger for more uncertainty; `whose`: the argument's name.
 
     For classes: `predictive_entropy`, `expected_entropy`, `mutual_information` (nats), `variation_ratio`,
     `least_confidence` (1 - confidence), `smallest_margin` (1 - margin), `std` (of the predicted label's

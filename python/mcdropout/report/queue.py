@@ -25,12 +25,12 @@ UNITS = {
 
 @dataclass(frozen=True)
 class Queue:
-    """What the review queue shows: the inputs in order of doubt, and what to call them."""
+    """What the review queue shows: the inputs in order of uncertainty, and what to call them."""
 
     prediction: MCPrediction
     measure: str
-    doubt: Array
-    order: Array  # positions, the most doubtful first
+    uncertainty: Array
+    order: Array  # positions, the most uncertain first
     first: int  # the number of the first input: 0 in Python, 1 in R
     truth: Array | None = None  # codes of labels, or values
     decisions: pd.DataFrame | None = None
@@ -49,7 +49,7 @@ def make_queue(
     """The inputs in order, the most uncertain first."""
     decisions = None if policy is None else mc_decide(policy, prediction)
     measure = measure or (usual_measure(prediction) if policy is None else policy.measures[0])
-    doubt = measured(prediction, measure)
+    uncertainty = measured(prediction, measure)
     truth = None
     if y is not None:
         truth = true_codes(y, prediction) if _is_classes(prediction) else true_values(y, prediction)
@@ -57,8 +57,8 @@ def make_queue(
     return Queue(
         prediction=prediction,
         measure=measure,
-        doubt=doubt,
-        order=np.argsort(-doubt, kind="stable"),
+        uncertainty=uncertainty,
+        order=np.argsort(-uncertainty, kind="stable"),
         first=first,
         truth=truth,
         decisions=decisions,

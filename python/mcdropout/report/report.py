@@ -41,12 +41,12 @@ def mc_report(
 
     It has a summary; with `y` (the true label of each input, or the values observed) the scores; the policy of
     `mc_triage()` in words, and the tier of each input; the state of a `monitor` in its words; and the review queue:
-    every input, the most doubtful first, with its image, its most probable labels as bars with the interval of the
+    every input, the most uncertain first, with its image, its most probable labels as bars with the interval of the
     draws, and filters by tier, label and name. Made for the screen, the phone and paper: it prints the cards that are
-    shown, at first the `n_shown` most doubtful, and says how many it leaves out; buttons and filters change that.
+    shown, at first the `n_shown` most uncertain, and says how many it leaves out; buttons and filters change that.
 
     images: all that were predicted, as for `mc_plot_probabilities()`, put in as thumbnails; of image files, the names
-    are shown too. measure: of the doubt that sorts the queue; by default the policy's first, else the predictive
+    are shown too. measure: of the uncertainty that sorts the queue; by default the policy's first, else the predictive
     entropy, for values the standard deviation with the noise where the model tells it. Returns the path.
 
     Raises ValueError for images or `y` of another length, and a path that does not end in .html; ImportError without
@@ -102,7 +102,7 @@ def _page(queue: Queue, scores: MCScores | None, drift: str | None, title: str, 
         notes=() if scores is None else scores.notes,
         policy=None if queue.policy is None else queue.policy.words().removeprefix("# "),
         drift=None if drift is None else drift.removeprefix("# "),
-        order=f"The most doubtful first, by {measure_words(queue.measure)}. {bar_words(queue)}",
+        order=f"The most uncertain first, by {measure_words(queue.measure)}. {bar_words(queue)}",
         tier_names=() if queue.policy is None else queue.policy.tiers,
         labels=[str(label) for label in labels_of(queue.prediction)] if queue.of_classes else (),
         with_truth=queue.truth is not None,

@@ -50,16 +50,16 @@ def _class_rows(queue: Queue) -> Iterable[dict[str, Any]]:
             for k in ranked[i]
         ]
         total, aleatoric, epistemic = (part[i] for part in parts)
-        doubt = f"entropy {total:.2f} nats: {aleatoric:.2f} aleatoric, {epistemic:.2f} epistemic"
+        uncertainty = f"entropy {total:.2f} nats: {aleatoric:.2f} aleatoric, {epistemic:.2f} epistemic"
         if queue.measure not in UNITS:
-            doubt += f"; {measure_words(queue.measure)} {queue.doubt[i]:.3g}"
+            uncertainty += f"; {measure_words(queue.measure)} {queue.uncertainty[i]:.3g}"
         truth = None if queue.truth is None else int(queue.truth[i])
         yield {
             "head": f"{labels[codes[i]]} ({cast(Array, prediction.confidence)[i]:.2f})",
             "predicted": int(codes[i]),
             "truth": truth,
             "wrong": truth is not None and truth != int(codes[i]),
-            "doubt": doubt,
+            "uncertainty": uncertainty,
             "bars": bars,
             **_place_of(queue, i),
         }
@@ -82,7 +82,7 @@ def _value_rows(queue: Queue) -> Iterable[dict[str, Any]]:
             "predicted": None,
             "truth": None,
             "wrong": False,
-            "doubt": f"{measure_words(queue.measure)} {queue.doubt[i]:.4g}{observed}",
+            "uncertainty": f"{measure_words(queue.measure)} {queue.uncertainty[i]:.4g}{observed}",
             "bars": bars,
             **_place_of(queue, i),
         }

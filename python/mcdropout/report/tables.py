@@ -72,7 +72,7 @@ def score_tables(scores: MCScores) -> list[tuple[str, _Table]]:
         rows = [[words, number_words(getattr(scores, name))] for name, words in MEANINGS.items()]
         tables = [
             ("Over all inputs", _Table(["score", "value"], rows)),
-            ("How well each measure of doubt finds the errors", _measure_table(scores)),
+            ("How well each measure of uncertainty finds the errors", _measure_table(scores)),
             ("By label", _Table.of(cast(pd.DataFrame, scores.by_label))),
         ]
         return tables
@@ -82,7 +82,7 @@ def score_tables(scores: MCScores) -> list[tuple[str, _Table]]:
     return [
         ("By output", _Table.of(by_output)),
         ("Intervals", _Table.of(cast(pd.DataFrame, scores.by_interval))),
-        ("How well each measure of doubt orders the errors", _measure_table(scores)),
+        ("How well each measure of uncertainty orders the errors", _measure_table(scores)),
     ]
 
 

@@ -41,7 +41,7 @@ def key_facts(queue: Queue, scores: MCScores | None) -> list[tuple[str, str]]:
         ):
             facts.append((words, f"{getattr(prediction, name).mean():.3f}"))
     else:
-        facts.append((f"median {measure_words(queue.measure)}", f"{np.median(queue.doubt):.4g}"))
+        facts.append((f"median {measure_words(queue.measure)}", f"{np.median(queue.uncertainty):.4g}"))
     if scores is not None and scores.accuracy is not None:
         facts.append(("accuracy", f"{scores.accuracy:.3f}"))
     return facts
@@ -52,7 +52,7 @@ def bar_words(queue: Queue) -> str:
     level = f"{100 * queue.prediction.level:g} %"
     if queue.of_classes:
         words = f"Bars: mean probability of the most probable labels; lines: the {level} interval of the draws."
-        return words if queue.truth is None else f"{words} Bold: in truth."
+        return words if queue.truth is None else f"{words} Bold: the true label."
     return f"Dots: the mean; lines: the {level} interval, on a scale from the least to the greatest of all inputs."
 
 

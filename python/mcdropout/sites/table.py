@@ -67,8 +67,8 @@ def advice_on(found: Probe, classifier: bool) -> list[str]:
     before, after = found.layers
     if before > 1 and after <= 1:
         advice.append(
-            "`model` has dropout before its last layer alone, so the draws differ in that layer only and doubt about "
-            "all before it goes unseen; add dropout after the other layers and train again."
+            "`model` has dropout before its last layer alone, so the draws differ in that layer only and uncertainty "
+            "about all before it goes unseen; add dropout after the other layers and train again."
         )
     sites = [site for site in found.sites.values() if site.kind in RATED_KINDS and classifier]
     for bad, words in (

@@ -47,9 +47,9 @@
     const head = item.querySelector("h3");
     head.textContent = row.head;
     if (row.tier !== null) head.append(make("span", row.tier === 0 ? "tag first" : "tag", data.tiers[row.tier]));
-    if (row.wrong) head.append(make("span", "tag wrong", `wrong: in truth ${data.names[row.truth]}`));
+    if (row.wrong) head.append(make("span", "tag wrong", `wrong: true label ${data.names[row.truth]}`));
     item.querySelector(".name").textContent = `${row.place}. ${row.name}`;
-    item.querySelector(".doubt").textContent = row.doubt;
+    item.querySelector(".uncertainty").textContent = row.uncertainty;
     item.querySelector(".reason").textContent = row.reason;
     const bars = item.querySelector(".bars");
     row.bars.forEach((one) => bars.append(bar(one, row.truth)));
@@ -67,7 +67,7 @@
     const many = (n) => n.toLocaleString("en");
     const of = found.length === data.rows.length ? "" : ` that fit, of ${many(data.rows.length)}`;
     const rest = found.length - shown;
-    const left = rest ? ` ${many(rest)} less doubtful ones are left out, here and on paper.` : "";
+    const left = rest ? ` ${many(rest)} less uncertain ones are left out, here and on paper.` : "";
     document.getElementById("shown").textContent = `${many(shown)} shown of ${many(found.length)}${of}.${left}`;
     document.getElementById("more").hidden = shown === found.length;
   }
