@@ -6,7 +6,7 @@ help:
 	@echo "make test     pytest, testthat, bridge tests, R CMD check"
 	@echo "make bench    the speed claims of README.md, measured"
 	@echo "make bench-peers  ours beside other packages, which it installs in .setup"
-	@echo "make lint     ruff, pyright, lintr"
+	@echo "make lint     ruff, pyright, shellcheck, lintr"
 	@echo "make check-r  only R CMD check, with testthat"
 	@echo "make setup    only set up"
 	@echo "make clean    remove all that set-up and runs have made"

@@ -2,7 +2,7 @@
 # Sourced by bash scripts, never run by itself.
 
 ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
-cd "$ROOT"
+cd "$ROOT" || exit
 SETUP="$ROOT/.setup"     # logs, stamps and caches of the set-up
 VENV="$ROOT/.venv"       # the Python environment
 R_LIBRARY="$ROOT/.rlib"  # the R packages that the machine lacks, and ours

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# ruff, pyright and lintr over everything, after the set-up; all of them run, then the verdict.
+# ruff, pyright, shellcheck and lintr over everything, after the set-up; all of them run, then the verdict.
 set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
@@ -21,12 +21,24 @@ lint_r() {
     -e 'cat("lintr:", length(found), "findings\n"); quit(status = length(found) > 0)'
 }
 
+# In CI it must be there; elsewhere a machine without it is told so.
+lint_shell() {
+  if ! have shellcheck && can_apt; then step "Installing shellcheck" shellcheck apt_install shellcheck; fi
+  if have shellcheck; then
+    shellcheck tools/*.sh .ci/run && echo "shellcheck: no findings"
+  else
+    echo "shellcheck is not installed; the scripts were not looked at."
+    [ "${CI:-}" != true ]
+  fi
+}
+
 R_IS_OPTIONAL=yes tools/setup.sh
 set_up_linters
 failed=""
 "$VENV/bin/ruff" check . || failed="$failed ruff-check"
 "$VENV/bin/ruff" format --check . || failed="$failed ruff-format"
 "$VENV/bin/pyright" || failed="$failed pyright"
+lint_shell || failed="$failed shellcheck"
 if have R; then lint_r || failed="$failed lintr"; fi
 [ -z "$failed" ] || fail "Not clean:$failed."
 echo "The linters have nothing to say."

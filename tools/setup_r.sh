@@ -1,4 +1,6 @@
 # R, the R packages that ours needs, a recent reticulate, and our R package. Sourced by setup.sh.
+# Lists of packages are split into words on purpose.
+# shellcheck disable=SC2046,SC2086
 
 # Kept true to DESCRIPTION (Imports and Suggests) plus what checks and documentation need.
 R_PACKAGES="cli generics rlang tibble ggplot2 jsonlite knitr posterior rmarkdown testthat withr lintr roxygen2"

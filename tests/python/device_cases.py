@@ -1,6 +1,6 @@
 """What every public function does on a device: the host's numbers, and no wait for every batch.
 
-`test_pretend_device.py` runs this file with pytest in a process of its own, since a backend is there for good. The
+`compute/test_on_devices.py` runs this file with pytest in a process of its own, since a backend is there for good. The
 environment variable TEST_DEVICE names the device: "pretend", or "cuda" where there is one.
 """
 

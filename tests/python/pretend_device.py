@@ -1,6 +1,6 @@
 """A pretend accelerator: tensors that lie on "pretend:0", compute on the host, and refuse to meet the host's own.
 
-A backend is registered for a whole process: `test_pretend_device.py` runs `device_cases.py` in one of its own.
+A backend is registered for a whole process: `compute/test_on_devices.py` runs `device_cases.py` in one of its own.
 `CROSSINGS` counts what a GPU would make the host wait for.
 """
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from torch.utils import backend_registration
 
-TESTS = Path(__file__).parent
+TESTS = Path(__file__).resolve().parents[1]
 
 
 def run_the_cases_on(device):

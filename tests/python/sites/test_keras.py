@@ -12,7 +12,7 @@ import pytest
 import mcdropout as mcd
 from mcdropout.sites.keras.loading import load_keras
 
-TESTS = Path(__file__).parent
+TESTS = Path(__file__).resolve().parents[1]
 PYTHON = TESTS.parents[1] / "python"
 BACKENDS = {"torch": "torch", "tensorflow": "tensorflow", "jax": "jax"}
 needs_keras = pytest.mark.skipif(find_spec("keras") is None, reason="needs Keras: FOR_TESTS=yes tools/setup.sh")

@@ -12,7 +12,7 @@ from mcdropout.data.images import ImageFiles, mc_read_images
 from mcdropout.data.samples import mc_read_idx, mc_sample_data
 from mcdropout.errors import UnreadableFile
 
-CHEST_XRAY = Path(__file__).resolve().parents[3] / "shared" / "data" / "chest_xray"
+CHEST_XRAY = Path(__file__).resolve().parents[4] / "shared" / "data" / "chest_xray"
 FULL_DATA = Path("/usr/share/datasets/fashion-mnist")
 
 

@@ -139,7 +139,7 @@ def test_bad_input_is_named_in_one_sentence(example_classes, example_values):
         assert str(error.value) == f"{sentence.strip()}."
 
 
-BENCH = Path(__file__).resolve().parents[1] / "benchmarks" / "bench_acquisition.py"
+BENCH = Path(__file__).resolve().parents[2] / "benchmarks" / "bench_acquisition.py"
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from mcdropout.compute.streams import OwnStream, seeded_generators
 from mcdropout.engine.masks import keep_masks
 from mcdropout.engine.randomness import UNIFORM_BITS, WORD, generator_starts, input_ids, normals, philox, uniforms
 
-REFERENCE = Path(__file__).parents[1] / "reference"
+REFERENCE = Path(__file__).parents[2] / "reference"
 VECTORS = json.loads((REFERENCE / "randomness.json").read_text())
 
 spec = importlib.util.spec_from_file_location("make_randomness", REFERENCE / "make_randomness.py")
