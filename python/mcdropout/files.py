@@ -35,16 +35,29 @@ Saveable: TypeAlias = "MCNetwork | FrozenNetwork | MCPrediction | Learnt"
 
 
 def mc_save(object: Saveable, path: str | os.PathLike[str]) -> None:
-    """Write a network of ours, a prediction, or what was learnt on one to one file at `path`.
+    """Write a network of this package, a prediction, or what was learnt on one to one file.
 
-    Of a network and a prediction the file is safetensors with a JSON description: the arrays as they are, and what is
-    needed to use them. What `mc_triage()`, `mc_calibrate()`, `mc_conformal()` and `mc_monitor()` return becomes JSON.
-    The file appears in one step, so that an older one of that name is lost only when the new one is whole.
+    Networks and predictions become a safetensors file: the arrays as they are, and a JSON description. What
+    `mc_triage()`,
+    `mc_calibrate()`, `mc_conformal()` and `mc_monitor()` return becomes JSON. The file appears in one step, so an older
+    one
+    of that name is lost only when the new one is complete. Of a network with a frozen backbone the head is written, and
+    the
+    name of the backbone.
 
-    Of a network with a frozen backbone the head is written, and the name of the backbone.
+    Args:
+        object: What to write.
+        path: The file.
 
-    Raises TypeError for anything else: a network of one's own is saved by torch. Raises ValueError for priors,
-    posteriors and backbones of one's own.
+    Raises:
+        TypeError: For anything else; torch saves modules of your own.
+        ValueError: For priors, posteriors and backbones of your own.
+
+    Examples:
+        >>> import mcdropout as mcd
+        >>> mcd.mc_save(mcd.mc_mlp(4, labels=["no", "yes"]), "net.safetensors")
+        >>> mcd.mc_load("net.safetensors").labels
+        ('no', 'yes')
     """
     if isinstance(object, MCPrediction):
         arrays, facts = object.to_state()
@@ -56,9 +69,22 @@ def mc_save(object: Saveable, path: str | os.PathLike[str]) -> None:
 
 
 def mc_load(path: str | os.PathLike[str]) -> Saveable:
-    """What `mc_save()` wrote, from Python or from R.
+    """Open what `mc_save()` wrote, from Python or from R. Opening runs no code.
 
-    Raises UnreadableFile for a file that is missing, cut short, not ours, or of a newer format.
+    Args:
+        path: The file.
+
+    Returns:
+        The network, the prediction, or what was learnt.
+
+    Raises:
+        UnreadableFile: For a file that is missing, cut short, not of this package, or of a newer format.
+
+    Examples:
+        >>> import mcdropout as mcd
+        >>> mcd.mc_save(mcd.mc_mlp(4, labels=["no", "yes"]), "net.safetensors")
+        >>> mcd.mc_load("net.safetensors").task
+        'classification'
     """
     kind, arrays, facts = containers.read(path, ("model", "prediction", *TEXTS))
     try:

@@ -33,14 +33,29 @@ def mc_read_images(
     color: str = "grey",
     labels: Sequence[Label] | None = None,
 ) -> ImageFiles:
-    """The images under `path`, one folder per label; none is opened before its pixels are needed.
+    """Images in folders, one folder for each label. None is opened before its pixels are needed.
 
-    `size` is (height, width) in pixels, or one number for a square; images are resized to it. `color` is
-    "grey" or "rgb". `labels` sets the order of the labels, and may name some that have no folder here; by
-    default they are the folders' names, sorted. A folder with no folders in it gives images to predict,
-    without labels.
+    Args:
+        path: The folder. If it has no folders in it, its images are without labels, to predict.
+        size: Height and width in pixels, or one number for a square. Images are resized to it.
+        color: "grey" or "rgb".
+        labels: The labels in their order. They may name some that have no folder here. By default the names of the
+            folders, sorted.
 
-    Raises ValueError where there is no such folder, no image in it, or a folder that is not among `labels`.
+    Returns:
+        The images, which `mc_fit()` and `mc_predict()` take.
+
+    Raises:
+        ValueError: Where there is no such folder, no image in it, or a folder that is not among `labels`.
+
+    Examples:
+        >>> import mcdropout as mcd
+        >>> import numpy as np, os
+        >>> from PIL import Image
+        >>> os.makedirs("images/cat")
+        >>> Image.fromarray(np.zeros((9, 9), np.uint8)).save("images/cat/1.png")
+        >>> mcd.mc_read_images("images", size=8).shape
+        (1, 8, 8, 1)
     """
     root = check_path(path)
     if not root.is_dir():

@@ -40,8 +40,19 @@ class SampleData:
 def mc_sample_data() -> SampleData:
     """The bundled real images: 6,000 to train and 1,000 to test, 28 x 28 grey, the ten Fashion-MNIST labels.
 
-    The first 600 (100) images of each label, in the order of the full set: no label is rarer than another.
-    Source: Xiao, Rasul and Vollgraf (2017), arXiv:1708.07747; MIT licence, beside the data.
+    They are the first 600 (100) images of each label, in the order of the full set.
+
+    Returns:
+        The images (input, 28, 28, 1) in [0, 1], their labels, and the names of the labels. The licence is MIT, beside
+        the data.
+
+    References:
+        Xiao, Rasul and Vollgraf (2017), Fashion-MNIST, arXiv:1708.07747.
+
+    Examples:
+        >>> import mcdropout as mcd
+        >>> mcd.mc_sample_data().x_train.shape
+        (6000, 28, 28, 1)
     """
     with np.load(SAMPLE_FILE, allow_pickle=False) as data:
         labels = data["labels"]
@@ -55,11 +66,24 @@ def mc_sample_data() -> SampleData:
 
 
 def mc_read_idx(path: str | os.PathLike[str]) -> np.ndarray:
-    """The array in an idx file, gzipped or not, with the shape and type that the file states.
+    """Read an idx file, the format of the MNIST family, gzipped or not.
 
-    The format of the MNIST family: images are (input, 28, 28) uint8, labels (input,) uint8.
+    Args:
+        path: The file.
 
-    Raises UnreadableFile for a file that is missing, not idx, or cut short.
+    Returns:
+        The array, with the shape and type that the file states: images are (input, 28, 28) uint8, labels (input,)
+        uint8.
+
+    Raises:
+        UnreadableFile: For a file that is missing, not idx, or cut short.
+
+    Examples:
+        >>> import mcdropout as mcd
+        >>> with open("labels", "wb") as file:
+        ...     _ = file.write(bytes([0, 0, 8, 1, 0, 0, 0, 3, 7, 8, 9]))
+        >>> mcd.mc_read_idx("labels").tolist()
+        [7, 8, 9]
     """
     content = _unzipped(check_path(path))
     rank = content[3] if len(content) >= 4 else 0

@@ -27,26 +27,46 @@ def mc_acquire(
     by: str = "mutual_information",
     seed: int | None = 0,
 ) -> pd.DataFrame:
-    """Which `n` inputs to have labelled next, the most useful first.
-
-    by: a measure of uncertainty, `mutual_information` (BALD), `predictive_entropy`, `variation_ratio`,
-    `least_confidence`, `smallest_margin`, `std` or `expected_entropy`; equals in the order of the inputs. Or
-    "batchbald": inputs whose labels together tell most about the network, so that a batch is not n times much the same;
-    it needs the draws, under masks shared by all inputs. Where a batch has more than 2,000 possible outcomes, its
-    information is estimated on drawn ones, by `seed`. It cannot be more than log(number of draws), so that 20 draws are
-    told apart by a handful of labels and what is chosen after those is chosen by chance: a warning says so; 100 draws
-    or more are for batches of ten.
+    """Choose the inputs to have labelled next, the most useful first.
 
     Where inputs resemble each other (frames of a video, copies), single measures ask for much the same many times,
-    which may teach less than random choice does, and "batchbald" does not. Where every input is different and all
-    labels are as frequent, none of them is sure to beat random choice by much.
+    which may
+    teach less than random choice does, and "batchbald" does not. Where every input is different and all labels are as
+    frequent, none of them is sure to beat random choice by much.
 
-    Columns: input (position in the prediction, from 0), id (where the prediction has ids), score: the measure; for
-    "batchbald" the information, in nats, of the batch up to this input about the network.
+    Args:
+        prediction: The prediction of the inputs without labels.
+        n: How many to choose.
+        by: A measure of uncertainty: "mutual_information" (BALD), "predictive_entropy", "variation_ratio",
+            "least_confidence", "smallest_margin", "std" or "expected_entropy"; equals in the order of the inputs. Or
+            "batchbald": inputs whose labels together tell most about the network, so that a batch is not n times much
+            the same. It needs the draws, under masks shared by all inputs. The information of a batch cannot exceed
+            log(number of draws): a warning says from where on inputs are chosen by chance. Use 100 draws or more for
+            batches of ten.
+        seed: Where a batch has more than 2,000 possible outcomes, "batchbald" estimates its information on drawn ones.
 
-    Raises ValueError for n above the number of inputs, for values, and for "batchbald" without shared draws.
-    References: Houlsby et al. (2011), arXiv:1112.5745 (BALD); Kirsch, van Amersfoort, Gal (2019), arXiv:1906.08158
-    (BatchBALD).
+    Returns:
+        A table with columns input (position in the prediction, from 0), id (where the prediction has ids) and score:
+        the measure; for "batchbald" the information, in nats, of the batch up to this input about the network.
+
+    Raises:
+        ValueError: For `n` above the number of inputs, for values, and for "batchbald" without shared draws.
+
+    References:
+        Houlsby et al. (2011), arXiv:1112.5745 (BALD). Kirsch, van Amersfoort and Gal (2019), arXiv:1906.08158
+        (BatchBALD).
+
+    Examples:
+        >>> import mcdropout as mcd
+        >>> import numpy as np
+        >>> x = np.random.default_rng(0).normal(size=(300, 4))
+        >>> y = np.where(x[:, 0] > 0, "yes", "no")
+        >>> net = mcd.mc_fit(
+        ...     mcd.mc_mlp(4, ["no", "yes"], seed=1), x, y, epochs=5, learning_rate=0.02, seed=1, progress=False
+        ... )
+        >>> prediction = mcd.mc_predict(net, x, 20, seed=1, progress=False)
+        >>> len(mcd.mc_acquire(prediction, 5))
+        5
     """
     prediction = check_classes(prediction, "")
     n = check_count(n, "n")

@@ -13,10 +13,31 @@ from .policy import MCPolicy, reasons
 
 
 def mc_decide(policy: MCPolicy, prediction: MCPrediction) -> pd.DataFrame:
-    """One row per input: the label predicted, the tier, the reason in words, and the uncertainty by each measure.
+    """Decide on each input by a policy, and say why.
 
-    Raises ValueError for a prediction of other labels than those of the policy, at another temperature than the one it
-    was learnt on, of values, or with NaN.
+    Args:
+        policy: What `mc_triage()` returned.
+        prediction: The prediction of new inputs.
+
+    Returns:
+        One row for each input: the label predicted, the tier, the reason in words, and the uncertainty by each measure.
+
+    Raises:
+        ValueError: For a prediction of other labels than those of the policy, at another temperature than the one it
+            was learnt on, of values, or with NaN.
+
+    Examples:
+        >>> import mcdropout as mcd
+        >>> import numpy as np
+        >>> x = np.random.default_rng(0).normal(size=(300, 4))
+        >>> y = np.where(x[:, 0] > 0, "yes", "no")
+        >>> net = mcd.mc_fit(
+        ...     mcd.mc_mlp(4, ["no", "yes"], seed=1), x, y, epochs=5, learning_rate=0.02, seed=1, progress=False
+        ... )
+        >>> prediction = mcd.mc_predict(net, x, 20, seed=1, progress=False)
+        >>> policy = mcd.mc_triage(prediction, y, budget=0.2)
+        >>> mcd.mc_decide(policy, prediction).columns.tolist()[:3]
+        ['predicted', 'tier', 'reason']
     """
     if not isinstance(policy, MCPolicy):
         raise TypeError(f'`policy` must be what `mc_triage()` returns; got "{type(policy).__name__}".')

@@ -30,15 +30,22 @@ COLUMNS = ("batch", "name", "n", "seen", "mean", "ks", "ks_p_value", "psi", "psi
 
 @dataclass(repr=False)
 class MCMonitor:
-    """What `mc_monitor()` returns: show it batch after batch by `update()`.
+    """What `mc_monitor()` returns. Show it batch after batch by `update()`.
 
-    `batches` has one row per batch: `name`, if it was given one; `n` inputs, `seen` in all so far, `mean` of the
-    measure; `ks` and `ks_p_value`, the Kolmogorov-Smirnov test of this batch against the reference; `psi`, the
-    population stability index, and `psi_limit`, which a batch of this size exceeds by chance once in twenty times;
-    `log10_evidence`, that of the sequential test over the whole run, and `drift`, whether there had been an alarm by
-    then. `drift`: whether there was one; `alarm_input`, `alarm_batch`: at which input and batch, counted from 1;
-    `since_input`, `since_batch`: where the change most probably began; `alarm_at`: the evidence that makes an alarm.
-    `n_seen`, `n_batches`: how much it has seen. It grows no further than `batches` does, which holds the last 1,000.
+    Attributes:
+        batches: One row for each of the last 1,000 batches: `name`, if it was given one; `n` inputs, `seen` in all so
+            far, `mean` of the measure; `ks` and `ks_p_value`, the Kolmogorov-Smirnov test of this batch against the
+            reference; `psi`, the population stability index, and `psi_limit`, which a batch of this size exceeds by
+            chance once in twenty times; `log10_evidence`, that of the sequential test over the whole run; `drift`,
+            whether there had been an alarm by then.
+        drift: Whether there was an alarm.
+        alarm_input: At which input, counted from 1.
+        alarm_batch: At which batch, counted from 1.
+        since_input: The input at which the change most probably began.
+        since_batch: The batch at which the change most probably began.
+        alarm_at: The evidence that makes an alarm.
+        n_seen: How many inputs it has seen.
+        n_batches: How many batches it has seen.
     """
 
     task: str
@@ -188,30 +195,56 @@ def mc_monitor(
 ) -> MCMonitor:
     """Watch whether new inputs are still like those of a reference, by how uncertain the network is about them.
 
-    reference: a prediction of inputs as they should be, that the network was not trained on; at least 20, better some
-      hundreds. measure: any of those that `mc_scores()` knows.
-    false_alarm_rate: the chance that the sequential test ever raises an alarm while nothing changes, over the whole
-      run, however long it is and however often it is looked at.
-    n_bins: of the population stability index, each with as many of the reference. seed: decides among equals.
-
-    `monitor.update(prediction)` takes the next batch. The sequential test is a conformal test martingale: of each new
+    `monitor.update(prediction)` takes the next batch. The sequential test is a conformal test martingale. For each new
     input, the rank of its uncertainty among all before it, reference included, is uniform and independent of the
-    earlier ranks for as long as nothing changes, whatever the network and the measure. Against that it bets, boldly or
-    carefully, that uncertainty is higher, lower, further out or further in than before, starting at every input with a
-    part of its capital. The capital reaches 1 / `false_alarm_rate` with a chance of at most `false_alarm_rate` (Ville).
+    earlier
+    ranks for as long as nothing changes, whatever the network and the measure. The test bets against that: that
+    uncertainty
+    is higher, lower, further out or further in than before, starting at every input with a part of its capital. The
+    capital
+    reaches 1 / `false_alarm_rate` with a chance of at most `false_alarm_rate` (Ville).
 
-    Of the inputs seen it keeps only how many fell between each two neighbours of the reference; among those a new one
-    takes a place by lot. As long as nothing changes every place is as likely as any other, so the promise is exact,
-    while size and time of an update do not grow with the stream. Kolmogorov-Smirnov and the stability index of each
-    batch are exact too, and there to look at: their p-values and limits are of one batch alone, and many batches
-    exceed them sooner or later.
+    Of the inputs seen it keeps only how many fell between each two neighbours of the reference; a new one takes a place
+    among those by lot. As long as nothing changes every place is equally likely, so the promise is exact, while size
+    and
+    time of an update do not grow with the stream. Kolmogorov-Smirnov and the stability index of each batch are exact
+    too.
+    Their p-values and limits are of one batch alone, and many batches exceed them sooner or later.
 
     A change that leaves the distribution of uncertainty as it is cannot be seen in it; another measure may see it.
 
-    Raises ValueError for a reference of fewer than 20 inputs, and for a measure that it lacks.
-    References: Vovk, Gammerman and Shafer (2022), Algorithmic learning in a random world, chapter 8, and Vovk et al.
-    (2021), arXiv:2102.10439 (conformal test martingales); Ville (1939), Etude critique de la notion de collectif;
-    Yurdakul and Naranjo (2020), Journal of Risk Model Validation 14 (population stability index by chance).
+    Args:
+        reference: The prediction of inputs as they should be, that the network was not trained on: at least 20, better
+            some hundreds.
+        measure: The measure of uncertainty, any of those of `mc_scores()`.
+        false_alarm_rate: The chance that the sequential test ever raises an alarm while nothing changes, over the whole
+            run, however long it is and however often it is looked at.
+        n_bins: Bins of the population stability index, each with as many inputs of the reference.
+        seed: Decides among equals.
+
+    Returns:
+        The monitor.
+
+    Raises:
+        ValueError: For a reference of fewer than 20 inputs, and for a measure that it lacks.
+
+    References:
+        Vovk, Gammerman and Shafer (2022), Algorithmic learning in a random world, chapter 8, and Vovk et al. (2021),
+        arXiv:2102.10439 (conformal test martingales). Ville (1939), Etude critique de la notion de collectif. Yurdakul
+        and Naranjo (2020), Journal of Risk Model Validation 14 (population stability index by chance).
+
+    Examples:
+        >>> import mcdropout as mcd
+        >>> import numpy as np
+        >>> x = np.random.default_rng(0).normal(size=(300, 4))
+        >>> y = np.where(x[:, 0] > 0, "yes", "no")
+        >>> net = mcd.mc_fit(
+        ...     mcd.mc_mlp(4, ["no", "yes"], seed=1), x, y, epochs=5, learning_rate=0.02, seed=1, progress=False
+        ... )
+        >>> prediction = mcd.mc_predict(net, x, 20, seed=1, progress=False)
+        >>> monitor = mcd.mc_monitor(prediction)
+        >>> monitor.update(mcd.mc_predict(net, x[:50], 20, seed=2, progress=False)).drift
+        False
     """
     prediction = check_prediction(reference, "reference")
     check_choice(measure, "measure", measures_of(prediction))

@@ -22,14 +22,20 @@ Limits = list[dict[str, Any]]  # each: kind ("wrong", "misses", "false_alarms"),
 class MCPolicy:
     """What `mc_triage()` learns and `mc_decide()` follows: thresholds, and what they rest on.
 
-    An input is in the first tier all of whose `thresholds` (one row per tier but the last, one column per measure) its
-    uncertainty does not exceed; a row of None takes none. `basis` says what they were chosen for: "max_error",
-    "budget", "costs" or "uncertainty_threshold". `promises`: one row per limit on the error, with what the test inputs
-    showed: `n` accepted, `wrong` of them, the exact upper bound at the confidence of that limit, and whether it is
-    `kept`. `outcome`: one row per tier, what it does to all calibration inputs (`upper_bound` where labels had no part
-    in choosing the thresholds). `curve`: the thresholds that were looked at, with coverage and errors, and for a
-    promise their p-value among the test inputs and the level it was tested at (0: not tested). `needed` says what a
-    promise that could not be given would take.
+    An input is in the first tier all of whose thresholds its uncertainty does not exceed.
+
+    Attributes:
+        thresholds: One row for each tier but the last, one column for each measure; a row of None takes no input.
+        measures: The measures of uncertainty.
+        tiers: The names of the tiers.
+        basis: What the thresholds were chosen for: "max_error", "budget", "costs" or "uncertainty_threshold".
+        promises: One row for each limit on the error, with what the test inputs showed: `n` accepted, `wrong` of them,
+            the exact upper bound at the confidence of that limit, and whether it is `kept`.
+        outcome: One row for each tier: what it does to all calibration inputs (`upper_bound` where labels had no part
+            in choosing the thresholds).
+        curve: The thresholds that were looked at, with coverage and errors; for a promise also their p-value among the
+            test inputs and the level it was tested at (0: not tested).
+        needed: What a promise that could not be given would take.
     """
 
     basis: str

@@ -35,32 +35,60 @@ def mc_triage(
 ) -> MCPolicy:
     """Learn on labelled inputs which predictions can be accepted, and which people should see.
 
-    tiers: 2 (accept, refer), 3 (accept, second check, refer), or names of one's own. measure: of uncertainty, one or
-    several; an input is accepted if it exceeds none of their thresholds. Give one of:
+    Give one of `max_error`, `budget`, `costs` and `uncertainty_threshold`. The promise of `max_error` is a
+    learn-then-test
+    one. It holds for any network, measure and number accepted, if the inputs here were not trained on and are like
+    those to
+    come. A random quarter of them chooses thresholds and the order in which they are tested on the others, by the exact
+    binomial p-value of the errors among the accepted. A strict threshold and the most promising one have half of the
+    allowed
+    error probability each, and hand it on for as long as they pass (fallback procedure). Several limits hold at once.
+    Where
+    no threshold passes, all is referred, and a warning and `needed` say what it would take.
 
-    * `max_error`: with probability `confidence`, of the accepted cases at most this share is wrong. One number, or one
-      per tier but the last: the second is for the cases of the first two tiers together. `by_label=True` holds it for
-      the inputs of every true label; `by_label={"misses": {label: limit}, "false_alarms": {label: limit}}` for some:
-      misses are accepted inputs of that label that are called something else, as a share of the accepted inputs of
-      that label; false alarms are inputs accepted as that label that are not, as a share of those accepted as it.
-    * `budget`: the share of the inputs that people can see, one number per tier but the first. With three tiers and one
-      `max_error` it is the share of the last tier.
-    * `costs`: `{"error": 50, "refer": 1}`, the cost of a wrong accepted case (or a table, true label by predicted)
-      and of a case in each later tier; `{"second check": (0.2, 0.9)}` for one that finds 90 % of the errors. The
-      thresholds of the least mean cost. With another choice they only say what it would have cost.
-    * `uncertainty_threshold`: thresholds of one's own, one per tier but the last, for one measure.
+    Args:
+        prediction: The prediction of inputs that the network was not trained on.
+        y: The true label of each input.
+        max_error: With probability `confidence`, at most this share of the accepted inputs is wrong. One number, or one
+            for each tier but the last: the second is for the inputs of the first two tiers together.
+        confidence: The confidence of the promise, in (0, 1).
+        measure: The measure of uncertainty, or several; an input is accepted if it exceeds none of their thresholds.
+        tiers: 2 (accept, refer), 3 (accept, second check, refer), or names of your own.
+        costs: `{"error": 50, "refer": 1}`: the cost of a wrong accepted input (or a table, true label by predicted),
+            and of an input in each later tier; `{"second check": (0.2, 0.9)}` for one that finds 90 % of the errors.
+            The thresholds of the least mean cost are taken. With another choice costs only say what it would have cost.
+        budget: The share of the inputs that people can see, one number for each tier but the first. With three tiers
+            and one `max_error` it is the share of the last tier.
+        by_label: True holds `max_error` for the inputs of every true label. `{"misses": {label: limit}, "false_alarms":
+            {label: limit}}` is for some: misses are accepted inputs of that label that are called something else, as a
+            share of the accepted inputs of that label; false alarms are inputs accepted as that label that are not, as
+            a share of those accepted as it.
+        uncertainty_threshold: Thresholds of your own, one for each tier but the last, for one measure.
+        seed: Chooses the quarter.
 
-    The promise is a learn-then-test one, and holds for any network, measure and number accepted, if the calibration
-    inputs were not trained on and are like those to come. A random quarter of them (by `seed`) chooses thresholds and
-    the order in which they are tested on the others, by the exact binomial p-value of the errors among the accepted,
-    from strict to lax: a strict one and the most promising one have half of the chance of being wrong each, and hand
-    it on for as long as they pass (fallback procedure). Several limits hold at once. Where no threshold passes, all
-    is referred, and a warning and `needed` say what it would take.
+    Returns:
+        The policy, for `mc_decide()`.
 
-    Raises ValueError for y of another length, with unknown labels or of one label alone, and for limits out of (0, 1).
-    References: Angelopoulos et al. (2021), arXiv:2110.01052 (learn then test); Laufer-Goldshtein et al. (2023),
-    arXiv:2210.07913 (ordering by a part of the data); Wiens and Dmitrienko (2005), Journal of Biopharmaceutical
-    Statistics 15 (fallback procedure); Geifman and El-Yaniv (2017), arXiv:1705.08500 (selective risk).
+    Raises:
+        ValueError: For `y` of another length, with unknown labels or of one label alone, and for limits outside (0, 1).
+
+    References:
+        Angelopoulos et al. (2021), arXiv:2110.01052 (learn then test). Laufer-Goldshtein et al. (2023),
+        arXiv:2210.07913 (ordering by a part of the data). Wiens and Dmitrienko (2005), Journal of Biopharmaceutical
+        Statistics 15 (fallback procedure). Geifman and El-Yaniv (2017), arXiv:1705.08500 (selective risk).
+
+    Examples:
+        >>> import mcdropout as mcd
+        >>> import numpy as np
+        >>> x = np.random.default_rng(0).normal(size=(300, 4))
+        >>> y = np.where(x[:, 0] > 0, "yes", "no")
+        >>> net = mcd.mc_fit(
+        ...     mcd.mc_mlp(4, ["no", "yes"], seed=1), x, y, epochs=5, learning_rate=0.02, seed=1, progress=False
+        ... )
+        >>> prediction = mcd.mc_predict(net, x, 20, seed=1, progress=False)
+        >>> policy = mcd.mc_triage(prediction, y, budget=0.2)
+        >>> mcd.mc_decide(policy, prediction).tier.nunique()
+        2
     """
     prediction = check_classes(prediction, FOR_VALUES)
     cases = CalibrationCases.of(prediction, y, check_measures(measure, prediction))

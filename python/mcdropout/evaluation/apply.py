@@ -12,11 +12,30 @@ from .conformal import MCConformal
 def mc_apply(learnt: MCCalibration | MCConformal, prediction: MCPrediction) -> MCPrediction | pd.DataFrame:
     """Apply what was learnt on labelled inputs to a prediction of the same network.
 
-    Of `mc_calibrate()`: the calibrated prediction. Of `mc_conformal()`: a table of sets or intervals, one row per
-    input.
+    Args:
+        learnt: What `mc_calibrate()` or `mc_conformal()` returned.
+        prediction: The prediction of new inputs.
 
-    Raises ValueError for a prediction of other labels, for one to be calibrated that is so already, and for sets learnt
-    on a prediction at another temperature. Raises TypeError for anything else.
+    Returns:
+        Of `mc_calibrate()` the calibrated prediction. Of `mc_conformal()` a table of sets or intervals, one row for
+        each input.
+
+    Raises:
+        ValueError: For a prediction of other labels, for one to be calibrated that is so already, and for sets learnt
+            on a prediction at another temperature.
+        TypeError: For anything else.
+
+    Examples:
+        >>> import mcdropout as mcd
+        >>> import numpy as np
+        >>> x = np.random.default_rng(0).normal(size=(300, 4))
+        >>> y = np.where(x[:, 0] > 0, "yes", "no")
+        >>> net = mcd.mc_fit(
+        ...     mcd.mc_mlp(4, ["no", "yes"], seed=1), x, y, epochs=5, learning_rate=0.02, seed=1, progress=False
+        ... )
+        >>> prediction = mcd.mc_predict(net, x, 20, seed=1, progress=False)
+        >>> mcd.mc_apply(mcd.mc_conformal(prediction, y), prediction).columns.tolist()[:2]
+        ['size', 'in_no']
     """
     if not isinstance(learnt, (MCCalibration, MCConformal)):
         raise TypeError(

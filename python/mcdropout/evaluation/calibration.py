@@ -30,8 +30,13 @@ PIECE = 1 << 20  # numbers of the draws that are worked on in one go
 class MCCalibration:
     """A temperature for the draws, learnt by `mc_calibrate()`; `mc_apply()` gives the calibrated prediction.
 
-    `log_loss_before` and `log_loss_after` are those of the `n_inputs` it was learnt on; `curve` the log loss at
-    other temperatures.
+    Attributes:
+        temperature: Above 1 it takes confidence away.
+        labels: The labels of the network.
+        n_inputs: How many inputs it was learnt on.
+        log_loss_before: The log loss of these inputs before, in nats.
+        log_loss_after: The log loss of these inputs after, in nats.
+        curve: The log loss at other temperatures.
     """
 
     temperature: float
@@ -75,15 +80,37 @@ class MCCalibration:
 def mc_calibrate(prediction: MCPrediction, y: object) -> MCCalibration:
     """Learn a temperature that makes the probabilities honest: temperature scaling of the draws.
 
-    Every draw's probabilities are raised to 1 / temperature and scaled to sum to 1; the temperature is the one at
-    which the mean over the draws has the least log loss on these inputs, which the network must not have been trained
-    on. Above 1 it takes confidence away. `mc_apply()` then calibrates other predictions of this network, whose
-    `temperature` then says so.
+    Every draw's probabilities are raised to 1 / temperature and scaled to sum to 1. The temperature is the one at which
+    the
+    mean over the draws has the least log loss on these inputs. Above 1 it takes confidence away.
 
-    Raises ValueError for a prediction of values, without its draws or calibrated already, and for y of another length,
-    with unknown labels or of one label alone.
-    Reference: Guo et al. (2017), arXiv:1706.04599; scaling each draw before the mean: Rahaman and Thiery (2021),
-    arXiv:2007.08792.
+    Args:
+        prediction: A prediction of classes, with its draws, of inputs that the network was not trained on.
+        y: The true label of each input.
+
+    Returns:
+        The temperature, for `mc_apply()`.
+
+    Raises:
+        ValueError: For a prediction of values, without its draws or calibrated already, and for `y` of another length,
+            with unknown labels or of one label alone.
+
+    References:
+        Guo et al. (2017), arXiv:1706.04599. Rahaman and Thiery (2021), arXiv:2007.08792 (scaling each draw before the
+        mean).
+
+    Examples:
+        >>> import mcdropout as mcd
+        >>> import numpy as np
+        >>> x = np.random.default_rng(0).normal(size=(300, 4))
+        >>> y = np.where(x[:, 0] > 0, "yes", "no")
+        >>> net = mcd.mc_fit(
+        ...     mcd.mc_mlp(4, ["no", "yes"], seed=1), x, y, epochs=5, learning_rate=0.02, seed=1, progress=False
+        ... )
+        >>> prediction = mcd.mc_predict(net, x, 20, seed=1, progress=False)
+        >>> learnt = mcd.mc_calibrate(prediction, y)
+        >>> mcd.mc_apply(learnt, prediction).temperature == learnt.temperature
+        True
     """
     prediction = _as_drawn(check_classes(prediction, "; `mc_conformal()` calibrates the intervals of values"))
     codes = codes_to_learn_from(y, prediction)

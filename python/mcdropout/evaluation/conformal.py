@@ -30,8 +30,18 @@ VALUE_METHODS = ("absolute", "normalized", "cqr")
 class MCConformal:
     """Limits learnt by `mc_conformal()`; `mc_apply()` gives the sets or intervals of a prediction.
 
-    `limits`: what the nonconformity may be at most, one number; one per label with `by_label`, one per output for
-    values. None where there were too few inputs to set one: all labels, or the whole line. `n_inputs` likewise.
+    Attributes:
+        method: The nonconformity.
+        level: The share of new inputs whose set or interval holds the truth.
+        limits: What the nonconformity may be at most: one number; one for each label with `by_label`; one for each
+            output for values. None where there were too few inputs to set one: then all labels, or the whole line.
+        n_inputs: How many inputs each limit rests on.
+        by_label: Whether the coverage holds for each true label.
+        labels: The labels of the network; None for values.
+        penalty: Of "raps".
+        n_free: Of "raps".
+        allow_empty: Whether sets may be empty.
+        temperature: The temperature of the prediction that it was learnt on.
     """
 
     method: str
@@ -126,21 +136,47 @@ def mc_conformal(
 ) -> MCConformal:
     """Learn sets of labels, or intervals, that hold the truth for at least `level` of new inputs.
 
-    Whatever the network is worth: it needs only that the inputs here, which it was not trained on, and the new ones
-    come from one source in no particular order. The coverage is over inputs, and with `by_label` over those of each
-    true label. The limit is the ceil((n + 1) level)-th smallest nonconformity of the n inputs.
+    This holds for any network, if these inputs, which it was not trained on, and the new ones come from one source in
+    no
+    particular order. The coverage is over inputs, and with `by_label` over those of each true label. The limit is the
+    ceil((n + 1) level)-th smallest nonconformity of the n inputs.
 
-    method, for classes: "lac" (1 - probability; the smallest sets, the default), "aps" (probability of the labels
-    down to this one, without the randomisation), "raps" (the same with `penalty` for every label after the first
-    `n_free`). For values: "absolute" (distance from the mean, the default), "normalized" (in standard deviations,
-    with the noise where the network tells it), "cqr" (beyond the prediction's own interval). allow_empty: leave the
-    most probable label out too where it does not conform.
+    Args:
+        prediction: The prediction of inputs that the network was not trained on.
+        y: The true label of each input, or the values observed.
+        level: The share of new inputs whose set or interval holds the truth, in (0, 1).
+        method: For classes "lac" (1 - probability; the smallest sets, the default), "aps" (the probability of the
+            labels down to this one, without the randomisation) or "raps" (the same with `penalty` for every label after
+            the first `n_free`). For values "absolute" (distance from the mean, the default), "normalized" (in standard
+            deviations, with the noise where the network has it) or "cqr" (beyond the prediction's own interval).
+        by_label: Whether the coverage holds for the inputs of each true label.
+        penalty: Of "raps".
+        n_free: Of "raps".
+        allow_empty: Whether the most probable label is left out too where it does not conform.
 
-    Raises ValueError for y of another length or with unknown labels. Too few inputs give limits of None, and a
-    warning that says how many it takes.
-    References: Sadinle, Lei, Wasserman (2019), arXiv:1609.00451 (lac); Romano, Sesia, Candes (2020),
-    arXiv:2006.02544 (aps); Angelopoulos et al. (2021), arXiv:2009.14193 (raps); Lei et al. (2018), arXiv:1604.04173
-    (values); Romano, Patterson, Candes (2019), arXiv:1905.03222 (cqr); Vovk (2012), arXiv:1209.2673 (by label).
+    Returns:
+        The limits, for `mc_apply()`. Too few inputs give limits of None, and a warning that says how many it takes.
+
+    Raises:
+        ValueError: For `y` of another length or with unknown labels.
+
+    References:
+        Sadinle, Lei and Wasserman (2019), arXiv:1609.00451 (lac). Romano, Sesia and Candes (2020), arXiv:2006.02544
+        (aps). Angelopoulos et al. (2021), arXiv:2009.14193 (raps). Lei et al. (2018), arXiv:1604.04173 (values).
+        Romano, Patterson and Candes (2019), arXiv:1905.03222 (cqr). Vovk (2012), arXiv:1209.2673 (by label).
+
+    Examples:
+        >>> import mcdropout as mcd
+        >>> import numpy as np
+        >>> x = np.random.default_rng(0).normal(size=(300, 4))
+        >>> y = np.where(x[:, 0] > 0, "yes", "no")
+        >>> net = mcd.mc_fit(
+        ...     mcd.mc_mlp(4, ["no", "yes"], seed=1), x, y, epochs=5, learning_rate=0.02, seed=1, progress=False
+        ... )
+        >>> prediction = mcd.mc_predict(net, x, 20, seed=1, progress=False)
+        >>> sets = mcd.mc_apply(mcd.mc_conformal(prediction, y, level=0.9), prediction)
+        >>> len(sets)
+        300
     """
     prediction = check_prediction(prediction)
     of_classes = prediction.task == "classification"

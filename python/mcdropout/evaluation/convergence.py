@@ -37,10 +37,15 @@ ENTROPIES = ("predictive_entropy", "expected_entropy", "mutual_information")
 class MCConvergence:
     """What `mc_convergence()` returns.
 
-    `table` has one row per number of draws and measure: `value`, its mean over the inputs; `mcse`, the root mean square
-    over the inputs of each one's Monte Carlo standard error; `difference`, that of what the remaining draws changed;
-    `settled`, the share of the inputs whose error is at most `tolerance`. `needed` has one row per measure: the
-    smallest number of draws with which 95 % of the inputs, and all, have an error of at most `tolerance`.
+    Attributes:
+        n_inputs: How many inputs it rests on.
+        n_samples: The numbers of draws.
+        tolerance: The Monte Carlo standard error wished for.
+        table: One row for each number of draws and measure: `value`, its mean over the inputs; `mcse`, the root mean
+            square over the inputs of each one's Monte Carlo standard error; `difference`, that of what the remaining
+            draws changed; `settled`, the share of the inputs whose error is at most `tolerance`.
+        needed: One row for each measure: the smallest number of draws with which 95 % of the inputs, and all, have an
+            error of at most `tolerance`.
     """
 
     n_inputs: int
@@ -81,20 +86,57 @@ def mc_convergence(
     seed: int | None = None,
     progress: Progress = True,
 ) -> MCConvergence:
-    """How the uncertainty settles as draws are added, and how many draws are enough, from one set of draws.
+    """Measure how the uncertainty settles as draws are added, and how many draws are enough.
 
-    n_samples: numbers of draws, rising; the summaries of each are those of the first so many of one set, as
-    `mc_predict()` with the same seed would give. x: some hundred inputs say enough.
-    tolerance: the wished Monte Carlo standard error: for classes in units of probability and, for entropies, in nats,
-    0.01 by default; for values in their own unit, without which no number is recommended. The error of one input's mean
-    is that of its worst label or output, and the number needed its standard deviation over the draws / `tolerance`,
-    squared. The other arguments are those of `mc_predict()`.
+    All comes from one set of draws. From few draws the mutual information, which is then too small on average, takes
+    longest to settle.
 
-    Measures: `mean` (of classes the probability of the predicted label), `std` (its standard deviation over the draws),
-    and for classes the three entropies. From few draws the mutual information, which is then too small on average,
-    takes longest to settle.
+    Args:
+        model: As in `mc_predict()`.
+        x: Inputs; some hundred say enough.
+        n_samples: Numbers of draws, rising. The summaries of each are those of the first draws of one set, as
+            `mc_predict()` with the same seed gives.
+        batch_size: Inputs handled at a time.
+        tolerance: The Monte Carlo standard error wished for: for classes in units of probability and, for entropies, in
+            nats, 0.01 by default; for values in their own unit, and without it no number is recommended. The error of
+            an input's mean is that of its worst label or output; the number needed is (its standard deviation over the
+            draws / `tolerance`) squared.
+        masks: As in `mc_predict()`.
+        outputs: What a module of your own returns: "logits", "probabilities", "values", or "mean_log_variance" (means,
+            then log variances, along the last axis). Of a Keras model it is read from the last activation or the loss,
+            where that is sure. A single logit or probability is that of the second of two labels, as is a single
+            channel (the second axis or the last) of a map. Several labels that may hold at once are "values", or one of
+            them at a time by `select`.
+        labels: The names of the classes of a module of your own; 0, 1, ... by default. With more than two axes they
+            tell which axis is the classes'. Networks of this package have their own labels, and refuse others.
+        select: Which part of a tuple or mapping that `model` returns, or a function that takes it out.
+        constants: What else `model` is given, by keyword, the same for all inputs: flags, edges, an adjacency matrix.
+            Arrays become tensors; floating ones get the type of the weights. Not for Keras models.
+        stochastic_depth: Whether whole blocks that are skipped at random in training are sampled too.
+        gaussian_noise: Whether normal noise that acts in training alone is sampled too, as that of Keras's
+            `GaussianNoise`.
+        precision: "float32", "bfloat16" or "float16" for the network. Summaries are always in float64.
+        device: "auto" (the first GPU, if there is one), "cpu", "cuda", "cuda:1" and so on; or several, as in
+            `["cuda:0", "cuda:1"]`, which take batches in turns. Precision and device of a Keras model are those that
+            Keras has set.
+        seed: From 0 to 2^53 - 1; decides every mask. None draws one, and the result carries it.
+        progress: True shows a bar on long runs. A function is called with (done, total, text).
 
-    Raises ValueError for numbers of draws that do not rise, and as `mc_predict()` does.
+    Returns:
+        The measures by number of draws: `mean` (of classes the probability of the predicted label), `std` (its standard
+        deviation over the draws), and for classes the three entropies.
+
+    Raises:
+        ValueError: For numbers of draws that do not rise, and as `mc_predict()` does.
+
+    Examples:
+        >>> import mcdropout as mcd
+        >>> import numpy as np
+        >>> found = mcd.mc_convergence(
+        ...     mcd.mc_mlp(4, labels=["no", "yes"]), np.ones((3, 4)), (10, 20), seed=1, progress=False
+        ... )
+        >>> found.n_samples
+        (10, 20)
     """
     counts = _counts(n_samples)
     wished = None if tolerance is None else check_number(tolerance, "tolerance", above=0)
@@ -212,23 +254,59 @@ def mc_compare_rates(
     seed: int | None = None,
     progress: Progress = True,
 ) -> pd.DataFrame:
-    """Which dropout rate predicts best on inputs that were not trained on: one row per rate, by log loss.
+    """Compare dropout rates on inputs that were not trained on, by log loss: one row for each rate.
 
-    model: as in `mc_predict()`, sampled again with each rate at all its dropouts, whatever they were trained with (what
-    skips whole blocks, and numbers that it draws itself, stay as they are); or a function that takes a rate and returns
-    such a model fitted with it, which says more and takes longer. y: the true label of each input, or the values
-    observed. The other arguments are those of `mc_predict()`, `x` no stream that can be read but once; all rates share
-    one seed.
+    All rates share one seed.
 
-    Columns: rate; loss (mean over the inputs: for classes the log loss of the mean over the draws, in nats; for values
-    minus the log density of the mixture of the draws, per output, or the squared error where the network tells no
-    noise); difference (from the lowest loss) and difference_se (its standard error over the inputs, paired), so that a
-    difference of less than two of them says little; accuracy (classes); spread (mean mutual information, in nats, or
-    mean standard deviation over the draws); best.
+    Args:
+        model: As in `mc_predict()`, sampled again with each rate at all its dropouts, whatever they were trained with;
+            what skips whole blocks, and numbers that the model draws itself, stay as they are. Or a function that takes
+            a rate and returns a model fitted with it, which says more and takes longer.
+        x: As in `mc_predict()`, but no stream that can be read only once.
+        y: The true label of each input, or the values observed.
+        rates: Rates of dropping, in (0, 1).
+        n_samples: The number of draws for each rate.
+        batch_size: Inputs handled at a time.
+        outputs: What a module of your own returns: "logits", "probabilities", "values", or "mean_log_variance" (means,
+            then log variances, along the last axis). Of a Keras model it is read from the last activation or the loss,
+            where that is sure. A single logit or probability is that of the second of two labels, as is a single
+            channel (the second axis or the last) of a map. Several labels that may hold at once are "values", or one of
+            them at a time by `select`.
+        labels: The names of the classes of a module of your own; 0, 1, ... by default. With more than two axes they
+            tell which axis is the classes'. Networks of this package have their own labels, and refuse others.
+        select: Which part of a tuple or mapping that `model` returns, or a function that takes it out.
+        constants: What else `model` is given, by keyword, the same for all inputs: flags, edges, an adjacency matrix.
+            Arrays become tensors; floating ones get the type of the weights. Not for Keras models.
+        gaussian_noise: Whether normal noise that acts in training alone is sampled too, as that of Keras's
+            `GaussianNoise`.
+        precision: "float32", "bfloat16" or "float16" for the network. Summaries are always in float64.
+        device: "auto" (the first GPU, if there is one), "cpu", "cuda", "cuda:1" and so on; or several, as in
+            `["cuda:0", "cuda:1"]`, which take batches in turns. Precision and device of a Keras model are those that
+            Keras has set.
+        seed: From 0 to 2^53 - 1; decides every mask. None draws one, and the result carries it.
+        progress: True shows a bar on long runs. A function is called with (done, total, text).
 
-    Raises ValueError for rates outside (0, 1), NoStochasticSites where there is no dropout whose rate could be another,
-    and as `mc_predict()` does.
-    Reference: Gal, Hron and Kendall (2017), arXiv:1705.07832 (the rate must fit the data for the spread to mean much).
+    Returns:
+        A table with columns rate; loss (mean over the inputs: for classes the log loss of the mean over the draws, in
+        nats; for values minus the log density of the mixture of the draws, for each output, or the squared error where
+        the network has no noise); difference (from the lowest loss) and difference_se (its standard error over the
+        inputs, paired), so that a difference of less than two of them says little; accuracy (classes); spread (mean
+        mutual information in nats, or mean standard deviation over the draws); best.
+
+    Raises:
+        ValueError: For rates outside (0, 1), and as `mc_predict()` does.
+        NoStochasticSites: Where there is no dropout whose rate could be another.
+
+    References:
+        Gal, Hron and Kendall (2017), Concrete dropout, arXiv:1705.07832: the rate must fit the data for the spread to
+        mean much.
+
+    Examples:
+        >>> import mcdropout as mcd
+        >>> import numpy as np
+        >>> net, x = mcd.mc_mlp(4, labels=["no", "yes"]), np.random.default_rng(0).normal(size=(20, 4))
+        >>> mcd.mc_compare_rates(net, x, ["no", "yes"] * 10, (0.1, 0.3), seed=1, progress=False).rate.tolist()
+        [0.1, 0.3]
     """
     given = [rates] if not isinstance(rates, (Sequence, np.ndarray)) else list(rates)
     wished = [check_number(one, "rates", above=0, below=1) for one in given]

@@ -21,15 +21,39 @@ def mc_ood_scores(
     level: float = 0.95,
     seed: int | None = None,
 ) -> pd.DataFrame:
-    """How well each measure of uncertainty tells inputs like those learnt from (in) and others (out) apart.
+    """Score how well each measure of uncertainty tells inputs like the training inputs from others.
 
-    One row per measure. `auroc`: chance that an input from outside is the more uncertain of two. `aupr_out` and
-    `aupr_in`: average precision of finding those from outside, or from inside. `fpr_at_95`: share of those from
-    outside that pass where 95 % of those from inside do; smaller is better. With `n_resamples` each has its
-    bootstrap interval, `auroc_lower` and so on.
+    Args:
+        prediction_in: The prediction of inputs like those learnt from.
+        prediction_out: The prediction of others, by the same network.
+        n_resamples: Resamples of the bootstrap over the inputs, 0 for no intervals.
+        level: The level of the bootstrap's intervals, in (0, 1).
+        seed: Of the bootstrap.
 
-    Raises ValueError for predictions of different label sets.
-    Reference: Hendrycks and Gimpel (2017), arXiv:1610.02136; Liang, Li, Srikant (2018), arXiv:1706.02690 (FPR).
+    Returns:
+        One row for each measure. `auroc`: the chance that an input from outside is the more uncertain of two.
+        `aupr_out` and `aupr_in`: average precision of finding those from outside, or from inside. `fpr_at_95`: the
+        share of those from outside that pass where 95 % of those from inside do; smaller is better. With `n_resamples`
+        each has its interval, `auroc_lower` and so on.
+
+    Raises:
+        ValueError: For predictions of different label sets.
+
+    References:
+        Hendrycks and Gimpel (2017), arXiv:1610.02136. Liang, Li and Srikant (2018), arXiv:1706.02690 (FPR).
+
+    Examples:
+        >>> import mcdropout as mcd
+        >>> import numpy as np
+        >>> x = np.random.default_rng(0).normal(size=(300, 4))
+        >>> y = np.where(x[:, 0] > 0, "yes", "no")
+        >>> net = mcd.mc_fit(
+        ...     mcd.mc_mlp(4, ["no", "yes"], seed=1), x, y, epochs=5, learning_rate=0.02, seed=1, progress=False
+        ... )
+        >>> prediction = mcd.mc_predict(net, x, 20, seed=1, progress=False)
+        >>> strange = mcd.mc_predict(net, 0 * x, 20, seed=1, progress=False)
+        >>> "auroc" in mcd.mc_ood_scores(prediction, strange)
+        True
     """
     inside, outside = (
         check_prediction(prediction_in, "prediction_in"),

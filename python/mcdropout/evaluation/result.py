@@ -17,17 +17,31 @@ Numbers = list[tuple[str, str, float, float]]  # score, of (measure or output), 
 class MCScores:
     """What `mc_scores()` returns: numbers, and the tables that pictures are drawn from.
 
-    For classes, one number each: `accuracy`; `log_loss` (mean, in nats); `brier` (summed over the labels, 0 to 2) and
-    `brier_halved` (0 to 1, for two labels the usual one); `ece_equal_width`, `ece_equal_mass` (expected calibration
-    error of the predicted label) and `classwise_ece` (mean over the labels of the error of each label's probability).
-    Tables: `by_measure`, how well each measure of uncertainty finds the errors; `at_coverage`, `at_risk`; `by_label`;
-    `reliability`; `risk_coverage`.
+    For values the numbers are one for each output.
 
-    For values, one number per output: `rmse`, `mae`, `log_density`, `crps`. Tables: `by_interval` (coverage, width and
-    interval score of `conf_int` and `pred_int`), `by_measure`, `risk_coverage`; `pit` has the shape of the mean.
-
-    `table` has all numbers in one table: score, of (which measure or output), at (which coverage, risk or level),
-    value, and with `n_resamples` the bootstrap's lower and upper. `notes` says what is missing, and why.
+    Attributes:
+        accuracy: The share of inputs whose predicted label is right.
+        log_loss: The mean log loss, in nats.
+        brier: The Brier score, summed over the labels, 0 to 2.
+        brier_halved: The same from 0 to 1, the usual one for two labels.
+        ece_equal_width: The expected calibration error of the predicted label, in bins of equal width.
+        ece_equal_mass: The same in bins of as many inputs.
+        classwise_ece: The mean over the labels of the calibration error of each label's probability.
+        rmse: Of values: the root mean squared error, in their unit.
+        mae: Of values: the mean absolute error, in their unit.
+        log_density: Of values: the mean log density of what was observed.
+        crps: Of values: the continuous ranked probability score, in their unit.
+        by_measure: How well each measure of uncertainty finds the errors.
+        at_coverage: The accuracy at each coverage.
+        at_risk: The coverage at each risk.
+        by_label: The scores of each label.
+        by_interval: Of values: coverage, width and interval score of `conf_int` and `pred_int`.
+        reliability: The bins of the reliability diagrams.
+        risk_coverage: The risk-coverage curves.
+        pit: Of values: the probability integral transform, of the shape of the mean.
+        table: All numbers in one table: score, of (which measure or output), at (which coverage, risk or level), value,
+            and with `n_resamples` the bootstrap's lower and upper.
+        notes: What is missing, and why.
     """
 
     task: str

@@ -27,23 +27,48 @@ def mc_scores(
     level: float = 0.95,
     seed: int | None = None,
 ) -> MCScores:
-    """How good a prediction is, how honest its probabilities, and whether its uncertainty finds its errors.
-
-    y: the true label of each input, or the values observed. n_bins: of the reliability diagrams; bins hold what is
-    above their lower and up to their upper edge, and inputs of one confidence stay in one bin. coverages: shares of
-    the inputs, the least uncertain first, whose accuracy is asked for; inputs that are equally uncertain go together,
-    so it is that of the least share that is at least so large. risks: error rates for which the largest share is
-    asked for. n_resamples: of the bootstrap over the inputs, percentile intervals at `level`; 0 for none.
+    """Score a prediction: how good it is, how honest its probabilities are, whether its uncertainty finds its errors.
 
     AURC is the mean over k of the error rate among the k least uncertain inputs, for ties its mean over their orders;
-    the excess is over that of a measure which puts all errors last. For values the risk is the squared error (mean
-    over the outputs). The log density and CRPS are of the whole mixture of the draws, so they need the draws.
+    the
+    excess is over that of a measure that puts all errors last. For values the risk is the squared error (mean over the
+    outputs). The log density and CRPS are of the whole mixture of the draws, so they need the draws.
 
-    Raises ValueError for y of another length or with unknown labels, and for predictions that hold NaN.
-    References: Guo et al. (2017), arXiv:1706.04599; Nixon et al. (2019), arXiv:1904.01685 (equal mass, classwise);
-    Geifman, Uziel, El-Yaniv (2019), arXiv:1805.08206 (AURC); Gneiting and Raftery (2007),
-    doi:10.1198/016214506000001437 (CRPS, interval score); Grimit et al. (2006), doi:10.1256/qj.05.235 (CRPS of a
-    mixture).
+    Args:
+        prediction: What `mc_predict()` returned.
+        y: The true label of each input, or the values observed.
+        n_bins: Bins of the reliability diagrams. A bin holds what is above its lower and up to its upper edge, and
+            inputs of one confidence stay in one bin.
+        coverages: Shares of the inputs, the least uncertain first, whose accuracy is asked for. Inputs that are equally
+            uncertain go together, so it is that of the least share that is at least so large.
+        risks: Error rates for which the largest share is asked for.
+        n_resamples: Resamples of the bootstrap over the inputs, 0 for no intervals.
+        level: The level of the intervals, in (0, 1).
+        seed: Of the bootstrap.
+
+    Returns:
+        The scores and their tables.
+
+    Raises:
+        ValueError: For `y` of another length or with unknown labels, and for predictions that hold NaN.
+
+    References:
+        Guo et al. (2017), arXiv:1706.04599. Nixon et al. (2019), arXiv:1904.01685 (equal mass, classwise). Geifman,
+        Uziel and El-Yaniv (2019), arXiv:1805.08206 (AURC). Gneiting and Raftery (2007), doi:10.1198/016214506000001437
+        (CRPS, interval score). Grimit et al. (2006), doi:10.1256/qj.05.235 (CRPS of a mixture).
+
+    Examples:
+        >>> import mcdropout as mcd
+        >>> import numpy as np
+        >>> x = np.random.default_rng(0).normal(size=(300, 4))
+        >>> y = np.where(x[:, 0] > 0, "yes", "no")
+        >>> net = mcd.mc_fit(
+        ...     mcd.mc_mlp(4, ["no", "yes"], seed=1), x, y, epochs=5, learning_rate=0.02, seed=1, progress=False
+        ... )
+        >>> prediction = mcd.mc_predict(net, x, 20, seed=1, progress=False)
+        >>> scores = mcd.mc_scores(prediction, y)
+        >>> bool(scores.accuracy > 0.7)
+        True
     """
     prediction = check_prediction(prediction)
     n_bins = check_count(n_bins, "n_bins")

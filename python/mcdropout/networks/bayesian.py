@@ -45,16 +45,45 @@ def mc_bayes_cnn(
     kl_samples: int = 1,
     seed: int = 0,
 ) -> MCNetwork:
-    """The network of `mc_cnn()` with a distribution over every weight in the place of dropout.
+    """A Bayesian convolutional network: the network of `mc_cnn()` with a distribution over every weight instead of
+    dropout.
 
-    prior: of `mc_prior_normal()` (standard normal by default) and its kin. posterior: of `mc_posterior_normal()` and
-    its kin. estimator: how weight noise enters while learning, "reparameterization", "local_reparameterization" or
-    "flipout"; the latter two are for the mean-field normal posterior, whose default is "flipout". kl_samples: draws
-    for a KL divergence that has no closed form. Everything else is as in `mc_cnn()`; the means start where the
-    weights of a plain network do.
+    The posterior means start where the weights of a plain network do.
 
-    Raises ValueError for what cannot work, and for posteriors that memory has no room for.
-    Reference: Blundell et al. (2015), Weight uncertainty in neural networks, arXiv:1505.05424.
+    Args:
+        input_shape: Height, width and channels of an image.
+        labels: The names of the classes. By default 0, 1, ..., `n_outputs` - 1.
+        n_outputs: The number of classes without `labels`, or of values. 1 by default for values.
+        task: "classification" (softmax over `labels`), "binary" (two labels, one logit for the second) or "regression".
+        filters: Filters of each convolution, which is followed by the activation and a 2 x 2 maximum pool.
+        kernel_size: Height and width of the convolutions, in pixels.
+        hidden: Units of each dense layer.
+        activation: The activation of the hidden layers: "relu", "tanh", "silu" and others.
+        noise: For values: "homoscedastic" learns one noise variance for each output, "heteroscedastic" one for each
+            input and output, "none" learns by squared error alone. The squared error is taken in standard units, as if
+            the noise had variance 1/2 in them; a Bayesian network weighs its KL divergence against that.
+        prior: The distribution of the weights before training, of `mc_prior_normal()` (standard normal by default) and
+            its kin.
+        posterior: The family of the learnt distribution, of `mc_posterior_normal()` (by default) and its kin.
+        estimator: How the noise of the weights enters while learning: "reparameterization", "local_reparameterization"
+            or "flipout". The last two are for the mean-field normal posterior, whose default is "flipout".
+        kl_samples: Draws for a KL divergence that has no closed form.
+        seed: Decides the first weights.
+
+    Returns:
+        The network, untrained.
+
+    Raises:
+        ValueError: For what cannot work, and for posteriors that memory has no room for.
+
+    References:
+        Blundell et al. (2015), Weight uncertainty in neural networks, arXiv:1505.05424.
+
+    Examples:
+        >>> import mcdropout as mcd
+        >>> net = mcd.mc_bayes_cnn((28, 28, 1), labels=range(10), prior=mcd.mc_prior_laplace(0, 0.1))
+        >>> len(mcd.mc_posterior_table(net))
+        4
     """
     variational = Variational.checked(prior, posterior, estimator, kl_samples)
     plain = mc_cnn(
@@ -88,10 +117,41 @@ def mc_bayes_mlp(
     kl_samples: int = 1,
     seed: int = 0,
 ) -> MCNetwork:
-    """The network of `mc_mlp()` with a distribution over every weight in the place of dropout.
+    """A Bayesian dense network: the network of `mc_mlp()` with a distribution over every weight instead of dropout.
 
-    Without `hidden` layers it is a Bayesian linear or logistic regression. Arguments are those of `mc_mlp()` and
-    `mc_bayes_cnn()`.
+    Without hidden layers it is a Bayesian linear or logistic regression.
+
+    Args:
+        n_features: Columns of the table.
+        labels: The names of the classes. By default 0, 1, ..., `n_outputs` - 1.
+        n_outputs: The number of classes without `labels`, or of values. 1 by default for values.
+        task: "classification" (softmax over `labels`), "binary" (two labels, one logit for the second) or "regression".
+        hidden: Units of each hidden layer; () for none.
+        activation: The activation of the hidden layers: "relu", "tanh", "silu" and others.
+        noise: For values: "homoscedastic" learns one noise variance for each output, "heteroscedastic" one for each
+            input and output, "none" learns by squared error alone. The squared error is taken in standard units, as if
+            the noise had variance 1/2 in them; a Bayesian network weighs its KL divergence against that.
+        prior: The distribution of the weights before training, of `mc_prior_normal()` (standard normal by default) and
+            its kin.
+        posterior: The family of the learnt distribution, of `mc_posterior_normal()` (by default) and its kin.
+        estimator: How the noise of the weights enters while learning: "reparameterization", "local_reparameterization"
+            or "flipout". The last two are for the mean-field normal posterior, whose default is "flipout".
+        kl_samples: Draws for a KL divergence that has no closed form.
+        seed: Decides the first weights.
+
+    Returns:
+        The network, untrained.
+
+    Raises:
+        ValueError: For what cannot work, and for posteriors that memory has no room for.
+
+    References:
+        Blundell et al. (2015), Weight uncertainty in neural networks, arXiv:1505.05424.
+
+    Examples:
+        >>> import mcdropout as mcd
+        >>> mcd.mc_bayes_mlp(3, task="regression", hidden=()).task
+        'regression'
     """
     variational = Variational.checked(prior, posterior, estimator, kl_samples)
     plain = mc_mlp(
@@ -124,12 +184,46 @@ def mc_bayes_resnet(
     kl_samples: int = 1,
     seed: int = 0,
 ) -> MCNetwork:
-    """A residual network of variational convolutions, for images or for what a frozen backbone makes of them.
+    """A Bayesian residual network, for images or for the features of a frozen backbone.
 
-    Each entry of `filters` is a block: two padded convolutions with batch norm, beside them a 1 x 1 convolution with
-    batch norm where the number of channels changes, their sum, the activation ("silu" is also called swish), and a
-    2 x 2 maximum pool (a side that is down to 1 is left alone). Then come the largest value of each channel and a
-    variational dense layer. Other arguments are those of `mc_bayes_cnn()`.
+    Each entry of `filters` is a block: two padded convolutions with batch norm; beside them a 1 x 1 convolution with
+    batch
+    norm where the number of channels changes; their sum, the activation, and a 2 x 2 maximum pool (a side that is down
+    to 1
+    is left alone). Then come the largest value of each channel and a Bayesian dense layer.
+
+    Args:
+        input_shape: Height, width and channels of an input.
+        labels: The names of the classes. By default 0, 1, ..., `n_outputs` - 1.
+        n_outputs: The number of classes without `labels`, or of values. 1 by default for values.
+        task: "classification" (softmax over `labels`), "binary" (two labels, one logit for the second) or "regression".
+        filters: Filters of each block.
+        kernel_size: Height and width of the convolutions, in pixels.
+        activation: The activation of the hidden layers: "relu", "tanh", "silu" and others.
+        noise: For values: "homoscedastic" learns one noise variance for each output, "heteroscedastic" one for each
+            input and output, "none" learns by squared error alone. The squared error is taken in standard units, as if
+            the noise had variance 1/2 in them; a Bayesian network weighs its KL divergence against that.
+        prior: The distribution of the weights before training, of `mc_prior_normal()` (standard normal by default) and
+            its kin.
+        posterior: The family of the learnt distribution, of `mc_posterior_normal()` (by default) and its kin.
+        estimator: How the noise of the weights enters while learning: "reparameterization", "local_reparameterization"
+            or "flipout". The last two are for the mean-field normal posterior, whose default is "flipout".
+        kl_samples: Draws for a KL divergence that has no closed form.
+        seed: Decides the first weights.
+
+    Returns:
+        The network, untrained.
+
+    Raises:
+        ValueError: For what cannot work, and for posteriors that memory has no room for.
+
+    References:
+        He et al. (2016), Deep residual learning for image recognition, arXiv:1512.03385.
+
+    Examples:
+        >>> import mcdropout as mcd
+        >>> mcd.mc_bayes_resnet((8, 8, 3), labels=["ill", "well"], filters=(4, 8)).labels
+        ('ill', 'well')
     """
     variational = Variational.checked(prior, posterior, estimator, kl_samples)
     shape = image_shape(input_shape)

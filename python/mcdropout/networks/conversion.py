@@ -24,15 +24,37 @@ def mc_to_bayesian(
     estimator: str | None = None,
     kl_samples: int = 1,
 ) -> Model:
-    """A variational copy of a trained plain network: its weights are the posterior means.
+    """A Bayesian copy of a trained plain network, whose weights become the posterior means.
 
-    model: any torch module; it stays as it is. layers: paths of the linear layers and convolutions (one- and
-    two-dimensional) to change, all of them by default; each keeps its stride, padding and all else. Layers of other
-    classes, as inside of `torch.nn.MultiheadAttention`, stay plain. prior_from_weights: whether the trained weights
-    are also the location of the prior, which keeps them near there (Krishnan et al., 2020, arXiv:1906.05323). Other
-    arguments are those of `mc_bayes_cnn()`. Train on with `mc_fit()`, or sample at once.
+    Train the copy on with `mc_fit()`, or sample it at once.
 
-    Raises ValueError for layers that are not there, or that share their weights with others.
+    Args:
+        model: Any torch module. It stays as it is.
+        layers: Paths of the linear layers and convolutions (in one and two dimensions) to change; all by default. Each
+            keeps its stride, padding and all else. Layers of other classes, as inside `torch.nn.MultiheadAttention`,
+            stay plain.
+        posterior: The family of the learnt distribution, of `mc_posterior_normal()` (by default) and its kin.
+        prior: The distribution of the weights before training, of `mc_prior_normal()` (standard normal by default) and
+            its kin.
+        prior_from_weights: Whether the prior lies around the trained weights, which keeps the weights near them.
+        estimator: How the noise of the weights enters while learning: "reparameterization", "local_reparameterization"
+            or "flipout". The last two are for the mean-field normal posterior, whose default is "flipout".
+        kl_samples: Draws for a KL divergence that has no closed form.
+
+    Returns:
+        The copy, of the same class as `model`.
+
+    Raises:
+        ValueError: For layers that are not there, or that share their weights with others.
+
+    References:
+        Krishnan et al. (2020), Specifying weight priors in Bayesian deep neural networks, arXiv:1906.05323.
+
+    Examples:
+        >>> import mcdropout as mcd
+        >>> net = mcd.mc_to_bayesian(mcd.mc_mlp(4, labels=["no", "yes"]), layers="output")
+        >>> mcd.mc_posterior_table(net).layer.tolist()
+        ['layers.output']
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"`model` must be a torch module; got {shown(type(model).__name__)}.")

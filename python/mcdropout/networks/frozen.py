@@ -43,26 +43,47 @@ def mc_frozen_backbone(
     cache: str | os.PathLike[str] = "memory",
     batch_size: int = 32,
 ) -> FrozenNetwork:
-    """A network that looks at inputs through a trained backbone, which stays as it is, and learns a stochastic head.
+    """A network of a trained backbone, which stays as it is, and a stochastic head, which learns on its features.
 
-    backbone: a torch module, or a name: "efficientnet_lite0" (its weights come with the extra `backbones`),
-      "torchvision:resnet18", "timm:resnet18", "keras:MobileNetV2", ...; the weights of these are fetched by their own
-      packages. Named ones take images (input, height, width, channel), grey or RGB, with pixels in [0, 1] or of type
-      uint8; a module takes inputs as they are given.
-    head: what learns: any network for features of their shape, such as one of `mc_bayes_resnet()` (height, width,
-      channel) or `mc_mlp()`; or a function from that shape to one. Modules of one's own get features channels first.
-    input_shape: of one input. Needed for a function as `head` of a module; (224, 224, 3) for those by name.
-    layer: path of the layer whose output is taken, by default the last before the classifier where the backbone is
-      known by name, else the output. pooling: "mean" or "max" over height and width.
-    prepare: a function from a batch of inputs, a tensor, to what the backbone takes, instead of the usual scaling.
-    pretrained: whether the weights are fetched too, where the backbone is a name.
-    cache: "memory", or a folder that the features are kept in. batch_size: inputs looked at in one go.
+    `mc_fit()` trains it (without `augment`, since features are computed once), `mc_predict()` samples it, and
+    `mc_save()`
+    writes it where the backbone is a name. Its method `features()` gives the features themselves.
 
-    The result is trained by `mc_fit()`, which needs no augmentation then, sampled by `mc_predict()`, and saved by
-    `mc_save()` where the backbone is a name. `features()` gives the features themselves.
+    Args:
+        backbone: A torch module, or a name: "efficientnet_lite0" (its weights come with the extra `backbones`),
+            "torchvision:resnet18", "timm:resnet18", "keras:MobileNetV2" and so on; these packages fetch the weights.
+            Backbones by name take images (input, height, width, channel), grey or RGB, with pixels in [0, 1] or of type
+            uint8. A module takes inputs as they are given.
+        head: What learns: any network for features of their shape, such as one of `mc_bayes_resnet()` (height, width,
+            channel) or `mc_mlp()`; or a function from that shape to a network. Modules of your own get features
+            channels first.
+        input_shape: The shape of one input. It is needed for a function as `head` of a module; (224, 224, 3) by default
+            for backbones by name.
+        layer: The path of the layer whose output is taken. By default the last before the classifier where the backbone
+            is known by name, else the output.
+        pooling: "mean" or "max" over height and width.
+        prepare: A function from a batch of inputs, a tensor, to what the backbone takes, instead of the usual scaling.
+        pretrained: Whether trained weights are fetched, where the backbone is a name.
+        cache: "memory", or a folder in which the features are kept.
+        batch_size: Inputs that go through the backbone at once.
 
-    Raises ValueError for features that are neither (input, feature) nor (input, channel, height, width), for a head
-    that cannot take them, and for images that the backbone cannot take; ImportError where a package is missing.
+    Returns:
+        The network, untrained.
+
+    Raises:
+        ValueError: For features that are neither (input, feature) nor (input, channel, height, width), for a head that
+            cannot take them, and for images that the backbone cannot take.
+        ImportError: Where the package of a named backbone is missing.
+
+    Examples:
+        >>> import mcdropout as mcd
+        >>> import torch
+        >>> backbone = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU())
+        >>> net = mcd.mc_frozen_backbone(
+        ...     backbone, lambda shape: mcd.mc_mlp(shape[0], ["a", "b"]), input_shape=(3, 16, 16), pooling="mean"
+        ... )
+        >>> net.head.input_shape
+        (8,)
     """
     check_flag(pretrained, "pretrained")
     if pooling is not None:
@@ -89,10 +110,16 @@ def mc_frozen_backbone(
 
 
 class FrozenNetwork(nn.Module):
-    """What `mc_frozen_backbone()` gives: `head` learns, the backbone does not.
+    """What `mc_frozen_backbone()` returns: `head` learns, the backbone does not.
 
-    head: the network that learns, on features. task, labels, outputs, history, input_shape: the head's, and the
-    backbone's. facts: how it was made, as JSON can hold it.
+    Attributes:
+        head: The network that learns, on features.
+        task: The head's task.
+        labels: The head's labels.
+        outputs: What the head returns.
+        history: The head's history.
+        input_shape: The shape of one input of the backbone.
+        facts: How it was made, as JSON can hold it.
     """
 
     def __init__(self, looking: FeatureExtractor, head: nn.Module, facts: dict[str, Any]) -> None:

@@ -38,16 +38,23 @@ CONSTANT = 1e-12  # a column that varies by less of its mean is constant: some t
 
 
 class MCNetwork(nn.Module):
-    """A network of `mc_cnn()`, `mc_mlp()` or their Bayesian kin: torch layers, plus what is needed to use them alone.
+    """A network of `mc_cnn()`, `mc_mlp()` or their Bayesian kin: torch layers, and what is needed to use them alone.
 
-    spec: the arguments it was made with, as JSON can hold them. labels: a tuple, None for values.
-    task: "classification", "binary" or "regression". outputs: what `forward` returns, "logits", "values" or
-    "mean_log_variance". input_shape: of one input. history: a row per epoch of the last `mc_fit()`, or None.
-    columns: names of the features, if it was trained on a table that has them; tables to come are put in their order.
+    Values are learnt, and features seen, in standard units; `forward` takes and returns the caller's units. A mean is
+    held
+    in two parts, `..._mean` and `..._rest`, what float32 rounds off it: together they have the digits of float64, also
+    on
+    devices that have none.
 
-    Values are learnt, and features seen, in standard units; `forward` takes and gives the caller's units. A mean is
-    held in two parts, `..._mean` and `..._rest`, what float32 rounds off it: together they have the digits of float64,
-    also on devices that have none.
+    Attributes:
+        spec: The arguments it was made with, as JSON can hold them.
+        labels: The names of the classes; None for values.
+        task: "classification", "binary" or "regression".
+        outputs: What `forward` returns: "logits", "values" or "mean_log_variance".
+        input_shape: The shape of one input.
+        history: A row for each epoch of the last `mc_fit()`, or None.
+        columns: Names of the features, if it was trained on a table that has them. Tables to come are put in their
+            order.
     """
 
     target_mean: Tensor

@@ -41,19 +41,34 @@ def mc_cnn(
 ) -> MCNetwork:
     """A convolutional network for images, with dropout after every hidden layer.
 
-    Each entry of `filters` is a convolution without padding, an activation, dropout, and a 2 x 2 maximum
-    pool (a side that is down to 1 is left alone); each entry of `hidden` is a dense layer, an activation
-    and dropout. `dropout` is the rate of dropping: one number for all, or one per entry of `filters` and then
-    of `hidden`. The defaults are the network of the R Keras example.
+    The defaults are the network of the R Keras example for MNIST.
 
-    `input_shape` is (height, width, channel). `task` is "classification" (softmax over `labels`), "binary"
-    (two labels, one logit for the second) or "regression" (`n_outputs` numbers, 1 by default); `noise` is for
-    values only: "homoscedastic" learns one noise variance per output, "heteroscedastic" one per input and
-    output, "none" learns by squared error alone. That is taken in standard units, as if there were noise of variance
-    1/2 in them, against which a Bayesian network weighs its KL divergence. Without `labels`, the labels are 0, 1,
-    ..., `n_outputs` - 1. The first weights come from `seed` alone.
+    Args:
+        input_shape: Height, width and channels of an image.
+        labels: The names of the classes. By default 0, 1, ..., `n_outputs` - 1.
+        n_outputs: The number of classes without `labels`, or of values. 1 by default for values.
+        task: "classification" (softmax over `labels`), "binary" (two labels, one logit for the second) or "regression".
+        filters: Filters of each convolution. After a convolution without padding come the activation, dropout, and a 2
+            x 2 maximum pool; a side that is down to 1 is left alone.
+        kernel_size: Height and width of the convolutions, in pixels.
+        hidden: Units of each dense layer, which is followed by the activation and dropout.
+        dropout: Rates of dropping, from 0 to 1: one for all, or one for each entry of `filters` and then of `hidden`.
+        activation: The activation of the hidden layers: "relu", "tanh", "silu" and others.
+        noise: For values: "homoscedastic" learns one noise variance for each output, "heteroscedastic" one for each
+            input and output, "none" learns by squared error alone. The squared error is taken in standard units, as if
+            the noise had variance 1/2 in them; a Bayesian network weighs its KL divergence against that.
+        seed: Decides the first weights.
 
-    Raises ValueError for labels, sizes or rates that cannot work.
+    Returns:
+        The network, untrained: a torch module that `mc_fit()`, `mc_predict()` and `mc_save()` take.
+
+    Raises:
+        ValueError: For labels, sizes or rates that cannot work.
+
+    Examples:
+        >>> import mcdropout as mcd
+        >>> mcd.mc_cnn((28, 28, 1), labels=["cat", "dog"]).task
+        'classification'
     """
     shape = image_shape(input_shape)
     widths = check_counts(filters, "filters")
@@ -108,15 +123,40 @@ def mc_mlp(
     noise: str = "homoscedastic",
     seed: int = 0,
 ) -> MCNetwork:
-    """A dense network for tables, with dropout after every hidden layer (and, if asked, on the features).
+    """A dense network for tables, with dropout after every hidden layer.
 
-    `hidden` has the width of each hidden layer; `dropout` one rate for all of them, or one each: small
-    networks want low ones, as in Gal and Ghahramani (2016), arXiv:1506.02142. Features are standardised
-    by the means and standard deviations `mc_fit()` found in the training part, in float64: columns far from zero,
-    such as time stamps, keep their digits.
-    `labels`, `n_outputs`, `task`, `noise` and `seed` are those of `mc_cnn()`.
+    Features are standardised by the means and standard deviations that `mc_fit()` finds in the training part, in
+    float64:
+    columns far from zero, such as time stamps, keep their digits.
 
-    Raises ValueError for labels, sizes or rates that cannot work.
+    Args:
+        n_features: Columns of the table.
+        labels: The names of the classes. By default 0, 1, ..., `n_outputs` - 1.
+        n_outputs: The number of classes without `labels`, or of values. 1 by default for values.
+        task: "classification" (softmax over `labels`), "binary" (two labels, one logit for the second) or "regression".
+        hidden: Units of each hidden layer.
+        dropout: Rates of dropping, from 0 to 1: one for all hidden layers, or one for each. Small networks want low
+            rates.
+        input_dropout: The rate of dropping features.
+        activation: The activation of the hidden layers: "relu", "tanh", "silu" and others.
+        noise: For values: "homoscedastic" learns one noise variance for each output, "heteroscedastic" one for each
+            input and output, "none" learns by squared error alone. The squared error is taken in standard units, as if
+            the noise had variance 1/2 in them; a Bayesian network weighs its KL divergence against that.
+        seed: Decides the first weights.
+
+    Returns:
+        The network, untrained.
+
+    Raises:
+        ValueError: For labels, sizes or rates that cannot work.
+
+    References:
+        Gal and Ghahramani (2016), Dropout as a Bayesian approximation, arXiv:1506.02142.
+
+    Examples:
+        >>> import mcdropout as mcd
+        >>> mcd.mc_mlp(4, task="regression", hidden=(50, 50)).n_outputs
+        1
     """
     n_features = check_count(n_features, "n_features")
     dense = check_counts(hidden, "hidden")

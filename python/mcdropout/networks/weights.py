@@ -15,13 +15,25 @@ from .bayesian import SHARES
 
 
 def mc_posterior_table(model: nn.Module) -> pd.DataFrame:
-    """What the weights of each variational layer are distributed like: one row per layer.
+    """Summarise the posterior of each Bayesian layer. `mc_plot_posterior()` draws it.
 
-    Columns: layer (its path), n_weights, n_parameters, std and variance (means over the weights of their posterior
-    standard deviation and variance), kl (from the prior, in nats, summed over the weights), std_5, std_25, std_50,
-    std_75 and std_95 (what that many per cent of the weights have at most as standard deviation), prior_std (that of
-    the prior, mean over the weights; NaN or infinite where the prior has none).
-    Raises ValueError for a network without variational layers. `mc_plot_posterior()` draws it.
+    Args:
+        model: A network with Bayesian layers.
+
+    Returns:
+        One row for each layer, with columns layer (its path), n_weights, n_parameters, std and variance (means over the
+        weights of their posterior standard deviation and variance), kl (from the prior, in nats, summed over the
+        weights), std_5, std_25, std_50, std_75 and std_95 (percentiles of the standard deviations) and prior_std (of
+        the prior, mean over the weights; NaN or infinite where the prior has none).
+
+    Raises:
+        ValueError: For a network without Bayesian layers.
+
+    Examples:
+        >>> import mcdropout as mcd
+        >>> net = mcd.mc_bayes_mlp(3, ["no", "yes"], hidden=(4,))
+        >>> mcd.mc_posterior_table(net).n_weights.tolist()
+        [16, 10]
     """
     layers = _layers_of(model)
     rows = []
@@ -34,13 +46,30 @@ def mc_posterior_table(model: nn.Module) -> pd.DataFrame:
 
 
 def mc_weights_table(model: nn.Module, *, n_weights: int = 8, level: float = 0.95) -> pd.DataFrame:
-    """The weights of each variational layer that are most surely not zero: one row per weight.
+    """List the weights of each Bayesian layer that are most surely not zero. `mc_plot_posterior()` draws them.
 
-    Columns: layer (its path), weight (`weight[0, 3]` or `bias[2]`, positions from 0), mean, std (of its posterior),
-    lower and upper (the middle `level` of a normal distribution of that mean and deviation, so exact for normal
-    posteriors), signal (|mean| / std, by which the weights are chosen and sorted). n_weights: of each layer at most.
-    Raises ValueError for a network without variational layers. `mc_plot_posterior()` draws it.
-    Reference: Blundell et al. (2015), arXiv:1505.05424, for the signal-to-noise ratio.
+    Args:
+        model: A network with Bayesian layers.
+        n_weights: How many of each layer at most.
+        level: The level of the intervals, in (0, 1).
+
+    Returns:
+        One row for each weight, with columns layer (its path), weight (`weight[0, 3]` or `bias[2]`, positions from 0),
+        mean, std (of its posterior), lower and upper (the middle `level` of a normal distribution of that mean and
+        deviation, so exact for normal posteriors) and signal (|mean| / std, by which the weights are chosen and
+        sorted).
+
+    Raises:
+        ValueError: For a network without Bayesian layers.
+
+    References:
+        Blundell et al. (2015), arXiv:1505.05424, for the signal-to-noise ratio.
+
+    Examples:
+        >>> import mcdropout as mcd
+        >>> net = mcd.mc_bayes_mlp(3, ["no", "yes"], hidden=(4,))
+        >>> len(mcd.mc_weights_table(net, n_weights=3))
+        6
     """
     return weights_of(model, n_weights, level)
 

@@ -17,10 +17,29 @@ if TYPE_CHECKING:
 
 
 def mc_band_table(prediction: MCPrediction, x: object, y: object = None) -> pd.DataFrame:
-    """The numbers of `mc_plot_band()`: one row per output and input, the inputs in order of x.
+    """The numbers of `mc_plot_band()`: one row for each output and input, the inputs in order of `x`.
 
-    Columns: output (from 1), input (position from 0), x, mean, lower and upper (of the mean), pred_lower and
-    pred_upper (of a new observation, where the model tells its noise), y (where it is given).
+    Args:
+        prediction: A prediction of values.
+        x: One number for each input.
+        y: What was observed.
+
+    Returns:
+        A table with columns output (from 1), input (position, from 0), x, mean, lower and upper (of the mean),
+        pred_lower and pred_upper (of a new observation, where the model has noise) and y (where it is given).
+
+    Raises:
+        ValueError: For a prediction of classes, and for `x` or `y` of another length.
+
+    Examples:
+        >>> import mcdropout as mcd
+        >>> import numpy as np
+        >>> x = np.random.default_rng(0).normal(size=(60, 1))
+        >>> net = mcd.mc_mlp(1, task="regression")
+        >>> net = mcd.mc_fit(net, x, x[:, 0] ** 2, epochs=2, seed=1, progress=False)
+        >>> prediction = mcd.mc_predict(net, x, 20, seed=1, progress=False)
+        >>> len(mcd.mc_band_table(prediction, x[:, 0]))
+        60
     """
     prediction = check_prediction(prediction)
     if prediction.task != "regression":
@@ -52,12 +71,38 @@ def mc_plot_band(
     y_label: str = "value",
     path: PicturePath | None = None,
 ) -> Figure:
-    """Predicted values along one input with their bands, and the data.
+    """Draw predicted values along one input with their bands, and the data.
 
     The line is the mean; the dark band the interval of the mean over the draws at `prediction.level`, which widens
-    where the network has seen nothing; the pale band that of a new observation, where the model tells its noise.
-    x: one number per input. y: what was observed. x_label, y_label: with their units. One panel per output.
+    where the
+    network has seen nothing; the pale band that of a new observation, where the model has noise. One panel for each
+    output.
     `mc_band_table()` gives the numbers.
+
+    Args:
+        prediction: A prediction of values.
+        x: One number for each input.
+        y: What was observed.
+        x_label: The name of the horizontal axis, with its unit.
+        y_label: The name of the vertical axis, with its unit.
+        path: Also write the picture to this file. The ending decides the format: .png, .pdf or .svg.
+
+    Returns:
+        The figure. It is not one of pyplot's: `figure.savefig()` writes it, and a notebook shows it after `%matplotlib
+        inline`.
+
+    Raises:
+        ValueError: For a prediction of classes, and for `x` or `y` of another length.
+        ImportError: Without matplotlib.
+
+    Examples:
+        >>> import mcdropout as mcd
+        >>> import numpy as np
+        >>> x = np.random.default_rng(0).normal(size=(60, 1))
+        >>> net = mcd.mc_mlp(1, task="regression")
+        >>> net = mcd.mc_fit(net, x, x[:, 0] ** 2, epochs=2, seed=1, progress=False)
+        >>> prediction = mcd.mc_predict(net, x, 20, seed=1, progress=False)
+        >>> figure = mcd.mc_plot_band(prediction, x[:, 0], x[:, 0] ** 2)
     """
     table = mc_band_table(prediction, x, y)
     n_outputs = int(table["output"].max())

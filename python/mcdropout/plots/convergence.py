@@ -15,10 +15,32 @@ if TYPE_CHECKING:
 
 
 def mc_plot_convergence(convergence: MCConvergence, *, path: str | os.PathLike[str] | None = None) -> Figure:
-    """How each measure settles as draws are added; its table is `convergence.table`.
+    """Draw how each measure settles as draws are added. Its table is `convergence.table`.
 
     Above: each measure, its mean over the inputs. Below: its Monte Carlo error for one input (root mean square over the
-    inputs), with the tolerance. The number of draws is on a logarithmic scale. path: also writes the picture there.
+    inputs), with the tolerance. The number of draws is on a logarithmic scale.
+
+    Args:
+        convergence: What `mc_convergence()` returned.
+        path: Also write the picture to this file. The ending decides the format: .png, .pdf or .svg.
+
+    Returns:
+        The figure. It is not one of pyplot's: `figure.savefig()` writes it, and a notebook shows it after `%matplotlib
+        inline`.
+
+    Raises:
+        ImportError: Without matplotlib.
+
+    Examples:
+        >>> import mcdropout as mcd
+        >>> import numpy as np
+        >>> x = np.random.default_rng(0).normal(size=(300, 4))
+        >>> y = np.where(x[:, 0] > 0, "yes", "no")
+        >>> net = mcd.mc_fit(
+        ...     mcd.mc_mlp(4, ["no", "yes"], seed=1), x, y, epochs=5, learning_rate=0.02, seed=1, progress=False
+        ... )
+        >>> prediction = mcd.mc_predict(net, x, 20, seed=1, progress=False)
+        >>> figure = mcd.mc_plot_convergence(mcd.mc_convergence(net, x, (10, 20), seed=1, progress=False))
     """
     from ..evaluation.convergence import MCConvergence
 

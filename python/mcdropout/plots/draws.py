@@ -24,12 +24,32 @@ MOST_ROWS = 3  # labels of an input whose draws are shown
 
 
 def mc_draws_table(prediction: MCPrediction, inputs: Positions | None = None) -> pd.DataFrame:
-    """The draws that `mc_plot_draws()` shows: one row per chosen input, label or output, and draw.
+    """The draws that `mc_plot_draws()` shows: one row for each chosen input, label or output, and draw.
 
-    Columns: input (position from 0), id (where the prediction has ids), label (of classes) or output (from 1), draw
-    (from 1), value (the label's probability, or the output in the unit of the values). inputs: positions; by default
-    the 12 most uncertain, by predictive entropy or standard deviation. Draws that `tolerance` has saved are left out.
-    Raises ValueError for a prediction that does not hold its draws.
+    Args:
+        prediction: A prediction that holds its draws.
+        inputs: Positions of the inputs that are drawn, from 0. By default the 12 most uncertain, by predictive entropy
+            or standard deviation.
+
+    Returns:
+        A table with columns input (position, from 0), id (where the prediction has ids), label (of classes) or output
+        (from 1), draw (from 1) and value (the label's probability, or the output in the unit of the values). Draws that
+        `tolerance` has saved are left out.
+
+    Raises:
+        ValueError: For a prediction without its draws.
+
+    Examples:
+        >>> import mcdropout as mcd
+        >>> import numpy as np
+        >>> x = np.random.default_rng(0).normal(size=(300, 4))
+        >>> y = np.where(x[:, 0] > 0, "yes", "no")
+        >>> net = mcd.mc_fit(
+        ...     mcd.mc_mlp(4, ["no", "yes"], seed=1), x, y, epochs=5, learning_rate=0.02, seed=1, progress=False
+        ... )
+        >>> prediction = mcd.mc_predict(net, x, 20, seed=1, progress=False)
+        >>> len(mcd.mc_draws_table(prediction, inputs=[0]))
+        40
     """
     prediction = check_prediction(prediction)
     if prediction.samples is None:
@@ -53,12 +73,37 @@ def mc_draws_table(prediction: MCPrediction, inputs: Positions | None = None) ->
 def mc_plot_draws(
     prediction: MCPrediction, *, inputs: Positions | None = None, path: PicturePath | None = None
 ) -> Figure:
-    """Posterior spread: what each draw of the network predicts for chosen inputs.
+    """Draw the posterior spread: what each draw of the network predicts for chosen inputs.
 
     Each dot is one draw; the line is their interval at `prediction.level`, the diamond their mean. Draws in two clumps
-    are two opinions that a mean and an interval would hide. For classes one panel per input, with its three most
-    probable labels; for values one panel per output. inputs: positions, from 0; by default the 12 most uncertain.
-    `mc_draws_table()` gives the numbers.
+    are
+    two opinions that a mean and an interval would hide. For classes one panel for each input, with its three most
+    probable
+    labels; for values one panel for each output. `mc_draws_table()` gives the numbers.
+
+    Args:
+        prediction: A prediction that holds its draws.
+        inputs: Positions of the inputs that are drawn, from 0. By default the 12 most uncertain.
+        path: Also write the picture to this file. The ending decides the format: .png, .pdf or .svg.
+
+    Returns:
+        The figure. It is not one of pyplot's: `figure.savefig()` writes it, and a notebook shows it after `%matplotlib
+        inline`.
+
+    Raises:
+        ValueError: For a prediction without its draws, and for positions that are not there.
+        ImportError: Without matplotlib.
+
+    Examples:
+        >>> import mcdropout as mcd
+        >>> import numpy as np
+        >>> x = np.random.default_rng(0).normal(size=(300, 4))
+        >>> y = np.where(x[:, 0] > 0, "yes", "no")
+        >>> net = mcd.mc_fit(
+        ...     mcd.mc_mlp(4, ["no", "yes"], seed=1), x, y, epochs=5, learning_rate=0.02, seed=1, progress=False
+        ... )
+        >>> prediction = mcd.mc_predict(net, x, 20, seed=1, progress=False)
+        >>> figure = mcd.mc_plot_draws(prediction, inputs=[0, 1])
     """
     table = mc_draws_table(prediction, inputs).drop_duplicates()  # an input asked for twice is shown once
     chosen = table["input"].drop_duplicates().to_numpy()

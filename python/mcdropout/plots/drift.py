@@ -16,12 +16,37 @@ if TYPE_CHECKING:
 
 
 def mc_plot_drift(monitor: MCMonitor, *, path: str | os.PathLike[str] | None = None) -> Figure:
-    """What a drift monitor saw, batch by batch; its table is `monitor.batches`.
+    """Draw what a drift monitor saw, batch by batch. Its table is `monitor.batches`.
 
     From top to bottom, over the inputs seen: the evidence of the sequential test on a logarithmic scale, with the line
-    that makes an alarm; the mean of the measure, with that of the reference; the population stability index, with what
-    it reaches by chance. Where there was an alarm, a solid line marks it and a dotted one where the change began.
-    path: also writes the picture there. Raises ValueError for a monitor that has seen nothing.
+    that
+    makes an alarm; the mean of the measure, with that of the reference; the population stability index, with what it
+    reaches
+    by chance. Where there was an alarm, a solid line marks it and a dotted one where the change began.
+
+    Args:
+        monitor: What `mc_monitor()` returned.
+        path: Also write the picture to this file. The ending decides the format: .png, .pdf or .svg.
+
+    Returns:
+        The figure. It is not one of pyplot's: `figure.savefig()` writes it, and a notebook shows it after `%matplotlib
+        inline`.
+
+    Raises:
+        ValueError: For a monitor that has seen nothing.
+        ImportError: Without matplotlib.
+
+    Examples:
+        >>> import mcdropout as mcd
+        >>> import numpy as np
+        >>> x = np.random.default_rng(0).normal(size=(300, 4))
+        >>> y = np.where(x[:, 0] > 0, "yes", "no")
+        >>> net = mcd.mc_fit(
+        ...     mcd.mc_mlp(4, ["no", "yes"], seed=1), x, y, epochs=5, learning_rate=0.02, seed=1, progress=False
+        ... )
+        >>> prediction = mcd.mc_predict(net, x, 20, seed=1, progress=False)
+        >>> monitor = mcd.mc_monitor(prediction).update(mcd.mc_predict(net, x[:50], 20, seed=2, progress=False))
+        >>> figure = mcd.mc_plot_drift(monitor)
     """
     if not isinstance(monitor, MCMonitor):
         raise TypeError(f"`monitor` must be what `mc_monitor()` returns; got {shown(type(monitor).__name__)}.")

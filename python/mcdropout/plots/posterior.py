@@ -20,14 +20,35 @@ if TYPE_CHECKING:
 def mc_plot_posterior(
     model: object, *, n_weights: int = 8, level: float = 0.95, path: PicturePath | None = None
 ) -> Figure:
-    """Posterior spread of the weights of a Bayesian network.
+    """Draw the posterior spread of the weights of a Bayesian network.
 
-    On the left, for each variational layer, how large the posterior standard deviations of its weights are: the dot is
-    the median, the thick line holds the middle half of the weights, the thin one 90 % of them, and the upright stroke
-    is the standard deviation of the prior, where the data have taught nothing; on a logarithmic scale. On the right
-    the `n_weights` weights of each layer that are most surely not zero: the dot is the mean, the line the middle
-    `level` of the posterior. `mc_posterior_table()` and `mc_weights_table()` give the numbers.
-    Raises ValueError for a network without variational layers.
+    On the left, for each Bayesian layer, how large the posterior standard deviations of its weights are: the dot is the
+    median, the thick line holds the middle half of the weights, the thin one 90 % of them, and the upright stroke is
+    the
+    standard deviation of the prior, where the data have taught nothing; on a logarithmic scale. On the right the
+    `n_weights`
+    weights of each layer that are most surely not zero: the dot is the mean, the line the middle `level` of the
+    posterior.
+    `mc_posterior_table()` and `mc_weights_table()` give the numbers.
+
+    Args:
+        model: A network with Bayesian layers.
+        n_weights: Weights of each layer on the right.
+        level: The level of their intervals, in (0, 1).
+        path: Also write the picture to this file. The ending decides the format: .png, .pdf or .svg.
+
+    Returns:
+        The figure. It is not one of pyplot's: `figure.savefig()` writes it, and a notebook shows it after `%matplotlib
+        inline`.
+
+    Raises:
+        ValueError: For a network without Bayesian layers.
+        ImportError: Without matplotlib.
+
+    Examples:
+        >>> import mcdropout as mcd
+        >>> net = mcd.mc_bayes_mlp(3, ["no", "yes"], hidden=(4,))
+        >>> figure = mcd.mc_plot_posterior(net)
     """
     from ..networks.weights import mc_posterior_table, mc_weights_table
 

@@ -46,12 +46,31 @@ DIAMOND = 1.06  # where the mark of the true label stands, behind probability 1
 
 
 def mc_probabilities_table(prediction: MCPrediction, inputs: Positions | None = None) -> pd.DataFrame:
-    """The numbers that `mc_plot_probabilities()` draws: one row per chosen input and label.
+    """The numbers of `mc_plot_probabilities()`: one row for each chosen input and label.
 
-    Columns: input (position in the prediction, from 0), id (where the prediction has ids), label, mean, lower, upper
-    (of the class probability; the interval is that of the draws at `prediction.level`). Inputs are in the order
-    chosen, labels in that of the model. inputs: positions; by default the 12 of the highest predictive entropy, that
-    first.
+    Args:
+        prediction: A prediction of classes.
+        inputs: Positions of the inputs that are drawn, from 0. By default the 12 of the highest predictive entropy,
+            that first.
+
+    Returns:
+        A table with columns input (position in the prediction, from 0), id (where the prediction has ids), label, mean,
+        lower and upper (of the class probability, over the draws at `prediction.level`).
+
+    Raises:
+        ValueError: For a prediction of values, and for positions that are not there.
+
+    Examples:
+        >>> import mcdropout as mcd
+        >>> import numpy as np
+        >>> x = np.random.default_rng(0).normal(size=(300, 4))
+        >>> y = np.where(x[:, 0] > 0, "yes", "no")
+        >>> net = mcd.mc_fit(
+        ...     mcd.mc_mlp(4, ["no", "yes"], seed=1), x, y, epochs=5, learning_rate=0.02, seed=1, progress=False
+        ... )
+        >>> prediction = mcd.mc_predict(net, x, 20, seed=1, progress=False)
+        >>> len(mcd.mc_probabilities_table(prediction, inputs=[0, 1]))
+        4
     """
     prediction = _checked(prediction)
     chosen = _most_uncertain(prediction) if inputs is None else as_positions(inputs, len(prediction))
@@ -73,20 +92,42 @@ def mc_plot_probabilities(
     truth: object = None,
     path: str | os.PathLike[str] | None = None,
 ) -> Figure:
-    """Class probabilities as bars with their intervals, beside the images.
+    """Draw class probabilities as bars with their intervals, beside the images.
 
-    For each chosen input: the mean probability of each label as a bar, the interval of the draws as whiskers, and
-    above them what is predicted and the entropy with its aleatoric and epistemic part, in nats. Of more than ten
-    labels, the ten most probable are drawn.
+    For each input: the mean probability of each label as a bar, the interval of the draws as whiskers, and above them
+    the
+    predicted label and the entropy with its aleatoric and epistemic part, in nats. Of more than ten labels, the ten
+    most
+    probable are drawn. `mc_probabilities_table()` gives the numbers.
 
-    images: all that were predicted, (input, height, width) or (input, height, width, channel), grey, RGB or RGBA, in
-    [0, 1] or else scaled to it; or image files. inputs: positions, from 0; by default the 12 of the highest
-    predictive entropy, that first. truth: the true label of every input, marked by a diamond. path: also writes the
-    picture there, its format by the ending (.png, .pdf, .svg). The figure is not one of pyplot's:
-    `figure.savefig()` writes it, and a notebook shows it after `%matplotlib inline`.
+    Args:
+        prediction: A prediction of classes.
+        images: All images that were predicted: (input, height, width) or (input, height, width, channel), grey, RGB or
+            RGBA, in [0, 1] or else scaled to it; or image files.
+        inputs: Positions of the inputs that are drawn, from 0. By default the 12 of the highest predictive entropy,
+            that first.
+        truth: The true label of every input, marked by a diamond.
+        path: Also write the picture to this file. The ending decides the format: .png, .pdf or .svg.
 
-    Raises ValueError for a prediction of values, for images or truth of another length, and for positions that are
-    not there; ImportError without matplotlib. `mc_probabilities_table()` gives the numbers.
+    Returns:
+        The figure. It is not one of pyplot's: `figure.savefig()` writes it, and a notebook shows it after `%matplotlib
+        inline`.
+
+    Raises:
+        ValueError: For a prediction of values, for images or truth of another length, and for positions that are not
+            there.
+        ImportError: Without matplotlib.
+
+    Examples:
+        >>> import mcdropout as mcd
+        >>> import numpy as np
+        >>> x = np.random.default_rng(0).normal(size=(300, 4))
+        >>> y = np.where(x[:, 0] > 0, "yes", "no")
+        >>> net = mcd.mc_fit(
+        ...     mcd.mc_mlp(4, ["no", "yes"], seed=1), x, y, epochs=5, learning_rate=0.02, seed=1, progress=False
+        ... )
+        >>> prediction = mcd.mc_predict(net, x, 20, seed=1, progress=False)
+        >>> figure = mcd.mc_plot_probabilities(prediction, inputs=[0, 1], truth=y, path="bars.png")
     """
     table = mc_probabilities_table(prediction, inputs)
     n_labels = len(_labels(prediction))

@@ -28,13 +28,40 @@ SETTLED = 0.05  # coverage from which on the axis has room for the risk: of the 
 
 
 def mc_plot_reliability(scores: MCScores, *, binning: str = "equal_width", path: PicturePath | None = None) -> Figure:
-    """Reliability diagram: in each bin of confidence, how many of the predicted labels are right.
+    """Draw a reliability diagram: in each bin of confidence, how many of the predicted labels are right.
 
-    On the diagonal, what is said to be 80 % sure is right in 80 % of the cases; below it the network is too sure. The
-    whiskers are exact intervals at `scores.level`; the bars below count the inputs of each bin. binning:
-    "equal_width", or "equal_mass" (as many inputs in each bin). `scores.reliability` has the numbers.
+    On the diagonal, what is said to be 80 % certain is right in 80 % of the cases; below it the network is too certain.
+    The
+    whiskers are exact intervals at `scores.level`; the bars below count the inputs of each bin. `scores.reliability`
+    has the
+    numbers.
 
-    Raises ValueError for scores of values. Reference: Guo et al. (2017), arXiv:1706.04599.
+    Args:
+        scores: What `mc_scores()` returned for classes.
+        binning: "equal_width", or "equal_mass" (as many inputs in each bin).
+        path: Also write the picture to this file. The ending decides the format: .png, .pdf or .svg.
+
+    Returns:
+        The figure. It is not one of pyplot's: `figure.savefig()` writes it, and a notebook shows it after `%matplotlib
+        inline`.
+
+    Raises:
+        ValueError: For scores of values.
+        ImportError: Without matplotlib.
+
+    References:
+        Guo et al. (2017), arXiv:1706.04599.
+
+    Examples:
+        >>> import mcdropout as mcd
+        >>> import numpy as np
+        >>> x = np.random.default_rng(0).normal(size=(300, 4))
+        >>> y = np.where(x[:, 0] > 0, "yes", "no")
+        >>> net = mcd.mc_fit(
+        ...     mcd.mc_mlp(4, ["no", "yes"], seed=1), x, y, epochs=5, learning_rate=0.02, seed=1, progress=False
+        ... )
+        >>> prediction = mcd.mc_predict(net, x, 20, seed=1, progress=False)
+        >>> figure = mcd.mc_plot_reliability(mcd.mc_scores(prediction, y))
     """
     table = check_scores(scores).reliability
     if table is None:
@@ -63,13 +90,39 @@ def mc_plot_reliability(scores: MCScores, *, binning: str = "equal_width", path:
 def mc_plot_risk_coverage(
     scores: MCScores, *, measures: str | Sequence[str] | None = None, path: PicturePath | None = None
 ) -> Figure:
-    """Risk-coverage curve: the error among the least uncertain inputs, by how many of them are taken.
+    """Draw a risk-coverage curve: the error among the least uncertain inputs, by how many of them are taken.
 
-    The further below the level of all inputs (right end), the better the uncertainty finds the errors. measures: which
-    ones are drawn; by default the predictive entropy and the mutual information, for values all. For values the risk is
-    the squared error. `scores.risk_coverage` has the numbers.
+    The further below the level of all inputs (right end), the better the uncertainty finds the errors. For values the
+    risk
+    is the squared error. `scores.risk_coverage` has the numbers.
 
-    Reference: Geifman and El-Yaniv (2017), arXiv:1705.08500.
+    Args:
+        scores: What `mc_scores()` returned.
+        measures: The measures that are drawn. By default the predictive entropy and the mutual information, for values
+            all.
+        path: Also write the picture to this file. The ending decides the format: .png, .pdf or .svg.
+
+    Returns:
+        The figure. It is not one of pyplot's: `figure.savefig()` writes it, and a notebook shows it after `%matplotlib
+        inline`.
+
+    Raises:
+        ValueError: For measures that the scores do not have.
+        ImportError: Without matplotlib.
+
+    References:
+        Geifman and El-Yaniv (2017), arXiv:1705.08500.
+
+    Examples:
+        >>> import mcdropout as mcd
+        >>> import numpy as np
+        >>> x = np.random.default_rng(0).normal(size=(300, 4))
+        >>> y = np.where(x[:, 0] > 0, "yes", "no")
+        >>> net = mcd.mc_fit(
+        ...     mcd.mc_mlp(4, ["no", "yes"], seed=1), x, y, epochs=5, learning_rate=0.02, seed=1, progress=False
+        ... )
+        >>> prediction = mcd.mc_predict(net, x, 20, seed=1, progress=False)
+        >>> figure = mcd.mc_plot_risk_coverage(mcd.mc_scores(prediction, y))
     """
     table = check_scores(scores).risk_coverage
     known = list(dict.fromkeys(table["measure"]))

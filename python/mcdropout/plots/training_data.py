@@ -40,16 +40,49 @@ METRICS = {"loss": "loss", "accuracy": "accuracy (share right)", "rmse": "RMSE (
 
 
 def mc_balance_table(y: object, labels: Sequence[Label] | None = None) -> pd.DataFrame:
-    """How many inputs each label has: columns label, n, share. labels: all there are; by default those of `y`."""
+    """Count how many inputs each label has.
+
+    Args:
+        y: The labels of the inputs.
+        labels: All labels there are; by default those of `y`.
+
+    Returns:
+        A table with columns label, n and share.
+
+    Raises:
+        ValueError: For labels in `y` that are not among `labels`.
+
+    Examples:
+        >>> import mcdropout as mcd
+        >>> mcd.mc_balance_table(["cat", "dog", "cat"]).n.tolist()
+        [2, 1]
+    """
     codes, names = as_labels(y, None if labels is None else as_label_set(labels))
     n = np.bincount(codes, minlength=len(names))
     return pd.DataFrame({"label": [as_label(name) for name in names], "n": n, "share": n / n.sum()})
 
 
 def mc_plot_balance(y: object, labels: Sequence[Label] | None = None, *, path: PicturePath | None = None) -> Figure:
-    """Class balance: how many inputs each label has. `mc_balance_table()` gives the numbers.
+    """Draw the class balance: how many inputs each label has. `mc_balance_table()` gives the numbers.
 
     Of more than 60 labels, the most frequent are drawn.
+
+    Args:
+        y: The labels of the inputs.
+        labels: All labels there are; by default those of `y`.
+        path: Also write the picture to this file. The ending decides the format: .png, .pdf or .svg.
+
+    Returns:
+        The figure. It is not one of pyplot's: `figure.savefig()` writes it, and a notebook shows it after `%matplotlib
+        inline`.
+
+    Raises:
+        ValueError: For labels in `y` that are not among `labels`.
+        ImportError: Without matplotlib.
+
+    Examples:
+        >>> import mcdropout as mcd
+        >>> figure = mcd.mc_plot_balance(["cat", "dog", "cat"])
     """
     table = mc_balance_table(y, labels)
     drawn = table if len(table) <= MOST_LABELS else table.nlargest(MOST_LABELS, "n")
@@ -71,10 +104,27 @@ def mc_plot_balance(y: object, labels: Sequence[Label] | None = None, *, path: P
 def mc_plot_images(
     images: object, titles: object = None, *, inputs: Positions | None = None, path: PicturePath | None = None
 ) -> Figure:
-    """A grid of images, each with its number, and its title where there are any (its label, say).
+    """Draw a grid of images, each with its number, and its title where there are any.
 
-    images: as for `mc_plot_probabilities()`. titles: one per image. inputs: positions, from 0, of those that are
-    drawn; by default the first 40.
+    Args:
+        images: All images that were predicted: (input, height, width) or (input, height, width, channel), grey, RGB or
+            RGBA, in [0, 1] or else scaled to it; or image files.
+        titles: One for each image, its label for example.
+        inputs: Positions of the inputs that are drawn, from 0. By default the first 40.
+        path: Also write the picture to this file. The ending decides the format: .png, .pdf or .svg.
+
+    Returns:
+        The figure. It is not one of pyplot's: `figure.savefig()` writes it, and a notebook shows it after `%matplotlib
+        inline`.
+
+    Raises:
+        ValueError: For titles of another length, and for positions that are not there.
+        ImportError: Without matplotlib.
+
+    Examples:
+        >>> import mcdropout as mcd
+        >>> data = mcd.mc_sample_data()
+        >>> figure = mcd.mc_plot_images(data.x_test, data.y_test, inputs=range(8))
     """
     rows = as_image_rows(images)
     n = rows.shape[0]
@@ -100,9 +150,30 @@ def mc_plot_images(
 
 
 def mc_plot_history(model: object, *, path: PicturePath | None = None) -> Figure:
-    """Training history: loss and metric, epoch by epoch, of the training inputs and of those kept for validation.
+    """Draw a training history: loss and metric by epoch, of the training inputs and of those kept for validation.
 
-    model: what `mc_fit()` returned, or its `history`, which has the numbers.
+    Args:
+        model: What `mc_fit()` returned, or its `history`, which has the numbers.
+        path: Also write the picture to this file. The ending decides the format: .png, .pdf or .svg.
+
+    Returns:
+        The figure. It is not one of pyplot's: `figure.savefig()` writes it, and a notebook shows it after `%matplotlib
+        inline`.
+
+    Raises:
+        ValueError: For a network that was not trained.
+        ImportError: Without matplotlib.
+
+    Examples:
+        >>> import mcdropout as mcd
+        >>> import numpy as np
+        >>> x = np.random.default_rng(0).normal(size=(300, 4))
+        >>> y = np.where(x[:, 0] > 0, "yes", "no")
+        >>> net = mcd.mc_fit(
+        ...     mcd.mc_mlp(4, ["no", "yes"], seed=1), x, y, epochs=5, learning_rate=0.02, seed=1, progress=False
+        ... )
+        >>> prediction = mcd.mc_predict(net, x, 20, seed=1, progress=False)
+        >>> figure = mcd.mc_plot_history(net)
     """
     history = model if isinstance(model, pd.DataFrame) else getattr(model, "history", None)
     if not isinstance(history, pd.DataFrame) or "loss" not in history or len(history) == 0:

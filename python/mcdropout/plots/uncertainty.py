@@ -32,10 +32,35 @@ def mc_uncertainty_table(
     measure: str | None = None,
     n_bins: int = 30,
 ) -> pd.DataFrame:
-    """The numbers of `mc_plot_uncertainty()`: one row per group and bin of the measure.
+    """The numbers of `mc_plot_uncertainty()`: one row for each group and bin of the measure.
 
-    Columns: measure, group ("right" and "wrong" with `y`, "in" and "out" with `prediction_out`, else "all"), from,
-    to (a bin holds what is above `from` and up to `to`, the first one also its `from`), n, share (of the group).
+    Args:
+        prediction: What `mc_predict()` returned.
+        y: The true label of each input: groups are right and wrong predictions.
+        prediction_out: The prediction of other inputs: groups are inputs from inside and outside.
+        measure: The measure of uncertainty, any of those of `mc_scores()`. By default the predictive entropy; for
+            values the standard deviation with the noise where the model has it.
+        n_bins: Bins of the histogram.
+
+    Returns:
+        A table with columns measure, group ("right" and "wrong" with `y`, "in" and "out" with `prediction_out`, else
+        "all"), from, to (a bin holds what is above `from` and up to `to`, the first one also its `from`), n and share
+        (of the group).
+
+    Raises:
+        ValueError: For both `y` and `prediction_out`, and for a measure that the prediction does not have.
+
+    Examples:
+        >>> import mcdropout as mcd
+        >>> import numpy as np
+        >>> x = np.random.default_rng(0).normal(size=(300, 4))
+        >>> y = np.where(x[:, 0] > 0, "yes", "no")
+        >>> net = mcd.mc_fit(
+        ...     mcd.mc_mlp(4, ["no", "yes"], seed=1), x, y, epochs=5, learning_rate=0.02, seed=1, progress=False
+        ... )
+        >>> prediction = mcd.mc_predict(net, x, 20, seed=1, progress=False)
+        >>> int(mcd.mc_uncertainty_table(prediction).n.sum())
+        300
     """
     prediction = check_prediction(prediction)
     measure = usual_measure(prediction) if measure is None else measure
@@ -81,11 +106,38 @@ def mc_plot_uncertainty(
     n_bins: int = 30,
     path: PicturePath | None = None,
 ) -> Figure:
-    """Histograms of the uncertainty: of right and wrong predictions (`y`), or of inputs from inside and outside.
+    """Draw histograms of the uncertainty: of right and wrong predictions, or of inputs from inside and outside.
 
-    Each group is drawn as shares of its own inputs, so that a small one can be compared with a large one; the less they
-    overlap, the better the uncertainty tells them apart. measure: by default the predictive entropy, for values the
-    standard deviation with the noise where the model tells it. `mc_uncertainty_table()` gives the numbers.
+    Each group is drawn as shares of its own inputs, so that a small one can be compared with a large one. The less they
+    overlap, the better the uncertainty tells them apart. `mc_uncertainty_table()` gives the numbers.
+
+    Args:
+        prediction: What `mc_predict()` returned.
+        y: The true label of each input: groups are right and wrong predictions.
+        prediction_out: The prediction of other inputs: groups are inputs from inside and outside.
+        measure: The measure of uncertainty, any of those of `mc_scores()`. By default the predictive entropy; for
+            values the standard deviation with the noise where the model has it.
+        n_bins: Bins of the histogram.
+        path: Also write the picture to this file. The ending decides the format: .png, .pdf or .svg.
+
+    Returns:
+        The figure. It is not one of pyplot's: `figure.savefig()` writes it, and a notebook shows it after `%matplotlib
+        inline`.
+
+    Raises:
+        ValueError: For both `y` and `prediction_out`, and for a measure that the prediction does not have.
+        ImportError: Without matplotlib.
+
+    Examples:
+        >>> import mcdropout as mcd
+        >>> import numpy as np
+        >>> x = np.random.default_rng(0).normal(size=(300, 4))
+        >>> y = np.where(x[:, 0] > 0, "yes", "no")
+        >>> net = mcd.mc_fit(
+        ...     mcd.mc_mlp(4, ["no", "yes"], seed=1), x, y, epochs=5, learning_rate=0.02, seed=1, progress=False
+        ... )
+        >>> prediction = mcd.mc_predict(net, x, 20, seed=1, progress=False)
+        >>> figure = mcd.mc_plot_uncertainty(prediction, y)
     """
     table = mc_uncertainty_table(prediction, y, prediction_out, measure=measure, n_bins=n_bins)
     figure, (axes,) = make_panels(1, 1)

@@ -42,19 +42,32 @@ BY_DRAW = ("samples", "noise_variances")  # (draw, input, ...)
 
 @dataclass(frozen=True, repr=False)
 class MCPrediction:
-    """Predictions with their uncertainty, one entry per input.
+    """Predictions with their uncertainty, one entry for each input.
 
-    For classes, `mean`, `variance`, `lower`, `upper`, `std`, `mcse` are (input, label) and of the class
-    probabilities; `predicted` and `second` are labels, `confidence` the mean probability of `predicted`, `margin`
-    its lead over `second`. Entropies are in nats: `predictive_entropy` (total) = `expected_entropy` (aleatoric) +
-    `mutual_information` (epistemic). For values they are (input, output) and of the model's mean; `variance` is
-    the epistemic part, `aleatoric_variance` and `total_variance` exist where the model tells its noise.
+    For classes the numbers are of the class probabilities, (input, label). For values they are of the model's mean,
+    (input,
+    output).
 
-    `samples` (draw, input, output) are the draws, or None: float32, but for values of a network of ours float64;
-    `noise_variances` the noise of each draw.
-    `temperature` is the one that `mc_apply()` has calibrated them to: 1 as drawn, None in older files, which know none.
-    `ids` are what tables and pictures call the inputs: as they were given, or else the index of a pandas `x`, which
-    keys no masks.
+    Attributes:
+        mean: The mean over the draws.
+        variance: The variance over the draws, with divisor n - 1; for values the epistemic part.
+        std: Its square root.
+        lower: The lower end of the interval of the draws at `level`.
+        upper: Its upper end.
+        mcse: The Monte Carlo standard error of `mean`.
+        predicted: The most probable label, (input,).
+        second: The second most probable label, (input,).
+        confidence: The mean probability of `predicted`, (input,).
+        margin: Its lead over `second`, (input,).
+        predictive_entropy: The total uncertainty in nats, (input,): `expected_entropy` + `mutual_information`.
+        expected_entropy: The aleatoric part in nats, (input,).
+        mutual_information: The epistemic part in nats, (input,).
+        aleatoric_variance: Of values: the variance of the noise, where the model has it.
+        total_variance: Of values: the variance with the noise.
+        samples: The draws (draw, input, output), or None: float32, or float64 for values of a network of this package.
+        noise_variances: The variance of the noise of each draw.
+        temperature: The temperature that `mc_apply()` has calibrated the draws to: 1 as drawn, None in older files.
+        ids: What tables and pictures call the inputs: as they were given, or else the index of a pandas `x`.
     """
 
     task: str  # "classification" or "regression"

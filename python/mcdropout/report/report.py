@@ -37,20 +37,47 @@ def mc_report(
     title: str = TITLE,
     n_shown: int = PAGE,
 ) -> Path:
-    """Write a report of a prediction to `path`: one HTML file that needs no network and no other file.
+    """Write a report of a prediction: one HTML file that needs no network and no other file.
 
-    It has a summary; with `y` (the true label of each input, or the values observed) the scores; the policy of
-    `mc_triage()` in words, and the tier of each input; the state of a `monitor` in its words; and the review queue:
-    every input, the most uncertain first, with its image, its most probable labels as bars with the interval of the
-    draws, and filters by tier, label and name. Made for the screen, the phone and paper: it prints the cards that are
-    shown, at first the `n_shown` most uncertain, and says how many it leaves out; buttons and filters change that.
+    It has a summary; with `y` the scores; the policy in words, and the tier of each input; the state of a monitor; and
+    the
+    review queue: every input, the most uncertain first, with its image, its most probable labels as bars with the
+    interval
+    of the draws, and filters by tier, label and name. It is made for the screen, the phone and paper: it prints the
+    cards
+    that are shown, and says how many it leaves out.
 
-    images: all that were predicted, as for `mc_plot_probabilities()`, put in as thumbnails; of image files, the names
-    are shown too. measure: of the uncertainty that sorts the queue; by default the policy's first, else the predictive
-    entropy, for values the standard deviation with the noise where the model tells it. Returns the path.
+    Args:
+        prediction: What `mc_predict()` returned.
+        images: All images that were predicted, as for `mc_plot_probabilities()`. They are put in as thumbnails. Of
+            image files, the names are shown too.
+        y: The true label of each input, or the values observed.
+        policy: What `mc_triage()` returned.
+        path: The file to write, which ends in .html.
+        monitor: What `mc_monitor()` returned.
+        measure: The measure of uncertainty that sorts the queue. By default the policy's first, else the predictive
+            entropy; for values the standard deviation with the noise where the model has it.
+        title: The title of the page.
+        n_shown: Cards that are shown at first.
 
-    Raises ValueError for images or `y` of another length, and a path that does not end in .html; ImportError without
-    jinja2 and Pillow.
+    Returns:
+        The path.
+
+    Raises:
+        ValueError: For images or `y` of another length, and a path that does not end in .html.
+        ImportError: Without jinja2 and Pillow.
+
+    Examples:
+        >>> import mcdropout as mcd
+        >>> import numpy as np
+        >>> x = np.random.default_rng(0).normal(size=(300, 4))
+        >>> y = np.where(x[:, 0] > 0, "yes", "no")
+        >>> net = mcd.mc_fit(
+        ...     mcd.mc_mlp(4, ["no", "yes"], seed=1), x, y, epochs=5, learning_rate=0.02, seed=1, progress=False
+        ... )
+        >>> prediction = mcd.mc_predict(net, x, 20, seed=1, progress=False)
+        >>> mcd.mc_report(prediction, y=y, path="report.html").name
+        'report.html'
     """
     return write_report(
         prediction, images, y, policy, path=path, monitor=monitor, measure=measure, title=title, n_shown=n_shown

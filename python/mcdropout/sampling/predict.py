@@ -53,62 +53,87 @@ def mc_predict(
     seed: int | None = None,
     progress: Progress = True,
 ) -> MCPrediction:
-    """Predict with `n_samples` networks, drawn by dropout masks and by the posteriors of variational layers.
+    """Predict with many networks, drawn by dropout masks and by the posteriors of Bayesian layers.
 
-    model: any torch module with dropout or variational layers, or Keras 3 model on its backend torch, TensorFlow or JAX
-      (or the path of its `.keras` file); it stays as it is. Our own networks and Keras take images as (input, height,
-      width, channel); other modules get tensors as they are given. Random numbers that the model draws itself, as by
-      `rand` or `bernoulli`, are sampled too; uniform ones and decisions also where training alone draws them.
-    x: an array with inputs along the first axis; a tuple (by position) or a mapping (by keyword) of several, in which a
-      mapping may stand for an argument that is one, as in `({"ids": ids, "mask": mask},)`; a torch Dataset or
-      DataLoader, or any iterator of batches, so that data larger than memory streams.
-      Truth values and whole numbers reach a module as they are, floating numbers as the type of its weights. Where it
-      fails on its first inputs so, whole numbers are tried as int64 and then as floating (as pixels and features want
-      to be), of as few arrays as can be; floating codes that are all whole are tried as int64.
-      A batch is one of these forms, or a pair (inputs, target), of which the inputs are taken; three parts or more are
-      refused, and so is a list of two arrays of one shape with three axes or more, unless a DataLoader made it: it may
-      be two images. In batches by keyword, what `model` has no argument for is left out, and so are `labels`, `label`,
-      `targets` and `target` unless it must have them. A loader must give all inputs in their order, one for each item
-      of its dataset, unless those are batches (`batch_size=None`).
-    n_samples: number of draws, at least 2. batch_size: inputs handled at a time; changes rounding alone.
-    level: of the intervals.
-    masks: "shared" (draw t is the same network for every input) or "per_input" (fresh masks for each input, keyed by
-      `ids`, its position by default: inputs with the same id get the same masks; an index of `x` keys none); weights
-      of variational layers are drawn once for all inputs in both cases.
-    tolerance: draw only until each input's largest Monte Carlo standard error of `mean` is below this, `n_samples`
-      being the most; `prediction.n_samples` then says how many each input took, and kept draws end in NaN.
-      Inputs whose first draws happen to agree stop early, so answers lean to the sure side: on real images, with a
-      tolerance that 100 draws meet, the likeliest label gained 0.002 and mutual information lost 0.009 nats.
-    keep_samples: keep the draws themselves, float32 (draw, input, output); float64 for values of our own networks.
-    outputs: what a module that is not ours returns (of a Keras model read from its last activation, or from its loss,
-      where that is sure), "logits", "probabilities", "values" or "mean_log_variance"
-      (means, then log variances, along the last axis); a single logit or probability is that of the second of two
-      labels, as is a single channel, the second axis or the last, of a map. Several labels that may hold at once are
-      "values", or one of them at a time, by `select`. labels: names of its classes, 0, 1, ... by default; with more
-      than two axes they tell which is theirs. Our own networks have theirs, and refuse others.
-    select: which part of a tuple or mapping that `model` returns, or a function that takes it out.
-    constants: what else `model` is given, by keyword, the same for all inputs: flags, edges, an adjacency matrix. A
-      mapping of names; arrays become tensors, floating ones of the type of its weights. Not for Keras models.
-    stochastic_depth: whether whole blocks that are skipped at random when training are sampled too.
-    gaussian_noise: whether normal noise that acts in training alone is sampled too, as that of Keras's `GaussianNoise`.
-    workers: threads that each work on a chunk of draws x inputs with one thread of torch, one alone with all of
-      torch's; by default as many as torch uses on a CPU, and one on a GPU. With how many changes the result by rounding
-      alone. Keras on TensorFlow and JAX has threads of its own. Processes that are forked off compute with one thread;
-      there GPUs and Keras on TensorFlow or JAX are refused: start such by "spawn".
-    precision: "float32", "bfloat16" or "float16" for the network; summaries are in float64 always. On real images
-      either moves the mean by less than a tenth of what another `seed` does (tests/benchmarks/bench_precision.py).
-    device: "auto" (the first GPU, if there is one), "cpu", "cuda", "cuda:1", ..., or several, as in
-      `["cuda:0", "cuda:1"]`, which take batches in turns; with how many changes the result by rounding alone. Precision
-      and device of a Keras model are as Keras has them.
-    seed: from 0 to 2^53 - 1, decides every mask; None draws one and the result carries it.
-    progress: a bar on long runs, or a function of (done, total, text).
+    The result for an input depends on the model, that input, `seed` and `n_samples` alone, up to rounding (about 1e-5;
+    1e-3
+    where a GPU takes convolutions in TF32). The same call gives the same numbers to the bit on one machine with the
+    same
+    number of threads of torch.
 
-    The result for an input depends on the model, that input, `seed` and `n_samples` alone, up to rounding (about 1e-5);
-    the same call gives the same numbers to the bit on one machine with as many threads of torch.
+    Args:
+        model: Any torch module with dropout or Bayesian layers, or a Keras 3 model on its backend torch, TensorFlow or
+            JAX (or the path of its `.keras` file). It stays as it is. Networks of this package and Keras models take
+            images as (input, height, width, channel); other modules get tensors as they are given. Random numbers that
+            the model draws itself, as by `rand` or `bernoulli`, are sampled too; uniform ones and decisions also where
+            training alone draws them.
+        x: The inputs along the first axis: an array; a tuple (by position) or a mapping (by keyword) of several, in
+            which a mapping may stand for one argument, as in `({"ids": ids, "mask": mask},)`; a torch Dataset or
+            DataLoader; or any iterator of batches, so that data larger than memory can be streamed. A batch is one of
+            these forms, or a pair (inputs, target), of which the inputs are taken. Three parts or more are refused, and
+            so is a list of two arrays of one shape with three axes or more, unless a DataLoader made it: it may be two
+            images. In batches by keyword, what `model` has no argument for is left out, and so are `labels`, `label`,
+            `targets` and `target` unless it must have them. A loader must give all inputs in their order. Truth values
+            and whole numbers reach a module as they are, floating numbers in the type of its weights. Where it fails on
+            its first inputs, whole numbers are tried as int64 and then as floating numbers.
+        n_samples: The number of draws, at least 2.
+        batch_size: Inputs handled at a time. It changes the result by rounding alone.
+        level: The level of the intervals, in (0, 1).
+        masks: "shared": draw t is the same network for every input. "per_input": each input has masks of its own, keyed
+            by its id. Weights of Bayesian layers are drawn once for all inputs in both cases.
+        ids: What identifies each input; its position by default. Inputs with the same id get the same masks. An index
+            of `x` names inputs in tables but keys no masks.
+        tolerance: Draw only until the largest Monte Carlo standard error of each input's `mean` is below this, at most
+            `n_samples` times. `prediction.n_samples` then says how many each input took, and kept draws end in NaN.
+            Inputs whose first draws happen to agree stop early, so answers lean to the certain side: on real images,
+            with a tolerance that 100 draws meet, the most probable label gained 0.002 and mutual information lost 0.009
+            nats.
+        keep_samples: Whether the draws are kept: float32 (draw, input, output), float64 for values of networks of this
+            package.
+        outputs: What a module of your own returns: "logits", "probabilities", "values", or "mean_log_variance" (means,
+            then log variances, along the last axis). Of a Keras model it is read from the last activation or the loss,
+            where that is sure. A single logit or probability is that of the second of two labels, as is a single
+            channel (the second axis or the last) of a map. Several labels that may hold at once are "values", or one of
+            them at a time by `select`.
+        labels: The names of the classes of a module of your own; 0, 1, ... by default. With more than two axes they
+            tell which axis is the classes'. Networks of this package have their own labels, and refuse others.
+        select: Which part of a tuple or mapping that `model` returns, or a function that takes it out.
+        constants: What else `model` is given, by keyword, the same for all inputs: flags, edges, an adjacency matrix.
+            Arrays become tensors; floating ones get the type of the weights. Not for Keras models.
+        stochastic_depth: Whether whole blocks that are skipped at random in training are sampled too.
+        gaussian_noise: Whether normal noise that acts in training alone is sampled too, as that of Keras's
+            `GaussianNoise`.
+        workers: Threads that each work on a chunk of draws x inputs with one thread of torch; one alone uses all of
+            torch's. By default as many as torch uses on a CPU, and one on a GPU. Keras on TensorFlow and JAX has
+            threads of its own. Forked processes compute with one thread; there GPUs and Keras on TensorFlow or JAX are
+            refused, and want processes that are started by "spawn".
+        precision: "float32", "bfloat16" or "float16" for the network. Summaries are always in float64. On real images
+            either of the last two moves the mean by less than a tenth of what another `seed` does.
+        device: "auto" (the first GPU, if there is one), "cpu", "cuda", "cuda:1" and so on; or several, as in
+            `["cuda:0", "cuda:1"]`, which take batches in turns. Precision and device of a Keras model are those that
+            Keras has set.
+        seed: From 0 to 2^53 - 1; decides every mask. None draws one, and the result carries it.
+        progress: True shows a bar on long runs. A function is called with (done, total, text).
 
-    Raises ValueError for arguments that cannot be, NoStochasticSites where there is no dropout to sample,
-    IdenticalDraws where all draws are the same, OutOfMemory where the draws to keep would not fit.
-    Reference: Gal and Ghahramani (2016), arXiv:1506.02142.
+    Returns:
+        The prediction: means, intervals and measures of uncertainty for each input.
+
+    Raises:
+        ValueError: For arguments that cannot be.
+        NoStochasticSites: Where there is no dropout or Bayesian layer to sample.
+        IdenticalDraws: Where all draws are the same.
+        OutOfMemory: Where the draws to keep would not fit.
+
+    References:
+        Gal and Ghahramani (2016), Dropout as a Bayesian approximation, arXiv:1506.02142.
+
+    Examples:
+        >>> import mcdropout as mcd
+        >>> import numpy as np
+        >>> net = mcd.mc_mlp(4, labels=["no", "yes"])
+        >>> prediction = mcd.mc_predict(net, np.ones((3, 4)), n_samples=20, seed=1, progress=False)
+        >>> prediction.mean.shape, prediction.samples.shape
+        ((3, 2), (20, 3, 2))
     """
     started = time.perf_counter()
     request = SamplingOptions.checked(n_samples, batch_size, level, masks, tolerance, keep_samples, workers, seed)
@@ -137,11 +162,41 @@ def mc_predict_point(
     device: str | Sequence[str] = "auto",
     progress: Progress = True,
 ) -> np.ndarray:
-    """The ordinary prediction with dropout off, to compare: probabilities (input, label) or values (input, output).
+    """The ordinary prediction with dropout off, to compare with.
 
-    Arguments are those of `mc_predict()`, of several devices the first is taken; labels are in the order of
-    `model.labels`. Random numbers that the model draws in prediction are those that its own call would draw now; the
-    generators that they come from stay where they are.
+    Random numbers that the model draws in prediction are those that its own call would draw now; the generators that
+    they
+    come from stay where they are.
+
+    Args:
+        model: As in `mc_predict()`.
+        x: As in `mc_predict()`.
+        batch_size: Inputs handled at a time.
+        outputs: What a module of your own returns: "logits", "probabilities", "values", or "mean_log_variance" (means,
+            then log variances, along the last axis). Of a Keras model it is read from the last activation or the loss,
+            where that is sure. A single logit or probability is that of the second of two labels, as is a single
+            channel (the second axis or the last) of a map. Several labels that may hold at once are "values", or one of
+            them at a time by `select`.
+        labels: The names of the classes of a module of your own; 0, 1, ... by default. With more than two axes they
+            tell which axis is the classes'. Networks of this package have their own labels, and refuse others.
+        select: Which part of a tuple or mapping that `model` returns, or a function that takes it out.
+        constants: What else `model` is given, by keyword, the same for all inputs: flags, edges, an adjacency matrix.
+            Arrays become tensors; floating ones get the type of the weights. Not for Keras models.
+        precision: "float32", "bfloat16" or "float16" for the network. Summaries are always in float64.
+        device: As in `mc_predict()`; of several devices the first is taken.
+        progress: True shows a bar on long runs. A function is called with (done, total, text).
+
+    Returns:
+        Probabilities (input, label), in the order of `model.labels`, or values (input, output).
+
+    Raises:
+        ValueError: For arguments that cannot be.
+
+    Examples:
+        >>> import mcdropout as mcd
+        >>> import numpy as np
+        >>> mcd.mc_predict_point(mcd.mc_mlp(4, labels=["no", "yes"]), np.ones((3, 4)), progress=False).shape
+        (3, 2)
     """
     batch_size = check_count(batch_size, "batch_size")
     model, x = split_backbone(model, x, device)
@@ -182,14 +237,36 @@ def mc_sites(
     stochastic_depth: bool = True,
     gaussian_noise: bool = False,
 ) -> pd.DataFrame:
-    """The places where `mc_predict(model, x)` will sample: one row per site.
+    """List the places where `mc_predict(model, x)` samples: one row for each site.
 
-    Columns: site (module path and call number), operation, rate (of dropping; of a 0 where the model draws decisions
-    itself; NaN where numbers or weights are drawn), shape (of the mask of one input, or how many weights). The masks
-    of a site are keyed by its row, so models with the same rows draw the same masks, from torch and from Keras.
-    Warns of random numbers that are left out or cannot be keyed, and where the spread is likely to say little: dropout
-    before the last layer alone, and rates under 0.1 or over 0.7 in anything but a network of ours, or a Keras model by
-    its loss, for values. Raises NoStochasticSites where there is nothing to sample.
+    Warns of random numbers that are left out or cannot be keyed. Warns also where the spread is likely to say little:
+    dropout before the last layer alone, and rates under 0.1 or over 0.7 (but for values, in networks of this package
+    and
+    Keras models).
+
+    Args:
+        model: As in `mc_predict()`.
+        x: Inputs like those to predict; the first three are used.
+        constants: What else `model` is given, by keyword, the same for all inputs: flags, edges, an adjacency matrix.
+            Arrays become tensors; floating ones get the type of the weights. Not for Keras models.
+        stochastic_depth: Whether whole blocks that are skipped at random in training are sampled too.
+        gaussian_noise: Whether normal noise that acts in training alone is sampled too, as that of Keras's
+            `GaussianNoise`.
+
+    Returns:
+        A table with columns site (module path and number of the call), operation, rate (of dropping; of a 0 where the
+        model draws decisions itself; NaN where numbers or weights are drawn) and shape (of the mask of one input, or
+        how many weights). Masks are keyed by the row, so models with the same rows draw the same masks, from torch and
+        from Keras.
+
+    Raises:
+        NoStochasticSites: Where there is nothing to sample.
+
+    Examples:
+        >>> import mcdropout as mcd
+        >>> import numpy as np
+        >>> mcd.mc_sites(mcd.mc_mlp(4, labels=["no", "yes"], dropout=0.2), np.ones((3, 4))).rate.tolist()
+        [0.2]
     """
     model, x = split_backbone(model, x)
     besides = SiteOptions.checked(stochastic_depth, gaussian_noise)

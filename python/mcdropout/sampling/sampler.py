@@ -39,11 +39,51 @@ def mc_sampler(
     device: str | Sequence[str] = "auto",
     seed: int | None = None,
 ) -> MCSampler:
-    """Prepare `mc_predict()` for a service that is asked again and again: the result is called with inputs.
+    """Prepare `mc_predict()` for a service that is asked again and again.
 
-    Sites, masks and chunks are made once, from `example` (inputs like those to come), and made anew in the first call
-    after the model was changed: trained on, given other weights, statistics or rates. The answers are those of
-    `mc_predict()` with shared masks, the same seed and no draws kept. Other arguments are those of `mc_predict()`.
+    Sites, masks and chunks are made once. They are made anew in the first call after the model was changed: trained on,
+    or
+    given other weights, statistics or rates. Answers are those of `mc_predict()` with shared masks, the same seed and
+    no
+    draws kept.
+
+    Args:
+        model: As in `mc_predict()`.
+        example: Inputs like those to come.
+        n_samples: The number of draws, at least 2.
+        level: The level of the intervals, in (0, 1).
+        outputs: What a module of your own returns: "logits", "probabilities", "values", or "mean_log_variance" (means,
+            then log variances, along the last axis). Of a Keras model it is read from the last activation or the loss,
+            where that is sure. A single logit or probability is that of the second of two labels, as is a single
+            channel (the second axis or the last) of a map. Several labels that may hold at once are "values", or one of
+            them at a time by `select`.
+        labels: The names of the classes of a module of your own; 0, 1, ... by default. With more than two axes they
+            tell which axis is the classes'. Networks of this package have their own labels, and refuse others.
+        select: Which part of a tuple or mapping that `model` returns, or a function that takes it out.
+        constants: What else `model` is given, by keyword, the same for all inputs: flags, edges, an adjacency matrix.
+            Arrays become tensors; floating ones get the type of the weights. Not for Keras models.
+        stochastic_depth: Whether whole blocks that are skipped at random in training are sampled too.
+        gaussian_noise: Whether normal noise that acts in training alone is sampled too, as that of Keras's
+            `GaussianNoise`.
+        precision: "float32", "bfloat16" or "float16" for the network. Summaries are always in float64.
+        device: "auto" (the first GPU, if there is one), "cpu", "cuda", "cuda:1" and so on; or several, as in
+            `["cuda:0", "cuda:1"]`, which take batches in turns. Precision and device of a Keras model are those that
+            Keras has set.
+        seed: From 0 to 2^53 - 1; decides every mask. None draws one, and the result carries it.
+
+    Returns:
+        A sampler: call it with inputs to get a prediction.
+
+    Raises:
+        ValueError: For arguments that cannot be.
+        NoStochasticSites: Where there is nothing to sample.
+
+    Examples:
+        >>> import mcdropout as mcd
+        >>> import numpy as np
+        >>> ask = mcd.mc_sampler(mcd.mc_mlp(4, labels=["no", "yes"]), np.ones((3, 4)), seed=1)
+        >>> ask(np.zeros((1, 4))).mean.shape
+        (1, 2)
     """
     request = SamplingOptions.checked(n_samples, 128, level, "shared", None, False, None, seed)
     besides = SiteOptions.checked(stochastic_depth, gaussian_noise)

@@ -54,46 +54,70 @@ def mc_fit(
     checkpoint: str | os.PathLike[str] | None = None,
     progress: Progress = True,
 ) -> Model:
-    """Train `model` in place on inputs `x` and their labels or values `y`; gives it back, ready to predict.
+    """Train a network in place on inputs and their labels or values.
 
-    model: of `mc_cnn()`, `mc_mlp()` or their kin, or any torch module with attributes `task`, `labels`, `outputs`
-      like theirs.
-    x: (input, ...), an array, tensor, data frame or image files. A network of ours keeps the names of a data frame's
-      columns, and finds them in others, in any order. y: labels, or values (input, output).
-    optimizer: "adam", "adamw", "sgd" (momentum 0.9), "rmsprop", or a function from parameters to an optimizer,
-      which then has its own learning rate and weight decay.
-    validation_split: share of the inputs to hold out, of each label alike. validation_data: (x, y) instead.
-    early_stopping: epochs without a better `monitor` after which to stop; the best weights are then put back.
-    monitor: "loss", "accuracy" (for values "rmse"), or one of these with "val_" before it.
-    reduce_lr: epochs without a better `monitor` after which the learning rate is halved, or a mapping with
-      `patience` and `factor`.
-    class_weight: "balanced", or weights in the training loss, by label or in the order of the labels.
-    kl_weight: of the KL divergence of variational layers, which is added to the loss: "1/N", one over the number of
-      values learnt from, makes the loss the negative evidence lower bound per value; or a number, at least 0; a
-      function of the epoch (1, 2, ...) to a number; or for a warm-up a mapping with `warm_up`, a number of epochs in
-      which it rises evenly to `weight` ("1/N" by default).
-    augment: called with a batch of inputs and a torch.Generator; gives the batch to learn from. A network of ours gives
-      it tables in the caller's units, in float64 in the host's memory.
-    callbacks: called after each epoch with its row of the history; one that gives True or "stop" ends training.
-    precision: "float32", or for mixed precision "bfloat16" or "float16".
-    seed: decides the held-out part, the order and the dropout; None draws one (or takes the checkpoint's). Networks of
-      ours draw from generators of their own. For other modules torch's global generators are borrowed during each step
-      and put back after it, so let no other thread draw from them meanwhile.
-    checkpoint: a file, written after every epoch; where it exists, training goes on from it, and ends with the weights
-      of a run that was never interrupted: to the bit on one machine with as many threads of torch.
-    progress: a bar, or a function that is called with (batches done, batches in all, text).
+    The loss is the cross-entropy in nats. For values it is the negative log-likelihood (without noise, the squared
+    error)
+    in standard deviations of the training values. An interrupt (Ctrl-C) stops with a warning and keeps what was learnt.
 
-    `model.history` has a row per epoch: epoch, loss, accuracy or rmse, both with "val_", learning_rate, seconds.
-    The loss is cross-entropy in nats; for values it is the negative log-likelihood (without noise, the squared
-    error) in standard deviations of the training values, while rmse is in the caller's units. With variational
-    layers the row also has nll, the loss without its KL term, kl, the divergence in nats of all layers, and
-    kl_weight, so that loss = nll + kl_weight * kl; and for each layer std_<its path>, the mean posterior standard
-    deviation of its weights after the epoch. Validation is of the posterior means, and without the KL term. An
-    interrupt (Ctrl-C) stops with a warning and keeps what was learnt.
+    `model.history` has a row for each epoch: epoch, loss, accuracy or rmse (in the caller's units), both with "val_" in
+    front, learning_rate and seconds. With Bayesian layers it also has nll, the loss without its KL term; kl, the
+    divergence
+    of all layers in nats; kl_weight, so that loss = nll + kl_weight * kl; and for each layer std_<its path>, the mean
+    posterior standard deviation of its weights. Validation uses the posterior means, and leaves out the KL term.
 
-    Raises ValueError for arguments that cannot be used, and FloatingPointError when the loss or a weight is no
-    number any more. Whatever the error, what the model learnt in that epoch is taken back; where it had learnt nothing
-    before, it is as it was, its units and columns too.
+    Args:
+        model: A network of `mc_cnn()`, `mc_mlp()` or their kin, or any torch module with attributes `task`, `labels`
+            and `outputs` like theirs.
+        x: The inputs along the first axis: an array, tensor, data frame or image files. A network of this package keeps
+            the names of a data frame's columns, and finds them in other data frames, in any order.
+        y: The labels (input,), or the values (input, output).
+        epochs: How often all inputs are learnt from.
+        batch_size: Inputs of one step.
+        learning_rate: Of the optimizer.
+        optimizer: "adam", "adamw", "sgd" (momentum 0.9) or "rmsprop"; or a function from parameters to an optimizer,
+            which then has its own learning rate and weight decay.
+        weight_decay: Of the optimizer.
+        validation_split: The share of the inputs to hold out, of each label alike; from 0 to below 1.
+        validation_data: Inputs and labels to validate on, instead.
+        early_stopping: Epochs without a better `monitor` after which to stop. The best weights are then put back.
+        monitor: "loss", "accuracy" (for values "rmse"), or one of these with "val_" in front.
+        reduce_lr: Epochs without a better `monitor` after which the learning rate is halved, or a mapping with
+            `patience` and `factor`.
+        class_weight: "balanced", or weights of the labels in the training loss, by label or in their order.
+        kl_weight: The weight of the KL divergence in the loss. "1/N", one over the number of training values, makes the
+            loss the negative evidence lower bound for each value. Or a number, at least 0; a function of the epoch (1,
+            2, ...); or for a warm-up a mapping with `warm_up`, the epochs in which it rises evenly to `weight` ("1/N"
+            by default).
+        augment: A function of a batch of inputs and a torch.Generator that returns the batch to learn from. A network
+            of this package passes tables in the caller's units, in float64 on the host.
+        callbacks: Functions that are called after each epoch with its row of the history. One that returns True or
+            "stop" ends training.
+        precision: "float32", or "bfloat16" or "float16" for mixed precision.
+        device: "auto" (the first GPU, if there is one), "cpu", "cuda", "cuda:1" and so on.
+        seed: Decides the held-out part, the order and the dropout. None draws one, or takes the checkpoint's. Networks
+            of this package draw from generators of their own. Other modules get torch's global generators during each
+            step; no other thread should draw from them then.
+        checkpoint: A file that is written after every epoch. Where it exists, training goes on from it, and ends with
+            the weights of a run that was never interrupted: to the bit on one machine with the same number of threads.
+        progress: True shows a bar on long runs. A function is called with (done, total, text).
+
+    Returns:
+        `model`, trained.
+
+    Raises:
+        ValueError: For arguments that cannot be used.
+        FloatingPointError: When the loss or a weight is no longer a number. After any error, what the model learnt in
+            that epoch is taken back; a model that had learnt nothing before is as it was.
+
+    Examples:
+        >>> import mcdropout as mcd
+        >>> import numpy as np
+        >>> x = np.random.default_rng(0).normal(size=(100, 4))
+        >>> y = np.where(x[:, 0] > 0, "yes", "no")
+        >>> net = mcd.mc_fit(mcd.mc_mlp(4, labels=["no", "yes"]), x, y, epochs=2, seed=1, progress=False)
+        >>> net.history[["epoch", "loss"]].shape
+        (2, 2)
     """
     given, objective = model, objective_of(model)
     file = None if checkpoint is None else Checkpoint(checkpoint)

@@ -30,15 +30,34 @@ def mc_train_on_batch(
     optimizer: str | MakeOptimizer | Optimizer | None = None,
     kl_weight: float | None = None,
 ) -> dict[str, float]:
-    """One step on one mini-batch, for loops of one's own: gives its loss, and its accuracy or rmse.
+    """Train for one step on one mini-batch, for loops of your own.
 
-    The optimizer (Adam with rate 0.001 by default; else as in `mc_fit()`, or a torch optimizer) stays with the
-    model from call to call, until another is given. A function is called once: it is another where its code, or a
-    value that it uses, is another. Dropout comes from the network's seed and the number of its steps so far,
-    whatever optimizer took them. A network for tables or values that has learnt nothing yet takes its units from
-    this batch.
-    A network with variational layers needs a `kl_weight`, one over the number of inputs of all batches of an epoch,
-    and also gives nll and kl.
+    Dropout comes from the network's seed and the number of its steps so far, whatever optimizer took them. A network
+    for
+    tables or values that has learnt nothing yet takes its units from this batch.
+
+    Args:
+        model: As in `mc_fit()`.
+        x: The inputs of the batch.
+        y: Their labels or values.
+        optimizer: As in `mc_fit()` (Adam with rate 0.001 by default), or a torch optimizer. It stays with the model
+            from call to call, until another is given. A function is called once; it counts as another if its code, or a
+            value that it uses, is another.
+        kl_weight: The weight of the KL divergence, which a network with Bayesian layers needs: one over the number of
+            inputs of all batches of an epoch.
+
+    Returns:
+        The loss, and the accuracy or rmse, of the batch; with Bayesian layers also nll and kl.
+
+    Raises:
+        ValueError: For arguments that cannot be used.
+
+    Examples:
+        >>> import mcdropout as mcd
+        >>> import numpy as np
+        >>> x = np.random.default_rng(0).normal(size=(32, 4))
+        >>> sorted(mcd.mc_train_on_batch(mcd.mc_mlp(4, task="regression"), x, x[:, 0]))
+        ['loss', 'rmse']
     """
     objective = objective_of(model)
     if isinstance(model, FrozenNetwork):

@@ -168,13 +168,31 @@ class _BayesConv(BayesLayer):
 
 
 class BayesConv1d(_BayesConv):
-    """`torch.nn.Conv1d` with a distribution over its weights; the options are those of `BayesLinear`."""
+    """A Bayesian convolution in one dimension: `torch.nn.Conv1d` with a distribution over its weights.
+
+    The arguments are those of `torch.nn.Conv1d`, and then those of `BayesLinear`.
+
+    Examples:
+        >>> import mcdropout as mcd
+        >>> import torch
+        >>> mcd.BayesConv1d(2, 3, 3)(torch.ones(5, 2, 8)).shape
+        torch.Size([5, 3, 6])
+    """
 
     twin_class, n_spatial = nn.Conv1d, 1
 
 
 class BayesConv2d(_BayesConv):
-    """`torch.nn.Conv2d` with a distribution over its weights; the options are those of `BayesLinear`."""
+    """A Bayesian convolution in two dimensions: `torch.nn.Conv2d` with a distribution over its weights.
+
+    The arguments are those of `torch.nn.Conv2d`, and then those of `BayesLinear`.
+
+    Examples:
+        >>> import mcdropout as mcd
+        >>> import torch
+        >>> mcd.BayesConv2d(2, 3, 3)(torch.ones(5, 2, 8, 8)).shape
+        torch.Size([5, 3, 6, 6])
+    """
 
     twin_class, n_spatial = nn.Conv2d, 2
 

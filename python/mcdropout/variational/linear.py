@@ -14,12 +14,25 @@ from .priors import Prior
 
 
 class BayesLinear(BayesLayer):
-    """`torch.nn.Linear` with a distribution over its weights.
+    """A Bayesian linear layer: `torch.nn.Linear` with a distribution over its weights.
 
-    posterior, prior: of `mc_posterior_normal()`, `mc_prior_normal()` and their kin; bias_prior: as `prior` by
-    default. estimator: "reparameterization", "local_reparameterization" or "flipout"; the latter two are for
-    mean-field normal posteriors, whose default is "flipout". kl_samples: draws for a KL divergence that has no closed
-    form. Everything else is the plain layer's.
+    Args:
+        in_features: As in `torch.nn.Linear`.
+        out_features: As in `torch.nn.Linear`.
+        bias: Whether there is a bias.
+        posterior: The family of the learnt distribution, of `mc_posterior_normal()` (by default) and its kin.
+        prior: The distribution of the weights before training, of `mc_prior_normal()` (standard normal by default) and
+            its kin.
+        bias_prior: The prior of the biases; `prior` by default.
+        estimator: How the noise of the weights enters while learning: "reparameterization", "local_reparameterization"
+            or "flipout". The last two are for the mean-field normal posterior, whose default is "flipout".
+        kl_samples: Draws for a KL divergence that has no closed form.
+
+    Examples:
+        >>> import mcdropout as mcd
+        >>> import torch
+        >>> mcd.BayesLinear(3, 2)(torch.ones(5, 3)).shape
+        torch.Size([5, 2])
     """
 
     def __init__(

@@ -65,32 +65,74 @@ class Posterior:
 
 
 def mc_posterior_normal(scale: float = START_SCALE, mean: float | None = None) -> Posterior:
-    """Every weight has a normal posterior of its own (mean-field): two parameters for each.
+    """A normal posterior for every weight (mean-field): two parameters for each.
 
-    scale: standard deviation to start from, above 0. mean: where all means start; by default as the weights of a
-    plain layer do.
-    Reference: Blundell et al. (2015), Weight uncertainty in neural networks, arXiv:1505.05424.
+    Args:
+        scale: The standard deviation to start from, above 0.
+        mean: Where all means start. By default as the weights of a plain layer do.
+
+    Returns:
+        The posterior.
+
+    Raises:
+        ValueError: For a scale that is not above 0.
+
+    References:
+        Blundell et al. (2015), Weight uncertainty in neural networks, arXiv:1505.05424.
+
+    Examples:
+        >>> import mcdropout as mcd
+        >>> net = mcd.mc_bayes_mlp(3, ["no", "yes"], posterior=mcd.mc_posterior_normal(0.01))
     """
     return Posterior("normal", **_start(scale, mean))
 
 
 def mc_posterior_multivariate_normal(scale: float = START_SCALE, mean: float | None = None) -> Posterior:
-    """All weights of a layer, bias included, are normal together, with a full covariance.
+    """A normal posterior of all weights of a layer together, bias included, with a full covariance.
 
-    n weights have n means and n (n + 1) / 2 entries of the covariance's lower-triangular root:
-    `mc_posterior_parameters()` counts them, and what would not fit into memory is refused.
-    scale, mean: as in `mc_posterior_normal()`; the weights start uncorrelated.
+    n weights have n means and n (n + 1) / 2 entries of the covariance's lower-triangular root. What would not fit into
+    memory is refused. The weights start uncorrelated.
+
+    Args:
+        scale: The standard deviation to start from, above 0.
+        mean: Where all means start. By default as the weights of a plain layer do.
+
+    Returns:
+        The posterior.
+
+    Raises:
+        ValueError: For a scale that is not above 0.
+
+    Examples:
+        >>> import mcdropout as mcd
+        >>> mcd.mc_posterior_parameters(mcd.mc_posterior_multivariate_normal(), 10)
+        65
     """
     return Posterior("multivariate_normal", **_start(scale, mean))
 
 
 def mc_posterior_custom(make: MakePosterior, scale: float = START_SCALE, mean: float | None = None) -> Posterior:
-    """A posterior of one's own: a function of two tensors, location and scale, to a `torch.distributions` object.
+    """A posterior of your own. `mc_save()` cannot write it to a file.
 
-    Both tensors have the shape of the weights (and then of the biases) and are learnt; the scale is above 0. The
-    object must have `rsample`, of that shape, and a finite `mean` or `mode`, which is what predicts without
-    sampling. In a prediction its noise comes from a generator of its own, seeded by seed, site and draw. Such a
-    posterior cannot be written to a file by `mc_save()`. scale, mean: where the tensors start.
+    In a prediction its noise comes from a separate generator, seeded by seed, site and draw.
+
+    Args:
+        make: A function of two tensors, location and scale, to a `torch.distributions` object. Both have the shape of
+            the weights (and then of the biases) and are learnt; the scale is above 0. The object must have `rsample`,
+            of that shape, and a finite `mean` or `mode`, which is what predicts without sampling.
+        scale: Where the scale starts, above 0.
+        mean: Where the location starts. By default as the weights of a plain layer do.
+
+    Returns:
+        The posterior.
+
+    Raises:
+        ValueError: For a scale that is not above 0.
+
+    Examples:
+        >>> import mcdropout as mcd
+        >>> import torch
+        >>> posterior = mcd.mc_posterior_custom(torch.distributions.Laplace)
     """
     if not callable(make):
         raise ValueError(f"`make` must be a function of location and scale; got {shown(make)}.")
@@ -98,7 +140,23 @@ def mc_posterior_custom(make: MakePosterior, scale: float = START_SCALE, mean: f
 
 
 def mc_posterior_parameters(posterior: Posterior, n_weights: int) -> int:
-    """How many parameters a layer of `n_weights` weights, biases included, would have under `posterior`."""
+    """Count the parameters of a layer under a posterior.
+
+    Args:
+        posterior: What one of the `mc_posterior_...()` functions returned.
+        n_weights: Weights of the layer, biases included.
+
+    Returns:
+        The number of parameters.
+
+    Raises:
+        ValueError: For a number of weights that is not at least 1.
+
+    Examples:
+        >>> import mcdropout as mcd
+        >>> mcd.mc_posterior_parameters(mcd.mc_posterior_normal(), 10)
+        20
+    """
     return check_posterior(posterior).n_parameters(check_count(n_weights, "n_weights"))
 
 

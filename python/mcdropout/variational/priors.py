@@ -88,34 +88,107 @@ class Prior:
 
 
 def mc_prior_normal(loc: Number = 0.0, scale: Number = 1.0) -> Prior:
-    """Weights are normal about `loc` with standard deviation `scale`: shrinks them as an L2 penalty does.
+    """A normal prior, which shrinks weights as an L2 penalty does.
 
-    loc, scale: one number for all weights, or an array of their shape. Raises ValueError for a scale that is not
-    above 0.
+    Args:
+        loc: The mean: one number for all weights, or an array of their shape.
+        scale: The standard deviation, above 0; one number or an array.
+
+    Returns:
+        The prior.
+
+    Raises:
+        ValueError: For a scale that is not above 0.
+
+    Examples:
+        >>> import mcdropout as mcd
+        >>> net = mcd.mc_bayes_mlp(3, ["no", "yes"], prior=mcd.mc_prior_normal(0, 0.5))
     """
     return Prior("normal", {"loc": location_of(loc), "scale": scale_of(scale)})
 
 
 def mc_prior_laplace(loc: Number = 0.0, scale: Number = 1.0) -> Prior:
-    """Weights are Laplace about `loc`, with mean absolute deviation `scale`: an L1 penalty. Else as a normal prior."""
+    """A Laplace prior, which shrinks weights as an L1 penalty does.
+
+    Args:
+        loc: The centre: one number for all weights, or an array of their shape.
+        scale: The mean absolute deviation, above 0.
+
+    Returns:
+        The prior.
+
+    Raises:
+        ValueError: For a scale that is not above 0.
+
+    Examples:
+        >>> import mcdropout as mcd
+        >>> net = mcd.mc_bayes_mlp(3, ["no", "yes"], prior=mcd.mc_prior_laplace(0, 0.1))
+    """
     return Prior("laplace", {"loc": location_of(loc), "scale": scale_of(scale)})
 
 
 def mc_prior_student_t(loc: Number = 0.0, scale: Number = 1.0, df: Number = 3.0) -> Prior:
-    """Weights are Student-t with `df` degrees of freedom, above 0: large ones are less shrunk than by a normal."""
+    """A Student-t prior, which shrinks large weights less than a normal one does.
+
+    Args:
+        loc: The centre: one number for all weights, or an array of their shape.
+        scale: The scale, above 0.
+        df: Degrees of freedom, above 0.
+
+    Returns:
+        The prior.
+
+    Raises:
+        ValueError: For a scale that is not above 0.
+
+    Examples:
+        >>> import mcdropout as mcd
+        >>> net = mcd.mc_bayes_mlp(3, ["no", "yes"], prior=mcd.mc_prior_student_t(0, 0.1))
+    """
     return Prior("student_t", {"loc": location_of(loc), "scale": scale_of(scale), "df": scale_of(df, "df")})
 
 
 def mc_prior_cauchy(loc: Number = 0.0, scale: Number = 1.0) -> Prior:
-    """Weights are Cauchy about `loc`; half of them lie within `scale` of it, and large ones are hardly shrunk."""
+    """A Cauchy prior, which hardly shrinks large weights.
+
+    Args:
+        loc: The centre: one number for all weights, or an array of their shape.
+        scale: Half of the weights lie within it of `loc`; above 0.
+
+    Returns:
+        The prior.
+
+    Raises:
+        ValueError: For a scale that is not above 0.
+
+    Examples:
+        >>> import mcdropout as mcd
+        >>> net = mcd.mc_bayes_mlp(3, ["no", "yes"], prior=mcd.mc_prior_cauchy(0, 0.1))
+    """
     return Prior("cauchy", {"loc": location_of(loc), "scale": scale_of(scale)})
 
 
 def mc_prior_horseshoe(loc: Number = 0.0, scale: Number = 1.0) -> Prior:
-    """Weights are normal about `loc` with a standard deviation of `scale` times a half-Cauchy number.
+    """A horseshoe prior: normal, with a standard deviation of `scale` times a half-Cauchy number.
 
     Small weights are pushed to `loc`, large ones are left alone.
-    Reference: Carvalho, Polson and Scott (2010), doi:10.1093/biomet/asq017.
+
+    Args:
+        loc: The centre: one number for all weights, or an array of their shape.
+        scale: The scale of the half-Cauchy, above 0.
+
+    Returns:
+        The prior.
+
+    Raises:
+        ValueError: For a scale that is not above 0.
+
+    References:
+        Carvalho, Polson and Scott (2010), doi:10.1093/biomet/asq017.
+
+    Examples:
+        >>> import mcdropout as mcd
+        >>> net = mcd.mc_bayes_mlp(3, ["no", "yes"], prior=mcd.mc_prior_horseshoe(0, 0.1))
     """
     return Prior("horseshoe", {"loc": location_of(loc), "scale": scale_of(scale)})
 
@@ -123,10 +196,25 @@ def mc_prior_horseshoe(loc: Number = 0.0, scale: Number = 1.0) -> Prior:
 def mc_prior_mixture(
     scales: Sequence[float] = (1.0, 0.1), weights: Sequence[float] = (0.5, 0.5), loc: Number = 0.0
 ) -> Prior:
-    """Weights are of several normals about one `loc`, with standard deviations `scales`, in shares `weights`.
+    """A mixture of normal distributions around one centre.
 
-    `weights` are above 0 and are divided by their sum.
-    Reference: Blundell et al. (2015), Weight uncertainty in neural networks, arXiv:1505.05424.
+    Args:
+        scales: Their standard deviations, above 0.
+        weights: Their shares, above 0; they are divided by their sum.
+        loc: The centre: one number for all weights, or an array of their shape.
+
+    Returns:
+        The prior.
+
+    Raises:
+        ValueError: For numbers that are not above 0.
+
+    References:
+        Blundell et al. (2015), Weight uncertainty in neural networks, arXiv:1505.05424.
+
+    Examples:
+        >>> import mcdropout as mcd
+        >>> net = mcd.mc_bayes_mlp(3, ["no", "yes"], prior=mcd.mc_prior_mixture((1.0, 0.1)))
     """
     parts = [check_number(one, "scales", above=0) for one in several(scales, "scales")]
     shares = [check_number(one, "weights", above=0) for one in several(weights, "weights")]
@@ -137,9 +225,21 @@ def mc_prior_mixture(
 
 
 def mc_prior_custom(distribution: Distribution) -> Prior:
-    """Weights are of a `torch.distributions` object, of one number or of their shape; it needs `log_prob`.
+    """A prior of your own. `mc_save()` cannot write it to a file.
 
-    Such a prior cannot be written to a file by `mc_save()`.
+    Args:
+        distribution: A `torch.distributions` object, of one number or of the shape of the weights. It needs `log_prob`.
+
+    Returns:
+        The prior.
+
+    Raises:
+        TypeError: For an object without `log_prob`.
+
+    Examples:
+        >>> import mcdropout as mcd
+        >>> import torch
+        >>> prior = mcd.mc_prior_custom(torch.distributions.Gumbel(0.0, 1.0))
     """
     if not isinstance(distribution, Distribution):
         raise ValueError(
