@@ -24,6 +24,7 @@ declare_python_packages <- function() {
 #'
 #' @return (flag) `TRUE` or `FALSE`.
 #' @export
+#' @family python
 #' @examples
 #' mc_python_available()
 mc_python_available <- function() {

@@ -12,6 +12,7 @@
 #' @return (mc_images) A list of R data: `paths`, `y` (factor, or `NULL`), `size`, `color`. `images[i]`
 #'   chooses inputs, `length(images)` and `dim(images)` tell how many, and of what shape.
 #' @export
+#' @family data
 #' @examples
 #' \dontrun{
 #' images <- mc_read_images("chest_xray/train", size = c(64, 64))

@@ -9,6 +9,7 @@
 #'   `y_train` and `y_test`, (factors) the label of each; `labels`, (character vector) all labels.
 #' @references Xiao, Rasul and Vollgraf (2017), *Fashion-MNIST*, \doi{10.48550/arXiv.1708.07747}. MIT licence.
 #' @export
+#' @family data
 #' @examplesIf mc_python_available()
 #' data <- mc_sample_data()
 #' dim(data$x_train)
@@ -34,6 +35,7 @@ mc_sample_data <- function() {
 #' @return (array) The numbers with the shape that the file states, inputs first; a vector if there is one
 #'   axis.
 #' @export
+#' @family data
 #' @examples
 #' \dontrun{
 #' x <- mc_read_idx("train-images-idx3-ubyte.gz") / 255

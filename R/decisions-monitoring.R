@@ -42,6 +42,7 @@
 #'   *Etude critique de la notion de collectif*. Yurdakul and Naranjo (2020), *Journal of Risk Model
 #'   Validation* 14, for the population stability index by chance.
 #' @export
+#' @family decisions
 #' @examplesIf mc_python_available()
 #' net <- mc_mlp(4, labels = levels(iris$Species))
 #' train <- seq(1, 150, by = 2)

@@ -53,6 +53,7 @@
 #'   Wiens and Dmitrienko (2005), *Journal of Biopharmaceutical Statistics* 15, for the fallback procedure.
 #'   Geifman and El-Yaniv (2017), \doi{10.48550/arXiv.1705.08500}, for selective risk.
 #' @export
+#' @family decisions
 #' @examplesIf mc_python_available()
 #' net <- mc_mlp(4, labels = levels(iris$Species))
 #' train <- seq(1, 150, by = 2)
@@ -120,6 +121,7 @@ mc_decide <- function(policy, prediction) {
 #' @references Houlsby et al. (2011), \doi{10.48550/arXiv.1112.5745} (BALD). Kirsch, van Amersfoort and Gal
 #'   (2019), \doi{10.48550/arXiv.1906.08158} (BatchBALD).
 #' @export
+#' @family decisions
 #' @examplesIf mc_python_available()
 #' net <- mc_mlp(4, labels = levels(iris$Species))
 #' labelled <- c(1:5, 51:55, 101:105)

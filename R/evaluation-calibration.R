@@ -19,6 +19,7 @@
 #' @references Guo et al. (2017), \doi{10.48550/arXiv.1706.04599}. Scaling each draw before the mean: Rahaman
 #'   and Thiery (2021), \doi{10.48550/arXiv.2007.08792}.
 #' @export
+#' @family evaluation
 #' @examplesIf mc_python_available()
 #' net <- mc_mlp(4, labels = levels(iris$Species))
 #' train <- seq(1, 150, by = 2)
@@ -75,6 +76,7 @@ mc_apply <- function(learnt, prediction) {
 #'   Romano, Patterson and Candes (2019), \doi{10.48550/arXiv.1905.03222} (cqr). Vovk (2012),
 #'   \doi{10.48550/arXiv.1209.2673} (by label).
 #' @export
+#' @family evaluation
 #' @examplesIf mc_python_available()
 #' net <- mc_mlp(4, labels = levels(iris$Species))
 #' train <- seq(1, 150, by = 2)

@@ -23,6 +23,7 @@
 #'   probability of the predicted label; its error is that of the worst label), `std` over the draws, and
 #'   for classes the three entropies.
 #' @export
+#' @family evaluation
 #' @examplesIf mc_python_available()
 #' net <- mc_mlp(4, labels = levels(iris$Species))
 #' net <- mc_fit(net, iris[1:4], iris$Species, epochs = 20, batch_size = 32, seed = 1)
@@ -89,6 +90,7 @@ print.mc_convergence <- function(x, ...) {
 #' @references Gal, Hron and Kendall (2017), \doi{10.48550/arXiv.1705.07832}: the rate must fit the data for
 #'   the spread to mean much.
 #' @export
+#' @family evaluation
 #' @examplesIf mc_python_available()
 #' train <- seq(1, 150, by = 2)
 #' fitted_with <- function(rate) {

@@ -50,6 +50,7 @@
 #'   \doi{10.1198/016214506000001437}, for CRPS and interval score. Hendrycks and Gimpel (2017),
 #'   \doi{10.48550/arXiv.1610.02136}, for inside and outside.
 #' @export
+#' @family evaluation
 #' @examplesIf mc_python_available()
 #' net <- mc_mlp(4, labels = levels(iris$Species))
 #' net <- mc_fit(net, iris[1:4], iris$Species, epochs = 20, batch_size = 32, seed = 1)

@@ -12,6 +12,7 @@
 #' @param path (string) The file. A model's name usually ends in `.safetensors`, a policy's in `.json`.
 #' @return `mc_save()`: `path`, invisibly. `mc_load()`: what was written.
 #' @export
+#' @family files
 #' @examplesIf mc_python_available()
 #' net <- mc_mlp(4, labels = levels(iris$Species))
 #' file <- tempfile(fileext = ".safetensors")

@@ -29,6 +29,7 @@
 #'
 #' Wen, Vicol, Ba, Tran and Grosse (2018), *Flipout*, \doi{10.48550/arXiv.1803.04386}.
 #' @export
+#' @family networks
 #' @examplesIf mc_python_available()
 #' net <- mc_bayes_mlp(4, labels = levels(iris$Species), hidden = 8)
 #' net <- mc_fit(net, iris[1:4], iris$Species, epochs = 3, seed = 1)
@@ -101,6 +102,7 @@ estimators <- c("reparameterization", "local_reparameterization", "flipout")
 #' @references Krishnan, Subedar and Tickoo (2020), *Specifying weight priors in Bayesian deep neural networks
 #'   with empirical Bayes*, \doi{10.48550/arXiv.1906.05323}.
 #' @export
+#' @family networks
 #' @examplesIf mc_python_available()
 #' net <- mc_mlp(4, labels = levels(iris$Species))
 #' net <- mc_fit(net, iris[1:4], iris$Species, epochs = 5, seed = 1)
@@ -138,6 +140,7 @@ mc_to_bayesian <- function(model, ..., layers = NULL, posterior = NULL, prior = 
 #'   sorted).
 #' @references Blundell et al. (2015), \doi{10.48550/arXiv.1505.05424}, for the signal-to-noise ratio.
 #' @export
+#' @family networks
 #' @examplesIf mc_python_available()
 #' net <- mc_bayes_mlp(4, labels = levels(iris$Species))
 #' mc_posterior_table(net)

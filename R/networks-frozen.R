@@ -24,6 +24,7 @@
 #' @param batch_size (count) Inputs looked at in one go.
 #' @return (mc_model) The network. [mc_save()] writes it where the backbone is a name.
 #' @export
+#' @family networks
 #' @examplesIf mc_python_available()
 #' nn <- reticulate::import("torch.nn")
 #' backbone <- nn$Conv2d(1L, 5L, 3L)

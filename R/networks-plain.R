@@ -29,6 +29,7 @@
 #' @references Gal and Ghahramani (2016), *Dropout as a Bayesian approximation*,
 #'   \doi{10.48550/arXiv.1506.02142}.
 #' @export
+#' @family networks
 #' @examplesIf mc_python_available()
 #' mc_cnn(c(28, 28, 1), labels = c("cat", "dog", "bird"))
 mc_cnn <- function(input_shape, labels = NULL, ..., n_outputs = NULL, task = "classification",
@@ -57,6 +58,7 @@ mc_cnn <- function(input_shape, labels = NULL, ..., n_outputs = NULL, task = "cl
 #' @param input_dropout (number) Rate of dropping the features themselves, in \[0, 1).
 #' @inherit mc_cnn return references
 #' @export
+#' @family networks
 #' @examplesIf mc_python_available()
 #' mc_mlp(4, labels = levels(iris$Species), hidden = c(20, 20))
 #' mc_mlp(10, task = "regression")

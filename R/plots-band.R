@@ -13,6 +13,7 @@
 #'   the inputs in order of x: `output`, `input`, `x`, `mean`, `lower`, `upper` (of the mean), `pred_lower`,
 #'   `pred_upper` (of a new observation), `y`.
 #' @export
+#' @family plots
 #' @examplesIf mc_python_available() && requireNamespace("ggplot2", quietly = TRUE)
 #' net <- mc_mlp(1, n_outputs = 1, task = "regression")
 #' net <- mc_fit(net, cars["speed"], cars$dist, epochs = 50, batch_size = 10, seed = 1)

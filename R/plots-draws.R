@@ -14,6 +14,7 @@
 #'   `output`, `draw`, `value` (the label's probability, or the output in the unit of the values). Draws
 #'   that `tolerance` has saved are left out.
 #' @export
+#' @family plots
 #' @examplesIf mc_python_available() && requireNamespace("ggplot2", quietly = TRUE)
 #' net <- mc_mlp(4, labels = levels(iris$Species))
 #' net <- mc_fit(net, iris[1:4], iris$Species, epochs = 20, batch_size = 32, seed = 1)

@@ -10,6 +10,7 @@
 #' @param path (string) Also writes the picture to this file, its format by the ending.
 #' @return (ggplot) The picture.
 #' @export
+#' @family plots
 #' @examplesIf mc_python_available() && requireNamespace("ggplot2", quietly = TRUE)
 #' net <- mc_mlp(4, labels = levels(iris$Species))
 #' pred <- mc_predict(net, iris[1:4], seed = 1)
@@ -71,6 +72,7 @@ mc_plot_drift <- function(monitor, ..., path = NULL) {
 #' @param convergence (mc_convergence) What [mc_convergence()] returned.
 #' @return (ggplot) The picture.
 #' @export
+#' @family plots
 #' @examplesIf mc_python_available() && requireNamespace("ggplot2", quietly = TRUE)
 #' net <- mc_mlp(4, labels = levels(iris$Species))
 #' mc_plot_convergence(mc_convergence(net, iris[1:4], seed = 1))

@@ -12,6 +12,7 @@
 #' @param model (mc_model or torch module) A network with variational layers.
 #' @return (ggplot) The picture.
 #' @export
+#' @family plots
 #' @examplesIf mc_python_available() && requireNamespace("ggplot2", quietly = TRUE)
 #' net <- mc_bayes_mlp(4, labels = levels(iris$Species))
 #' net <- mc_fit(net, iris[1:4], iris$Species, epochs = 20, batch_size = 32, seed = 1)

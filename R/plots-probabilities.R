@@ -15,6 +15,7 @@
 #' @param path (string) Also writes the picture to this file, its format by the ending.
 #' @return (ggplot) The picture; its `data` has the numbers.
 #' @export
+#' @family plots
 #' @examplesIf mc_python_available() && requireNamespace("ggplot2", quietly = TRUE)
 #' net <- mc_mlp(4, labels = levels(iris$Species))
 #' net <- mc_fit(net, iris[1:4], iris$Species, epochs = 20, batch_size = 32, seed = 1)
@@ -53,6 +54,7 @@ mc_plot_probabilities <- function(prediction, images = NULL, ..., inputs = NULL,
 #'   `lower`, `upper`: the class probability and the interval of its draws. Inputs in the order chosen, labels
 #'   in the model's.
 #' @export
+#' @family plots
 #' @examplesIf mc_python_available()
 #' net <- mc_mlp(4, labels = levels(iris$Species))
 #' mc_probabilities_table(mc_predict(net, iris[1:4], seed = 1), inputs = 1:2)

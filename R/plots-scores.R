@@ -21,6 +21,7 @@
 #' @references Guo et al. (2017), \doi{10.48550/arXiv.1706.04599}. Geifman and El-Yaniv (2017),
 #'   \doi{10.48550/arXiv.1705.08500}.
 #' @export
+#' @family plots
 #' @examplesIf mc_python_available() && requireNamespace("ggplot2", quietly = TRUE)
 #' net <- mc_mlp(4, labels = levels(iris$Species))
 #' net <- mc_fit(net, iris[1:4], iris$Species, epochs = 20, batch_size = 32, seed = 1)

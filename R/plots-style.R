@@ -24,12 +24,23 @@ check_finite <- function(x, name, what, end = "", call = rlang::caller_env()) {
   }
 }
 
+# How pictures name each measure of uncertainty, and its unit; without one it is that of what is predicted. The
+# core has the same table.
+measure_table <- list(
+  predictive_entropy = c("predictive entropy", "nats"), expected_entropy = c("expected entropy", "nats"),
+  mutual_information = c("mutual information", "nats"), variation_ratio = c("variation ratio", "share of the draws"),
+  least_confidence = c("1 - confidence", "probability"), smallest_margin = c("1 - margin", "probability"),
+  std = "standard deviation", total_std = "standard deviation with noise"
+)
+
 unit_of <- function(measure, classes) {
-  known <- c(
-    predictive_entropy = "nats", expected_entropy = "nats", mutual_information = "nats",
-    variation_ratio = "share of draws"
-  )
-  if (measure %in% names(known)) known[[measure]] else if (classes) "probability" else "units of the values"
+  known <- measure_table[[measure]]
+  if (length(known) == 2) known[[2]] else if (classes) "probability" else "units of the values"
+}
+
+label_of <- function(measure) {
+  known <- measure_table[[measure]]
+  if (length(known) == 2) paste0(known[[1]], " (", known[[2]], ")") else known
 }
 
 settling_theme <- function() {
@@ -55,13 +66,6 @@ saved_plot <- function(plot, path, width, height) {
 dark <- "steelblue4"
 
 settled <- 0.05 # coverage from which on the axis has room for the risk: of the first few it may be anything
-
-measure_units <- c(
-  predictive_entropy = "predictive entropy (nats)", expected_entropy = "expected entropy (nats)",
-  mutual_information = "mutual information (nats)", variation_ratio = "variation ratio (share of the draws)",
-  least_confidence = "1 - confidence (probability)", smallest_margin = "1 - margin (probability)",
-  std = "standard deviation", total_std = "standard deviation with noise"
-)
 
 chart_theme <- function() {
   ggplot2::theme_minimal(base_size = 10) +

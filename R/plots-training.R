@@ -11,6 +11,7 @@
 #' @param inputs (integer vector) Which images; by default the first 40.
 #' @return The plots: (ggplot). `mc_balance_table()`: (tibble) `label`, `n`, `share`.
 #' @export
+#' @family plots
 #' @examplesIf mc_python_available() && requireNamespace("ggplot2", quietly = TRUE)
 #' data <- mc_sample_data()
 #' mc_plot_balance(data$y_test)
@@ -97,6 +98,7 @@ square_picture <- function(picture, panel) {
 #' @param model (mc_model or data frame) What [mc_fit()] returned, or its `history`, which has the numbers.
 #' @return (ggplot) The picture.
 #' @export
+#' @family plots
 #' @examplesIf mc_python_available() && requireNamespace("ggplot2", quietly = TRUE)
 #' net <- mc_mlp(4, labels = levels(iris$Species))
 #' net <- mc_fit(net, iris[1:4], iris$Species,

@@ -15,6 +15,7 @@
 #'   `to`, `n`,
 #'   `share` (of the group). A bin holds what is above `from` and up to `to`, the first one also its `from`.
 #' @export
+#' @family plots
 #' @examplesIf mc_python_available() && requireNamespace("ggplot2", quietly = TRUE)
 #' net <- mc_mlp(4, labels = levels(iris$Species))
 #' net <- mc_fit(net, iris[1:4], iris$Species, epochs = 20, batch_size = 32, seed = 1)
@@ -40,7 +41,7 @@ mc_plot_uncertainty <- function(prediction, y = NULL, prediction_out = NULL, ...
     ) +
     ggplot2::scale_fill_manual(values = c("grey75", NA)[seq_along(groups)], na.value = NA, name = NULL) +
     ggplot2::scale_colour_manual(values = c("grey75", "black")[seq_along(groups)], name = NULL) +
-    ggplot2::labs(x = measure_units[[table$measure[[1]]]], y = "share of the group") +
+    ggplot2::labs(x = label_of(table$measure[[1]]), y = "share of the group") +
     chart_theme()
   finished(plot, path, 4.6, 3.4)
 }

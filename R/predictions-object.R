@@ -53,6 +53,7 @@
 #'   do we need in Bayesian deep learning for computer vision?*, \doi{10.48550/arXiv.1703.04977}, for the
 #'   parts of the variance.
 #' @name mc_prediction
+#' @family predictions
 #' @examplesIf mc_python_available()
 #' net <- mc_mlp(4, labels = levels(iris$Species))
 #' net <- mc_fit(net, iris[1:4], iris$Species, epochs = 20, batch_size = 32, seed = 1)

@@ -23,6 +23,7 @@
 #' @param n_shown (count) Cards that are shown at first, and added by a press of the button.
 #' @return (string) The path, invisibly.
 #' @export
+#' @family report
 #' @examplesIf mc_python_available() && reticulate::py_module_available("jinja2")
 #' net <- mc_mlp(4, labels = levels(iris$Species))
 #' net <- mc_fit(net, iris[1:4], iris$Species, epochs = 20, batch_size = 32, seed = 1)

@@ -73,6 +73,7 @@
 #' @references Gal and Ghahramani (2016), *Dropout as a Bayesian approximation*,
 #'   \doi{10.48550/arXiv.1506.02142}.
 #' @export
+#' @family sampling
 #' @examplesIf mc_python_available()
 #' net <- mc_mlp(4, labels = levels(iris$Species))
 #' net <- mc_fit(net, iris[1:4], iris$Species, epochs = 20, batch_size = 32, seed = 1)
@@ -149,6 +150,7 @@ predict.mc_model <- function(object, new_data, type = NULL, ...) {
 #' @inheritParams mc_predict
 #' @return (numeric matrix) Probabilities, input x label, or values, input x output.
 #' @export
+#' @family sampling
 #' @examplesIf mc_python_available()
 #' net <- mc_mlp(4, labels = levels(iris$Species))
 #' head(mc_predict_point(net, iris[1:4]))
@@ -188,6 +190,7 @@ mc_predict_point <- function(model, x, batch_size = 128, ..., outputs = NULL, la
 #'   from, for one input, or how many weights are drawn. The masks of a place are keyed by its row, so
 #'   networks with the same rows draw the same masks, of torch and of Keras.
 #' @export
+#' @family sampling
 #' @examplesIf mc_python_available()
 #' mc_sites(mc_mlp(4, labels = levels(iris$Species)), iris[1:4])
 mc_sites <- function(model, x, ..., constants = NULL, stochastic_depth = TRUE, gaussian_noise = FALSE) {
@@ -211,6 +214,7 @@ mc_sites <- function(model, x, ..., constants = NULL, stochastic_depth = TRUE, g
 #' @return (function) Called with inputs, gives their [mc_prediction], with shared masks and no draws kept. It
 #'   lives as long as the session.
 #' @export
+#' @family sampling
 #' @examplesIf mc_python_available()
 #' net <- mc_mlp(4, labels = levels(iris$Species))
 #' ask <- mc_sampler(net, iris[1, 1:4], seed = 1)

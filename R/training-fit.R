@@ -59,6 +59,7 @@
 #'   of its weights. Validation is of the posterior means, and without the KL term.
 #' @references Kingma and Ba (2015), *Adam*, \doi{10.48550/arXiv.1412.6980}.
 #' @export
+#' @family training
 #' @examplesIf mc_python_available()
 #' net <- mc_mlp(4, labels = levels(iris$Species))
 #' net <- mc_fit(net, iris[1:4], iris$Species, epochs = 5, batch_size = 32, seed = 1)
@@ -124,6 +125,7 @@ generics::fit
 #' @return (list) `loss` of the batch before the step, and `accuracy` or `rmse`; with variational layers also
 #'   `nll` and `kl`.
 #' @export
+#' @family training
 #' @examplesIf mc_python_available()
 #' net <- mc_mlp(4, labels = levels(iris$Species))
 #' for (step in 1:20) {

@@ -18,6 +18,7 @@
 #' @references Blundell, Cornebise, Kavukcuoglu and Wierstra (2015), *Weight uncertainty in neural networks*,
 #'   \doi{10.48550/arXiv.1505.05424}.
 #' @name mc_posterior
+#' @family priors and posteriors
 #' @examplesIf mc_python_available()
 #' mc_posterior_parameters(mc_posterior_multivariate_normal(), 4)
 #' distributions <- reticulate::import("torch.distributions")

@@ -21,6 +21,7 @@
 #' Carvalho, Polson and Scott (2010), *The horseshoe estimator for sparse signals*,
 #' \doi{10.1093/biomet/asq017}.
 #' @name mc_prior
+#' @family priors and posteriors
 #' @examplesIf mc_python_available()
 #' mc_prior_normal(0, 0.5)
 #' mc_bayes_mlp(4, labels = levels(iris$Species), prior = mc_prior_mixture(c(1, 0.1)))

@@ -47,3 +47,10 @@ def test_no_exception_is_out_of_date(r_functions):
 def test_r_asks_for_the_same_python_packages(rscript):
     core = {requirement for requirement in requires("mcdropout") or [] if "extra ==" not in requirement}
     assert set(json.loads(rscript("cat(jsonlite::toJSON(mcdropout:::python_packages))"))) == core
+
+
+def test_both_languages_name_the_measures_of_uncertainty_alike(rscript):
+    from mcdropout.predictions.uncertainty import WORDS
+
+    found = json.loads(rscript("cat(jsonlite::toJSON(mcdropout:::measure_table))"))
+    assert found == {name: [words] if unit is None else [words, unit] for name, (words, unit) in WORDS.items()}

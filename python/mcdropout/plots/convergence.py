@@ -6,7 +6,8 @@ import os
 from typing import TYPE_CHECKING
 
 from ..checks import shown
-from .style import BIG, FILE_DPI, INK, PALE, PREDICTED, check_matplotlib, check_picture_path, plain_axes, unit_of
+from ..predictions.uncertainty import unit_of
+from .style import BIG, FILE_DPI, INK, PALE, PREDICTED, check_matplotlib, check_picture_path, plain_axes
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -52,6 +53,7 @@ def mc_plot_convergence(convergence: MCConvergence, *, path: str | os.PathLike[s
 
     table, counts = convergence.table, list(convergence.n_samples)
     measures = list(dict.fromkeys(table["measure"]))
+    classes = "mutual_information" in measures
     figure = Figure(figsize=(1.0 + 2.3 * len(measures), 4.6), facecolor="white", layout="constrained")
     if path is not None:
         check_picture_path(path, figure)
@@ -67,7 +69,7 @@ def mc_plot_convergence(convergence: MCConvergence, *, path: str | os.PathLike[s
         if convergence.tolerance is not None:
             panels[1, place].axhline(convergence.tolerance, color=PALE, linestyle="--", linewidth=1.2, zorder=2)
         panels[1, place].set_ylim(bottom=0)
-        panels[0, place].set_title(f"{measure.replace('_', ' ')}\n({unit_of(measure, table)})", size=BIG, color=INK)
+        panels[0, place].set_title(f"{measure.replace('_', ' ')}\n({unit_of(measure, classes)})", size=BIG, color=INK)
     panels[0, 0].set_ylabel("mean over the inputs", size=BIG, color=INK)
     panels[1, 0].set_ylabel("Monte Carlo error", size=BIG, color=INK)
     words = "number of draws"

@@ -9,7 +9,8 @@ import numpy as np
 
 from ..checks import shown
 from ..decisions.monitoring import MCMonitor
-from .style import BIG, FILE_DPI, INK, PALE, PREDICTED, SMALL, UNITS, check_matplotlib, check_picture_path, plain_axes
+from ..predictions.uncertainty import unit_of
+from .style import BIG, FILE_DPI, INK, PALE, PREDICTED, SMALL, check_matplotlib, check_picture_path, plain_axes
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -60,7 +61,7 @@ def mc_plot_drift(monitor: MCMonitor, *, path: str | os.PathLike[str] | None = N
     if path is not None:
         check_picture_path(path, figure)
     panels = figure.subplots(3, 1, sharex=True)
-    unit = UNITS.get(monitor.measure, "units of the values" if monitor.labels is None else "probability")
+    unit = unit_of(monitor.measure, monitor.labels is not None)
     rows = (
         ("log10_evidence", "evidence of drift\n(log10)", [monitor.alarm_at], "alarm"),
         ("mean", f"mean {monitor.measure.replace('_', ' ')}\n({unit})", [monitor.reference.mean()], "reference"),

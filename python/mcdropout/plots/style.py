@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
-import pandas as pd
 
 from ..checks import shown
 from ..evaluation.result import MCScores
@@ -48,22 +47,7 @@ def check_picture_path(path: str | os.PathLike[str], figure: Figure) -> None:
         raise ValueError(f'`path` must be in a folder that exists; got "{os.fspath(path)}".')
 
 
-UNITS = {  # of measures of uncertainty; of the others, those of the values
-    "predictive_entropy": "nats",
-    "expected_entropy": "nats",
-    "mutual_information": "nats",
-    "variation_ratio": "share of draws",
-    "least_confidence": "probability",
-    "smallest_margin": "probability",
-}
-
 PALE = "#8C8C8C"
-
-
-def unit_of(measure: str, table: pd.DataFrame) -> str:
-    """The unit of a measure."""
-    classes = bool((table["measure"] == "mutual_information").any())
-    return UNITS.get(measure, "probability" if classes else "units of the values")
 
 
 def plain_axes(axes: Axes) -> None:
@@ -86,17 +70,6 @@ STYLES = ("-", "--", ":", "-.", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 4)), (0, (8, 3)
 PANEL = (4.2, 3.2)  # width and height in inches
 
 GOLDEN = 0.618034  # its multiples lie far from each other on (0, 1)
-
-MEASURE_LABELS = {
-    "predictive_entropy": "predictive entropy (nats)",
-    "expected_entropy": "expected entropy (nats)",
-    "mutual_information": "mutual information (nats)",
-    "variation_ratio": "variation ratio (share of the draws)",
-    "least_confidence": "1 - confidence (probability)",
-    "smallest_margin": "1 - margin (probability)",
-    "std": "standard deviation",
-    "total_std": "standard deviation with noise",
-}
 
 
 def make_panels(

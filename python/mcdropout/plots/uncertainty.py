@@ -17,8 +17,8 @@ from ..predictions.truth import (
     predicted_codes,
     true_codes,
 )
-from ..predictions.uncertainty import measured, usual_measure
-from .style import INK, MEASURE_LABELS, OTHER, PicturePath, add_legend, finish, label_axes, make_panels
+from ..predictions.uncertainty import label_of, measured, usual_measure
+from .style import INK, OTHER, PicturePath, add_legend, finish, label_axes, make_panels
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -148,6 +148,6 @@ def mc_plot_uncertainty(
             axes.stairs(one["share"], edges, fill=True, color=OTHER, label=label)
         else:
             axes.stairs(one["share"], edges, color=INK, linewidth=1.6, label=label)
-    label_axes(axes, MEASURE_LABELS[str(table["measure"].iloc[0])], "share of the group")
+    label_axes(axes, label_of(str(table["measure"].iloc[0])), "share of the group")
     add_legend(axes)
     return finish(figure, path)

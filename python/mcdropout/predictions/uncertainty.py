@@ -39,6 +39,34 @@ VALUE_MEASURES: dict[str, Callable[[MCPrediction], Array | None]] = {
 }
 
 
+ENTROPIES = ("predictive_entropy", "expected_entropy", "mutual_information")
+
+# How pictures, reports and R name each measure, and its unit; without one it is that of what is predicted. R draws
+# without Python and has the same table in R/plots-style.R; a bridge test compares the two.
+WORDS: dict[str, tuple[str, str | None]] = {
+    "predictive_entropy": ("predictive entropy", "nats"),
+    "expected_entropy": ("expected entropy", "nats"),
+    "mutual_information": ("mutual information", "nats"),
+    "variation_ratio": ("variation ratio", "share of the draws"),
+    "least_confidence": ("1 - confidence", "probability"),
+    "smallest_margin": ("1 - margin", "probability"),
+    "std": ("standard deviation", None),
+    "total_std": ("standard deviation with noise", None),
+}
+
+
+def unit_of(measure: str, classes: bool) -> str:
+    """The unit of a measure, or of a mean."""
+    _, unit = WORDS.get(measure, ("", None))
+    return unit or ("probability" if classes else "units of the values")
+
+
+def label_of(measure: str) -> str:
+    """A measure in words, with its unit where that is always the same."""
+    words, unit = WORDS[measure]
+    return f"{words} ({unit})" if unit else words
+
+
 def measures_of(prediction: MCPrediction) -> tuple[str, ...]:
     """The measures of uncertainty that this prediction has."""
     if prediction.task == "classification":

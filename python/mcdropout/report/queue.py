@@ -16,12 +16,6 @@ from ..predictions.prediction import Array, MCPrediction
 from ..predictions.truth import predicted_codes, true_codes, true_values
 from ..predictions.uncertainty import measured, usual_measure
 
-UNITS = {
-    "predictive_entropy": "nats",
-    "expected_entropy": "nats",
-    "mutual_information": "nats",
-}
-
 
 @dataclass(frozen=True)
 class Queue:
@@ -102,9 +96,3 @@ def output_names(prediction: MCPrediction) -> list[str]:
     """The names of the outputs of a prediction of values."""
     n = prediction.mean[:1].size
     return ["value"] if n == 1 else [f"output {place}" for place in range(1, n + 1)]
-
-
-def measure_words(measure: str) -> str:
-    """A measure in words, with its unit."""
-    words = measure.replace("_", " ")
-    return f"{words} ({UNITS[measure]})" if measure in UNITS else words

@@ -15,7 +15,8 @@ from ..evaluation.result import MCScores
 from ..evaluation.scores import mc_scores
 from ..predictions.prediction import MCPrediction
 from ..predictions.truth import check_prediction, labels_of
-from .queue import Queue, make_queue, measure_words
+from ..predictions.uncertainty import label_of
+from .queue import Queue, make_queue
 from .rows import data
 from .tables import counts, score_tables, tier_table
 from .words import bar_words, key_facts, lead, monitor_words
@@ -129,7 +130,7 @@ def _page(queue: Queue, scores: MCScores | None, drift: str | None, title: str, 
         notes=() if scores is None else scores.notes,
         policy=None if queue.policy is None else queue.policy.words().removeprefix("# "),
         drift=None if drift is None else drift.removeprefix("# "),
-        order=f"The most uncertain first, by {measure_words(queue.measure)}. {bar_words(queue)}",
+        order=f"The most uncertain first, by {label_of(queue.measure)}. {bar_words(queue)}",
         tier_names=() if queue.policy is None else queue.policy.tiers,
         labels=[str(label) for label in labels_of(queue.prediction)] if queue.of_classes else (),
         with_truth=queue.truth is not None,

@@ -9,8 +9,9 @@ import numpy as np
 
 from ..predictions.prediction import Array
 from ..predictions.truth import labels_of, predicted_codes
+from ..predictions.uncertainty import ENTROPIES, label_of
 from .images import thumbnails
-from .queue import UNITS, Queue, bounds, measure_words, output_names
+from .queue import Queue, bounds, output_names
 
 MOST_BARS = 5  # the most probable labels of each input
 
@@ -39,7 +40,7 @@ def _class_rows(queue: Queue) -> Iterable[dict[str, Any]]:
     labels = [str(one) for one in labels_of(prediction)]
     codes = predicted_codes(prediction)
     ranked = np.argsort(-prediction.mean, axis=1, kind="stable")[:, :MOST_BARS]
-    parts = [cast(Array, getattr(prediction, name)) for name in UNITS]
+    parts = [cast(Array, getattr(prediction, name)) for name in ENTROPIES]
     for i in queue.order:
         bars = [
             [
@@ -51,8 +52,8 @@ def _class_rows(queue: Queue) -> Iterable[dict[str, Any]]:
         ]
         total, aleatoric, epistemic = (part[i] for part in parts)
         uncertainty = f"entropy {total:.2f} nats: {aleatoric:.2f} aleatoric, {epistemic:.2f} epistemic"
-        if queue.measure not in UNITS:
-            uncertainty += f"; {measure_words(queue.measure)} {queue.uncertainty[i]:.3g}"
+        if queue.measure not in ENTROPIES:
+            uncertainty += f"; {label_of(queue.measure)} {queue.uncertainty[i]:.3g}"
         truth = None if queue.truth is None else int(queue.truth[i])
         yield {
             "head": f"{labels[codes[i]]} ({cast(Array, prediction.confidence)[i]:.2f})",
@@ -82,7 +83,7 @@ def _value_rows(queue: Queue) -> Iterable[dict[str, Any]]:
             "predicted": None,
             "truth": None,
             "wrong": False,
-            "uncertainty": f"{measure_words(queue.measure)} {queue.uncertainty[i]:.4g}{observed}",
+            "uncertainty": f"{label_of(queue.measure)} {queue.uncertainty[i]:.4g}{observed}",
             "bars": bars,
             **_place_of(queue, i),
         }

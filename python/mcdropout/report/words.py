@@ -11,7 +11,8 @@ from ..decisions.policy import MCPolicy
 from ..evaluation.result import MCScores
 from ..predictions.prediction import Array
 from ..predictions.truth import labels_of
-from .queue import Queue, measure_words
+from ..predictions.uncertainty import label_of
+from .queue import Queue
 
 
 def lead(queue: Queue) -> str:
@@ -41,7 +42,7 @@ def key_facts(queue: Queue, scores: MCScores | None) -> list[tuple[str, str]]:
         ):
             facts.append((words, f"{getattr(prediction, name).mean():.3f}"))
     else:
-        facts.append((f"median {measure_words(queue.measure)}", f"{np.median(queue.uncertainty):.4g}"))
+        facts.append((f"median {label_of(queue.measure)}", f"{np.median(queue.uncertainty):.4g}"))
     if scores is not None and scores.accuracy is not None:
         facts.append(("accuracy", f"{scores.accuracy:.3f}"))
     return facts

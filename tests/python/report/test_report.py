@@ -194,7 +194,7 @@ def test_the_queue_goes_by_the_measure_of_the_policy_or_ones_own(case, tmp_path)
     prediction, _, y, _ = case
     policy = mc_triage(prediction, y, budget=0.2, measure="std")
     one = mc_report(prediction, None, y, policy, path=tmp_path / "one.html")
-    assert "The most uncertain first, by std." in text_of(one)
+    assert "The most uncertain first, by standard deviation." in text_of(one)
     two = mc_report(prediction, path=tmp_path / "two.html", measure="mutual_information")
     order = np.argsort(-prediction.mutual_information, kind="stable")
     assert [row["name"] for row in data_of(two)["rows"]] == [f"input {i}" for i in order]
