@@ -21,10 +21,10 @@ Made = TypeVar("Made")
 class DeviceThreads:
     """Work for several devices, each driven by a thread of its own; with one, the caller's thread does it."""
 
-    def __init__(self, n_lanes: int) -> None:
+    def __init__(self, n_devices: int) -> None:
         # a new thread knows the caller's setting in some of torch's operations only, before it is told
         told = partial(torch.set_num_threads, torch.get_num_threads())
-        self.threads = [ThreadPoolExecutor(1, initializer=told) for _ in range(n_lanes)] if n_lanes > 1 else []
+        self.threads = [ThreadPoolExecutor(1, initializer=told) for _ in range(n_devices)] if n_devices > 1 else []
 
     def __enter__(self) -> DeviceThreads:
         return self
@@ -36,7 +36,7 @@ class DeviceThreads:
             thread.shutdown()
 
     def in_order(self, work: Callable[[Given, int], Made], given: Iterable[Given]) -> Iterator[Made]:
-        """work(one, lane) for each of `given`, in order; the lanes take turns, and each has one more waiting.
+        """work(one, device_index) for each of `given`, in order; the threads take turns, and each has one more waiting.
 
         `given` is asked by the caller's thread alone: it may be an iterator that no other may touch.
         """
@@ -46,8 +46,8 @@ class DeviceThreads:
             return
         under_way: deque[Future[Made]] = deque()
         for number, one in enumerate(given):
-            lane = number % len(self.threads)
-            under_way.append(self.threads[lane].submit(work, one, lane))
+            device_index = number % len(self.threads)
+            under_way.append(self.threads[device_index].submit(work, one, device_index))
             if len(under_way) == 2 * len(self.threads):
                 yield result_of(under_way.popleft())
         while under_way:
@@ -112,7 +112,7 @@ class Workers:
     def wanted(cls, workers: int | None, device: torch.device, sharing: int = 1) -> Workers:
         """As many as asked for; else, on a CPU, as torch would use for one operation: elsewhere one drives all.
 
-        `sharing`: how many crews work on the device.
+        `sharing`: how many groups of workers use the device.
         """
         return cls(workers or (max(1, torch.get_num_threads() // sharing) if device.type == "cpu" else 1))
 
@@ -123,7 +123,7 @@ class Workers:
         if self.pool is not None:
             self.pool.shutdown(cancel_futures=True)
 
-    def side_by_side(self, work: Callable[[slice], T], parts: list[slice]) -> Iterator[T]:
+    def map_parallel(self, work: Callable[[slice], T], parts: list[slice]) -> Iterator[T]:
         """The results for all parts, in order."""
         if self.n_workers == 1 or len(parts) == 1:
             return map(work, parts)

@@ -47,7 +47,7 @@ class KerasPlan(Plan):
     def _borrowed(self) -> Iterator[Any]:
         """A replica for one chunk: cells keep their masks in attributes, so workers share none."""
         try:
-            replica: Any = self.idle.pop()
+            replica: Any = self.replica_pool.pop()
         except IndexError:
             assert self.more_replicas is not None
             replica = self.more_replicas()
@@ -55,7 +55,7 @@ class KerasPlan(Plan):
         try:
             yield replica
         finally:
-            self.idle.append(replica)
+            self.replica_pool.append(replica)
 
     # ---- engines
 

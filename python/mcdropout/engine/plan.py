@@ -66,9 +66,9 @@ class Plan:
     ) -> None:
         self.probe, self.outputs, self.seed, self.masks = probe, outputs, seed, masks
         self.device, self.precision, self.sites = replica.device, replica.precision, probe.sites
-        self.idle, self.more_replicas, self.gradients = [replica], more_replicas, replica.gradients
+        self.replica_pool, self.more_replicas, self.gradients = [replica], more_replicas, replica.gradients
         self.engine, self.engine_reason = "loop", ""
-        if probe.alone or any(site.kind == "generator" for site in self.sites.values()):
+        if probe.serial or any(site.kind == "generator" for site in self.sites.values()):
             self.engine_reason = "generators draw for one draw after the other"
         self.chosen_on = 0  # so many inputs
         self.failed: dict[str, str] = {}  # engines that were chosen and could not go on, and why
@@ -76,7 +76,7 @@ class Plan:
         self.layout, self.trial = Layout(), local()  # what folded passes lay out; `trial.layout`: while one finds out
         self.tail = torch.Size()  # axes of the outputs after draw and input
         # random numbers that are not keyed depend on who draws first
-        self.alone = more_replicas is None or probe.alone
+        self.serial = more_replicas is None or probe.serial
         self.weights = {name: site for name, site in self.sites.items() if site.kind == "weights"}
         # a hook of the user's, where there is one, may look at any result
         self.fused = fused_calls(probe, self.device, masks) if more_replicas is not None else {}
@@ -92,8 +92,8 @@ class Plan:
         self.inputs_per_loop = min(inputs * self.draws_per_chunk, self.most_inputs)  # one draw at a time
         if self.weights and self._kept_sites() == self.sites and self.draws_per_chunk < min(FEW_DRAWS, n_samples):
             self._draw_one_after_the_other(n_samples)
-        self.rooms = local()
-        self.prefix_can_be_kept = not probe.alone
+        self.thread_buffers = local()
+        self.prefix_can_be_kept = not probe.serial
         self.differing: list[Tensor] = []  # whether draws differed so far; not asked before the end, lest we wait
         self.unknown: set[str] = set()
         self.unknown_numbers: set[str] = set()
@@ -116,7 +116,7 @@ class Plan:
             done = []
             work = partial(self._some_inputs, inputs, ids, some)
             with _no_talk_of_batching_rules() if self.engine != "loop" else nullcontext():
-                for out in map(work, parts) if self.alone else workers.side_by_side(work, parts):
+                for out in map(work, parts) if self.serial else workers.map_parallel(work, parts):
                     if some.stop == draws.stop:
                         report(out.shape[1])
                     done.append(out)
@@ -134,7 +134,7 @@ class Plan:
     def _borrowed(self) -> Iterator[Replica]:
         """A replica for one chunk: a model may keep what it computes in attributes, so workers share none."""
         try:
-            replica = self.idle.pop()
+            replica = self.replica_pool.pop()
         except IndexError:
             assert self.more_replicas is not None
             replica = self.more_replicas()
@@ -144,7 +144,7 @@ class Plan:
         try:
             yield replica
         finally:
-            self.idle.append(replica)
+            self.replica_pool.append(replica)
 
     # ---- chunks
 
@@ -362,7 +362,7 @@ class Plan:
 
         To hand so much memory back and ask for it anew costs a third of the time that the masks do.
         """
-        held = vars(self.rooms)
+        held = vars(self.thread_buffers)
         if name not in held or len(held[name]) < n_bytes:
             held[name] = torch.empty(n_bytes, dtype=torch.uint8, device=self.device)
         return held[name][:n_bytes]

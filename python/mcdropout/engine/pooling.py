@@ -40,9 +40,9 @@ def plain_kernel(
 ) -> Kernel | None:
     """(height, width) of a max-pool whose windows lie side by side; None for any other. Arguments as torch's."""
     kernel = pair(kernel_size)
-    side_by_side = stride is None or pair(stride) == kernel
+    adjacent = stride is None or pair(stride) == kernel
     plain = pair(padding) == (0, 0) and pair(dilation) == (1, 1) and not ceil_mode and not return_indices
-    return kernel if side_by_side and plain else None
+    return kernel if adjacent and plain else None
 
 
 def pair(value: int | Kernel) -> Kernel:

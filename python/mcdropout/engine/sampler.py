@@ -35,18 +35,18 @@ class Sampler:
         self.make_plan, self.seed, self.workers, self.told = make_plan, seed, workers, False
         self.first = make_plan(example, devices[0])
         self.input_bytes = example.nbytes // len(example)
-        self.devices = devices[:1] if self.first.alone else devices
+        self.devices = devices[:1] if self.first.serial else devices
         self.plans = {(example.signature, 0): self.first}
 
-    def plan(self, inputs: Inputs, lane: int = 0) -> Plan:
-        """How inputs that lie on a device are drawn there; `lane` is the device's place in `devices`."""
-        key = inputs.signature, lane
+    def plan(self, inputs: Inputs, device_index: int = 0) -> Plan:
+        """How inputs that lie on a device are drawn there; `device_index` is the device's place in `devices`."""
+        key = inputs.signature, device_index
         if key not in self.plans:
-            self.plans[key] = self.make_plan(inputs, self.devices[lane])
+            self.plans[key] = self.make_plan(inputs, self.devices[device_index])
         return self.plans[key]
 
     @contextmanager
-    def at_work(self) -> Iterator[list[Workers]]:
+    def running(self) -> Iterator[list[Workers]]:
         """The workers of each device for one prediction.
 
         Tells, in the first, of what the spread leaves out or depends on; in each, of calls that no probe had seen.
@@ -56,11 +56,13 @@ class Sampler:
                 warn(caveat)
         self.told = True
         with ExitStack() as stack:
-            if self.first.probe.alone:
+            if self.first.probe.serial:
                 stack.enter_context(OwnStream(self.seed))
                 stack.enter_context(other_generators_kept(self.seed))
-            crews = [Workers.wanted(self.workers, device, self.devices.count(device)) for device in self.devices]
-            yield [stack.enter_context(workers) for workers in crews]
+            workers_of_devices = [
+                Workers.wanted(self.workers, device, self.devices.count(device)) for device in self.devices
+            ]
+            yield [stack.enter_context(workers) for workers in workers_of_devices]
         unknown = sorted({name for plan in self.plans.values() for name in plan.unknown - plan.probe.passed_over})
         if unknown:
             warn(

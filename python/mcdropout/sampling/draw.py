@@ -59,29 +59,31 @@ def draw_all(
     behind = 0 if devices[0].type == "cpu" or len(devices) > 1 else 1
     under_way: deque[tuple[int, Iterable[BatchSummary]]] = deque()
     with (
-        sampler.at_work() as crews,
-        DeviceThreads(len(devices)) as lanes,
+        sampler.running() as workers_of_devices,
+        DeviceThreads(len(devices)) as device_threads,
         reporting(progress, feed.n_inputs, "input", "Sampling") as report,
     ):
         in_threads = len(devices) > 1
         # small results that lie about for long keep the memory around them from being used again
         at_once = behind == 0 and not in_threads
 
-        def work(batch: Batch, lane: int) -> tuple[int, Iterable[BatchSummary]]:
-            inputs = network.placed(batch.inputs, devices[lane])
-            plan = sampler.plan(inputs, lane)
+        def work(batch: Batch, device_index: int) -> tuple[int, Iterable[BatchSummary]]:
+            inputs = network.placed(batch.inputs, devices[device_index])
+            plan = sampler.plan(inputs, device_index)
             # a caller's function, which may be R's, is called from the caller's thread alone
             told = no_progress if in_threads else report
-            drawn = _drawn(plan, batch, inputs, request, crews[lane], told)
+            drawn = _drawn(plan, batch, inputs, request, workers_of_devices[device_index], told)
             done = (
                 one
                 for part in _told(drawn, network, inputs, batch.first)
-                for one in crews[lane].side_by_side(partial(part.summarised, request), part.pieces())
+                for one in workers_of_devices[device_index].map_parallel(
+                    partial(part.summarised, request), part.pieces()
+                )
             )
             return len(inputs), done if at_once else list(done)
 
         batches = _batches(feed, size, ids)
-        for done in lanes.in_order(work, batches):
+        for done in device_threads.in_order(work, batches):
             under_way.append(done)
             if in_threads:
                 report(done[0])
@@ -157,7 +159,7 @@ def _drawn(
             drawn.raw = torch.cat([drawn.raw, raw])
         if request.tolerance is None or last:
             break
-        errors = torch.cat(list(workers.side_by_side(drawn.largest_error, drawn.pieces())))
+        errors = torch.cat(list(workers.map_parallel(drawn.largest_error, drawn.pieces())))
         done = errors <= request.tolerance
         if bool(done.any()):
             yield replace(drawn, places=drawn.places[done.cpu().numpy()], raw=drawn.raw[:, done])

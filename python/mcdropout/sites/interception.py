@@ -35,7 +35,7 @@ CPU = torch.device("cpu")
 
 
 class StochasticMode(TorchFunctionMode):
-    """Hands what every stochastic call would drop to `meet`; everything else runs as it is.
+    """Hands what every stochastic call would drop to `apply`; everything else runs as it is.
 
     One object serves one pass.
     """
@@ -60,7 +60,7 @@ class StochasticMode(TorchFunctionMode):
             return func(*args, **kwargs)
         return handler(self, func, *args, **kwargs)
 
-    def meet(self, drop: StochasticCall, x: Tensor) -> Tensor:
+    def apply(self, drop: StochasticCall, x: Tensor) -> Tensor:
         """What becomes of `x`; here: nothing is dropped."""
         self.calls.next(is_random(drop))
         return kept_whole(drop, x)
@@ -70,7 +70,7 @@ class StochasticMode(TorchFunctionMode):
         self.calls.next(numbers=True)
         return run()
 
-    def pass_over(self) -> None:
+    def skip(self) -> None:
         """A call that drops nothing still counts, so that the names of the next ones do not depend on it."""
         self.calls.next()
 
@@ -124,10 +124,10 @@ class CarefulMode(StochasticMode):
                 raise TypeError("masks of attention are truth values or floating point numbers")
         return super().__torch_function__(func, types, args, kwargs)
 
-    def meet(self, drop: StochasticCall, x: Tensor) -> Tensor:
+    def apply(self, drop: StochasticCall, x: Tensor) -> Tensor:
         if drop.kind in ("scale", "alpha") and drop.rate > 0 and not x.is_floating_point():
             raise TypeError("dropout takes floating point numbers alone")
-        return super().meet(drop, x)
+        return super().apply(drop, x)
 
     def _check_range(self, ids: Tensor, lowest: int, highest: int) -> None:
         path = self.calls.path[-1][0] if self.calls.path else ""
@@ -151,7 +151,7 @@ class SampleMode(StochasticMode):
         self.unknown: set[str] = set()
         self.unknown_numbers: set[str] = set()
 
-    def meet(self, drop: StochasticCall, x: Tensor) -> Tensor:
+    def apply(self, drop: StochasticCall, x: Tensor) -> Tensor:
         before = self.calls.counts.copy()
         name = self.calls.next(is_random(drop))
         if name in self.sites and self.sites[name].operation == drop.operation:

@@ -1,7 +1,7 @@
 """The stochastic operations of torch: what each drops, and where randomness enters its computation.
 
 `HANDLERS` maps a torch function to its handler. A handler takes the mode that intercepted the call, does what the
-function does, and passes every tensor that loses some of its parts to `mode.meet(drop, x)`.
+function does, and passes every tensor that loses some of its parts to `mode.apply(drop, x)`.
 """
 
 from __future__ import annotations
@@ -52,13 +52,13 @@ def _dropout(
         mask_shape=_mask_shape(func, input),
         kind="alpha" if func in ALPHAS or func in ALPHA_CHANNELS else "scale",
     )
-    result = mode.meet(drop, input)
+    result = mode.apply(drop, input)
     return written_mask(input, result) if inplace or func in IN_PLACE else result
 
 
 def _native_dropout(mode: Mode, func: Any, input: Tensor, p: float, train: bool | None) -> tuple[Tensor, Tensor]:
     """The operation beneath the others; beside its result it gives where something was kept."""
-    result = mode.meet(StochasticCall("native_dropout", float(p), bool(train), tuple(input.shape)), input)
+    result = mode.apply(StochasticCall("native_dropout", float(p), bool(train), tuple(input.shape)), input)
     return result, (result != 0) | (input == 0)
 
 
@@ -102,7 +102,7 @@ def _attention(
     Where nothing is dropped torch's fused kernel does it, but not under vmap, which would call it once per draw.
     """
     if dropout_p == 0:
-        mode.pass_over()
+        mode.skip()
     if dropout_p == 0 and not any(is_batchedtensor(one) for one in (query, key, value)):
         return func(query, key, value, attn_mask=attn_mask, is_causal=is_causal, scale=scale, enable_gqa=enable_gqa)
     if enable_gqa:
@@ -120,7 +120,7 @@ def _attention(
     if dropout_p == 0:
         return weights @ value
     drop = StochasticCall("scaled_dot_product_attention", float(dropout_p), True, tuple(weights.shape))
-    weights = mode.meet(drop, weights)
+    weights = mode.apply(drop, weights)
     with mode:  # `value` may want to be laid out as the weights now are
         return weights @ value
 
@@ -165,7 +165,7 @@ def _recurrent(mode: Mode, func: Any, *args: Any) -> Any:
     ends = []
     for layer in range(n_layers):
         if layer > 0:
-            x = mode.meet(StochasticCall(func.__name__, float(rate), bool(active), tuple(x.shape)), x)
+            x = mode.apply(StochasticCall(func.__name__, float(rate), bool(active), tuple(x.shape)), x)
         own = slice(layer * ways, (layer + 1) * ways)
         begin = tuple(one[own] for one in state) if isinstance(state, tuple) else state[own]
         begin = _for_rows(begin, x.shape[batch_axis])
@@ -225,7 +225,7 @@ def is_sampled(anchor: Tensor) -> bool:
 
 
 def _weight_draw(mode: Mode, func: Any, anchor: Tensor, layer: Variational) -> tuple[Tensor, Tensor | None]:
-    drawn = mode.meet(StochasticCall("weight_draw", math.nan, True, (layer.n_weights,), "weights", layer), anchor)
+    drawn = mode.apply(StochasticCall("weight_draw", math.nan, True, (layer.n_weights,), "weights", layer), anchor)
     return layer.means() if drawn is anchor else layer.split(drawn)
 
 

@@ -37,7 +37,7 @@ class Probe:
     training_randomness: tuple[str, ...]  # what it draws when training alone, and that is left out
     training_noise: tuple[str, ...]  # normal numbers among them that `gaussian_noise` would let in
     passed_over: frozenset[str]  # stochastic calls that are no sites
-    alone: bool  # it draws from Python's or NumPy's generator, where nobody else may draw meanwhile
+    serial: bool  # it draws from Python's or NumPy's generator, where nobody else may draw meanwhile
     raised: list[str]  # modules whose training flag is up while sampling
     sole_uses: dict[str, Any]  # of dropouts and counted calls whose result one call takes: its name, or its function
     layers: tuple[int, int]  # linear layers and convolutions before the first site, and after it

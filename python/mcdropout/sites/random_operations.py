@@ -27,7 +27,7 @@ def _numbers(mode: Mode, func: Any, like: Tensor, kind: str) -> Tensor:
     name, rate = func.__name__.strip("_"), math.nan
     if kind == "uniforms" and _drops_paths(mode):  # Hugging Face's DropPath makes its decision from them
         name, rate = STOCHASTIC_DEPTH, float(getattr(mode.module(), "drop_prob", math.nan))
-    return mode.meet(StochasticCall(name, rate, True, tuple(like.shape), kind), like)
+    return mode.apply(StochasticCall(name, rate, True, tuple(like.shape), kind), like)
 
 
 def _made_of(kind: str) -> Handler:
@@ -86,7 +86,7 @@ def _bernoulli(mode: Mode, func: Any, x: Tensor, p: Any = None, out: Tensor | No
     else:
         like = x if x.is_floating_point() else torch.zeros(x.shape, device=x.device)
         name = STOCHASTIC_DEPTH if _drops_paths(mode) else func.__name__.strip("_")
-        result = mode.meet(StochasticCall(name, 1 - float(p), True, tuple(x.shape), "keep"), like).to(x.dtype)
+        result = mode.apply(StochasticCall(name, 1 - float(p), True, tuple(x.shape), "keep"), like).to(x.dtype)
     return written_mask(x, result) if in_place else result if out is None else written_mask(out, result)
 
 

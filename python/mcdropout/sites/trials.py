@@ -127,7 +127,7 @@ class ProbeMode(StochasticMode):
         if id(x) in self.results:
             self.uses[self.results[id(x)][0]].append(use)
 
-    def meet(self, drop: StochasticCall, x: Tensor) -> Tensor:
+    def apply(self, drop: StochasticCall, x: Tensor) -> Tensor:
         name = self.calls.next(is_random(drop))
         order = tuple(sorted(range(x.ndim), key=lambda axis: -x.stride(axis)))
         self.found[name] = Call(name, drop, x, order, mapped=mapped_apart())

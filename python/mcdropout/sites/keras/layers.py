@@ -10,9 +10,9 @@ from .loading import ATTENTION, RECURRENT_MASKS, load_keras
 from .passes import PassOwner
 
 
-def meet(replica: PassOwner, path: str, drop: StochasticCall, x: Any) -> Any:
+def apply(replica: PassOwner, path: str, drop: StochasticCall, x: Any) -> Any:
     """Hand a stochastic call to the pass of the replica."""
-    return replica.now.on.meet(path, drop, x)
+    return replica.now.on.apply(path, drop, x)
 
 
 def keyed_class(keras: Any, cls: type) -> type | None:
@@ -108,7 +108,7 @@ def intercept(twin: Any, replica: PassOwner, path: str) -> bool:
         def applied(scores: Any, value: Any, scores_mask: Any = None, training: Any = False) -> Any:
             _, weights = apply_scores(scores, value, scores_mask=scores_mask, training=False)
             drop = StochasticCall(ATTENTION, float(twin.dropout), True, tuple(weights.shape))
-            weights = meet(replica, path, drop, weights)
+            weights = apply(replica, path, drop, weights)
             return load_keras().ops.matmul(weights, value), weights
 
         own["_apply_scores"] = applied
@@ -132,7 +132,7 @@ def _kept_mask(twin: Any, replica: PassOwner, path: str, attribute: str, rate: f
             drop = StochasticCall(operation, rate, True, tuple(step_input.shape))
             count = getattr(twin, "dropout_mask_count", None)
             place = f"{path}.{operation}"
-            made = [meet(replica, place, drop, ones) for _ in range(count or 1)]
+            made = [apply(replica, place, drop, ones) for _ in range(count or 1)]
             twin.__dict__[attribute] = made if count else made[0]
         return getattr(twin, attribute)
 

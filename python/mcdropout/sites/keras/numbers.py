@@ -102,7 +102,7 @@ def _asking(function: Callable[..., Any], handler: Callable[..., Any]) -> Callab
 
 def _dropout_asked(on: Pass, path: str, run: Run, inputs: Any, rate: Any, noise_shape: Any, seed: Any) -> Any:
     drop = StochasticCall("dropout", float(rate), True, mask_shape_of(path, inputs, noise_shape))
-    return on.meet(path, drop, inputs) if drop.rate > 0 else inputs
+    return on.apply(path, drop, inputs) if drop.rate > 0 else inputs
 
 
 def _asked(

@@ -34,7 +34,7 @@ class Pass:
         self.counts[path] += 1
         return f"{path}[{self.counts[path] - 1}]"
 
-    def meet(self, path: str, drop: StochasticCall, x: Any) -> Any:
+    def apply(self, path: str, drop: StochasticCall, x: Any) -> Any:
         """What becomes of `x` where the layer at `path` would drop."""
         return self.at(self.named(path), drop, x)
 

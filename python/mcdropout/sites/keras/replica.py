@@ -23,7 +23,7 @@ from torch import Tensor
 from ...compute.precision import ROUNDING, TF32, rounding
 from ...data.inputs import Inputs
 from ..trials import random_state_kept
-from .layers import announce, cells, intercept, keyed_class, meet
+from .layers import announce, apply, cells, intercept, keyed_class
 from .loading import SHARED_ATTRIBUTES, keras_source, load_keras
 from .numbers import TORCHS_OWN, numbers_met
 from .passes import Now, Pass
@@ -157,7 +157,7 @@ class LayerCopies:
         self.made[id(layer)] = self.replica.twins[path] = twin
         twin.__dict__.update({name: self.part(value, path, name) for name, value in vars(layer).items()})
         if keyed is not None:
-            twin.__dict__["_mcdropout"] = partial(meet, self.replica, path)
+            twin.__dict__["_mcdropout"] = partial(apply, self.replica, path)
         if intercept(twin, self.replica, path):
             self.raised.add(id(twin))
         raised = keyed is not None or any(id(one) in self.raised for one in (twin, *cells(twin)))
