@@ -24,11 +24,12 @@ check_finite <- function(x, name, what, end = "", call = rlang::caller_env()) {
   }
 }
 
-# How pictures name each measure of uncertainty, and its unit; without one it is that of what is predicted. The
-# core has the same table.
+# How pictures name each measure of uncertainty, and its unit; without one it is that of what is predicted.
+# The core has the same table.
 measure_table <- list(
   predictive_entropy = c("predictive entropy", "nats"), expected_entropy = c("expected entropy", "nats"),
-  mutual_information = c("mutual information", "nats"), variation_ratio = c("variation ratio", "share of the draws"),
+  mutual_information = c("mutual information", "nats"),
+  variation_ratio = c("variation ratio", "share of the draws"),
   least_confidence = c("1 - confidence", "probability"), smallest_margin = c("1 - margin", "probability"),
   std = "standard deviation", total_std = "standard deviation with noise"
 )

@@ -47,15 +47,15 @@ def run_python(code: str) -> str:
 
 def test_the_folders_follow_the_data_and_nothing_goes_in_circles(structure):
     graph = structure.imports()
-    assert set(structure.thread_buffers(graph)) == set(structure.ORDER)
+    assert set(structure.rooms(graph)) == set(structure.ORDER)
     assert structure.against_the_order(graph) == []
     assert structure.circles(graph) == []
 
 
 def test_a_newcomer_can_take_it_in(structure):
     graph, folders, lines = structure.imports(), structure.files_of_folders(), structure.lengths()
-    assert len(structure.thread_buffers(graph)) <= structure.MOST_ROOMS
-    assert max(structure.floors(structure.thread_buffers(graph)).values()) <= structure.MOST_FLOORS
+    assert len(structure.rooms(graph)) <= structure.MOST_ROOMS
+    assert max(structure.floors(structure.rooms(graph)).values()) <= structure.MOST_FLOORS
     assert max(n for folder, n in folders.items() if folder) <= structure.MOST_FILES
     assert max(lines.values()) <= structure.MOST_LINES
     assert statistics.median(lines.values()) < structure.MEDIAN_LINES

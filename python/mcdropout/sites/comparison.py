@@ -10,7 +10,7 @@ from torch import Tensor
 
 SCARCER = 16.0  # so many times too few numbers below t that one of them came out small by chance: 1 in about so many
 
-SMALL = 1e-2  # smaller numbers are rounded as this one is, where there are numbers of 1 or more
+SMALL = 0.1  # smaller numbers are rounded as this one is, where there are numbers of 1 or more
 
 
 def alike(one: Any, other: Any, tolerance: float) -> bool:
