@@ -12,7 +12,7 @@ import time
 import numpy as np
 
 import mcdropout as mcd
-from mcdropout.engine import plan
+from mcdropout.engine import chunks
 
 
 def main() -> None:
@@ -29,17 +29,17 @@ def main() -> None:
             rng.random((8 * options.inputs, 784)),
         ),
     }
-    rule = plan.CHUNK_BYTES
+    rule = chunks.CHUNK_BYTES
     sizes = [1 << power for power in range(20, 28)]
     for name, (net, x) in networks.items():
         times: dict[int, list[float]] = {size: [] for size in sizes}
         for _ in range(options.repeats + 1):
             for size in sizes:
-                plan.CHUNK_BYTES = size
+                chunks.CHUNK_BYTES = size
                 started = time.perf_counter()
                 mcd.mc_predict(net, x, 50, seed=1, progress=False, keep_samples=False)
                 times[size].append(time.perf_counter() - started)
-        plan.CHUNK_BYTES = rule
+        chunks.CHUNK_BYTES = rule
         medians = {size: statistics.median(seconds[1:]) for size, seconds in times.items()}
         text = ", ".join(f"{size >> 20} MiB {seconds / medians[rule]:.2f}" for size, seconds in medians.items())
         print(f"{name}: time over that at {rule >> 20} MiB: {text}")

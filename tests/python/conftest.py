@@ -9,11 +9,11 @@ import torch
 from torchvision_operators import declare_what_torchvision_lacks
 
 from mcdropout import MCPrediction
-from mcdropout.engine.plan import Plan
+from mcdropout.engine.torch_passes import TorchPasses
 from mcdropout.predictions.summaries import summarise_classes, summarise_values
 
 WHERE = {
-    "level": 0.9, "seed": 1, "masks": "shared", "engine": "vmap", "engine_reason": "", "device": "cpu",
+    "level": 0.9, "seed": 1, "masks": "shared", "engine": "folded", "engine_reason": "", "device": "cpu",
     "precision": "float32", "seconds": 0.5,
 }  # fmt: skip
 
@@ -85,12 +85,12 @@ def one_thread():
 @pytest.fixture
 def only_engine(monkeypatch):
     """A function that leaves one engine, beside the loop, which every choice is held against."""
-    all_of_them = Plan._engines
+    all_of_them = TorchPasses.engines
 
-    def leave(engine):
-        kept = (engine, "loop")
+    def leave(name):
+        kept = (name, "loop")
         monkeypatch.setattr(
-            Plan, "_engines", lambda self: {name: run for name, run in all_of_them(self).items() if name in kept}
+            TorchPasses, "engines", lambda self: [engine for engine in all_of_them(self) if engine.name in kept]
         )
 
     return leave

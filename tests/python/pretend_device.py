@@ -10,7 +10,7 @@ import torch
 from torch.utils._pytree import tree_flatten, tree_map
 from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
 
-from mcdropout.engine import masks, pooling, randomness
+from mcdropout.engine import fused, masks, randomness
 
 CROSSINGS: Counter[str] = Counter()  # "asked" for a number, "fetched" and "sent" tensors
 COPIES = ("aten::copy_", "aten::_copy_from")
@@ -134,5 +134,5 @@ module.synchronize = lambda self, device=None: None
 module.get_amp_supported_dtype = lambda self: [torch.bfloat16, torch.float16, torch.float32]
 torch.inference_mode = lambda *args, **kwargs: torch.no_grad()  # these tensors know no inference mode
 # nor TorchScript
-for module in (masks, pooling, randomness):
+for module in (fused, masks, randomness):
     module.native = lambda function: function

@@ -44,6 +44,7 @@ def same(found: list[object], wanted: list[object], close: dict[str, float] = CL
 def test_a_case_gives_the_numbers_of_before(name):
     found = MAKE.computed(CASES[name])
     close = AFTER_TRAINING if "trained" in name else CLOSE
+    assert set(GOLDEN["cases"][name]) <= set(found)
     for part, wanted in GOLDEN["cases"][name].items():
         assert same(MAKE.rounded(found[part]), wanted, close), (part, MAKE.rounded(found[part]), wanted)
 

@@ -1,6 +1,6 @@
 """Reduced precision: which functions of torch compute in it, and which stay in float32.
 
-torch's own autocast does not reach tensors under vmap, so the cast is made here, where every call of a model is met:
+The cast is made where every call of a model is intercepted, so that it reaches the calls inside torch's functions too:
 products of matrices and convolutions take their float32 arguments in the reduced type, normalisations and what must
 have all its arguments in one type take them in float32, and everything else works on what it is given.
 """

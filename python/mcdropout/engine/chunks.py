@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import torch
+
+from ..compute.devices import chunk_bytes
+
 CHUNK_BYTES = 8 << 20  # largest intermediate result of a chunk; tests/benchmarks/bench_chunks.py shows the sweep
 
-ROW_BYTES = 64  # so large at least is a row taken to be: of smaller ones several results lie about at a time
+ROW_BYTES = 64  # lower bound on the size of a row: smaller rows keep several intermediate results alive at once
 
 PREFIX_BYTES = 64 << 20  # largest result of a chunk before the first site, where one pass serves all draws
 
-MASK_BYTES = 256 << 20  # masks of all draws are kept for the next batch up to this size, else made again
+MASK_BYTES = 256 << 20  # masks of all draws are kept for the next batch up to this size, else computed again
 
-INPUTS_PER_CHUNK = 4  # so few at least that a mask, once read, serves several inputs
+INPUTS_PER_CHUNK = 4  # at least so many, so that a mask that was read serves several inputs
 
-INPUTS_PER_WEIGHTS = 64  # weights of a draw are larger than what they work on, and want to serve more
+INPUTS_PER_WEIGHTS = 64  # the same for drawn weights, which are larger than the inputs they meet
 
-FEW_DRAWS = 8  # where fewer than so many fit into a chunk, vmap costs more than it saves
+FEW_DRAWS = 8  # where fewer draws of weights fit into a chunk, to lay them out costs more than it saves
 
 
 def chunk_sizes(
@@ -30,3 +34,64 @@ def chunk_sizes(
     pieces = 1 if n_samples <= 1.5 * most else -(-n_samples // most)  # rather fewer inputs than a small last piece
     draws = -(-n_samples // pieces)
     return draws, max(1, rows // draws)
+
+
+class ChunkSizes:
+    """The sizes of the chunks of one plan; they shrink where memory runs out.
+
+    draws, inputs: of a chunk. loop_inputs: of a chunk of the loop, which takes its draws one after the other.
+    """
+
+    def __init__(
+        self,
+        device: torch.device,
+        n_samples: int,
+        batch_size: int,
+        row_bytes: int,
+        prefix_bytes: int,
+        has_weights: bool,
+    ) -> None:
+        at_least = INPUTS_PER_WEIGHTS if has_weights else INPUTS_PER_CHUNK
+        budget = chunk_bytes(device, CHUNK_BYTES)
+        self.draws, inputs = chunk_sizes(n_samples, max(ROW_BYTES, row_bytes), at_least, budget)
+        most = chunk_bytes(device, PREFIX_BYTES) // max(1, prefix_bytes)
+        self.most_inputs = max(1, min(batch_size, most))  # in a pass before the first site
+        self.inputs = min(inputs, self.most_inputs)
+        self.loop_inputs = min(inputs * self.draws, self.most_inputs)
+        self.n_samples = n_samples
+
+    def holds_few_draws(self) -> bool:
+        """Whether so few draws fit into a chunk that drawn weights are quicker one draw after the other."""
+        return self.draws < min(FEW_DRAWS, self.n_samples)
+
+    def draw_one_after_the_other(self, draw_bytes: int) -> None:
+        """All draws of a few inputs in one chunk of the loop, if memory has room for their weights.
+
+        The weights of each draw serve as many inputs as fit into the cache beside what the network makes of them, and
+        what comes before the first weights is computed once.
+        """
+        self.draws = max(1, min(self.n_samples, MASK_BYTES // draw_bytes))
+        self.inputs = self.loop_inputs = min(self.loop_inputs, INPUTS_PER_WEIGHTS)
+
+    def draw_parts(self, draws: range) -> list[range]:
+        """The draws of each chunk."""
+        return [
+            range(start, min(start + self.draws, draws.stop)) for start in range(draws.start, draws.stop, self.draws)
+        ]
+
+    def input_parts(self, n_inputs: int, loop: bool) -> list[slice]:
+        """The inputs of each chunk, about as many in each, so that no worker waits for the others."""
+        most = self.loop_inputs if loop else self.inputs
+        step = -(-n_inputs // -(-n_inputs // most))
+        return [slice(start, start + step) for start in range(0, n_inputs, step)]
+
+    def halve_inputs(self) -> None:
+        """Memory ran out in a chunk of several inputs."""
+        self.inputs = max(1, self.inputs // 2)
+
+    def halve_draws(self) -> bool:
+        """Memory ran out in a chunk of one input; False where one draw was too much."""
+        if self.draws == 1:
+            return False
+        self.draws //= 2
+        return True

@@ -1,15 +1,16 @@
-"""Results that wait for what comes after them, and then are made with it, or only as far as it needs them.
+"""Results that are computed together with what takes them.
 
-A max-pool behind a dropout takes the product of activations and mask in pieces (`pooling`), and a linear layer behind
-one has masked weights instead of masked inputs. What comes before such a dropout waits too: a pool with no window for
-the last rows of an image needs no convolution there, nor the rows of the pool before that. Which calls wait is known
-from the probes, which saw what takes each result. In their place goes a tensor like them, without numbers; should
-something else ask for it, the result is made after all.
+The product of activations and masks is the largest thing that a small convolutional network writes, and the pool after
+it reads the product back at once. On a CPU both wait for memory rather than for arithmetic. So a dropout before a
+max-pool is deferred, and the pool computes the product in pieces that stay in a core's cache. A relu or a convolution
+before such a dropout is deferred as well: a pool whose windows leave out the last rows of an image needs no convolution
+there. A dropout before a linear layer of few outputs masks the weights of that layer instead of its many inputs.
+
+The probes saw which call takes each result, so they tell which calls can be deferred (`deferred` does it).
 """
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -18,31 +19,39 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..compute.devices import piece_size
+from ..compute.torchscript import native
 from ..sites.calls import Shape
 from ..sites.interception import FUSABLE
 from ..sites.probe import Probe
 from ..sites.site import Site
-from .pooling import Kernel, can_be_pooled, masked_max_pool, pair
 
 RELU, CONVOLUTION, POOL = FUSABLE[F.relu], FUSABLE[F.conv2d], FUSABLE[F.max_pool2d]
 
-CONV2D_ARGUMENTS = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
+PIECE_BYTES = 512 << 10  # of a product: with its inputs and results about a core's second cache
+
+Kernel = tuple[int, int]
+
+
+# ---- which calls can be deferred
 
 
 def fused_calls(probe: Probe, device: torch.device, masks: str) -> dict[str, str]:
-    """The calls that can wait for what comes after them, each with the site at which its waiting ends.
+    """The calls that are deferred, each with the site at which its chain ends.
 
-    They are dropouts before a max-pool or a linear layer, and before the former a relu, a convolution, and that one's
-    own max-pool. For a pool they wait on a CPU only: elsewhere a piece at a time is too little work.
+    They are dropouts before a max-pool or a linear layer, and before the former a relu, a convolution, and the max-pool
+    before that. For a pool they are deferred on a CPU only: elsewhere a piece at a time is too little work.
     """
     uses, sites = probe.sole_uses, probe.sites
     before = {}
     if device.type == "cpu":
-        before = {name: name for name, one in sites.items() if _is(uses.get(name), POOL) and can_be_pooled(one)}
+        before = {name: name for name, site in sites.items() if _is(uses.get(name), POOL) and can_be_pooled(site)}
     for kind in (RELU, CONVOLUTION, POOL):
         before |= {name: before[use] for name, use in uses.items() if use in before and _is(name, kind)}
-    weighed = {name: name for name, one in sites.items() if uses.get(name) is F.linear and can_weigh(one, masks)}
-    return before | weighed
+    linear = {
+        name: name for name, site in sites.items() if uses.get(name) is F.linear and can_mask_weights(site, masks)
+    }
+    return before | linear
 
 
 def _is(call: Any, kind: str) -> bool:
@@ -50,42 +59,56 @@ def _is(call: Any, kind: str) -> bool:
 
 
 def never_materialised(fused: Mapping[str, str]) -> frozenset[str]:
-    """Those of them whose result is never whole in memory."""
+    """The deferred calls whose result is never in memory as one tensor."""
     return frozenset(name for name in fused if not _is(name, CONVOLUTION) and not _is(name, POOL))
 
 
-def can_weigh(site: Site, masks: str) -> bool:
-    """Whether the masks of a site can meet the weights of the linear layer after it: one row for each input."""
-    own_row = site.axis == 0 and len(site.x_shape) == 2 and site.x_shape[0] == 1
-    return masks == "shared" and site.kind == "scale" and own_row
+def can_be_pooled(site: Site) -> bool:
+    """Whether a site's product can be computed in pieces: images along axis 0, channels innermost, plain dropout."""
+    return (
+        site.kind == "scale"
+        and len(site.x_shape) == 4
+        and site.x_shape[0] == 1
+        and site.axis == 0
+        and site.channels_innermost
+    )
+
+
+def can_mask_weights(site: Site, masks: str) -> bool:
+    """Whether a site can mask the weights of the linear layer after it: a shared mask, and one row for each input."""
+    one_row = site.axis == 0 and len(site.x_shape) == 2 and site.x_shape[0] == 1
+    return masks == "shared" and site.kind == "scale" and one_row
+
+
+# ---- deferred results
 
 
 @dataclass(frozen=True)
 class Convolution:
     """A two-dimensional convolution that is not computed yet."""
 
-    given: dict[str, Any]  # its arguments as torch names them; the input may be a `Pooling`
+    arguments: dict[str, Any]  # as torch names them; the input may be a `Pooling`
     shape: Shape  # of its result, (row, channel, height, width)
 
     @property
     def dtype(self) -> torch.dtype:
         """Of its result."""
-        return self.given["weight"].dtype
+        return self.arguments["weight"].dtype
 
-    def made(self, height: int, width: int) -> Tensor:
-        """So much of its result.
+    def computed(self, height: int, width: int) -> Tensor:
+        """The first rows and columns of its result.
 
-        Where there is padding all of the input is taken: less of it would be padded elsewhere.
+        With padding the whole input is taken: a part of it would be padded at other places.
         """
-        x, stride = self.given["input"], pair(self.given.get("stride", 1))
+        x, stride = self.arguments["input"], pair(self.arguments.get("stride", 1))
         rows, columns = x.shape[2:]
         if self._unpadded():
             rows -= (self.shape[2] - height) * stride[0]
             columns -= (self.shape[3] - width) * stride[1]
-        return F.conv2d(**{**self.given, "input": first_of(x, rows, columns)})[:, :, :height, :width]
+        return F.conv2d(**{**self.arguments, "input": first_of(x, rows, columns)})[:, :, :height, :width]
 
     def _unpadded(self) -> bool:
-        padding = self.given.get("padding", 0)
+        padding = self.arguments.get("padding", 0)
         return padding == "valid" or (padding != "same" and not any(pair(padding)))
 
 
@@ -106,8 +129,8 @@ class Pooling:
         """Of its result."""
         return self.source.dtype
 
-    def made(self, height: int, width: int) -> Tensor:
-        """So much of its result."""
+    def computed(self, height: int, width: int) -> Tensor:
+        """The first rows and columns of its result."""
         x = first_of(self.source, height * self.kernel[0], width * self.kernel[1])
         factor = self.site.factor if self.mask.dtype == torch.uint8 else 1.0
         x = x.unflatten(0, (-1, self.n_inputs))
@@ -119,19 +142,109 @@ Source = Tensor | Convolution | Pooling
 
 def first_of(source: Source, height: int, width: int) -> Tensor:
     """The first rows and columns of images (row, channel, height, width)."""
-    return source[:, :, :height, :width] if isinstance(source, Tensor) else source.made(height, width)
+    return source[:, :, :height, :width] if isinstance(source, Tensor) else source.computed(height, width)
 
 
 def materialise(source: Source) -> Tensor:
-    """All of it."""
-    return source if isinstance(source, Tensor) else source.made(*source.shape[2:])
+    """The whole result."""
+    return source if isinstance(source, Tensor) else source.computed(*source.shape[2:])
 
 
-@dataclass
-class Deferred:
-    """A result that is not computed yet, in whose place a tensor like it is handed on."""
+# ---- dropout and max-pool in pieces
 
-    stand_in: weakref.ref[Tensor]
-    source: Source
-    relu: bool = False
-    site: Site | None = None
+
+def plain_kernel(
+    kernel_size: int | Kernel,
+    stride: int | Kernel | None = None,
+    padding: int | Kernel = 0,
+    dilation: int | Kernel = 1,
+    ceil_mode: bool = False,
+    return_indices: bool = False,
+) -> Kernel | None:
+    """(height, width) of a max-pool whose windows lie side by side; None for any other. Arguments as torch's."""
+    kernel = pair(kernel_size)
+    adjacent = stride is None or pair(stride) == kernel
+    plain = pair(padding) == (0, 0) and pair(dilation) == (1, 1) and not ceil_mode and not return_indices
+    return kernel if adjacent and plain else None
+
+
+def pair(value: int | Kernel) -> Kernel:
+    """(vertical, horizontal) of an argument that torch takes as one number or two."""
+    return (value, value) if isinstance(value, int) else (value[0], value[-1])
+
+
+def masked_max_pool(x: Tensor, mask: Tensor, kernel: Kernel, relu: bool = False, factor: float = 1.0) -> Tensor:
+    """max_pool2d(x * mask * factor), or of relu(x), (draw, input, channel, height, width), piece by piece.
+
+    The first axis of `x` may be 1 long, the second of `mask`. A mask holds no number below 0 and may come in bytes, 0
+    or 1. The factor is above 0. It and the relu meet the maxima alone: both keep the order of numbers, rounded or not,
+    so the largest of what they make is what they make of the largest.
+    """
+    high, wide = kernel
+    draws, inputs, channels = max(len(x), len(mask)), x.shape[1], x.shape[2]
+    height, width = x.shape[3] // high, x.shape[4] // wide
+    x, mask = (one.movedim(2, -1)[:, :, : height * high, : width * wide] for one in (x, mask))  # channels innermost
+    if relu and x.dtype == torch.float16:  # whose minus infinity, near enough to be met, would be none times 0
+        x, relu = x.relu(), False
+    out = x.new_empty(draws, inputs, height, width, channels)
+    piece = piece_size(x.device, PIECE_BYTES)
+    steps = _steps(draws, inputs, height, max(1, piece // (high * width * wide * channels * x.itemsize)))
+    native(_by_pieces)(x, mask, out, high, wide, relu, factor, *steps)
+    return out.movedim(-1, 2)
+
+
+def _steps(draws: int, inputs: int, height: int, rows: int) -> tuple[int, int, int]:
+    """Draws, inputs and pooled rows of a piece of `rows`: whole draws if they fit, else whole inputs, else rows."""
+    if rows >= inputs * height:
+        return min(draws, rows // (inputs * height)), inputs, height
+    return 1, max(1, rows // height), min(rows, height)
+
+
+def _by_pieces(
+    x: Tensor,
+    mask: Tensor,
+    out: Tensor,
+    high: int,
+    wide: int,
+    relu: bool,
+    factor: float,
+    some_draws: int,
+    some_inputs: int,
+    some_rows: int,
+) -> None:
+    """Fill `out` (draw, input, height, width, channel), draw after draw of the same inputs, which so stay in the cache.
+
+    The product has one place, which does too: new memory would come cold into it.
+    """
+    for row in range(0, out.size(2), some_rows):
+        rows = slice(row, row + some_rows)
+        above = slice(row * high, (row + some_rows) * high)
+        for one in range(0, out.size(1), some_inputs):
+            inputs = slice(one, one + some_inputs)
+            own_x = x[:, inputs, above]
+            own_mask = mask[:, inputs, above] if mask.size(1) > 1 else mask[:, :, above]
+            own_out = out[:, inputs, rows]
+            product = torch.empty_like(
+                own_x[:1].expand(some_draws, -1, -1, -1, -1), memory_format=torch.contiguous_format
+            )
+            tallest = product[:, :, ::high]
+            lower = [product[:, :, at::high] for at in range(1, high)]
+            columns = [tallest[:, :, :, at::wide] for at in range(wide)]
+            for draw in range(0, out.size(0), some_draws):
+                first = min(draw, out.size(0) - some_draws)  # the last piece is as long as the others
+                kept = own_mask.narrow(0, first, some_draws)
+                activations = own_x if own_x.size(0) == 1 else own_x.narrow(0, first, some_draws)
+                maxima = own_out.narrow(0, first, some_draws)
+                torch.mul(activations, kept, out=product)
+                for other in lower:
+                    torch.maximum(tallest, other, out=tallest)
+                if wide == 1:
+                    maxima.copy_(tallest)
+                else:
+                    torch.maximum(columns[0], columns[1], out=maxima)
+                    for other in columns[2:]:
+                        torch.maximum(maxima, other, out=maxima)
+                if relu:
+                    maxima.clamp_min_(0)
+                if factor != 1.0:
+                    maxima.mul_(factor)

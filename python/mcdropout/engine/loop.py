@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -14,11 +16,55 @@ from ..sites.interception import SampleMode
 from ..sites.operations import HANDLERS, is_opened
 from ..sites.replica import Replica
 from ..sites.site import Site, tensors_in
+from .engines import Engine
 from .masks import Masks
 
 
 class OtherCalls(Exception):
     """A pass before the first site is not what the first pass was, or cannot be kept."""
+
+
+class LoopEngine(Engine):
+    """One draw after the other, in passes that start where the first site is, as long as that gives the same."""
+
+    name = "loop"
+
+    def __init__(
+        self,
+        sites: dict[str, Site],
+        run_pass: Callable[[Replica, Inputs, SampleMode], Tensor],
+        prefix_can_be_kept: bool,
+    ) -> None:
+        self.sites, self.run_pass, self.prefix_can_be_kept = sites, run_pass, prefix_can_be_kept
+
+    def run(self, replica: Replica, inputs: Inputs, masks: Masks) -> Tensor:
+        n_draws = len(next(iter(masks.values())))
+        by_draw = [{name: mask[draw] for name, mask in masks.items()} for draw in range(n_draws)]
+        if self.prefix_can_be_kept:
+            with suppress(OtherCalls):
+                return self._with_prefix(replica, inputs, by_draw)
+            self.prefix_can_be_kept = False  # the passes differ before the first site
+        return torch.stack([self._pass(replica, inputs, of_draw) for of_draw in by_draw])
+
+    def _with_prefix(self, replica: Replica, inputs: Inputs, by_draw: list[Masks]) -> Tensor:
+        draws, prefix = [], Prefix()
+        for of_draw in by_draw:
+            draws.append(self._pass(replica, inputs, of_draw, prefix if self.prefix_can_be_kept else None))
+            if prefix.was_written_to():
+                self.prefix_can_be_kept = False
+        return torch.stack(draws)
+
+    def _pass(self, replica: Replica, inputs: Inputs, masks: Masks, prefix: Prefix | None = None) -> Tensor:
+        """One pass of the network under the masks of one draw."""
+        sites, n_inputs = self.sites, len(inputs)
+        inputs = inputs.clone()  # a model may write to its inputs
+        if prefix is None:
+            mode = SampleMode(replica, sites, masks, n_inputs)
+        elif prefix.versions is None:
+            mode, prefix.inputs = RecordingMode(replica, sites, masks, n_inputs, prefix), inputs
+        else:
+            mode, inputs = ReplayingMode(replica, sites, masks, n_inputs, prefix), prefix.inputs
+        return self.run_pass(replica, inputs, mode)
 
 
 class Prefix:

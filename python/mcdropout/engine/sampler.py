@@ -14,7 +14,7 @@ from ..compute.threads import Workers
 from ..data.inputs import Inputs
 from ..errors import IdenticalDraws
 from ..sites.table import caveats_on
-from .plan import Plan
+from .plan import SamplingPlan
 
 
 class Sampler:
@@ -26,19 +26,19 @@ class Sampler:
 
     def __init__(
         self,
-        make_plan: Callable[[Inputs, torch.device], Plan],
+        make_plan: Callable[[Inputs, torch.device], SamplingPlan],
         example: Inputs,
         seed: int,
         workers: int | None,
         devices: list[torch.device],
     ) -> None:
-        self.make_plan, self.seed, self.workers, self.told = make_plan, seed, workers, False
+        self.make_plan, self.seed, self.workers, self.warned = make_plan, seed, workers, False
         self.first = make_plan(example, devices[0])
         self.input_bytes = example.nbytes // len(example)
-        self.devices = devices[:1] if self.first.serial else devices
+        self.devices = devices[:1] if self.first.passes.serial else devices
         self.plans = {(example.signature, 0): self.first}
 
-    def plan(self, inputs: Inputs, device_index: int = 0) -> Plan:
+    def plan(self, inputs: Inputs, device_index: int = 0) -> SamplingPlan:
         """How inputs that lie on a device are drawn there; `device_index` is the device's place in `devices`."""
         key = inputs.signature, device_index
         if key not in self.plans:
@@ -51,25 +51,26 @@ class Sampler:
 
         Tells, in the first, of what the spread leaves out or depends on; in each, of calls that no probe had seen.
         """
-        if not self.told:
-            for caveat in caveats_on(self.first.probe):
+        if not self.warned:
+            for caveat in caveats_on(self.first.passes.probe):
                 warn(caveat)
-        self.told = True
+        self.warned = True
         with ExitStack() as stack:
-            if self.first.probe.serial:
+            if self.first.passes.probe.serial:
                 stack.enter_context(OwnStream(self.seed))
                 stack.enter_context(other_generators_kept(self.seed))
             workers_of_devices = [
                 Workers.wanted(self.workers, device, self.devices.count(device)) for device in self.devices
             ]
             yield [stack.enter_context(workers) for workers in workers_of_devices]
-        unknown = sorted({name for plan in self.plans.values() for name in plan.unknown - plan.probe.passed_over})
+        all_passes = [plan.passes for plan in self.plans.values()]
+        unknown = sorted({name for passes in all_passes for name in passes.unknown - passes.probe.passed_over})
         if unknown:
             warn(
                 "`model` made dropout calls that its first inputs did not show and that were left out: "
                 f"{', '.join(unknown)}."
             )
-        numbers = sorted({one for plan in self.plans.values() for one in plan.unknown_numbers})
+        numbers = sorted({name for passes in all_passes for name in passes.unknown_numbers})
         if numbers:
             warn(
                 "`model` drew random numbers of its own that its first inputs did not show, by "

@@ -325,7 +325,7 @@ def mc_compare_rates(
         request = SamplingOptions.checked(n_samples, batch_size, 0.95, "shared", None, values, None, seed)
         feed = network.feed(inputs)
         sampler = sampler_for(network, feed, request, besides, rate=None if refit else rate)
-        sampler.told = bool(rows) and not refit  # of the same model it was told for the first rate
+        sampler.warned = bool(rows) and not refit  # the first rate has warned of the same model
         prediction = draw_all(network, sampler, feed, request, None, progress, started)
         loss, more = _loss(check_prediction(prediction, "x"), y)
         losses.append(loss)

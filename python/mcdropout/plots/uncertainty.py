@@ -85,15 +85,8 @@ def mc_uncertainty_table(
     tables = []
     for name, values in groups.items():
         n = np.bincount(np.searchsorted(edges[1:-1], values, side="left"), minlength=n_bins)
-        parts = {
-            "measure": measure,
-            "group": name,
-            "from": edges[:-1],
-            "to": edges[1:],
-            "n": n,
-            "share": n / max(len(values), 1),
-        }
-        tables.append(pd.DataFrame(parts))
+        bins = {"from": edges[:-1], "to": edges[1:], "n": n, "share": n / max(len(values), 1)}
+        tables.append(pd.DataFrame({"measure": measure, "group": name, **bins}))
     return pd.concat(tables, ignore_index=True)
 
 
@@ -141,13 +134,10 @@ def mc_plot_uncertainty(
     """
     table = mc_uncertainty_table(prediction, y, prediction_out, measure=measure, n_bins=n_bins)
     figure, (axes,) = make_panels(1, 1)
-    for place, (name, one) in enumerate(table.groupby("group", sort=False)):
-        edges = np.append(one["from"].to_numpy(), one["to"].iloc[-1])
-        label = f"{name} ({one['n'].sum():,})"
-        if place == 0:
-            axes.stairs(one["share"], edges, fill=True, color=OTHER, label=label)
-        else:
-            axes.stairs(one["share"], edges, color=INK, linewidth=1.6, label=label)
+    looks = {"fill": True, "color": OTHER}, {"color": INK, "linewidth": 1.6}
+    for look, (name, group) in zip(looks, table.groupby("group", sort=False), strict=False):
+        edges = np.append(group["from"].to_numpy(), group["to"].iloc[-1])
+        axes.stairs(group["share"], edges, label=f"{name} ({group['n'].sum():,})", **look)
     label_axes(axes, label_of(str(table["measure"].iloc[0])), "share of the group")
     add_legend(axes)
     return finish(figure, path)

@@ -21,7 +21,7 @@ from ..compute.threads import DeviceThreads, Workers
 from ..data.inputs import Inputs
 from ..data.labels import label_array
 from ..data.sources import InputSource
-from ..engine.plan import Plan
+from ..engine.plan import SamplingPlan
 from ..engine.randomness import input_ids
 from ..engine.sampler import Sampler
 from ..predictions.prediction import MCPrediction
@@ -46,7 +46,7 @@ def draw_all(
     started: float,
 ) -> MCPrediction:
     """The prediction of a network whose sampler is ready: batches, rounds of draws, summaries."""
-    out = network.outputs.tensor(sampler.first.probe.output)
+    out = network.outputs.tensor(sampler.first.passes.probe.output)
     values, noise = network.outputs.draws(out[None].to(for_float64(out.device)))
     if request.keep_samples and feed.n_inputs is not None:
         shape = (request.n_samples, feed.n_inputs, *values.shape[2:])
@@ -104,8 +104,8 @@ def draw_all(
         level=request.level,
         seed=request.seed,
         masks=request.masks,
-        engine=sampler.first.engine,
-        engine_reason=sampler.first.engine_reason,
+        engine=sampler.first.choice.engine.name,
+        engine_reason=sampler.first.choice.reason,
         device=", ".join(map(str, devices)),
         precision=network.replica.precision,
         seconds=time.perf_counter() - started,
@@ -141,7 +141,7 @@ def _batches(feed: InputSource, size: int, ids: Sequence[object] | None) -> Iter
 
 
 def _drawn(
-    plan: Plan,
+    plan: SamplingPlan,
     batch: Batch,
     inputs: Inputs,
     request: SamplingOptions,
@@ -152,9 +152,9 @@ def _drawn(
     drawn, ids = None, batch.ids
     for draws in request.rounds():
         last = draws.stop == request.n_samples
-        raw = plan.run(inputs, ids, draws, workers, report if last else no_progress).to(for_float64(plan.device))
+        raw = plan.run(inputs, ids, draws, workers, report if last else no_progress).to(for_float64(plan.passes.device))
         if drawn is None:
-            drawn = DrawnBatch(batch.first + np.arange(len(inputs)), raw, plan.outputs)
+            drawn = DrawnBatch(batch.first + np.arange(len(inputs)), raw, plan.passes.outputs)
         else:
             drawn.raw = torch.cat([drawn.raw, raw])
         if request.tolerance is None or last:
@@ -168,7 +168,7 @@ def _drawn(
                 return
             left = (~done).nonzero()[:, 0]
             still = left.cpu().numpy()
-            inputs, ids = inputs[left.to(plan.device)], ids[still]
+            inputs, ids = inputs[left.to(plan.passes.device)], ids[still]
             drawn = replace(drawn, places=drawn.places[still], raw=drawn.raw[:, left])
     assert drawn is not None
     yield drawn

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,8 +17,8 @@ from ..data.conversion import InputConversion, has_whole_numbers, ways_to_take
 from ..data.inputs import Casts, Inputs, Kinds, Path, Takes
 from ..data.labels import Label
 from ..data.sources import InputSource, source_of
-from ..engine.keras_plan import KerasPlan
-from ..engine.plan import Plan
+from ..engine.keras_passes import KerasPasses
+from ..engine.plan import SamplingPlan
 from ..engine.sampler import Sampler
 from ..predictions.outputs import Outputs, Select
 from ..sites.keras.loading import check_keras, load_keras
@@ -29,37 +29,12 @@ from ..sites.lookups import check_looked_up
 from ..sites.probe import Probe
 from ..sites.site import at_rate
 from ..sites.trials import random_state_kept
+from .options import SamplingOptions, SiteOptions
 
 # Words in the names of losses; with cross-entropies, `from_logits` says the rest.
 CLASSIFICATION_LOSSES = ("crossentropy",)
 
 REGRESSION_LOSSES = ("mean_squared", "mean_absolute", "huber", "log_cosh")
-
-
-class OptionsProtocol(Protocol):
-    """What is asked for, as far as draws need it."""
-
-    @property
-    def n_samples(self) -> int: ...
-
-    @property
-    def masks(self) -> str: ...
-
-    @property
-    def batch_size(self) -> int: ...
-
-    @property
-    def workers(self) -> int | None: ...
-
-    @property
-    def seed(self) -> int: ...
-
-
-class SiteOptionsProtocol(Protocol):
-    """What is sampled besides dropout."""
-
-    @property
-    def gaussian_noise(self) -> bool: ...
 
 
 @dataclass
@@ -130,28 +105,21 @@ class KerasModel:
         return len(symbolic_inputs(self.model)) > 1
 
     def sampler(
-        self, example: Inputs, request: OptionsProtocol, besides: SiteOptionsProtocol, rate: float | None = None
+        self, example: Inputs, request: SamplingOptions, besides: SiteOptions, rate: float | None = None
     ) -> Sampler:
         """Find the sites, check the outputs, and make ready to draw; `rate` in place of the rates of all dropouts."""
 
-        def make_plan(inputs: Inputs, _: torch.device) -> Plan:
+        def make_plan(inputs: Inputs, _: torch.device) -> SamplingPlan:
             replica = self._new_replica()
             with self.telling(inputs):
-                found = probe_keras(replica, inputs.cycled, besides.gaussian_noise)
+                probed = probe_keras(replica, inputs.cycled, besides.gaussian_noise)
             if rate is not None:
-                found.sites = at_rate(found.sites, rate)
-            self.outputs.check(found.output, found.n_inputs)
-            more = self._new_replica if replica.backend == "torch" else None  # the others have threads of their own
-            return KerasPlan(
-                found,
-                replica,
-                more,
-                self.outputs,
-                request.n_samples,
-                request.seed,
-                request.masks,
-                request.batch_size,
-            )
+                probed.sites = at_rate(probed.sites, rate)
+            self.outputs.check(probed.output, probed.n_inputs)
+            # TensorFlow and JAX have threads of their own
+            more_replicas = self._new_replica if replica.backend == "torch" else None
+            passes = KerasPasses(probed, replica, more_replicas, self.outputs, request.seed, request.masks)
+            return SamplingPlan.of(passes, request.n_samples, request.batch_size)
 
         return Sampler(make_plan, example, request.seed, request.workers, [self.replica.device])
 
@@ -228,7 +196,7 @@ class KerasModel:
         """What the model returns with nothing dropped."""
         return self.replica.to_torch(self.replica.take(run_or_explain(self.replica, inputs, Pass())))
 
-    def probed(self, head: Callable[[int], Inputs], besides: SiteOptionsProtocol) -> Probe:
+    def probed(self, head: Callable[[int], Inputs], besides: SiteOptions) -> Probe:
         """Its sites, and what else the probes find out."""
         with self.telling(head(3)):
             return probe_keras(self.replica, head, besides.gaussian_noise)

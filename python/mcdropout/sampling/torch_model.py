@@ -20,8 +20,9 @@ from ..data.conversion import InputConversion, has_whole_numbers, ways_to_take
 from ..data.inputs import Casts, Inputs, Kinds, Path, Takes, as_constants, check_given_once, placed_constants
 from ..data.labels import Label
 from ..data.sources import ArraySource, InputSource, source_of
-from ..engine.plan import Plan
+from ..engine.plan import SamplingPlan
 from ..engine.sampler import Sampler
+from ..engine.torch_passes import TorchPasses
 from ..networks.network import MCNetwork
 from ..predictions.outputs import Outputs, Select
 from ..sites.interception import CarefulMode, StochasticMode
@@ -206,27 +207,19 @@ class TorchModel:
         # hooks of the user may share what they note, so nothing runs beside them
         hooked = any(module._forward_hooks or module._forward_pre_hooks for module in self.model.modules())
 
-        def make_plan(inputs: Inputs, device: torch.device) -> Plan:
-            def more_replicas() -> Replica:
+        def make_plan(inputs: Inputs, device: torch.device) -> SamplingPlan:
+            def new_replica() -> Replica:
                 return replicate(self.model, device, self.replica.precision)
 
-            replica = more_replicas()
+            replica = new_replica()
             with self.telling(inputs):
-                found = probe(self.model, replica, inputs.cycled, besides.stochastic_depth, besides.gaussian_noise)
+                probed = probe(self.model, replica, inputs.cycled, besides.stochastic_depth, besides.gaussian_noise)
             if rate is not None:
-                found.sites = at_rate(found.sites, rate)
-            self.outputs.check(found.output, found.n_inputs)
-            more = None if hooked else more_replicas
-            return Plan(
-                found,
-                replica,
-                more,
-                self.outputs,
-                request.n_samples,
-                request.seed,
-                request.masks,
-                request.batch_size,
-            )
+                probed.sites = at_rate(probed.sites, rate)
+            self.outputs.check(probed.output, probed.n_inputs)
+            more_replicas = None if hooked else new_replica
+            passes = TorchPasses(probed, replica, more_replicas, self.outputs, request.seed, request.masks)
+            return SamplingPlan.of(passes, request.n_samples, request.batch_size)
 
         return Sampler(make_plan, example, request.seed, request.workers, self.devices)
 

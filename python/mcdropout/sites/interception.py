@@ -140,7 +140,7 @@ class CarefulMode(StochasticMode):
 
 
 class SampleMode(StochasticMode):
-    """Applies the masks of one draw (or, under vmap, of many) at their sites."""
+    """Applies the masks of one draw (or of many, see `engine.fold`) at their sites."""
 
     handlers = KEYED
 

@@ -6,6 +6,7 @@ function does, and passes every tensor that loses some of its parts to `mode.app
 
 from __future__ import annotations
 
+import inspect
 import math
 import types
 from collections.abc import Callable
@@ -15,7 +16,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch._C._functorch import is_batchedtensor  # torch has no public way to ask this
 from torch.backends.cudnn.rnn import get_cudnn_mode
 from torch.overrides import handle_torch_function, has_torch_function_unary
 
@@ -65,8 +65,8 @@ def _native_dropout(mode: Mode, func: Any, input: Tensor, p: float, train: bool 
 def written_mask(x: Tensor, result: Tensor) -> Tensor:
     """`result` in the place of `x`.
 
-    vmap cannot write many draws where there is one tensor. Most models use what the call returns and never look at `x`
-    again; those that do are found out when vmap's numbers are held against the loop's.
+    Many draws cannot be written where there is room for one. Most models use what the call returns and never look at
+    `x` again; the others are found when the numbers of an engine are compared with the loop's.
     """
     if result is x:
         return x
@@ -99,11 +99,10 @@ def _attention(
 ) -> Tensor:
     """Scaled dot product attention, its weights dropped by their mask between softmax and sum.
 
-    Where nothing is dropped torch's fused kernel does it, but not under vmap, which would call it once per draw.
+    Where nothing is dropped, torch's fused kernel computes it.
     """
     if dropout_p == 0:
         mode.skip()
-    if dropout_p == 0 and not any(is_batchedtensor(one) for one in (query, key, value)):
         return func(query, key, value, attn_mask=attn_mask, is_causal=is_causal, scale=scale, enable_gqa=enable_gqa)
     if enable_gqa:
         groups = query.shape[-3] // key.shape[-3]
@@ -117,12 +116,75 @@ def _attention(
     weights = scores.softmax(dim=-1)
     if attn_mask is not None:  # as torch: where there is nothing to see, 0
         weights = weights.masked_fill((scores == -math.inf).all(dim=-1, keepdim=True), 0)
-    if dropout_p == 0:
-        return weights @ value
     drop = StochasticCall("scaled_dot_product_attention", float(dropout_p), True, tuple(weights.shape))
     weights = mode.apply(drop, weights)
-    with mode:  # `value` may want to be laid out as the weights now are
+    with mode:  # `value` may have to be repeated for the draws that the weights now have
         return weights @ value
+
+
+MULTI_HEAD = inspect.signature(F.multi_head_attention_forward)
+
+RARE = ("bias_k", "bias_v", "add_zero_attn", "static_k", "static_v")  # options of it that nearly nobody uses
+
+
+def _multi_head_attention(mode: Mode, func: Any, *args: Any, **kwargs: Any) -> Any:
+    """Multi-head attention as linear layers and attention, which note no number of inputs before the weights drop.
+
+    So the number of inputs may grow where the first weights drop, as it does when many draws share a pass.
+    """
+    bound = MULTI_HEAD.bind(*args, **kwargs)
+    bound.apply_defaults()
+    given = bound.arguments
+    if given["query"].ndim != 3 or any(given[name] is not None and given[name] is not False for name in RARE):
+        return _opened(mode, func, *args, **kwargs)
+    with mode:
+        query, key, value = (
+            x.unflatten(-1, (given["num_heads"], -1)).permute(1, 2, 0, 3) for x in _projected(given)
+        )  # (input, head, token, feature)
+        mask = _attention_mask(given, query)
+        rate = given["dropout_p"] if given["training"] else 0.0
+        weights = None
+        if given["need_weights"]:
+            scores = query * math.sqrt(1 / query.shape[-1]) @ key.transpose(-2, -1)
+            weights = (scores if mask is None else scores + mask).softmax(dim=-1)
+            if rate > 0:
+                weights = F.dropout(weights.flatten(0, 1), rate).unflatten(0, (-1, given["num_heads"]))
+            out = weights @ value
+            weights = weights.mean(dim=1) if given["average_attn_weights"] else weights
+        else:
+            causal = given["is_causal"] and given["key_padding_mask"] is None
+            out = F.scaled_dot_product_attention(query, key, value, None if causal else mask, rate, causal)
+        out = out.permute(2, 0, 1, 3).flatten(2)
+        return F.linear(out, given["out_proj_weight"], given["out_proj_bias"]), weights
+
+
+def _projected(given: dict[str, Any]) -> list[Tensor]:
+    """Queries, keys and values of multi-head attention, (token, input, feature)."""
+    inputs = [given[name] for name in ("query", "key", "value")]
+    biases = given["in_proj_bias"]
+    if given["use_separate_proj_weight"]:
+        weights = [given[f"{name}_proj_weight"] for name in "qkv"]
+    elif inputs[0] is inputs[1] is inputs[2]:
+        return list(F.linear(inputs[0], given["in_proj_weight"], biases).chunk(3, dim=-1))
+    else:
+        weights = given["in_proj_weight"].chunk(3)
+    parts = (None, None, None) if biases is None else biases.chunk(3)
+    return [F.linear(x, weight, bias) for x, weight, bias in zip(inputs, weights, parts, strict=True)]
+
+
+def _attention_mask(given: dict[str, Any], query: Tensor) -> Tensor | None:
+    """What is added to the scores (input, head, token, token) of multi-head attention; None for nothing."""
+    masks = []
+    if given["attn_mask"] is not None:
+        mask = given["attn_mask"]
+        masks.append(mask.unflatten(0, (-1, given["num_heads"])) if mask.ndim == 3 else mask)
+    if given["key_padding_mask"] is not None:
+        masks.append(given["key_padding_mask"][:, None, None, :])
+    hidden = [
+        torch.zeros_like(mask, dtype=query.dtype).masked_fill_(mask, -math.inf) if mask.dtype == torch.bool else mask
+        for mask in masks
+    ]
+    return sum(hidden[1:], hidden[0]) if hidden else None
 
 
 def _opened(mode: Mode, func: Any, *args: Any, **kwargs: Any) -> Any:
@@ -240,7 +302,7 @@ HANDLERS: dict[Any, Handler] = {
     is_sampled: _is_sampled,
     **dict.fromkeys((F.dropout, torch.dropout, *CHANNELS, *ALPHAS, *ALPHA_CHANNELS, *IN_PLACE), _dropout),
     F.scaled_dot_product_attention: _attention,
-    F.multi_head_attention_forward: _opened,
+    F.multi_head_attention_forward: _multi_head_attention,
     **dict.fromkeys((torch.lstm, torch.gru, torch.rnn_tanh, torch.rnn_relu), _recurrent),
     torch.native_dropout: _native_dropout,
     F.gumbel_softmax: _opened,
@@ -258,4 +320,4 @@ def drops(func: Any) -> bool:
 
 def is_opened(func: Any) -> bool:
     """Whether the calls inside this function are met one by one."""
-    return HANDLERS.get(func) is _opened
+    return HANDLERS.get(func) in (_opened, _multi_head_attention)

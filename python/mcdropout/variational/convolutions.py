@@ -8,7 +8,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch._C._functorch import is_batchedtensor  # torch has no public way to ask this
 
 from ..compute.torchscript import native
 from ..sites.operations import weight_draw
@@ -19,42 +18,6 @@ from .priors import Prior
 FEW_PRODUCTS = 64  # up to so many terms of a sum torch's convolution on a CPU is slower than a matrix product
 
 PRODUCT_BYTES = 512 << 10  # of a piece of such products: two of them and their terms about fill a core's second cache
-
-
-class _ConvolutionOfDraws(torch.autograd.Function):
-    """`F.conv2d` of many draws at once, under vmap: one draw after the other, with the channels last in memory.
-
-    torch's own rule makes one grouped convolution of them, and leaves its result in an order in which what comes next
-    is slow.
-    """
-
-    generate_vmap_rule = False
-
-    @staticmethod
-    def forward(x: Tensor, weight: Tensor, bias: Tensor | None, *options: Any) -> Tensor:  # type: ignore[override]  # torch says *args
-        return F.conv2d(x, weight, bias, *options)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: Any, output: Any) -> None: ...
-
-    @staticmethod
-    def vmap(info: Any, in_dims: Any, *given: Any) -> Any:
-        x, weight, bias, *options = given
-
-        def of(value: Tensor | None, dim: int | None, draw: int) -> Tensor | None:
-            return value if value is None or dim is None else value.select(dim, draw)
-
-        whole: Tensor | None = None
-        for draw in range(info.batch_size):
-            own, weights = of(x, in_dims[0], draw), of(weight, in_dims[1], draw)
-            assert own is not None
-            assert weights is not None
-            out = F.conv2d(own, weights, of(bias, in_dims[2], draw), *options)
-            if whole is None:
-                last = (info.batch_size, *out.shape[:-3], *out.shape[-2:], out.shape[-3])
-                whole = out.new_empty(last).movedim(-1, -3)
-            whole[draw] = out
-        return whole, 0
 
 
 def _largest_products(terms: Tensor, weight: Tensor, bias: Tensor, relu: bool, out: Tensor, rows: int) -> None:
@@ -144,8 +107,6 @@ class _BayesConv(BayesLayer):
         if self.padding_mode != "zeros":
             x, padding = F.pad(x, self.sides, mode=self.padding_mode), 0
         convolve: Any = F.conv2d if self.n_spatial == 2 else F.conv1d
-        if self.n_spatial == 2 and is_batchedtensor(weight):
-            convolve = _ConvolutionOfDraws.apply
         return convolve(x, weight, bias, self.stride, padding, self.dilation, self.groups)
 
     def _flipped(self, x: Tensor) -> Tensor:
@@ -214,18 +175,19 @@ class BayesConv2d(_BayesConv):
 
     def _has_few_products(self, x: Tensor) -> bool:
         few = self.groups == 1 and math.prod(self.weight_shape[1:]) <= FEW_PRODUCTS
-        return few and x.ndim == 4 and x.device.type == "cpu" and not is_batchedtensor(x)
+        return few and x.ndim == 4 and x.device.type == "cpu"
 
     def _products(self, x: Tensor, anchor: Tensor, pool: tuple[int, int] = (1, 1), relu: bool = False) -> Tensor:
         """The convolution as matrix products, whose terms are laid out before the draw: once for all draws."""
         terms, (height, width) = self._terms(x, pool)
         weight, bias = weight_draw(anchor, self)
-        weight = weight.flatten(1).T.to(terms.dtype)
-        bias = weight.new_zeros(self.out_channels) if bias is None else bias.to(terms.dtype)
-        if is_batchedtensor(weight):
-            out = (terms @ weight).amax(dim=0) + bias
+        weight = weight.flatten(-3).to(terms.dtype)
+        if weight.ndim > 2:  # of many draws, which a linear layer takes in one go
+            out = F.linear(terms.transpose(0, 1), weight, None if bias is None else bias.to(terms.dtype)).amax(dim=1)
             out = out.relu() if relu else out
         else:
+            weight = weight.T
+            bias = weight.new_zeros(self.out_channels) if bias is None else bias.to(terms.dtype)
             out = terms.new_empty(terms.shape[1], self.out_channels)
             native(_largest_products)(terms, weight, bias, relu, out, max(1, PRODUCT_BYTES // out[0].nbytes))
         return out.view(-1, height, width, self.out_channels).permute(0, 3, 1, 2)
@@ -247,7 +209,7 @@ class BayesConv2d(_BayesConv):
 
     def _without_rest(self, x: Tensor, pool: tuple[int, int]) -> Tensor:
         """`x` without the last rows and columns that no whole window of the pool comes from."""
-        if any(self.sides) or is_batchedtensor(x):
+        if any(self.sides):
             return x
         rows, columns = (
             size - side % window * stride

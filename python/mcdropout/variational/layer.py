@@ -159,9 +159,9 @@ class BayesLayer(nn.Module):
         return self.means()[1]
 
     def split(self, weights: Tensor) -> tuple[Tensor, Tensor | None]:
-        """All weights, (weight,), as weights and biases."""
-        weight = weights[: self.n_weights - self.n_biases].view(self.weight_shape)
-        return weight, (weights[self.n_weights - self.n_biases :] if self.n_biases else None)
+        """All weights, (..., weight), as weights and biases; axes before the last, as of many draws, stay."""
+        weight = weights[..., : self.n_weights - self.n_biases].unflatten(-1, self.weight_shape)
+        return weight, (weights[..., self.n_weights - self.n_biases :] if self.n_biases else None)
 
     def draw(self, noise: Noise) -> Tensor:
         """Weights of some draws, (draw, weight)."""

@@ -21,8 +21,8 @@ from mcdropout.compute.devices import as_devices, chunk_bytes, for_float64
 from mcdropout.compute.streams import OwnStream
 from mcdropout.compute.threads import DeviceThreads, Workers
 from mcdropout.compute.transfers import pack, to_device, to_host_async, unpack
-from mcdropout.engine.fold import FoldedMode
-from mcdropout.engine.plan import Plan
+from mcdropout.engine.fold import FoldedEngine, FoldedMode
+from mcdropout.engine.loop import LoopEngine
 from mcdropout.sampling.draw import _drawn
 from mcdropout.sampling.model import network_of, sampler_for
 from mcdropout.sampling.options import SamplingOptions, SiteOptions
@@ -212,7 +212,7 @@ def test_chunks_are_sized_by_the_whole_memory_of_a_card(monkeypatch):
 @pytest.mark.parametrize("masks", MASKS)
 def test_chunks_as_large_as_a_cards_change_nothing(x, masks, monkeypatch):
     usual = predict(Net(), x, masks=masks)
-    monkeypatch.setattr("mcdropout.engine.plan.chunk_bytes", lambda device, on_cpu: 2 << 30)
+    monkeypatch.setattr("mcdropout.engine.chunks.chunk_bytes", lambda device, on_cpu: 2 << 30)
     np.testing.assert_allclose(predict(Net(), x, masks=masks).samples, usual.samples, atol=1e-5)
 
 
@@ -238,7 +238,7 @@ def cuda_error():
 def scarce(most_rows, error, monkeypatch):
     """Passes of more rows than that run out of memory."""
     kept = []  # errors may outlive their handling: in Python 3.13 many do, here all
-    folded = Plan._folded
+    folded = FoldedEngine.run
 
     def limited(self, replica, inputs, masks):
         assert Held.alive == 0, "an error holds on to the memory of the pass that failed"
@@ -249,7 +249,7 @@ def scarce(most_rows, error, monkeypatch):
         del held
         return folded(self, replica, inputs, masks)
 
-    monkeypatch.setattr(Plan, "_folded", limited)
+    monkeypatch.setattr(FoldedEngine, "run", limited)
 
 
 @pytest.mark.parametrize("masks", MASKS)
@@ -269,7 +269,7 @@ def test_an_engine_that_memory_is_too_small_for_is_passed_over(x, monkeypatch):
     usual = predict(Net(), x)
     scarce(0, cuda_error, monkeypatch)
     again = predict(Net(), x)
-    assert again.engine == "vmap"
+    assert again.engine == "loop"
     assert again.engine_reason.startswith("folded failed: CUDA out of memory")
     np.testing.assert_allclose(again.samples, usual.samples, atol=1e-5)
 
@@ -278,7 +278,7 @@ def test_too_little_memory_for_one_draw_of_one_input_is_said(x, monkeypatch):
     def none(*_):
         raise cuda_error()
 
-    monkeypatch.setattr(Plan, "_looped", none)
+    monkeypatch.setattr(LoopEngine, "run", none)
     with pytest.raises(mcd.OutOfMemory, match="more memory for one draw of one input than there is; use a smaller"):
         predict(Net(), x)
 
@@ -375,7 +375,7 @@ class Questions(TorchDispatchMode):
 
 
 @pytest.mark.parametrize("outputs", ["logits", "probabilities", "values", "mean_log_variance"])
-@pytest.mark.parametrize("engine", ["folded", "vmap", "loop"])
+@pytest.mark.parametrize("engine", ["folded", "loop"])
 def test_drawing_asks_the_device_for_nothing(x, outputs, engine, only_engine, monkeypatch):
     """So that a GPU is given the next batch while it works on this one."""
     only_engine(engine)
@@ -451,16 +451,15 @@ def test_passes_and_masks_lie_on_the_device(masks, make):
     network = network_of(model, "values", None, None, "float32", "cpu")
     request = SamplingOptions.checked(DRAWS, 128, 0.95, masks, None, True, 1, 3)
     network.outputs.check = lambda *_: None
-    plan = sampler_for(network, network.feed(x), request, SiteOptions(True, False)).first
-    plan.device, plan.fused = meta, frozenset()  # those wait for their pool on a CPU alone
-    plan.sites = {name: site for name, site in plan.sites.items() if site.rate != 0.3}  # its ties ask for numbers
-    ids = torch.arange(3, device=meta) if masks == "per_input" else None
-    made = plan._made(range(DRAWS), plan.sites, ids)
+    passes = sampler_for(network, network.feed(x), request, SiteOptions(True, False)).first.passes
+    passes.device = meta
+    sites = {name: site for name, site in passes.probe.sites.items() if site.rate != 0.3}  # its ties ask for numbers
+    made = passes.masks(range(DRAWS), np.arange(3), frozenset(sites))
     assert {mask.device for mask in made.values()} == {meta}
     replica = replicate(model, meta)
     replica.device = torch.device("cpu")  # that of its autocast, of which torch has none without numbers
     inputs = network.feed(x).head(3).each_tensor(lambda one: one.to(meta))
-    with replica.predicting(), FoldedMode(replica, plan.sites, made, 3, DRAWS, plan.fused):
+    with replica.predicting(), FoldedMode(replica, sites, made, 3, fused={}):  # fused on a CPU alone
         out = replica.run(inputs)
     assert (out.device, len(out)) == (meta, 3 * DRAWS)
 
@@ -470,7 +469,7 @@ def test_passes_and_masks_lie_on_the_device(masks, make):
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("masks", MASKS)
-@pytest.mark.parametrize("engine", ["folded", "vmap", "loop"])
+@pytest.mark.parametrize("engine", ["folded", "loop"])
 def test_a_gpu_gives_the_cpus_numbers(x, masks, engine, only_engine):
     only_engine(engine)
     cpu = predict(Net(), x, masks=masks, device="cpu")
@@ -641,6 +640,6 @@ def test_networks_of_many_convolutions_keep_their_engine_on_a_gpu(torchvision, n
         model.fc = nn.Sequential(nn.Dropout(0.3), model.fc)
     x = torch.rand(5, 3, 64, 64)
     found = mcd.mc_predict(model.eval(), x, 4, outputs="values", device="cuda", seed=1, progress=False)
-    assert found.engine in ("folded", "vmap"), found.engine_reason
+    assert found.engine == "folded", found.engine_reason
     cpu = mcd.mc_predict(model, x, 4, outputs="values", device="cpu", seed=1, progress=False)
     np.testing.assert_allclose(found.samples, cpu.samples, atol=2e-2 * np.abs(cpu.samples).max())  # TF32

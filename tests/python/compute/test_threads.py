@@ -336,7 +336,7 @@ def test_every_operation_of_torchs_that_draws_has_a_word_in_its_name():
 
 
 def test_new_threads_have_as_many_threads_of_torch_while_workers_work_and_afterwards(monkeypatch):
-    monkeypatch.setattr("mcdropout.engine.plan.CHUNK_BYTES", 64)  # several chunks
+    monkeypatch.setattr("mcdropout.engine.chunks.CHUNK_BYTES", 64)  # several chunks
     before, counts, own = torch.get_num_threads(), [], set()
 
     def meet():

@@ -11,9 +11,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import mcdropout as mcd
 from mcdropout.data.inputs import Inputs
-from mcdropout.engine.fold import FoldedMode
+from mcdropout.engine.fold import FoldedEngine, FoldedMode
 from mcdropout.engine.fused import fused_calls
-from mcdropout.engine.plan import Plan
+from mcdropout.engine.torch_passes import TorchPasses
 from mcdropout.sites.probe import probe
 from mcdropout.sites.replica import replicate
 
@@ -38,6 +38,13 @@ def numbers(*shape):
 def predict(model, x, **more):
     torch.manual_seed(0)
     return mcd.mc_predict(model, x, DRAWS, **({"outputs": "values", "seed": 1, "progress": False} | more))
+
+
+def by_loop(model, x, **more):
+    with pytest.MonkeyPatch.context() as patch:
+        every = TorchPasses.engines
+        patch.setattr(TorchPasses, "engines", lambda self: every(self)[-1:])
+        return predict(model, x, **more)
 
 
 def drop(m, x):
@@ -65,6 +72,9 @@ FOLDED = {
     "attention over both": crossing,
     "a step of each input": last_step,
     "the number of inputs noted before": lambda m, x: drop(m, x).reshape(len(x), 2, 6).view(len(x), 12),
+    "that number, and one size left open": lambda m, x: drop(m, x).reshape(len(x), 3, -1).view((len(x), -1)),
+    "inputs along axis 1": lambda m, x: (x.transpose(0, 1) + drop(m, x.transpose(0, 1))).transpose(0, 1),
+    "along axis 1, their number noted": lambda m, x: drop(m, x.transpose(0, 1)).view(4, len(x), 3, 1).transpose(0, 1),
     "several sites": lambda m, x: drop(m, drop(m, x).relu() + x),
     "rows of an input": lambda m, x: drop(m, x.flatten(0, 1)).unflatten(0, (-1, 4)),
     "recurrent": lambda m, x: m.rnn(x)[0],
@@ -79,22 +89,19 @@ def test_folded_gives_the_loops_draws(name, masks, only_engine, monkeypatch):
     rnn = nn.GRU(3, 4, num_layers=2, dropout=0.5, batch_first=True, bidirectional=True)
     model, x = Apply(FOLDED[name], rnn=rnn), numbers(N, 4, 3)
     for sizes in ((DRAWS, N), (3, 2), (1, 1), (2, 1)):
-        monkeypatch.setattr("mcdropout.engine.plan.chunk_sizes", lambda *_, sizes=sizes: sizes)
+        monkeypatch.setattr("mcdropout.engine.chunks.chunk_sizes", lambda *_, sizes=sizes: sizes)
         folded = predict(model, x, masks=masks)
         assert folded.engine == "folded", folded.engine_reason
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(Plan, "_engines", lambda self: {"loop": self._looped})
-            looped = predict(model, x, masks=masks)
+        looped = by_loop(model, x, masks=masks)
         np.testing.assert_allclose(folded.samples, looped.samples, atol=1e-5)
 
 
 @pytest.mark.parametrize(
     ("function", "engine"),
     [
-        (lambda m, x: drop(m, x.transpose(0, 1)).transpose(0, 1), "vmap"),  # inputs along axis 1
-        (lambda m, x: drop(m, x).reshape(len(x), 3, -1), "vmap"),  # holds on to the number of inputs
-        (lambda m, x: drop(m, x.transpose(0, 1).flatten(0, 1)).unflatten(0, (4, -1)).transpose(0, 1), "vmap"),
-        (lambda m, x: drop(m, x) - drop(m, x).mean(dim=0), "vmap"),  # mixes inputs
+        # inputs are not outermost
+        (lambda m, x: drop(m, x.transpose(0, 1).flatten(0, 1)).unflatten(0, (4, -1)).transpose(0, 1), "loop"),
+        (lambda m, x: drop(m, x) - drop(m, x).mean(dim=0), "loop"),  # mixes inputs
     ],
 )
 @pytest.mark.filterwarnings("ignore:`model` gives an input other numbers")  # the last is a case of it
@@ -172,7 +179,7 @@ def test_rows_that_no_pool_takes_are_not_computed():
     replica, found = probed(convolutional(), numbers(N, 1, 13, 13))  # 11 -> 5, of which 4 are wanted: 3 -> 2 -> 1
     fused = fused_calls(found, torch.device("cpu"), "shared")
     masks = {name: torch.ones(DRAWS, *site.shape) for name, site in found.sites.items()}
-    mode = FoldedMode(replica, found.sites, masks, N, DRAWS, fused)
+    mode = FoldedMode(replica, found.sites, masks, N, fused)
     with Convolved() as convolved, replica.predicting(), mode:
         replica.root(torch.from_numpy(numbers(N, 1, 13, 13)))
     assert convolved.shapes == [(N, 4, 8, 8), (N * DRAWS, 6, 2, 2)]
@@ -215,12 +222,12 @@ def test_what_takes_a_stand_in_gets_the_true_result():
     site = found.sites["2[0]"]
     masks = {"2[0]": torch.rand(DRAWS, *site.shape)}
     x = torch.randn(N, 4, 10, 10).to(memory_format=torch.channels_last)
-    with FoldedMode(replica, found.sites, masks, N, DRAWS, frozenset(["2[0]"])) as mode:
+    with FoldedMode(replica, found.sites, masks, N, {"2[0]": "2[0]"}) as mode:
         stand_in = mode.drop(x, site)
         taken = torch.stack([stand_in, stand_in])[1]
-        assert len(mode.waiting) == 1
+        assert len(mode.deferred) == 1
         del stand_in
-        assert not mode.waiting
+        assert not mode.deferred
     torch.testing.assert_close(taken, (x * masks["2[0]"]).flatten(0, 1), rtol=0, atol=0)
 
 
@@ -244,37 +251,17 @@ class Everything(nn.Module):
 
 
 @pytest.mark.parametrize(("precision", "bits"), [("bfloat16", 8), ("float16", 11)])
-@pytest.mark.parametrize("engine", ["folded", "vmap", "loop"])
+@pytest.mark.parametrize("engine", ["folded", "loop"])
 def test_reduced_precision_in_every_engine(engine, precision, bits, only_engine):
     torch.manual_seed(0)
     model, x = Everything().eval(), numbers(N, 3, 10)
     full = predict(model, x)
-    if engine == "vmap":  # no batching rule for the LSTM
-        model.rnn, engine_wanted = nn.LSTM(8, 8, batch_first=True), "loop"
-    else:
-        engine_wanted = engine
-    full = predict(model, x)
     only_engine(engine)
     reduced = predict(model, x, precision=precision)
-    assert reduced.engine == engine_wanted, reduced.engine_reason
+    assert reduced.engine == engine, reduced.engine_reason
     # roundings of 2^-bits, some ten of them one after the other
     np.testing.assert_allclose(reduced.samples, full.samples, atol=20 * 2**-bits * np.abs(full.samples).max())
     assert (reduced.samples != full.samples).any()
-
-
-def test_products_under_vmap_are_in_reduced_precision(only_engine):
-    seen = []
-
-    def note(m, x):
-        result = m.layer(drop(m, x))
-        seen.append(result.dtype)
-        return result
-
-    only_engine("vmap")
-    result = predict(Apply(note, layer=nn.Linear(3, 2)), numbers(N, 3), precision="bfloat16")
-    assert result.engine == "vmap"
-    assert set(seen) == {torch.bfloat16, torch.float32}  # float32 in the probe that looks at training alone
-    assert seen[-1] == torch.bfloat16
 
 
 def test_the_callers_autocast_is_left_out():
@@ -326,14 +313,14 @@ def test_linear_layers_after_a_dropout_give_the_loops_draws(function, n_inputs, 
 def test_masks_meet_the_weights_where_inputs_are_many(monkeypatch):
     """One product for all draws of what has none yet."""
     model, products = nn.Sequential(nn.Dropout(0.5), nn.Linear(12, 3)), []
-    weighed = FoldedMode._weighed
+    linear = FoldedMode._linear_of_masked_weights
 
     def noted(self, *args, **kwargs):
-        result = weighed(self, *args, **kwargs)
+        result = linear(self, *args, **kwargs)
         products.append(result is not None)
         return result
 
-    monkeypatch.setattr(FoldedMode, "_weighed", noted)
+    monkeypatch.setattr(FoldedMode, "_linear_of_masked_weights", noted)
     predict(model, numbers(40, 12))
     assert products == [False, True]  # three inputs when the engine is chosen are too few
     products.clear()
@@ -470,13 +457,11 @@ def test_lengths_that_are_equal_by_chance_change_nothing(name, monkeypatch):
         masks = ("shared", "per_input")[place % 2]
         torch.manual_seed(size)
         model, x = Equal(EQUAL[name], size), numbers(n_inputs, size)
-        monkeypatch.setattr("mcdropout.engine.plan.chunk_sizes", lambda *_, sizes=(draws, inputs): sizes)
+        monkeypatch.setattr("mcdropout.engine.chunks.chunk_sizes", lambda *_, sizes=(draws, inputs): sizes)
         result = predict(model, x, masks=masks)
         if name.startswith(ALWAYS_FOLDED):
             assert result.engine == "folded", (size, n_inputs, result.engine_reason)
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(Plan, "_engines", lambda self: {"loop": self._looped})
-            looped = predict(model, x, masks=masks)
+        looped = by_loop(model, x, masks=masks)
         # float32: sums of up to 6 x 6 products in another order
         np.testing.assert_allclose(result.samples, looped.samples, rtol=1e-4, atol=1e-5, err_msg=str((size, n_inputs)))
 
@@ -493,15 +478,12 @@ def test_an_engine_chosen_on_one_input_is_chosen_again_for_several():
 
 
 @pytest.mark.parametrize("workers", [1, 3])
-@pytest.mark.parametrize("failing", ["_folded", "_vectorised"])
-def test_an_engine_that_fails_later_hands_over_to_the_next(failing, workers, only_engine, monkeypatch):
+def test_an_engine_that_fails_later_hands_over_to_the_next(workers, monkeypatch):
     torch.manual_seed(0)
     model, x = nn.Sequential(nn.Linear(5, 9), nn.Dropout(0.5), nn.Linear(9, 2)), numbers(23, 5)
     wanted = predict(model, x, masks="per_input")
-    if failing == "_vectorised":
-        only_engine("vmap")
-    monkeypatch.setattr("mcdropout.engine.plan.chunk_sizes", lambda *_: (3, 4))
-    passes, usual = [], getattr(Plan, failing)
+    monkeypatch.setattr("mcdropout.engine.chunks.chunk_sizes", lambda *_: (3, 4))
+    passes, usual = [], FoldedEngine.run
 
     def fails_at_the_fifth(self, replica, inputs, masks):
         passes.append(len(inputs))
@@ -509,11 +491,10 @@ def test_an_engine_that_fails_later_hands_over_to_the_next(failing, workers, onl
             raise RuntimeError("no more")
         return usual(self, replica, inputs, masks)
 
-    monkeypatch.setattr(Plan, failing, fails_at_the_fifth)
+    monkeypatch.setattr(FoldedEngine, "run", fails_at_the_fifth)
     result = predict(model, x, masks="per_input", workers=workers)
-    next_one = "vmap" if failing == "_folded" else "loop"
-    assert result.engine == next_one
-    assert result.engine_reason.startswith(f"{'folded' if failing == '_folded' else 'vmap'} failed: no more")
+    assert result.engine == "loop"
+    assert result.engine_reason.startswith("folded failed: no more")
     np.testing.assert_allclose(result.samples, wanted.samples, atol=1e-5)
 
 

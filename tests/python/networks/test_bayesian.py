@@ -52,7 +52,7 @@ def test_networks_learn_predict_and_come_back_from_a_file(name, tmp_path):
     found = mcd.mc_predict(back, x, 8, seed=1, progress=False)
     np.testing.assert_array_equal(found.samples, wanted.samples)
     pd.testing.assert_frame_equal(back.history, net.history)
-    assert wanted.engine == "vmap"
+    assert wanted.engine == "folded"
     assert wanted.variance.max() > 0
     assert set(found.predicted) <= set(LABELS)
     torch.manual_seed(0)

@@ -47,7 +47,7 @@ def prediction_of(mean=MEAN, labels=LABELS, ids=None, level=0.9):
         level=level,
         seed=1,
         masks="shared",
-        engine="vmap",
+        engine="folded",
         engine_reason="",
         device="cpu",
         precision="float32",

@@ -15,7 +15,7 @@ WHERE = {
     "level": 0.9,
     "seed": 1,
     "masks": "shared",
-    "engine": "vmap",
+    "engine": "folded",
     "engine_reason": "",
     "device": "cpu",
     "precision": "float32",
@@ -146,7 +146,7 @@ def test_the_table_has_a_row_per_input(classes, values):
 
 def test_the_print_says_where_it_came_from(classes):
     assert repr(classes) == (
-        "MCPrediction of 6 inputs, 3 labels: 4 draws, shared masks, seed 1, vmap on cpu in float32, 0.5 s"
+        "MCPrediction of 6 inputs, 3 labels: 4 draws, shared masks, seed 1, folded on cpu in float32, 0.5 s"
     )
 
 

@@ -10,6 +10,8 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 import mcdropout as mcd
+from mcdropout.sites.interception import KEYED
+from mcdropout.sites.operations import _opened
 
 N, DRAWS = 7, 6
 
@@ -176,6 +178,66 @@ def test_multihead_attention_samples_as_if_each_input_were_alone(batch_first, ne
         alone = predict(model, x[4:5], masks=masks, ids=[4])
         np.testing.assert_allclose(together.samples[:, 4:5], alone.samples, atol=1e-5)
         assert (together.std > 0).all()
+
+
+ATTENTION = {
+    "plain": ({}, {}),
+    "weights of each head": ({}, {"average_attn_weights": False}),
+    "no weights": ({}, {"need_weights": False}),
+    "inputs second": ({"batch_first": False}, {}),
+    "other sizes": ({"kdim": 4, "vdim": 3}, {}),
+    "no bias": ({"bias": False}, {"need_weights": False}),
+    "hidden keys": ({}, {"key_padding_mask": "hidden"}),
+    "hidden keys, no weights": ({}, {"key_padding_mask": "hidden", "need_weights": False}),
+    "a mask of truth values": ({}, {"attn_mask": torch.ones(5, 4, dtype=torch.bool).triu(2)}),
+    "a mask of numbers for each head": ({}, {"attn_mask": "heads", "key_padding_mask": "numbers"}),
+    "a bias of the keys": ({"add_bias_kv": True}, {}),
+    "a zero among the keys": ({"add_zero_attn": True}, {"need_weights": False}),
+}
+
+
+@pytest.mark.parametrize("engine", ["folded", "loop"])
+@pytest.mark.parametrize("masks", ["shared", "per_input"])
+@pytest.mark.parametrize("name", ATTENTION)
+def test_multihead_attention_is_torchs(name, masks, engine, only_engine):
+    """With nothing dropped, and against torch's own working under the same masks."""
+    made, called = ATTENTION[name]
+    options = {"batch_first": True} | made
+    attention = seeded(lambda: nn.MultiheadAttention(6, 2, dropout=0.3, **options))
+    with torch.no_grad():
+        attention.in_proj_bias.normal_() if options.get("bias", True) else None
+    key_size, value_size = options.get("kdim", 6), options.get("vdim", 6)
+
+    def apply(m, x):
+        query, key, value = x[..., :6], x[:, :4, :key_size], x[:, :4, :value_size]
+        tensors = {
+            "hidden": x[:, :4, 0] > 1,
+            "numbers": x[:, :4, 1],
+            "heads": x[:, None, :, :4].expand(-1, 2, -1, -1).flatten(0, 1),
+        }
+        masks = {key: tensors.get(mask, mask) if isinstance(mask, str) else mask for key, mask in called.items()}
+        if not options["batch_first"]:
+            query, key, value = (one.transpose(0, 1) for one in (query, key, value))
+        out, weights = m.attention(query, key, value, **masks)
+        out = out if options["batch_first"] else out.transpose(0, 1)
+        return out if weights is None else torch.cat([out.flatten(1), weights.flatten(1)], dim=1)
+
+    model, x = Apply(apply, attention=attention), numbers(N, 5, 6)
+    with torch.no_grad():
+        wanted = model.eval()(torch.from_numpy(x)).numpy()
+    np.testing.assert_allclose(mcd.mc_predict_point(model, x, outputs="values", progress=False), wanted, atol=1e-6)
+    only_engine("loop")
+    looped = predict(model, x, masks=masks).samples
+    assert looped.std(axis=0).max() > 0.05
+    only_engine(engine)
+    drawn = predict(model, x, masks=masks)
+    rare = "a bias of the keys", "a zero among the keys"
+    assert drawn.engine == ("loop" if name in rare else engine), drawn.engine_reason
+    np.testing.assert_allclose(drawn.samples, looped, atol=1e-5)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(KEYED, F.multi_head_attention_forward, _opened)
+        only_engine("loop")
+        np.testing.assert_allclose(predict(model, x, masks=masks).samples, looped, atol=1e-5)
 
 
 # ---- recurrent networks --------------------------------------------------------------------------------------------
@@ -379,7 +441,7 @@ def test_the_kept_prefix_changes_nothing(function, monkeypatch, only_engine):
     np.testing.assert_allclose(predict(model, numbers(N, 3), 10).samples, kept.samples, atol=1e-6)
 
 
-# ---- linear layers of many draws under vmap ------------------------------------------------------------------------
+# ---- linear layers of many draws in one pass -------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("masks", ["shared", "per_input"])
@@ -397,12 +459,12 @@ def test_the_kept_prefix_changes_nothing(function, monkeypatch, only_engine):
     ],
     ids=["last axis", "inputs second", "inputs in between", "flipped", "by keyword", "of the weights", "none"],
 )
-def test_linear_layers_under_vmap_give_the_loops_draws(function, precision, masks, only_engine):
+def test_linear_layers_of_many_draws_give_the_loops(function, precision, masks, only_engine):
     model = Apply(function, out=seeded(lambda: nn.Linear(5, 3)))
     x = numbers(N, 4, 6, 5)
-    only_engine("vmap")
+    only_engine("folded")
     together = predict(model, x, masks=masks, precision=precision, batch_size=N)
-    assert together.engine == "vmap", together.engine_reason
+    assert together.engine == "folded", together.engine_reason
     only_engine("loop")
     looped = predict(model, x, masks=masks, precision=precision, batch_size=N)
     scale = np.abs(looped.samples).max()

@@ -43,7 +43,7 @@ class Apply(nn.Module):
 @pytest.fixture
 def small_chunks(monkeypatch):
     """Many chunks, and two threads of torch, so that workers meet."""
-    monkeypatch.setattr("mcdropout.engine.plan.chunk_sizes", lambda *args: (DRAWS, 1))
+    monkeypatch.setattr("mcdropout.engine.chunks.chunk_sizes", lambda *args: (DRAWS, 1))
     torch.set_num_threads(2)
     yield
     torch.set_num_threads(1)
@@ -207,7 +207,7 @@ def test_a_block_with_norm_in_its_name_is_no_normalisation():
     assert mcd.mc_sites(model, numbers(N, 3)).rate.tolist() == [0.5, 0.25]
 
 
-@pytest.mark.parametrize("engine", ["folded", "vmap", "loop"])
+@pytest.mark.parametrize("engine", ["folded", "loop"])
 def test_inside_inference_mode(engine, only_engine):
     model, x = nn.Sequential(nn.Linear(3, 4), nn.Dropout(0.5)), numbers(N, 3)
     usual = predict(model, x)
@@ -300,7 +300,7 @@ class Shift(nn.Module):
 
 
 @pytest.mark.parametrize("kind", [Memo, Shift])
-@pytest.mark.parametrize("engine", ["folded", "vmap", "loop"])
+@pytest.mark.parametrize("engine", ["folded", "loop"])
 def test_a_kept_prefix_is_the_pass_that_would_be_made(kind, engine, only_engine):
     only_engine(engine)
     torch.manual_seed(0)
@@ -603,7 +603,7 @@ class Given(nn.Module):
         return x * self.mask
 
 
-@pytest.mark.parametrize("engine", ["folded", "vmap", "loop"])
+@pytest.mark.parametrize("engine", ["folded", "loop"])
 @pytest.mark.parametrize("name", TRANSFORMS)
 def test_transforms_and_gradients_in_a_forward_are_made_in_every_draw(name, engine, only_engine):
     only_engine(engine)
@@ -681,8 +681,8 @@ def test_shapes_that_are_asked_for_do_not_keep_a_prefix_from_being_kept(only_eng
     sampler = mcd.mc_sampler(model, numbers(4, 6), 10, outputs="values", seed=3)
     with Products() as products:
         sampler(numbers(4, 6))
-    # two draws as the engine is chosen, and ten: one prefix for each
-    assert (products.shapes.count((6, 9)), products.shapes.count((9, 2))) == (2, 12)
+    # the engine was chosen when the sampler was made; ten draws have one prefix
+    assert (products.shapes.count((6, 9)), products.shapes.count((9, 2))) == (1, 10)
 
 
 class Kept(nn.Module):

@@ -15,7 +15,7 @@ from torch import distributions, nn
 import mcdropout as mcd
 
 N, WIDTH = 7, 3
-ENGINES = ("folded", "vmap", "loop")
+ENGINES = ("folded", "loop")
 
 
 class Apply(nn.Module):

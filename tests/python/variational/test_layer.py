@@ -16,7 +16,9 @@ from torch import nn
 from torch.distributions import Gumbel, Independent, Laplace, MultivariateNormal, Normal, Poisson, kl_divergence
 
 import mcdropout as mcd
+from mcdropout.engine.fold import FoldedEngine
 from mcdropout.engine.randomness import normals
+from mcdropout.engine.torch_passes import TorchPasses
 from mcdropout.variational.convolutions import BayesConv1d, BayesConv2d
 from mcdropout.variational.distributions import Horseshoe
 from mcdropout.variational.layer import ESTIMATORS, kl_divergence_of, variational_layers
@@ -448,7 +450,7 @@ def test_a_draw_does_not_depend_on_batches_order_or_subset(posterior, masks):
     some = sampled(net, images()[order], masks=masks, ids=order)
     np.testing.assert_allclose(pieces.samples, whole.samples, **ROUNDING)
     np.testing.assert_allclose(some.samples, whole.samples[:, order], **ROUNDING)
-    assert whole.engine == "vmap"
+    assert whole.engine == "folded"
 
 
 def test_a_draw_does_not_depend_on_how_many_are_drawn():
@@ -487,16 +489,16 @@ def test_convolutions_of_many_draws_are_those_of_each(options, n_spatial):
     kind = (BayesConv1d, BayesConv2d)[n_spatial - 1]
     first, second = kind(2, 6, **options), kind(6, 4, 2, groups=2)  # the first meets inputs that all draws share
     x = torch.randn(3, 2, *(9, 8)[:n_spatial])
-    weights = [torch.randn(5, one.n_weights) for one in (first, second)]
-
-    def both(one, other):
-        return second.plain(first.plain(x, *first.split(one)), *second.split(other))
-
-    with torch.inference_mode():
-        found = torch.func.vmap(both)(*weights)
-        wanted = torch.stack([both(*pair) for pair in zip(*weights, strict=True)])
+    model = nn.Sequential(first, second).eval()
+    every = TorchPasses.engines
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("mcdropout.engine.chunks.FEW_DRAWS", 1)
+        together = sampled(model, x, 5, outputs="values", select=lambda out: out.flatten(1))
+        patch.setattr(TorchPasses, "engines", lambda self: every(self)[-1:])
+        looped = sampled(model, x, 5, outputs="values", select=lambda out: out.flatten(1))
+    assert together.engine == "folded", together.engine_reason
     # float32 rounding of sums of up to 24 products of up to 18 products each
-    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(together.samples, looped.samples, rtol=1e-4, atol=1e-4)
 
 
 @settings(max_examples=60, deadline=None)
@@ -532,21 +534,22 @@ def wide(n_samples, **options):
     return mcd.mc_predict(net, x, n_samples, seed=3, progress=False, **options)
 
 
-def test_large_networks_are_drawn_one_after_the_other_and_give_the_numbers_of_vmap(monkeypatch):
-    monkeypatch.setattr("mcdropout.engine.plan.CHUNK_BYTES", 1 << 18)
+def test_large_networks_are_drawn_one_after_the_other_and_give_the_numbers_of_the_folded_pass(monkeypatch):
+    monkeypatch.setattr("mcdropout.engine.chunks.CHUNK_BYTES", 1 << 18)
     found, pieces = wide(11), wide(11, batch_size=4, masks="per_input")
     assert found.engine == pieces.engine == "loop"
-    monkeypatch.setattr("mcdropout.engine.plan.FEW_DRAWS", 1)
+    monkeypatch.setattr("mcdropout.engine.chunks.FEW_DRAWS", 1)
     wanted = wide(11)
-    assert wanted.engine == "vmap"
+    assert wanted.engine == "folded"
     np.testing.assert_allclose(found.samples, wanted.samples, **ROUNDING)
     np.testing.assert_allclose(pieces.samples, wanted.samples, **ROUNDING)
     assert found.variance.max() > 0
 
 
 def test_draws_that_memory_cannot_hold_at_once_are_made_in_rounds(monkeypatch):
-    monkeypatch.setattr("mcdropout.engine.plan.CHUNK_BYTES", 1 << 18)
+    monkeypatch.setattr("mcdropout.engine.chunks.CHUNK_BYTES", 1 << 18)
     wanted = wide(11)
+    monkeypatch.setattr("mcdropout.engine.chunks.MASK_BYTES", 1 << 16)
     monkeypatch.setattr("mcdropout.engine.plan.MASK_BYTES", 1 << 16)  # the weights of one draw
     np.testing.assert_allclose(wide(11, batch_size=4).samples, wanted.samples, **ROUNDING)
 
@@ -562,11 +565,9 @@ def test_hooks_of_the_user_see_the_relu_that_a_convolution_would_do():
     np.testing.assert_allclose(found.samples, wanted.samples, **ROUNDING)
 
 
-def test_the_loop_gives_the_numbers_of_vmap(monkeypatch):
+def test_the_loop_gives_the_numbers_of_the_folded_pass(monkeypatch):
     wanted = sampled(network())
-    monkeypatch.setattr(
-        "mcdropout.engine.keras_plan.Plan._vectorised", lambda *_: (_ for _ in ()).throw(RuntimeError("no"))
-    )
+    monkeypatch.setattr(FoldedEngine, "run", lambda *_: (_ for _ in ()).throw(RuntimeError("no")))
     found = sampled(network())
     assert found.engine == "loop"
     np.testing.assert_allclose(found.samples, wanted.samples, **ROUNDING)
@@ -576,7 +577,7 @@ def test_the_loop_gives_the_numbers_of_vmap(monkeypatch):
 def test_weights_that_cannot_all_be_kept_are_drawn_in_rounds(monkeypatch, masks):
     wanted = sampled(network(), masks=masks)
     monkeypatch.setattr("mcdropout.engine.plan.MASK_BYTES", 3000)
-    monkeypatch.setattr("mcdropout.engine.plan.chunk_sizes", lambda *_: (5, 3))
+    monkeypatch.setattr("mcdropout.engine.chunks.chunk_sizes", lambda *_: (5, 3))
     told = []
     found = sampled(network(), masks=masks, progress=lambda done, total, text: told.append(done))
     np.testing.assert_allclose(found.samples, wanted.samples, **ROUNDING)

@@ -6,8 +6,8 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mcdropout.engine import pooling
-from mcdropout.engine.pooling import masked_max_pool, plain_kernel
+from mcdropout.engine import fused
+from mcdropout.engine.fused import masked_max_pool, plain_kernel
 
 
 def one_after_the_other(x, mask, kernel, relu):
@@ -32,12 +32,12 @@ def test_any_piece_gives_torchs_numbers(sizes, sides, kernel, piece, shared, und
     generator = torch.Generator().manual_seed(seed)
     x = torch.randn(1 if undrawn else draws, inputs, channels, *sides, generator=generator).to(dtype)
     mask = (torch.rand(draws, 1 if shared else inputs, channels, *sides, generator=generator) < 0.7).to(dtype) / 0.7
-    before = pooling.PIECE_BYTES
-    pooling.PIECE_BYTES = piece
+    before = fused.PIECE_BYTES
+    fused.PIECE_BYTES = piece
     try:
         result = masked_max_pool(x, mask, kernel, relu)
     finally:
-        pooling.PIECE_BYTES = before
+        fused.PIECE_BYTES = before
     assert torch.equal(result, one_after_the_other(x, mask, kernel, relu))
 
 
@@ -63,7 +63,7 @@ def test_not_a_number_stays_one():
 def test_without_torchscript_python_does_the_same(monkeypatch):
     x, mask = torch.randn(3, 2, 4, 6, 6), torch.rand(3, 1, 4, 6, 6)
     usual = masked_max_pool(x, mask, (2, 2), True)
-    monkeypatch.setattr(pooling, "native", lambda function: function)
+    monkeypatch.setattr(fused, "native", lambda function: function)
     assert torch.equal(masked_max_pool(x, mask, (2, 2), True), usual)
 
 
