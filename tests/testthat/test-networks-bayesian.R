@@ -49,7 +49,10 @@ test_that("a posterior of one's own is a closure, and lives in its session", {
   )
   expect_refusal(
     mc_predict(gone, small_x()),
-    "`model` holds something of your own that no file of ours can hold, and is gone; make it again."
+    paste(
+      "`model` comes from an earlier session, and no file can store its own prior, posterior or backbone;",
+      "build it again."
+    )
   )
 })
 

@@ -30,7 +30,7 @@ test_that("of many labels the most probable are drawn, and the rest together", {
   expect_identical(nrow(bars), 11L)
   expect_identical(bars$mean[1:10], unname(sort(pred$mean[1, ], decreasing = TRUE)[1:10]))
   expect_identical(bars$label[[11]], "3 others")
-  expect_identical(bars$note[[11]], paste(number(sum(sort(pred$mean[1, ])[1:3])), "together"))
+  expect_identical(bars$note[[11]], paste(two_decimals(sum(sort(pred$mean[1, ])[1:3])), "together"))
   expect_identical(
     levels(bars$panel),
     paste0(
@@ -53,13 +53,13 @@ test_that("labels that differ anywhere look different", {
     lengths = paste0(strrep("very ", 8:10), "long")
   )
   for (labels in alike) {
-    short <- shortened(labels)
+    short <- shorten_labels(labels)
     expect_length(unique(short), 3)
     expect_lte(max(nchar(short)), 14)
-    expect_identical(shortened(labels[[2]], among = labels), short[[2]])
+    expect_identical(shorten_labels(labels[[2]], among = labels), short[[2]])
   }
-  expect_identical(shortened(alike$middle), c("\u2026left\u2026", "\u2026right\u2026", "\u2026middle\u2026"))
-  expect_identical(shortened(c("cat", "dog", "cat")), c("cat", "dog", "cat"))
+  expect_identical(shorten_labels(alike$middle), c("\u2026left\u2026", "\u2026right\u2026", "\u2026middle\u2026"))
+  expect_identical(shorten_labels(c("cat", "dog", "cat")), c("cat", "dog", "cat"))
 })
 
 test_that("labels and ids that differ in the middle look different in every picture", {
@@ -68,7 +68,7 @@ test_that("labels and ids that differ in the middle look different in every pict
   pred <- example_prediction(labels = labels)
   pred$ids <- paste("case", 1:5, "of the hospital in the north")
   bars <- mc_plot_probabilities(pred, inputs = c(4, 2))$data
-  expect_identical(bars$shown[1:3], shortened(labels))
+  expect_identical(bars$text[1:3], shorten_labels(labels))
   expect_match(levels(bars$panel), "id .*[42].*")
   expect_length(unique(sub("\n.*", "", sub("^.*\nid ", "", levels(bars$panel)))), 2)
   rows <- draws_of_classes(pred, c(4, 2))

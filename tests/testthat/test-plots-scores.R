@@ -35,7 +35,7 @@ test_that("histograms count every input once", {
   expect_setequal(mc_uncertainty_table(pred[1:2], prediction_out = pred[3:5])$group, c("in", "out"))
 })
 
-test_that("draws are shown for the chosen inputs, counted from 1", {
+test_that("draws are shown for the chosen inputs, count_of from 1", {
   skip_if_no_core()
   skip_if_not_installed("ggplot2")
   pred <- example_prediction()
@@ -62,7 +62,7 @@ test_that("the posterior of the weights is drawn from its tables", {
   expect_equal(layer_of(plot, 4)$x, c(0, 0))
 })
 
-test_that("bands follow x, inputs counted from 1", {
+test_that("bands follow x, inputs count_of from 1", {
   skip_if_no_core()
   skip_if_not_installed("ggplot2")
   values <- example_values()

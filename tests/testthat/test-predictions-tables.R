@@ -97,7 +97,7 @@ test_that("values with further axes are numbered as in Python, in every table", 
   expect_equal(glance(pred)$n_outputs, 36)
   expect_match(format(pred)[[1]], "5 inputs, 36 outputs, 4 draws")
   table <- as.data.frame(pred)
-  expect_identical(table$.pred_2, pred$mean[, 1, 1, 2]) # the last axis is counted through first
+  expect_identical(table$.pred_2, pred$mean[, 1, 1, 2]) # the last axis is count_of through first
   expect_identical(table$.pred_19, pred$mean[, 2, 1, 1])
   long <- tidy(pred)
   expect_identical(long$.pred[long$.output == 19], table$.pred_19)

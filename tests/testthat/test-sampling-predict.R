@@ -236,7 +236,7 @@ net = Net()
   expect_setequal(one$samples / rep(x * (x + 1), each = 4), c(0, 2))
 })
 
-test_that("a part of several outputs is selected, counted from 1", {
+test_that("a part of several outputs is selected, count_of from 1", {
   net <- foreign("
 import torch
 class Net(torch.nn.Module):
