@@ -103,3 +103,37 @@ test_that("the Python core that is used is the one of this package", {
   file <- from_python(core()$`__file__`)
   expect_match(normalizePath(file), "mcdropout/__init__.py$")
 })
+
+test_that("an R error inside Python's keeps its class", {
+  refused <- rlang::catch_cnd(with_core(abort_mc("no", class = "diverged")), "error")
+  expect_s3_class(refused, "mcdropout_error_diverged")
+})
+
+test_that("another version of the core is warned of", {
+  skip_if_no_core()
+  version <- as.character(utils::packageVersion("mcdropout"))
+  expect_warned(
+    warn_other_version(list(`__version__` = "0.0.1"), NULL),
+    paste0("The Python core in use is version 0.0.1, this R package is version ", version, ".")
+  )
+  expect_no_warning(warn_other_version(list(`__version__` = version), NULL))
+})
+
+test_that("a pyproject.toml without Poetry is kept from reticulate", {
+  withr::local_dir(withr::local_tempdir())
+  withr::local_options(reticulate.poetry.project = NULL)
+  writeLines("[tool.poetry]", "pyproject.toml")
+  quiet_poetry()
+  expect_null(getOption("reticulate.poetry.project"))
+  writeLines("[project]", "pyproject.toml")
+  quiet_poetry()
+  expect_identical(getOption("reticulate.poetry.project"), tempdir())
+})
+
+test_that("Python hears of a fork", {
+  skip_if_no_core()
+  skip_on_os("windows")
+  net <- small_net()
+  mean_of <- function(i) mc_predict(net, small_x(), 5, seed = i, progress = FALSE)$mean
+  expect_identical(parallel::mclapply(1:2, mean_of, mc.cores = 2), lapply(1:2, mean_of))
+})

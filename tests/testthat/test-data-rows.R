@@ -119,3 +119,13 @@ test_that("pixels that are no numbers are named by their place", {
     "`x` must hold finite numbers only; got a missing value (NA or NaN) in input number 5 of 7."
   )
 })
+
+test_that("objects of Python are handed over as they are", {
+  skip_if_no_core()
+  x <- reticulate::np_array(small_x())
+  expect_identical(as_rows(x), x)
+  expect_identical(as_targets(x), x)
+  expect_null(row_names_of(x))
+  expect_identical(to_python(x), x)
+  expect_identical(from_python(small_x()), small_x())
+})

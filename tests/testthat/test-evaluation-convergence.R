@@ -16,6 +16,7 @@ test_that("draws settle as those of predictions with as many", {
   expect_equal(found$needed$n_samples_for_all[[1]], max(2, needed))
   expect_equal(found$recommended, found$needed$n_samples[[1]])
   expect_match(format(found)[[1]], "# How 20 draws settle, over 7 inputs", fixed = TRUE)
+  expect_prints(found, format(found))
   expect_refusal(
     mc_convergence(net, small_x(), c(20, 10), progress = FALSE),
     "`n_samples` must be rising numbers of draws; got [20, 10]."
@@ -92,6 +93,17 @@ test_that("pictures of drift and convergence have the numbers of their tables", 
   wanted <- unlist(monitor$batches[c("log10_evidence", "mean", "psi")], use.names = FALSE)
   expect_equal(plot$data$value, wanted)
   expect_s3_class(ggplot2::autoplot(monitor), "ggplot")
+  expect_identical(ggplot2::autoplot(found)$data, mc_plot_convergence(found)$data)
+  quiet <- update(mc_monitor(pred[1:60]), pred[61:70])
+  expect_identical(mc_plot_drift(quiet)$labels$title, "No drift in 10 inputs")
   expect_error(mc_plot_drift(3), "`monitor` must be what `mc_monitor()` returns", fixed = TRUE)
   expect_error(mc_plot_convergence(3), "`convergence` must be what `mc_convergence()` returns", fixed = TRUE)
+})
+
+test_that("the convergence of values is drawn in their unit", {
+  skip_if_no_core()
+  skip_if_not_installed("ggplot2")
+  net <- mc_mlp(4, task = "regression", hidden = 8, dropout = 0.3)
+  convergence <- mc_convergence(net, small_x(), c(5, 10), seed = 3, progress = FALSE)
+  expect_match(levels(mc_plot_convergence(convergence)$data$measure), "(units of the values)", fixed = TRUE)
 })

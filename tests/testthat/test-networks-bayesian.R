@@ -249,3 +249,11 @@ test_that("a folder for features may lie at home", {
   expect_length(list.files(file.path(home, "kept")), 1)
   expect_false(file.exists("~kept") || dir.exists(file.path(getwd(), "~")))
 })
+
+test_that("a torch module stays one when it becomes Bayesian", {
+  skip_if_no_core()
+  nn <- reticulate::import("torch.nn", convert = FALSE)
+  network <- mc_to_bayesian(nn$Sequential(nn$Linear(4L, 3L)))
+  expect_true(is_live(network))
+  expect_identical(mc_posterior_table(network)$n_weights, 15L)
+})

@@ -92,3 +92,13 @@ test_that("what is not a model is refused", {
     '`model` must be a torch module or a Keras model; got "str".'
   )
 })
+
+test_that("a Python object of an earlier session is refused, a .keras file is left to the core", {
+  skip_if_no_core()
+  gone <- unserialize(serialize(as_network(small_net()), NULL))
+  expect_refusal(
+    as_network(gone),
+    "`model` is a Python object of an earlier session and no longer exists; make it again."
+  )
+  expect_identical(as_network("~/net.keras"), path.expand("~/net.keras"))
+})

@@ -171,3 +171,31 @@ test_that("the table of the picture has a row per input and label", {
   expect_equal(levels(table$label), levels(iris$Species))
   expect_equal(nrow(mc_probabilities_table(pred)), 12 * 3)
 })
+
+test_that("labels that no part tells apart are numbered", {
+  same <- strrep("a", 20) # three places differ, and the first two labels in the middle one alone
+  labels <- paste0(same, c("x", "x", "z"), same, c(1, 2, 1), same, c("y", "y", "w"), same)
+  short <- shorten_labels(labels)
+  expect_length(unique(short), 3)
+  expect_lte(max(nchar(short)), 14)
+  expect_match(short[1:2], " #[12]$")
+})
+
+test_that("image files are read for the picture", {
+  skip_if_no_core()
+  skip_if_not_installed("ggplot2")
+  skip_if_not_installed("png")
+  folder <- withr::local_tempdir()
+  grey <- array(c(0, 51, 102, 153, 204, 255) / 255, 2:3)
+  for (i in 1:5) {
+    png::writePNG(if (i == 3) 1 - grey else grey, file.path(folder, paste0(i, ".png")))
+  }
+  images <- mc_read_images(folder, size = 2:3)
+  wanted <- aperm(array(c(1 - grey, grey), c(2, 3, 2, 1)), c(3, 1, 2, 4))
+  expect_equal(as_pixels(images, c(3, 1), 5), wanted, tolerance = 1e-6) # float32
+  expect_s3_class(mc_plot_probabilities(example_prediction(), images, inputs = 3), "ggplot")
+  expect_refusal(
+    mc_plot_probabilities(example_prediction(), images[1:4]),
+    "`images` must be as long as `prediction` (5); got length 4."
+  )
+})

@@ -167,3 +167,18 @@ test_that("what cannot be drawn is refused", {
     '`model` must be trained by `mc_fit()`; got "numeric" without a history.'
   )
 })
+
+test_that("a histogram of the standard deviation has no unit of its own", {
+  skip_if_no_core()
+  skip_if_not_installed("ggplot2")
+  plot <- mc_plot_uncertainty(example_values(), measure = "std", n_bins = 3)
+  expect_identical(plot$labels$x, "standard deviation")
+  expect_identical(mc_plot_uncertainty(example_prediction())$labels$x, "predictive entropy (nats)")
+})
+
+test_that("of more than 60 labels the most frequent are drawn, in their order", {
+  skip_if_no_core()
+  skip_if_not_installed("ggplot2")
+  y <- rep(1:63, times = c(1, rep(2, 60), 1, 3))
+  expect_identical(mc_plot_balance(y)$data$label, c(2:61, 63L)[-60])
+})

@@ -120,6 +120,7 @@ test_that("posterior takes the draws", {
   pred <- example_prediction()
   rvars <- posterior::as_draws_rvars(pred)
   expect_identical(dim(rvars$.pred), c(5L, 3L))
+  expect_identical(posterior::as_draws(pred), rvars)
   expect_equal(mean(rvars$.pred), pred$mean, ignore_attr = TRUE)
   pred$samples <- NULL
   expect_refusal(

@@ -535,3 +535,22 @@ net = nn.Sequential(Locked(), nn.Linear(2, 3), Noise()).eval()
   # the noise adds a variance of 1, known from 200 draws to 5 standard errors of sqrt(2 / 200)
   expect_equal(mean(with_noise$variance - without$variance), 1, tolerance = 0.5)
 })
+
+test_that("a list among the constants goes over as a list", {
+  net <- foreign("
+import torch
+class Net(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.drop = torch.nn.Dropout(0.5)
+    def forward(self, x, factors=(1, 1), settings=None):
+        return self.drop(x * factors[0] * factors[1] + (settings or {}).get('shift', 0))
+net = Net()
+")
+  x <- matrix(as.double(1:15), 5)
+  mean_of <- function(x, ...) {
+    mc_predict(net, x, n_samples = 4, outputs = "values", seed = 1, progress = FALSE, ...)$mean
+  }
+  expect_equal(mean_of(x, constants = list(factors = list(2, 3))), mean_of(6 * x), tolerance = 1e-6) # float32
+  expect_equal(mean_of(x, constants = list(settings = list(shift = 2))), mean_of(x + 2), tolerance = 1e-6)
+})

@@ -314,3 +314,18 @@ test_that("columns and values far from zero keep the digits of double", {
   expect_equal(ask(other, far)$samples - 1.7e9, ask(one, near)$samples, tolerance = 1e-3)
   expect_length(unique(mc_predict_point(other, far, progress = FALSE)[, 1]), 47)
 })
+
+test_that("a checkpoint brings its seed", {
+  skip_if_no_core()
+  file <- withr::local_tempfile(fileext = ".safetensors")
+  train <- function(...) mc_fit(small_net(), small_x(), small_y(), progress = FALSE, ...)
+  train(epochs = 2, seed = 2, checkpoint = file)
+  expect_identical(point(train(epochs = 4, checkpoint = file)), point(train(epochs = 4, seed = 2)))
+})
+
+test_that("a torch module is trained in place and returned", {
+  skip_if_no_core()
+  network <- as_network(small_net())
+  trained <- mc_fit(network, small_x(), small_y(), epochs = 1, seed = 1, progress = FALSE)
+  expect_identical(trained, network)
+})
