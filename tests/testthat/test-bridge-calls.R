@@ -16,7 +16,7 @@ test_that("where there is no Python, an error says what to install", {
   expect_false(grepl("py_last_error|Traceback", out))
 })
 
-test_that("asking for Python has nothing downloaded", {
+test_that("the search for Python downloads nothing", {
   skip_if_not_installed_for_real()
   withr::local_dir(withr::local_tempdir())
   out <- in_new_r(

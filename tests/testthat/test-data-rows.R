@@ -3,7 +3,7 @@ test_that("doubles are handed over as they are", {
   expect_identical(as_rows(x), x)
 })
 
-test_that("NA among integers and truth values becomes a number that Python knows to be none", {
+test_that("NA among integers and truth values becomes NaN for Python", {
   x <- as_rows(matrix(c(1L, NA, 3L, 4L), 2))
   expect_identical(typeof(x), "double")
   expect_true(is.na(x[2, 1]))

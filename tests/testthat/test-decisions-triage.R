@@ -1,4 +1,4 @@
-# 400 inputs, and their labels: the more uncertain an input, the more often it is wrong; without chance.
+# Inputs and their labels, without random numbers. Uncertain inputs are wrong more often.
 triage_inputs <- function(n = 400) {
   sharpness <- (seq_len(n) * 0.618) %% 1 * 4
   scores <- outer(sharpness, c(1, -1, 0))

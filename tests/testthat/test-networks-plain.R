@@ -70,7 +70,7 @@ test_that("saveRDS() writes the trained weights", {
   expect_identical(format(again), format(net))
 })
 
-test_that("a pointer of an earlier session is made anew", {
+test_that("the Python network is rebuilt in a new session", {
   skip_if_no_core()
   net <- small_net()
   before <- mc_predict_point(net, small_x(), progress = FALSE)

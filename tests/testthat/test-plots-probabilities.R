@@ -21,7 +21,7 @@ test_that("bars show the most uncertain inputs first, with their numbers", {
   ))
 })
 
-test_that("of many labels the most probable are drawn, and the rest together", {
+test_that("of many labels the most probable are drawn, and the others summed", {
   skip_if_not_installed("ggplot2")
   scores <- outer(outer(1:4, 1:2, function(draw, input) sin(draw * input)), seq(-1, 1, length.out = 13))
   samples <- array(exp(scores), dim(scores)) / array(apply(exp(scores), 1:2, sum), dim(scores))
@@ -58,7 +58,8 @@ test_that("labels that differ anywhere look different", {
     expect_lte(max(nchar(short)), 14)
     expect_identical(shorten_labels(labels[[2]], among = labels), short[[2]])
   }
-  expect_identical(shorten_labels(alike$middle), c("\u2026left\u2026", "\u2026right\u2026", "\u2026middle\u2026"))
+  wanted <- c("\u2026left\u2026", "\u2026right\u2026", "\u2026middle\u2026")
+  expect_identical(shorten_labels(alike$middle), wanted)
   expect_identical(shorten_labels(c("cat", "dog", "cat")), c("cat", "dog", "cat"))
 })
 

@@ -1,11 +1,11 @@
 truth <- function() c("emu", "cat", "cat", "emu", "cat")
-some_scores <- function() mc_scores(example_prediction(), truth(), n_bins = 3)
+example_scores <- function() mc_scores(example_prediction(), truth(), n_bins = 3)
 layer_of <- function(plot, number) ggplot2::layer_data(plot, number)
 
 test_that("the reliability diagram shows the accuracy of each bin", {
   skip_if_no_core()
   skip_if_not_installed("ggplot2")
-  scores <- some_scores()
+  scores <- example_scores()
   plot <- mc_plot_reliability(scores)
   bins <- scores$reliability[scores$reliability$binning == "equal_width", ]
   expect_equal(plot$data, bins)
@@ -17,7 +17,7 @@ test_that("the reliability diagram shows the accuracy of each bin", {
 test_that("risk-coverage curves are those of the scores", {
   skip_if_no_core()
   skip_if_not_installed("ggplot2")
-  scores <- some_scores()
+  scores <- example_scores()
   plot <- mc_plot_risk_coverage(scores, measures = "std")
   expect_equal(plot$data$risk, scores$risk_coverage$risk[scores$risk_coverage$measure == "std"])
   expect_length(unique(mc_plot_risk_coverage(scores)$data$measure), 2)
@@ -120,7 +120,7 @@ test_that("pictures are written where a path is given", {
 test_that("what cannot be drawn is refused", {
   skip_if_no_core()
   skip_if_not_installed("ggplot2")
-  scores <- some_scores()
+  scores <- example_scores()
   pred <- example_prediction()
   expect_refusal(mc_plot_reliability(3), '`scores` must be what `mc_scores()` returns; got "numeric".')
   expect_refusal(
