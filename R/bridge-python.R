@@ -58,10 +58,9 @@ core <- function(call = rlang::caller_env()) {
   session$core
 }
 
-load_core <- function(call) {
+load_core <- function(call, folder = system.file("python", package = "mcdropout")) {
   refuse_r_torch(call)
   quiet_poetry()
-  folder <- system.file("python", package = "mcdropout")
   if (!file.exists(file.path(folder, "mcdropout", "__init__.py"))) {
     abort_mc(
       paste(

@@ -19,11 +19,12 @@ test_that("where there is no Python, an error says what to install", {
 test_that("the search for Python downloads nothing", {
   skip_if_not_installed_for_real()
   withr::local_dir(withr::local_tempdir())
-  out <- in_new_r(
-    "cat(mcdropout::mc_python_available())",
-    c(RETICULATE_PYTHON = NA, VIRTUAL_ENV = NA, HOME = getwd(), PATH = "/usr/bin:/bin")
-  )
+  bare <- c(RETICULATE_PYTHON = NA, VIRTUAL_ENV = NA, HOME = getwd(), PATH = "/usr/bin:/bin")
+  out <- in_new_r("cat(mcdropout::mc_python_available())", bare)
   expect_match(paste(out, collapse = " "), "^(TRUE|FALSE)$")
+  code <- "cat(mcdropout::mc_python_available(), Sys.getenv('RETICULATE_USE_MANAGED_VENV'))"
+  out <- in_new_r(code, c(bare, RETICULATE_USE_MANAGED_VENV = "yes"))
+  expect_match(paste(out, collapse = " "), "^(TRUE|FALSE) yes$") # the user's setting is restored
 })
 
 test_that("where Python has no torch, the error names it", {
@@ -136,4 +137,21 @@ test_that("Python hears of a fork", {
   net <- small_net()
   mean_of <- function(i) mc_predict(net, small_x(), 5, seed = i, progress = FALSE)$mean
   expect_identical(parallel::mclapply(1:2, mean_of, mc.cores = 2), lapply(1:2, mean_of))
+})
+
+test_that("a package without its core says how to repair it", {
+  empty <- withr::local_tempdir()
+  expect_refusal(
+    load_core(NULL, empty),
+    paste(
+      "The Python core is not in this installation of the R package: `inst/python` must be a link to",
+      "`python`. Where links are not supported, copy the folder `python` to `inst/python` and install again."
+    ),
+    "python"
+  )
+})
+
+test_that("loading the package declares what Python needs", {
+  .onLoad(NULL, "mcdropout")
+  expect_true(all(python_packages %in% reticulate::py_require()$packages))
 })
