@@ -1,7 +1,7 @@
-# Calls the core's public function `name`, or "for_r.name", a function that the core has for R alone; its
-# errors and warnings become R's.
+# Calls the core's public function `name`. A name such as "for_r.report" is a function that the core keeps for
+# R alone. Errors and warnings of Python become errors and warnings of R.
 call_core <- function(name, ..., call = rlang::caller_env()) {
-  list(...) # an error in an argument is the caller's, not the core's
+  list(...) # evaluates the arguments first: an error in an argument is not an error of the core
   fun <- core_object(name, call)
   with_core(fun(...), call)
 }
@@ -14,9 +14,9 @@ core_object <- function(name, call) {
   module[[sub("for_r.", "", name, fixed = TRUE)]]
 }
 
-# Evaluates `code`, which calls Python.
+# Evaluates `code`, which calls Python, and turns its errors and warnings into those of R.
 with_core <- function(code, call = rlang::caller_env()) {
-  settle_if_forked()
+  tell_python_of_fork()
   session$callback_error <- NULL
   log <- record_warnings()
   on.exit(log$stop(), add = TRUE)
@@ -27,9 +27,9 @@ with_core <- function(code, call = rlang::caller_env()) {
   result
 }
 
-# parallel::mclapply() forks past Python, which has to hear of it: threads that were not copied would be
-# waited for.
-settle_if_forked <- function() {
+# parallel::mclapply() forks without telling Python. Python has to be told: otherwise it waits for threads
+# that the fork did not copy.
+tell_python_of_fork <- function() {
   if (!identical(session$pid, Sys.getpid())) {
     if (!is.null(session$pid)) {
       reticulate::import("mcdropout.for_r", convert = FALSE)$after_fork()
@@ -38,7 +38,7 @@ settle_if_forked <- function() {
   }
 }
 
-# Python's warnings are printed on stderr, past R: they are collected instead.
+# Collects Python's warnings, which Python would print on stderr without R's knowledge.
 record_warnings <- function() {
   warnings <- reticulate::import("warnings", convert = FALSE)
   context <- warnings$catch_warnings(record = TRUE)
@@ -50,7 +50,7 @@ record_warnings <- function() {
     }
     stopped <<- TRUE
     context$`__exit__`(NULL, NULL, NULL)
-    vapply(reticulate::iterate(caught), function(one) reticulate::py_str(one$message), character(1))
+    vapply(reticulate::iterate(caught), function(record) reticulate::py_str(record$message), character(1))
   }
   list(stop = stop)
 }
@@ -59,7 +59,7 @@ warn_mc <- function(message, call = rlang::caller_env()) {
   rlang::warn(message, class = "mcdropout_warning", call = call)
 }
 
-# The core's own exceptions, and R's class for each.
+# The core's own exceptions, with R's class for each.
 error_classes <- c(
   NoStochasticSites = "no_stochastic_sites",
   IdenticalDraws = "identical_draws",
@@ -72,8 +72,8 @@ error_classes <- c(
   TypeError = "argument"
 )
 
-# Raises Python's error anew as one sentence. The Python error is kept beside it, not as `parent`: rlang would
-# show the same sentence a second time.
+# Raises a Python error as an R error of one sentence. The Python error becomes a field of the condition, not
+# its `parent`, because rlang would then show the same sentence twice.
 rethrow <- function(cnd, call) {
   if (inherits(cnd, "mcdropout_error")) {
     rlang::cnd_signal(cnd)
@@ -89,7 +89,7 @@ rethrow <- function(cnd, call) {
   abort_mc(text, class = error_classes[[known[[1]]]], python_error = cnd, call = call)
 }
 
-# What a Python error says, without its class in front and reticulate's advice behind.
+# The sentence of a Python error, without its class before it and without reticulate's advice after it.
 python_sentence <- function(cnd) {
   exception <- attr(cnd, "py_object")
   text <- if (is.null(exception)) conditionMessage(cnd) else reticulate::py_str(exception)

@@ -1,7 +1,7 @@
-# The only file that speaks to reticulate: finds Python, calls the core, brings back R data, errors and
-# warnings.
+# Finds Python and loads the core. Only the files bridge-*.R call reticulate.
 
-# What lives as long as the session: the Python module, once loaded; by network, the optimizer it was given.
+# What lives as long as the R session: the Python module, once it is loaded, and the optimizer of each
+# network.
 session <- new.env(parent = emptyenv())
 
 session$optimizers <- new.env(parent = emptyenv())
@@ -10,30 +10,30 @@ python_packages <- c(
   "torch>=2.6", "numpy>=1.26", "pandas>=2.0.3", "scipy>=1.11", "safetensors>=0.4.3", "tqdm>=4.64"
 )
 
-# Says what Python will need; loads nothing. Called when the package is loaded.
+# Declares the Python packages that the core needs, when the package is loaded. Starts no Python.
 declare_python_packages <- function() {
   reticulate::py_require(python_packages)
 }
 
-#' Is the Python core there?
+#' Is the Python core available?
 #'
-#' `TRUE` if a Python with the packages that mcdropout needs is found and can be loaded, which this function
-#' tries. It never fails, and never has anything downloaded, as the first call of another function may
-#' ([reticulate::py_require()]). For guarding examples and tests. Any other function of this package says what
-#' is missing.
+#' Looks for a Python with the packages that mcdropout needs, and tries to load it. This function never fails
+#' and never downloads anything. The first call of another function may download packages
+#' ([reticulate::py_require()]). Use it to guard examples and tests. Every other function of this package says
+#' what is missing.
 #'
-#' @return (flag) `TRUE` or `FALSE`.
+#' @return (flag) `TRUE` if the Python core can be used.
 #' @export
 #' @family python
 #' @examples
 #' mc_python_available()
 mc_python_available <- function() {
-  tryCatch(is_found() && is.environment(core()), error = function(cnd) FALSE)
+  tryCatch(python_is_found() && is.environment(core()), error = function(cnd) FALSE)
 }
 
-# Whether Python is running, or there is one with torch. If so it is the one to use: reticulate would rather
-# make an environment of its own than take one that nobody named.
-is_found <- function() {
+# Is Python running, or is there a Python with torch? If there is one, it is used. reticulate would otherwise
+# create an environment of its own, unless a Python is named.
+python_is_found <- function() {
   if (reticulate::py_available()) {
     return(TRUE)
   }
@@ -44,24 +44,23 @@ is_found <- function() {
     Sys.setenv(RETICULATE_USE_MANAGED_VENV = before)
   })
   Sys.setenv(RETICULATE_USE_MANAGED_VENV = "no")
-  quiet <- options(show.error.messages = FALSE) # reticulate tells of every Python that it cannot look into
+  quiet <- options(show.error.messages = FALSE) # reticulate reports every Python that it cannot inspect
   on.exit(options(quiet), add = TRUE)
-  found <- reticulate::py_discover_config("torch")
-  !is.null(found$required_module_path) && reticulate::py_available(initialize = TRUE)
+  config <- reticulate::py_discover_config("torch")
+  !is.null(config$required_module_path) && reticulate::py_available(initialize = TRUE)
 }
 
 # loading ----
 
-# The Python module, loaded at first use. Nothing it returns is turned into R data unasked.
+# Returns the Python module, which is loaded at the first use. Its results stay Python objects.
 core <- function(call = rlang::caller_env()) {
   session$core <- session$core %||% load_core(call)
   session$core
 }
 
-load_core <- function(call) {
+load_core <- function(call, folder = system.file("python", package = "mcdropout")) {
   refuse_r_torch(call)
   quiet_poetry()
-  folder <- system.file("python", package = "mcdropout")
   if (!file.exists(file.path(folder, "mcdropout", "__init__.py"))) {
     abort_mc(
       paste(
@@ -74,7 +73,7 @@ load_core <- function(call) {
   }
   module <- tryCatch(
     {
-      load_torch() # the core itself would load it late
+      load_torch() # before the core, which loads torch late
       reticulate::import_from_path("mcdropout", folder, convert = FALSE)
     },
     error = function(cnd) abort_python(cnd, call)
@@ -83,9 +82,9 @@ load_core <- function(call) {
   module
 }
 
-# R's own linear algebra comes first where symbols are looked up, and torch would multiply matrices by it
-# instead of its own: 30 times slower, and not quite the numbers that Python gets. RTLD_DEEPBIND, where there
-# is one, makes it look at home first. It has no effect if torch is loaded already.
+# R's linear algebra comes first in the search for symbols, and torch would use it to multiply matrices. That
+# is 30 times slower, and the numbers differ slightly from those in Python. Where RTLD_DEEPBIND exists, it
+# makes torch search its own symbols first. It has no effect if torch is loaded already.
 load_torch <- function() {
   sys <- reticulate::import("sys")
   os <- reticulate::import("os")
@@ -94,12 +93,12 @@ load_torch <- function() {
     on.exit(sys$setdlopenflags(flags))
     sys$setdlopenflags(bitwOr(flags, os$RTLD_DEEPBIND))
   }
-  # torch makes this folder when it trains; an R session leaves nothing outside its own
+  # torch creates this folder when it trains; an R session must leave nothing outside its temporary folder
   os$environ$setdefault("TORCHINDUCTOR_CACHE_DIR", file.path(tempdir(), "torchinductor"))
   reticulate::import("torch", convert = FALSE)
 }
 
-# R's torch and Python's bring two copies of one C++ library, and the session would crash.
+# R's torch and Python's torch load two copies of one C++ library, and the session would crash.
 refuse_r_torch <- function(call) {
   if ("torch" %in% loadedNamespaces()) {
     abort_mc(
@@ -112,7 +111,7 @@ refuse_r_torch <- function(call) {
   }
 }
 
-# reticulate takes any pyproject.toml for Poetry's and would say that Poetry is not there.
+# reticulate takes every pyproject.toml for one of Poetry, and would report that Poetry is missing.
 quiet_poetry <- function() {
   here <- "pyproject.toml"
   if (file.exists(here) && !any(grepl("[tool.poetry", readLines(here, warn = FALSE), fixed = TRUE))) {
@@ -139,16 +138,17 @@ abort_python <- function(cnd, call) {
   abort_mc(paste(parts, collapse = " "), class = "python", python_error = cnd, call = call)
 }
 
-# NULL where none could be started.
+# The path of the running Python, or NULL where none could be started.
 python_in_use <- function() {
   tryCatch(if (reticulate::py_available()) reticulate::py_config()$python, error = function(cnd) NULL)
 }
 
-# A pip-installed core that was imported before ours keeps its place in `sys.modules`.
+# A core that pip installed, and that was imported before this one, keeps its place in `sys.modules`.
 warn_other_version <- function(module, call) {
-  theirs <- tryCatch(from_python(module$`__version__`), error = function(cnd) NULL)
-  ours <- as.character(utils::packageVersion("mcdropout"))
-  if (!is.null(theirs) && theirs != ours) {
-    warn_mc(paste0("The Python core in use is version ", theirs, ", this R package ", ours, "."), call)
+  core_version <- tryCatch(from_python(module$`__version__`), error = function(cnd) NULL)
+  r_version <- as.character(utils::packageVersion("mcdropout"))
+  if (!is.null(core_version) && core_version != r_version) {
+    text <- "The Python core in use is version %s, this R package is version %s."
+    warn_mc(sprintf(text, core_version, r_version), call)
   }
 }

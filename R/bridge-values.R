@@ -1,8 +1,10 @@
+# Converts values between R and Python.
+
 is_python <- function(x) {
   inherits(x, "python.builtin.object")
 }
 
-# A pointer that a saved workspace brought back points nowhere.
+# Is `x` a Python object of this session? A pointer from a saved workspace points nowhere.
 is_live <- function(x) {
   is_python(x) && !reticulate::py_is_null_xptr(x)
 }
@@ -15,8 +17,8 @@ from_python <- function(x) {
   if (is_python(x)) reticulate::py_to_r(x) else x
 }
 
-# An R function for Python to call. `convert`: it is given R data, not Python objects. An error inside it
-# would reach us as Python's, so the R error is put by on the way.
+# Wraps an R function so that Python can call it. With `convert` it gets R data, otherwise Python objects. An
+# error inside it would come back as an error of Python, so the R error is stored on the way.
 as_callback <- function(f, convert = TRUE, name = rlang::caller_arg(f), call = rlang::caller_env()) {
   if (!is.function(f)) {
     abort_must(name, "be a function", f, call = call)
@@ -35,13 +37,13 @@ raise_callback_error <- function() {
   }
 }
 
-# A table of pandas as a tibble. By columns: the class names that reticulate knows changed with pandas 3.
+# A pandas table as a tibble, column by column: the class names that reticulate knows changed with pandas 3.
 table_from_python <- function(x) {
   columns <- from_python(x$to_dict(orient = "list"))
   tibble::as_tibble(lapply(columns, vector_from_list))
 }
 
-# What Python has as None is NA; of no entries at all, no type is known.
+# Turns a list into a vector, and None into NA. An empty list has no known type and becomes logical.
 vector_from_list <- function(column) {
   if (is.list(column)) {
     column[vapply(column, is.null, logical(1))] <- NA
@@ -49,7 +51,7 @@ vector_from_list <- function(column) {
   unlist(column) %||% logical()
 }
 
-# The fields of a Python dataclass as a list: tables as tibbles, all else as R data.
+# The fields of a Python dataclass as a list. Tables become tibbles, everything else becomes R data.
 fields_from_python <- function(object) {
   builtins <- reticulate::import_builtins(convert = FALSE)
   names <- from_python(builtins$list(object$`__dataclass_fields__`))
@@ -65,23 +67,23 @@ bytes_from_python <- function(x) {
   as.raw(x)
 }
 
-# A whole number of any size: reticulate takes an int for R's integer, and a large one comes out as another
-# number.
-whole_from_python <- function(x) {
+# An int of Python as a number of R. reticulate converts an int to R's integer, and a large int would change
+# its value.
+integer_from_python <- function(x) {
   as_integer_if_small(from_python(x$`__float__`()))
 }
 
-whole_to_python <- function(x) {
+integer_to_python <- function(x) {
   reticulate::import_builtins(convert = FALSE)$int(x)
 }
 
 tuple_for_python <- function(parts) {
-  # of one list alone, reticulate::tuple() would take the parts
+  # reticulate::tuple() would take a single list apart
   reticulate::import_builtins(convert = FALSE)$tuple(unname(parts))
 }
 
-# An array of doubles in Python: as float32, as most draws are held there, where that keeps every digit.
-in_least_precision <- function(x) {
+# An array of doubles for Python. It becomes float32, the type of most draws in the core, if no digit is lost.
+as_float32_if_exact <- function(x) {
   single <- reticulate::np_array(x, dtype = "float32")
   if (identical(as.vector(from_python(single)), as.vector(x))) single else reticulate::np_array(x)
 }

@@ -1,11 +1,11 @@
-# Argument checks: the sentences of python/mcdropout/checks.py, said at the door of R.
+# Argument checks of R, with the same sentences as python/mcdropout/checks.py.
 #
-# What would be distorted on its way to Python (NA, 50 for 50L, vectors for scalars) is caught here; the rest
-# of what can be wrong is the core's to say, and `bridge.R` passes its sentence on. A bridge test compares the
-# two.
+# These checks find values that would be distorted on their way to Python (NA, 50 for 50L, vectors for
+# scalars). The core checks everything else, and bridge-calls.R passes its sentence on. A bridge test compares
+# the sentences of both languages.
 
-# An error of this package: one sentence, shown as it is (rlang::abort(), as cli_abort() would read braces in
-# it).
+# Raises an error of this package with one sentence. It uses rlang::abort(), because cli_abort() would
+# interpret braces in the sentence.
 abort_mc <- function(message, class = "argument", ..., call = rlang::caller_env()) {
   rlang::abort(
     message,
@@ -15,29 +15,29 @@ abort_mc <- function(message, class = "argument", ..., call = rlang::caller_env(
   )
 }
 
-# The sentence of most checks: the argument, what it must be, what came.
-abort_must <- function(name, wanted, x, ..., got = shown(x), call = rlang::caller_env()) {
+# Raises the error of most checks: the argument, what it must be, and the value it has.
+abort_must <- function(name, wanted, x, ..., got = show_value(x), call = rlang::caller_env()) {
   abort_mc(paste0("`", name, "` must ", wanted, "; got ", got, "."), ..., call = call)
 }
 
-# `x` as it appears in a message: strings in double quotes, long values shortened.
-shown <- function(x) {
+# `x` as text for a message. Strings are quoted, long values are shortened.
+show_value <- function(x) {
   text <- if (!is.object(x) && (is.null(x) || is.atomic(x) || is.list(x))) {
-    shown_plain(x)
+    show_plain_value(x)
   } else {
     paste0("an object of class \"", class(x)[[1]], "\"")
   }
   size <- nchar(text)
   if (size <= 80) {
     text
-  } else if (is.character(x) && length(x) == 1) { # a path, which ends in its file
+  } else if (is.character(x) && length(x) == 1) { # keep both ends: a path ends in its file
     paste0(substr(text, 1, 38), "...", substr(text, size - 38, size))
   } else {
     paste0(substr(text, 1, 77), "...")
   }
 }
 
-shown_plain <- function(x) {
+show_plain_value <- function(x) {
   if (is.character(x) && length(x) == 1 && !is.na(x)) {
     paste0("\"", x, "\"")
   } else if (is.numeric(x) && length(x) == 1) {
@@ -45,33 +45,34 @@ shown_plain <- function(x) {
   } else if (is.atomic(x) && length(x) == 1) {
     if (is.na(x)) "NA" else as.character(x)
   } else {
-    paste(deparse(x[seq_len(min(length(x), 80))]), collapse = " ") # more would not be shown
+    paste(deparse(x[seq_len(min(length(x), 80))]), collapse = " ") # show_value() cuts after 80 characters
   }
 }
 
-is_one_number <- function(x) {
+is_single_number <- function(x) {
   is.numeric(x) && length(x) == 1 && is.finite(x)
 }
 
-# A whole number of at least `at_least`; 50 is one, TRUE is not. An integer where R has one that large.
+# A whole number of at least `at_least`. 50 counts, TRUE does not. The result is an integer if R has one that
+# large.
 as_count <- function(x, name = rlang::caller_arg(x), at_least = 1, call = rlang::caller_env()) {
-  if (is_one_number(x) && x == trunc(x) && x >= at_least) {
+  if (is_single_number(x) && x == trunc(x) && x >= at_least) {
     return(as_integer_if_small(x))
   }
   abort_must(name, paste("be a whole number of at least", at_least), x, call = call)
 }
 
-# Doubles beyond the range of R's integers stay doubles: Python takes both.
+# Numbers beyond the range of R's integers stay doubles. Python takes both.
 as_integer_if_small <- function(x) {
   if (abs(x) <= .Machine$integer.max) as.integer(x) else as.double(x)
 }
 
-# A finite number within the bounds that are given.
+# A finite number within the given bounds.
 as_number <- function(x, name = rlang::caller_arg(x), above = NULL, at_least = NULL, below = NULL,
                       at_most = NULL, call = rlang::caller_env()) {
   bounds <- c("above" = above, "of at least" = at_least, "below" = below, "at most" = at_most)
   holds <- function(words, bound) bound_tests[[words]](x, bound)
-  if (is_one_number(x) && all(mapply(holds, names(bounds), bounds))) {
+  if (is_single_number(x) && all(mapply(holds, names(bounds), bounds))) {
     return(as.double(x))
   }
   words <- paste(names(bounds), bounds, collapse = " and ")
@@ -80,7 +81,7 @@ as_number <- function(x, name = rlang::caller_arg(x), above = NULL, at_least = N
 
 bound_tests <- list("above" = `>`, "of at least" = `>=`, "below" = `<`, "at most" = `<=`)
 
-# TRUE or FALSE, nothing that merely counts as such.
+# TRUE or FALSE, and no other value such as 1.
 as_flag <- function(x, name = rlang::caller_arg(x), call = rlang::caller_env()) {
   if (is.logical(x) && length(x) == 1 && !is.na(x)) {
     return(as.vector(x))
@@ -88,7 +89,7 @@ as_flag <- function(x, name = rlang::caller_arg(x), call = rlang::caller_env()) 
   abort_must(name, "be true or false", x, call = call)
 }
 
-# One of the words in `choices`.
+# One of the strings in `choices`.
 as_choice <- function(x, choices, name = rlang::caller_arg(x), call = rlang::caller_env()) {
   if (is.character(x) && length(x) == 1 && x %in% choices) {
     return(as.vector(x))
@@ -97,20 +98,20 @@ as_choice <- function(x, choices, name = rlang::caller_arg(x), call = rlang::cal
   abort_must(name, paste("be one of", words), x, call = call)
 }
 
-# A whole number from 0 to 2^53 - 1; NULL draws one from R's generator, so that set.seed() governs.
+# A whole number from 0 to 2^53 - 1. NULL draws a seed from R's generator, so set.seed() determines it.
 as_seed <- function(x, name = rlang::caller_arg(x), call = rlang::caller_env()) {
   if (is.null(x)) {
     return(sample.int(.Machine$integer.max, 1L))
   }
-  if (is_one_number(x) && x == trunc(x) && x >= 0 && x <= max_seed) {
+  if (is_single_number(x) && x == trunc(x) && x >= 0 && x <= max_seed) {
     return(as_integer_if_small(x))
   }
   abort_must(name, "be a whole number from 0 to 2^53 - 1", x, call = call)
 }
 
-max_seed <- 2^53 - 1 # the largest whole number up to which R's doubles hold them all
+max_seed <- 2^53 - 1 # R's doubles represent all whole numbers up to this one
 
-# A path, "~" written out: Python would take it for a folder of that name.
+# A path with "~" expanded, because Python would take "~" for the name of a folder.
 as_path <- function(x, name = rlang::caller_arg(x), call = rlang::caller_env()) {
   if (is.character(x) && length(x) == 1 && !is.na(x) && nzchar(x)) {
     return(path.expand(x))
@@ -118,12 +119,13 @@ as_path <- function(x, name = rlang::caller_arg(x), call = rlang::caller_env()) 
   abort_must(name, "be a path", x, call = call)
 }
 
-# An argument that may be left out: NULL stays NULL, all else must pass `check`.
+# An optional argument: NULL stays NULL, every other value must pass `check`.
 if_given <- function(x, check, name = rlang::caller_arg(x), ..., call = rlang::caller_env()) {
   if (is.null(x)) NULL else check(x, name = name, ..., call = call)
 }
 
-# One or several that must each pass `check`; one stays one, as some arguments take one for all.
+# One or several values that must each pass `check`. A single value stays single, because some arguments take
+# one value for all.
 each <- function(x, check, name = rlang::caller_arg(x), ..., call = rlang::caller_env()) {
   if (is.null(x) || length(x) == 0 && is.numeric(x)) {
     return(list())
@@ -134,7 +136,7 @@ each <- function(x, check, name = rlang::caller_arg(x), ..., call = rlang::calle
   lapply(unname(x), check, name = name, ..., call = call)
 }
 
-# Two arguments that must be of one length.
+# Checks that an argument is as long as another one.
 check_length <- function(got, name, wanted, of, call = rlang::caller_env()) {
   if (got != wanted) {
     must <- paste0("be as long as `", of, "` (", wanted, ")")

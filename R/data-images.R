@@ -1,16 +1,17 @@
 #' Images in folders, one folder per label
 #'
-#' Lists the files; pixels are read, resized and turned to grey where needed when a batch of them is used, so
-#' a folder may hold more than memory does. Use the result as `x` in [mc_fit()], [mc_predict()] and the
-#' others. A folder with no folders in it gives images without labels, to predict.
+#' Lists the image files. A batch of them is read, resized and turned to grey (where needed) when it is used,
+#' so a folder may be larger than the memory. Use the result as `x` in [mc_fit()], [mc_predict()] and other
+#' functions. A folder without subfolders gives images without labels, for prediction.
 #'
-#' @param path (string) The folder that holds a folder of images for each label.
-#' @param ... Not used; what follows is given by name.
-#' @param size (integer vector) Height and width in pixels to resize to; one number for a square.
+#' @param path (string) The folder with one subfolder of images for each label.
+#' @param ... Not used. The arguments after it are given by name.
+#' @param size (integer vector) Height and width in pixels after resizing. One number gives a square.
 #' @param color (string) `"grey"` or `"rgb"`.
-#' @param labels (character vector) The labels in the order wanted; the folders' names, sorted, by default.
+#' @param labels (character vector) The labels in the wanted order. By default the sorted names of the
+#'   subfolders.
 #' @return (mc_images) A list of R data: `paths`, `y` (factor, or `NULL`), `size`, `color`. `images[i]`
-#'   chooses inputs, `length(images)` and `dim(images)` tell how many, and of what shape.
+#'   chooses inputs. `length(images)` and `dim(images)` are their number and shape.
 #' @export
 #' @family data
 #' @examples
@@ -46,7 +47,7 @@ as_image_files <- function(images, call = rlang::caller_env()) {
   call_core(
     "for_r.image_files", as.list(images$paths),
     y = if (is.null(images$y)) NULL else as.list(as.character(images$y)),
-    labels = if (nlevels(images$y) > 1) as.list(levels(images$y)), # a single folder is no choice of labels
+    labels = if (nlevels(images$y) > 1) as.list(levels(images$y)), # labels need at least two folders
     size = as.list(images$size), color = images$color, call = call
   )
 }
@@ -78,9 +79,9 @@ format.mc_images <- function(x, ...) {
   )
 }
 
-# "labels: cat (3), dog (2)"
+# A line such as "labels: cat (3), dog (2)".
 labels_line <- function(title, counts) {
-  paste0(title, shorten(paste0(names(counts), " (", counts, ")")))
+  paste0(title, first_few(paste0(names(counts), " (", counts, ")")))
 }
 
 #' @export

@@ -1,12 +1,12 @@
-# Real data in: the bundled sample, idx files, and folders of images that are read when they are needed.
+# Real data: the bundled sample and idx files.
 
 #' The bundled real images
 #'
-#' A class-balanced sample of Fashion-MNIST: 6,000 images to train and 1,000 to test, 28 x 28 pixels, grey,
-#' ten labels; the first 600 (100) of each label in the order of the full data set.
+#' A class-balanced sample of Fashion-MNIST: 6,000 training images and 1,000 test images, 28 x 28 pixels,
+#' grey, ten labels. It has the first 600 (100) images of each label in the order of the full data set.
 #'
 #' @return (list) `x_train` and `x_test`, (double arrays) input x height x width x channel in \[0, 1];
-#'   `y_train` and `y_test`, (factors) the label of each; `labels`, (character vector) all labels.
+#'   `y_train` and `y_test`, (factors) the label of each image; `labels`, (character vector) all labels.
 #' @references Xiao, Rasul and Vollgraf (2017), *Fashion-MNIST*, \doi{10.48550/arXiv.1708.07747}. MIT licence.
 #' @export
 #' @family data
@@ -28,12 +28,12 @@ mc_sample_data <- function() {
 
 #' Read an idx file
 #'
-#' The format of the MNIST family, gzipped or not. Pixels of Fashion-MNIST are whole numbers from 0 to 255:
-#' divide by 255, and give the array a channel axis (`dim(x) <- c(dim(x), 1)`).
+#' Reads the file format of the MNIST family, gzipped or not. Pixels of Fashion-MNIST are whole numbers from 0
+#' to 255. Divide them by 255, and give the array a channel axis (`dim(x) <- c(dim(x), 1)`).
 #'
 #' @param path (string) The file.
-#' @return (array) The numbers with the shape that the file states, inputs first; a vector if there is one
-#'   axis.
+#' @return (array) The numbers, with the shape that the file states and the inputs on the first axis. A vector
+#'   if there is one axis.
 #' @export
 #' @family data
 #' @examples

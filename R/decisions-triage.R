@@ -1,52 +1,57 @@
-# Triage: which predictions are accepted, which get a second check, which go to a person; and what to label
-# next.
+# Triage: which predictions are accepted, which get a second check, and which go to a person. Acquisition:
+# which inputs are labelled next.
 
 #' Which predictions to accept, and which people should see
 #'
-#' `mc_triage()` learns thresholds of uncertainty on labelled inputs; `mc_decide()` decides by them about new
-#' predictions. Give `max_error`, `budget`, `costs` or `uncertainty_threshold`. `print()` says what the policy
-#' promises, and on how many cases that rests.
+#' `mc_triage()` learns thresholds of uncertainty from labelled inputs. `mc_decide()` applies them to new
+#' predictions. Give `max_error`, `budget`, `costs` or `uncertainty_threshold`. `print()` shows what the
+#' policy guarantees, and on how many cases the guarantee rests.
 #'
-#' With `max_error` the promise is a learn-then-test one. It holds for any network, any measure and any number
-#' accepted, if the calibration inputs were not trained on and are like those to come. A random quarter of
-#' them (by `seed`) chooses thresholds and the order in which they are tested on the others, by the exact
-#' binomial p-value of the errors among the accepted, from strict to lax: a strict one and the most promising
-#' one have half of the chance of being wrong each, and hand it on for as long as they pass (fallback
-#' procedure). Several limits hold at once. Where no threshold passes, all is referred, and a warning and the
-#' policy's `needed` say what it would take.
+#' With `max_error` the guarantee follows the learn-then-test method. It holds for every network, every
+#' measure and every number of accepted inputs, if the calibration inputs were not used in training and are
+#' like the new inputs. A random quarter of them (by `seed`) is used to choose thresholds and the order of
+#' their tests. The other inputs test each threshold with the exact binomial p-value of the errors among the
+#' accepted inputs, from strict to lax. A strict threshold and the most promising one each get half of the
+#' allowed error probability, and pass it on as long as the tests succeed (fallback procedure). Several limits
+#' hold at the same time. If no threshold passes, all inputs are referred. A warning and the policy's `needed`
+#' then say how many inputs would be needed.
 #'
-#' @param prediction (mc_prediction) Of classes: for `mc_triage()` of the inputs to learn on, for
-#'   `mc_decide()` of those to decide about.
+#' @param prediction (mc_prediction) A prediction of classes. `mc_triage()` learns from its inputs,
+#'   `mc_decide()` decides about them.
 #' @param y (factor or vector) The true label of each input.
-#' @param ... Not used; what follows is given by name.
-#' @param max_error (numeric vector) With probability `confidence`, of the accepted cases at most this share
-#'   is wrong. One number, or one per tier but the last: the second is for the cases of the first two tiers
-#'   together.
-#' @param confidence (number) Between 0 and 1.
-#' @param measure (character vector) One or several measures of uncertainty; see [mc_scores()]. With several,
-#'   an input is accepted if it exceeds none of their thresholds.
-#' @param tiers (count or character vector) 2 (accept, refer), 3 (accept, second check, refer), or names of
-#'   one's own.
+#' @param ... Not used. The arguments after it are given by name.
+#' @param max_error (numeric vector) Largest share of wrong cases among the accepted cases, which holds with
+#'   probability `confidence`. One number, or one for each tier but the last: the second number is for the
+#'   cases of the first two tiers together.
+#' @param confidence (number) Probability between 0 and 1.
+#' @param measure (character vector) One or several measures of uncertainty; see [mc_scores()]. With several
+#'   measures, an input is accepted if it exceeds none of their thresholds.
+#' @param tiers (count or character vector) 2 (accept, refer), 3 (accept, second check, refer), or your own
+#'   names of the tiers.
 #' @param costs (list) `list(error = 50, refer = 1)`: the cost of a wrong accepted case (or a matrix, true
-#'   label by predicted) and of a case in each later tier; `"second check" = c(0.2, 0.9)` for one that finds
-#'   90 % of the errors. The thresholds are those of the least mean cost; with another choice they only say
-#'   what it would have cost.
-#' @param budget (numeric vector) The share of the inputs that people can see, one number per tier but the
-#'   first. With three tiers and one `max_error`, the share of the last tier.
+#'   label by predicted label) and of a case in each later tier. `"second check" = c(0.2, 0.9)` is a check
+#'   with cost 0.2 that finds 90 % of the errors. The thresholds minimise the mean cost. If other arguments
+#'   set the thresholds, the costs are only used to report the mean cost.
+#' @param budget (numeric vector) Share of the inputs that people can see, one number for each tier but the
+#'   first. With three tiers and one `max_error`, it is the share of the last tier.
 #' @param by_label (flag or list) `TRUE`: `max_error` holds for the inputs of every true label. Or limits for
-#'   some, `list(misses = c(fraud = 0.02), false_alarms = c(fraud = 0.1))`: misses are accepted inputs of that
-#'   label that are called something else, as a share of the accepted inputs of that label; false alarms are
-#'   inputs accepted as that label that are not, as a share of those accepted as it.
-#' @param uncertainty_threshold (numeric vector) Thresholds of one's own, one per tier but the last, for one
-#'   measure.
-#' @param seed (whole number) Of the split of the calibration inputs.
-#' @return `mc_triage()`: a list of class `mc_policy`: `thresholds` (matrix, tier x measure; `NA` takes none),
-#'   `guaranteed` (whether every limit asked for could be promised), `promises` (tibble, one row per limit:
-#'   `n` accepted test inputs, `wrong` of them, `upper_bound`, `kept`), `outcome` (tibble, one row per tier:
-#'   what it does to the calibration inputs), `curve` (tibble: the thresholds that were looked at, and the
-#'   levels they were tested at), `mean_cost`, `needed` and the settings. [mc_save()] writes it as JSON.
+#'   some labels, `list(misses = c(fraud = 0.02), false_alarms = c(fraud = 0.1))`. A miss is an accepted input
+#'   of this label that is predicted as another label; its share is of the accepted inputs of this label. A
+#'   false alarm is an input that is accepted as this label but has another label; its share is of the inputs
+#'   accepted as this label.
+#' @param uncertainty_threshold (numeric vector) Your own thresholds for a single measure, one for each tier
+#'   but the last.
+#' @param seed (whole number) Seed of the split of the calibration inputs.
+#' @return `mc_triage()`: a list of class `mc_policy`. [mc_save()] writes it as JSON.
+#'   * `thresholds`: matrix, tier x measure. `NA` accepts no input.
+#'   * `guaranteed`: are all requested limits guaranteed?
+#'   * `promises`: tibble, one row per limit: `n` accepted test inputs, `wrong` of them, `upper_bound`,
+#'     `kept`.
+#'   * `outcome`: tibble, one row per tier: what it does to the calibration inputs.
+#'   * `curve`: tibble: the thresholds that were considered, and the levels of their tests.
+#'   * `mean_cost`, `needed` and the settings.
 #'
-#'   `mc_decide()`: a tibble with one row per input: `id` (where the prediction has ids), `predicted`, `tier`
+#'   `mc_decide()`: a tibble with one row per input: `id` (if the prediction has ids), `predicted`, `tier`
 #'   (factors), `reason` in words, and the uncertainty by each measure.
 #' @references Angelopoulos et al. (2021), *Learn then test*, \doi{10.48550/arXiv.2110.01052}.
 #'   Laufer-Goldshtein et al. (2023), \doi{10.48550/arXiv.2210.07913}, for ordering by a part of the data.
@@ -83,11 +88,11 @@ mc_triage <- function(prediction, y, ..., max_error = NULL, confidence = 0.95, m
 }
 
 #' @rdname mc_triage
-#' @param policy (mc_policy) What `mc_triage()` returned.
+#' @param policy (mc_policy) A result of `mc_triage()`.
 #' @export
 mc_decide <- function(policy, prediction) {
   if (!inherits(policy, "mc_policy")) {
-    abort_must("policy", "be what `mc_triage()` returns", got = shown(class(policy)[[1]]))
+    abort_must("policy", "be what `mc_triage()` returns", got = show_value(class(policy)[[1]]))
   }
   table <- table_from_python(call_core("mc_decide", learnt_to_python(policy), as_prediction(prediction)))
   table$predicted <- prediction$predicted
@@ -97,26 +102,26 @@ mc_decide <- function(policy, prediction) {
 
 #' Which inputs to label next
 #'
-#' The `n` inputs whose labels would teach the network most, the most useful first.
+#' Finds the `n` inputs whose labels would teach the network most, the most useful input first.
 #'
-#' The joint information of `"batchbald"` cannot be more than log(number of draws), so that 20 draws are told
-#' apart by a handful of labels and what is chosen after those is chosen by chance: a warning says so; 100
-#' draws or more are for batches of ten.
+#' The joint information of `"batchbald"` cannot exceed log(number of draws). A few labels are enough to tell
+#' 20 draws apart, and any further inputs are then chosen by chance. A warning says so. Use 100 draws or more
+#' for batches of ten.
 #'
-#' Where inputs resemble each other (frames of a video, copies), single measures ask for much the same many
-#' times, which may teach less than random choice does, and `"batchbald"` does not. Where every input is
-#' different and all labels are as frequent, none of them is sure to beat random choice by much.
+#' Where inputs resemble each other (frames of a video, copies), single measures choose many similar inputs,
+#' which may teach less than a random choice. `"batchbald"` avoids that. Where all inputs are different and
+#' all labels equally frequent, no method is certain to be much better than a random choice.
 #'
-#' @param prediction (mc_prediction) Of classes, for inputs without labels.
-#' @param n (count) How many.
-#' @param ... Not used; what follows is given by name.
+#' @param prediction (mc_prediction) A prediction of classes, for inputs without labels.
+#' @param n (count) Number of inputs to choose.
+#' @param ... Not used. The arguments after it are given by name.
 #' @param by (string) A measure of uncertainty, as in [mc_scores()]: `"mutual_information"` (BALD),
-#'   `"predictive_entropy"`, `"variation_ratio"` and so on; equals in the order of the inputs. Or
-#'   `"batchbald"`: inputs whose labels together tell most about the network, so that a batch is not n times
-#'   much the same; it needs the draws, under masks shared by all inputs.
-#' @param seed (whole number) For `"batchbald"`: where a batch has more than 2,000 possible outcomes, its
-#'   information is estimated on drawn ones.
-#' @return (tibble) `input` (its position), `id` (where the prediction has ids), `score`: the measure; for
+#'   `"predictive_entropy"`, `"variation_ratio"` and so on. Inputs with equal values keep their order. Or
+#'   `"batchbald"`: the inputs whose labels together tell most about the network, so that a batch does not
+#'   contain n similar inputs. It needs the draws, with masks shared by all inputs.
+#' @param seed (whole number) Seed for `"batchbald"`. If a batch has more than 2,000 possible outcomes, its
+#'   information is estimated from a random sample of them.
+#' @return (tibble) `input` (its position), `id` (if the prediction has ids) and `score`: the measure, or for
 #'   `"batchbald"` the information, in nats, of the batch up to this input about the network.
 #' @references Houlsby et al. (2011), \doi{10.48550/arXiv.1112.5745} (BALD). Kirsch, van Amersfoort and Gal
 #'   (2019), \doi{10.48550/arXiv.1906.08158} (BatchBALD).
@@ -162,32 +167,32 @@ policy_from_python <- function(object) {
   new_learnt(object, fields, "mc_policy")
 }
 
-# what comes in ----
+# arguments ----
 
-# One number or several, each within the bounds.
+# One number or several numbers, each within the bounds.
 each_number <- function(x, name, ..., call = rlang::caller_env()) {
   each(x, as_number, name = name, ..., call = call)
 }
 
-# One or several names, or a count; the core says what they must be.
+# One or several names, or a count. The core checks them.
 as_names <- function(x) {
-  if (is_one_number(x) && x == trunc(x)) {
+  if (is_single_number(x) && x == trunc(x)) {
     return(as_integer_if_small(x))
   }
   if (length(x) == 1 && is.atomic(x) && is.na(x)) {
-    return(NA_character_) # a plain NA would be Python's True
+    return(NA_character_) # a logical NA would become True in Python
   }
   if (length(x) == 1) x else as.list(x)
 }
 
-# Numbers, pairs of numbers and a matrix, by name.
+# Costs by name: numbers, pairs of numbers, and a matrix.
 as_costs <- function(x) {
   if (is.null(names(x))) {
     return(as_names(x))
   }
   lapply(as.list(x), function(cost) {
     cost <- if (is.data.frame(cost)) as.matrix(cost) else cost
-    if (is.logical(cost) && anyNA(cost)) cost + 0 else cost # a plain NA would be Python's True
+    if (is.logical(cost) && anyNA(cost)) cost + 0 else cost # a logical NA would become True in Python
   })
 }
 

@@ -1,21 +1,23 @@
-# Probabilities made honest, and sets and intervals that hold the truth as often as they say: learnt on
-# labelled
-# inputs that the network was not trained on.
+# Calibrated probabilities, and sets and intervals with guaranteed coverage, learnt from labelled inputs that
+# the network was not trained on.
 
-#' Make probabilities honest
+#' Calibrate probabilities
 #'
-#' `mc_calibrate()` learns a temperature for the draws: every draw's probabilities are raised to 1 /
-#' temperature and scaled to sum to 1, and the temperature is the one at which the mean over the draws has the
-#' least log loss on these inputs, which the network must not have been trained on. Above 1 it takes
-#' confidence away. `mc_apply()` then calibrates other predictions of this network; all their summaries are
-#' made anew, and their `temperature` says so. A prediction is calibrated once, and what [mc_conformal()],
-#' [mc_triage()] and [mc_monitor()] learnt at one temperature is not used at another.
+#' `mc_calibrate()` learns a temperature for the draws. The probabilities of every draw are raised to
+#' 1 / temperature and scaled to sum to 1. The learnt temperature minimises the log loss of the mean over the
+#' draws on these inputs. The network must not have been trained on them. A temperature above 1 lowers the
+#' confidence.
 #'
-#' @param prediction (mc_prediction) Of classes, with its draws. For `mc_apply()`, what to apply it to.
+#' `mc_apply()` calibrates other predictions of this network. All their summaries are recomputed, and their
+#' `temperature` records it. A prediction can be calibrated only once. What [mc_conformal()], [mc_triage()]
+#' and [mc_monitor()] learnt at one temperature cannot be used at another.
+#'
+#' @param prediction (mc_prediction) A prediction of classes, with its draws. For `mc_apply()`, the prediction
+#'   to apply it to.
 #' @param y (factor or vector) The true label of each input.
 #' @return `mc_calibrate()`: a list of class `mc_calibration` with `temperature`, `log_loss_before`,
 #'   `log_loss_after`, `n_inputs`, `labels` and `curve`, the log loss at other temperatures. `mc_apply()`: the
-#'   calibrated mc_prediction; of [mc_conformal()], a tibble with one row per input.
+#'   calibrated mc_prediction. For a result of [mc_conformal()], a tibble with one row per input.
 #' @references Guo et al. (2017), \doi{10.48550/arXiv.1706.04599}. Scaling each draw before the mean: Rahaman
 #'   and Thiery (2021), \doi{10.48550/arXiv.2007.08792}.
 #' @export
@@ -35,12 +37,12 @@ mc_calibrate <- function(prediction, y) {
 }
 
 #' @rdname mc_calibrate
-#' @param learnt (mc_calibration or mc_conformal) What was learnt.
+#' @param learnt (mc_calibration or mc_conformal) A result of `mc_calibrate()` or [mc_conformal()].
 #' @export
 mc_apply <- function(learnt, prediction) {
   if (!inherits(learnt, c("mc_calibration", "mc_conformal"))) {
     wanted <- "be what `mc_calibrate()` or `mc_conformal()` returns"
-    abort_must("learnt", wanted, got = shown(class(learnt)[[1]]))
+    abort_must("learnt", wanted, got = show_value(class(learnt)[[1]]))
   }
   result <- call_core("mc_apply", learnt_to_python(learnt), as_prediction(prediction))
   if (inherits(learnt, "mc_calibration")) {
@@ -49,27 +51,29 @@ mc_apply <- function(learnt, prediction) {
   with_ids(table_from_python(result), prediction)
 }
 
-#' Sets and intervals that hold the truth as often as they say
+#' Prediction sets and intervals with guaranteed coverage
 #'
-#' Learns sets of labels, or intervals of values, that hold the truth for at least `level` of new inputs,
-#' whatever the network is worth: it needs only that the inputs here, which it was not trained on, and the new
-#' ones come from one source in no particular order. The limit is the ceiling((n + 1) level)-th smallest
+#' Learns sets of labels, or intervals of values, that contain the truth for at least `level` of new inputs.
+#' The guarantee holds for every network. It needs inputs that the network was not trained on, and new inputs
+#' from the same source in no particular order. The limit is the ceiling((n + 1) level)-th smallest
 #' nonconformity of the n inputs. [mc_apply()] gives the sets or intervals of a prediction.
 #'
 #' @inheritParams mc_scores
-#' @param prediction (mc_prediction) Of the inputs to learn on.
+#' @param prediction (mc_prediction) The prediction to learn from.
 #' @param level (number) The coverage, between 0 and 1.
-#' @param method (string) For classes `"lac"` (1 - probability; the smallest sets, the default), `"aps"`
-#'   (probability of the labels down to this one, without the randomisation) or `"raps"` (the same with
+#' @param method (string) For classes `"lac"` (1 - probability; the smallest sets, the default), `"aps"` (the
+#'   sum of the probabilities down to this label, without the randomisation) or `"raps"` (the same with
 #'   `penalty` for every label after the first `n_free`). For values `"absolute"` (distance from the mean, the
-#'   default), `"normalized"` (in standard deviations) or `"cqr"` (beyond the prediction's own interval).
-#' @param by_label (flag) Coverage for the inputs of every true label, not only over all?
-#' @param penalty,n_free (number, count) For `"raps"`.
-#' @param allow_empty (flag) Leave the most probable label out too where it does not conform?
+#'   default), `"normalized"` (in standard deviations) or `"cqr"` (distance beyond the prediction's own
+#'   interval).
+#' @param by_label (flag) Does the coverage hold for the inputs of every true label, and not only for all
+#'   inputs together?
+#' @param penalty,n_free (number, count) Settings of `"raps"`.
+#' @param allow_empty (flag) May the set be empty, if even the most probable label does not conform?
 #' @return A list of class `mc_conformal`: `method`, `level`, `limits` and `n_inputs` (one, or one per label
-#'   or output; a limit is `NA` where there were too few inputs for one) and the settings. [mc_apply()] gives
-#'   a tibble with one row per input: for classes `size` and `in_{label}`, whether the set has that label; for
-#'   values `lower` and `upper`, with the number of the output behind where there are several.
+#'   or output; a limit is `NA` if there were too few inputs for it) and the settings. [mc_apply()] gives a
+#'   tibble with one row per input. For classes it has `size` and `in_{label}`: is that label in the set? For
+#'   values it has `lower` and `upper`, followed by the number of the output if there are several.
 #' @references Sadinle, Lei and Wasserman (2019), \doi{10.48550/arXiv.1609.00451} (lac). Romano, Sesia and
 #'   Candes (2020), \doi{10.48550/arXiv.2006.02544} (aps). Angelopoulos et al. (2021),
 #'   \doi{10.48550/arXiv.2009.14193} (raps). Lei et al. (2018), \doi{10.48550/arXiv.1604.04173} (values).
@@ -100,13 +104,14 @@ mc_conformal <- function(prediction, y, ..., level = 0.9, method = NULL, by_labe
   conformal_from_python(learnt)
 }
 
-# what was learnt ----
+# what R and the core have learnt ----
 
-# R data that can be printed and saved; `json` is what a file has of it, and what goes back to the core.
+# A learnt object as R data that can be printed and saved. `json` is the text of its file, from which the core
+# rebuilds the object.
 new_learnt <- function(object, fields, class) {
   json <- from_python(call_core("for_r.learnt_to_text", object))
-  own <- list(words = from_python(object$words()), json = json)
-  structure(c(fields, own), class = c(class, "mc_learnt"))
+  texts <- list(words = from_python(object$words()), json = json)
+  structure(c(fields, texts), class = c(class, "mc_learnt"))
 }
 
 learnt_to_python <- function(learnt, call = rlang::caller_env()) {
@@ -127,7 +132,7 @@ conformal_from_python <- function(object) {
   new_learnt(object, fields, "mc_conformal")
 }
 
-# The ids, where the prediction has them, before the columns of a table with one row per input.
+# Puts the ids, if the prediction has some, before the columns of a table with one row per input.
 with_ids <- function(table, prediction) {
   if (is.null(prediction$ids)) table else tibble::as_tibble(c(list(id = prediction$ids), table))
 }

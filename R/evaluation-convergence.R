@@ -2,26 +2,29 @@
 
 #' How many draws are enough
 #'
-#' How the uncertainty settles as draws are added, and how many draws are enough, from one set of draws: the
-#' summaries of each number are those of the first so many, as [mc_predict()] with the same seed would give.
-#' [mc_plot_convergence()] draws it.
+#' Shows how the uncertainty settles as draws are added, and recommends a number of draws. All numbers come
+#' from one set of draws: the summaries for n draws are those of the first n draws, as [mc_predict()] with the
+#' same seed would give. [mc_plot_convergence()] draws them.
 #'
-#' From few draws the mutual information, which is then too small on average, takes longest to settle.
+#' The mutual information takes longest to settle, because from few draws it is too small on average.
 #'
 #' @inheritParams mc_predict
-#' @param x (numeric array, data frame or mc_images) Inputs; some hundred say enough.
-#' @param n_samples (integer vector) Numbers of draws, rising.
-#' @param tolerance (number) The wished Monte Carlo standard error: for classes in units of probability and,
-#'   for entropies, in nats, 0.01 by default; for values in their own unit, without which no number is
-#'   recommended.
-#' @return A list of class `mc_convergence`: `recommended`, the number of draws with which the mean of 95 %
-#'   of the inputs is within `tolerance`; `needed` (tibble, one row per measure: that number, and the one
-#'   for all inputs); `table` (tibble, one row per number of draws and measure: `value`, its mean over the
-#'   inputs; `mcse`, the root mean square over the inputs of each one's Monte Carlo standard error;
-#'   `difference`, that of what the remaining draws changed; `settled`, the share of the inputs whose error
-#'   is at most `tolerance`); `n_samples`, `n_inputs`, `tolerance`. Measures: `mean` (of classes the
-#'   probability of the predicted label; its error is that of the worst label), `std` over the draws, and
-#'   for classes the three entropies.
+#' @param x (numeric array, data frame or mc_images) Inputs. Some hundreds are enough.
+#' @param n_samples (integer vector) Numbers of draws, in increasing order.
+#' @param tolerance (number) The wanted Monte Carlo standard error. For classes it is in units of probability
+#'   and, for entropies, in nats, with default 0.01. For values it is in their own unit; without it no number
+#'   is recommended.
+#' @return A list of class `mc_convergence`:
+#'   * `recommended`: the number of draws with which the mean of 95 % of the inputs is within `tolerance`.
+#'   * `needed`: tibble, one row per measure, with that number and the number for all inputs.
+#'   * `table`: tibble, one row per number of draws and measure. `value` is the mean over the inputs. `mcse`
+#'     is the root mean square over the inputs of their Monte Carlo standard errors. `difference` is the root
+#'     mean square over the inputs of the change by the remaining draws. `settled` is the share of the inputs
+#'     with an error of at most `tolerance`.
+#'   * `n_samples`, `n_inputs`, `tolerance`.
+#'
+#'   The measures are `mean` (for classes the probability of the predicted label, with the error of the worst
+#'   label), `std` over the draws, and for classes the three entropies.
 #' @export
 #' @family evaluation
 #' @examplesIf mc_python_available()
@@ -36,7 +39,7 @@ mc_convergence <- function(model, x, n_samples = c(10, 20, 50, 100, 200), batch_
                            precision = "float32", device = "auto", seed = NULL,
                            progress = getOption("mcdropout.progress", interactive())) {
   rlang::check_dots_empty()
-  found <- call_core(
+  convergence <- call_core(
     "mc_convergence", as_network(model), as_model_inputs(x),
     n_samples = each(n_samples, as_count, at_least = 2),
     batch_size = as_count(batch_size),
@@ -53,10 +56,10 @@ mc_convergence <- function(model, x, n_samples = c(10, 20, 50, 100, 200), batch_
     seed = as_seed(seed),
     progress = as_progress(progress)
   )
-  fields <- fields_from_python(found)
+  fields <- fields_from_python(convergence)
   fields$n_samples <- unlist(fields$n_samples)
-  fields$recommended <- from_python(found$recommended)
-  structure(c(fields, words = from_python(found$words())), class = "mc_convergence")
+  fields$recommended <- from_python(convergence$recommended)
+  structure(c(fields, words = from_python(convergence$words())), class = "mc_convergence")
 }
 
 #' @export
@@ -72,23 +75,28 @@ print.mc_convergence <- function(x, ...) {
 
 #' Which dropout rate predicts best
 #'
-#' Predicts inputs that were not trained on with several dropout rates, and compares them by log loss.
+#' Predicts inputs that were not used in training with several dropout rates, and compares the rates by log
+#' loss.
 #'
 #' @inheritParams mc_predict
-#' @param model (mc_model, Python object or function) As in [mc_predict()], sampled again with each rate at
-#'   all its dropouts, whatever they were trained with (what skips whole blocks, and numbers that it draws
-#'   itself, stay as they are); or a function that takes a rate and returns such a model fitted with it, which
-#'   says more and takes longer.
-#' @param y (factor or vector, or numeric matrix) The true label of each input, or the values observed.
-#' @param rates (numeric vector) Rates of dropping, between 0 and 1.
-#' @return A tibble with one row per rate: `rate`; `loss`, the mean over the inputs (for classes the log
-#'   loss of the mean over the draws, in nats; for values minus the log density of the mixture of the draws,
-#'   per output, or the squared error where the network tells no noise); `difference` from the lowest loss
-#'   and `difference_se`, its standard error over the inputs, paired, so that a difference of less than two
-#'   of them says little; `accuracy` (classes); `spread` (mean mutual information, in nats, or mean standard
-#'   deviation over the draws); `best`.
-#' @references Gal, Hron and Kendall (2017), \doi{10.48550/arXiv.1705.07832}: the rate must fit the data for
-#'   the spread to mean much.
+#' @param model (mc_model, Python object or function) A model as in [mc_predict()], or a function that takes a
+#'   rate and returns a model that was trained with it. A model is sampled with each rate at all its dropouts,
+#'   whatever rate it was trained with. Blocks that are skipped as a whole, and random numbers that the model
+#'   draws itself, keep their rates. A function tells more and takes longer.
+#' @param y (factor or vector, or numeric matrix) The true label of each input, or the observed values.
+#' @param rates (numeric vector) Dropout rates, between 0 and 1.
+#' @return A tibble with one row per rate:
+#'   * `rate`.
+#'   * `loss`: mean over the inputs. For classes it is the log loss of the mean over the draws, in nats. For
+#'     values it is minus the log density of the mixture of the draws, per output, or the squared error if the
+#'     network does not estimate its noise.
+#'   * `difference`: difference from the lowest loss. `difference_se`: its standard error over the inputs,
+#'     paired. A difference of less than two standard errors says little.
+#'   * `accuracy`: for classes.
+#'   * `spread`: mean mutual information, in nats, or mean standard deviation over the draws.
+#'   * `best`: is it the rate with the lowest loss?
+#' @references Gal, Hron and Kendall (2017), \doi{10.48550/arXiv.1705.07832}: the spread is meaningful only if
+#'   the rate fits the data.
 #' @export
 #' @family evaluation
 #' @examplesIf mc_python_available()

@@ -1,49 +1,51 @@
-# A prediction held against the truth: how good it is, how honest its probabilities are, what its uncertainty
-# is worth.
+# Compares a prediction with the truth: its accuracy, its calibration, and how well its uncertainty finds its
+# errors.
 
 #' How good a prediction is, and whether its uncertainty finds its errors
 #'
-#' `mc_scores()` holds a prediction against the truth: accuracy and log loss, whether the probabilities are
-#' honest, and how well each measure of uncertainty tells the errors. `mc_ood_scores()` says how well
-#' uncertainty tells inputs like those learnt from (in) and others (out) apart.
+#' `mc_scores()` compares a prediction with the truth. It gives the accuracy and log loss, the calibration of
+#' the probabilities, and how well each measure of uncertainty finds the errors. `mc_ood_scores()` says how
+#' well uncertainty separates inputs like the training inputs (in) from other inputs (out).
 #'
-#' The measures of uncertainty, larger for more: `predictive_entropy`, `expected_entropy`,
-#' `mutual_information` (nats), `variation_ratio`, `least_confidence` (1 - confidence), `smallest_margin` (1 -
-#' margin), `std` (standard deviation of the predicted label's probability); for values `std` and `total_std`
-#' (with the noise). Inputs that are equally uncertain are taken together, so nothing depends on the order of
-#' the inputs.
+#' All measures of uncertainty are larger for more uncertainty. For classes they are `predictive_entropy`,
+#' `expected_entropy`, `mutual_information` (nats), `variation_ratio`, `least_confidence` (1 - confidence),
+#' `smallest_margin` (1 - margin) and `std` (standard deviation of the predicted label's probability). For
+#' values they are `std` and `total_std` (with the noise). Equally uncertain inputs are treated as a group, so
+#' the order of the inputs does not matter.
 #'
-#' @param prediction,prediction_in,prediction_out (mc_prediction) What to score.
-#' @param y (factor or vector, or numeric matrix) The true label of each input, or the values observed.
-#' @param ... Not used; what follows is given by name.
-#' @param n_bins (count) Bins of the reliability diagrams. A bin holds what is above its lower and up to its
-#'   upper edge.
-#' @param coverages (numeric vector) Shares of the inputs, the least uncertain first, whose accuracy is asked
-#'   for.
-#' @param risks (numeric vector) Error rates for which the largest share is asked for.
-#' @param n_resamples (count) Resamples of the bootstrap over the inputs; 0 for no intervals.
-#' @param level (number) Of the intervals, between 0 and 1.
-#' @param seed (whole number) Of the bootstrap; `NULL` draws one from R's generator.
+#' @param prediction,prediction_in,prediction_out (mc_prediction) The predictions to score.
+#' @param y (factor or vector, or numeric matrix) The true label of each input, or the observed values.
+#' @param ... Not used. The arguments after it are given by name.
+#' @param n_bins (count) Number of bins of the reliability diagrams. A bin contains values above its lower
+#'   edge and up to its upper edge.
+#' @param coverages (numeric vector) Shares of the inputs, the least uncertain inputs first, for which the
+#'   accuracy is computed.
+#' @param risks (numeric vector) Error rates for which the largest coverage is computed.
+#' @param n_resamples (count) Number of bootstrap resamples of the inputs. 0 gives no intervals.
+#' @param level (number) Level of the intervals, between 0 and 1.
+#' @param seed (whole number) Seed of the bootstrap. `NULL` draws one from R's generator.
 #' @return `mc_scores()`: a list of class `mc_scores`.
 #'
-#'   For classes, one number each: `accuracy`; `log_loss` (mean, in nats); `brier` (summed over the labels, 0
-#'   to 2) and `brier_halved` (for two labels the usual one); `ece_equal_width`, `ece_equal_mass` (expected
-#'   calibration error of the predicted label), `classwise_ece` (mean over the labels of the error of each
-#'   label's probability). Tibbles: `by_measure` (`auroc`, `aupr`, `aurc`: the mean over k of the error rate
-#'   among the k least uncertain inputs, and `excess_aurc`, over that of a measure which puts all errors
-#'   last), `at_coverage`, `at_risk`, `by_label`, `reliability`, `risk_coverage`.
+#'   For classes, single numbers: `accuracy`; `log_loss` (mean, in nats); `brier` (summed over the labels, 0
+#'   to 2) and `brier_halved` (the usual score for two labels); `ece_equal_width`, `ece_equal_mass` (expected
+#'   calibration error of the predicted label); `classwise_ece` (calibration error of each label's
+#'   probability, mean over the labels). Tibbles: `by_measure` (`auroc`, `aupr`; `aurc`, the mean over k of
+#'   the error rate among the k least uncertain inputs; `excess_aurc`, the excess of `aurc` over the value of
+#'   a measure that puts all errors last), `at_coverage`, `at_risk`, `by_label`, `reliability`,
+#'   `risk_coverage`.
 #'
-#'   For values, one number per output: `rmse`, `mae`, `log_density` and `crps` of the whole mixture of the
-#'   draws, so they need the draws. `by_interval`: coverage, width and interval score of `conf_int` and
-#'   `pred_int`; `pit` has the shape of the mean; the risk of `risk_coverage` is the squared error.
+#'   For values, one number per output: `rmse` and `mae`; `log_density` and `crps` of the mixture of all
+#'   draws, which need the draws. `by_interval` has coverage, width and interval score of `conf_int`
+#'   and `pred_int`. `pit` has the shape of the mean. The risk in `risk_coverage` is the squared error.
 #'
 #'   `table`, also `as_tibble()`, has every number in a row: `score`, `of` (measure or output), `at`
-#'   (coverage, risk or level), `value`, and with `n_resamples` `lower` and `upper`.
+#'   (coverage, risk or level), `value`, and with `n_resamples` also `lower` and `upper`.
 #'
-#'   `mc_ood_scores()`: a tibble with one row per measure. `auroc`: chance that an input from outside is the
-#'   more uncertain of two; `aupr_in`, `aupr_out`: average precision of finding those from inside, or from
-#'   outside; `fpr_at_95`: share of those from outside that pass where 95 % of those from inside do. With
-#'   `n_resamples` each has its `_lower` and `_upper`.
+#'   `mc_ood_scores()`: a tibble with one row per measure. `auroc` is the probability that an input from
+#'   outside is more uncertain than one from inside. `aupr_in` and `aupr_out` are the average precisions of
+#'   finding the inputs from inside or from outside. `fpr_at_95` is the share of the inputs from outside that
+#'   pass a threshold which 95 % of the inputs from inside pass. With `n_resamples` each score has its
+#'   `_lower` and `_upper`.
 #' @references Guo et al. (2017), \doi{10.48550/arXiv.1706.04599}, and Nixon et al. (2019),
 #'   \doi{10.48550/arXiv.1904.01685}, for calibration errors. Geifman, Uziel and El-Yaniv (2019),
 #'   \doi{10.48550/arXiv.1805.08206}, for the area under the risk-coverage curve. Gneiting and Raftery (2007),
@@ -106,7 +108,7 @@ print.mc_scores <- function(x, ...) {
 }
 
 #' @rdname mc_scores
-#' @param x (mc_scores) Scores.
+#' @param x (mc_scores) A result of `mc_scores()`.
 #' @export
 as_tibble.mc_scores <- function(x, ...) {
   x$table

@@ -1,16 +1,17 @@
-# What this package makes, to and from disk: files that both languages open, and that run no code when opened.
+# Saves objects of this package to files and opens them. Both languages open the files, and opening runs no
+# code.
 
 #' Write and read a model, a prediction, or what was learnt on one
 #'
-#' One file; R and Python open each other's. Models and predictions are in the safetensors format with the
-#' description as JSON; what [mc_triage()], [mc_calibrate()], [mc_conformal()] and
-#' [mc_monitor()] return is JSON throughout.
-#' [saveRDS()] works for all of them as well, for R alone.
+#' Writes one file, which both R and Python can open. Models and predictions are in the safetensors format,
+#' with their description as JSON. Results of [mc_triage()], [mc_calibrate()], [mc_conformal()] and
+#' [mc_monitor()] are JSON throughout. [saveRDS()] works for all of these objects as well, for R alone.
 #'
-#' @param object (mc_model, mc_prediction, mc_policy, mc_calibration, mc_conformal or mc_monitor) What to
-#'   write.
-#' @param path (string) The file. A model's name usually ends in `.safetensors`, a policy's in `.json`.
-#' @return `mc_save()`: `path`, invisibly. `mc_load()`: what was written.
+#' @param object (mc_model, mc_prediction, mc_policy, mc_calibration, mc_conformal or mc_monitor) The object
+#'   to write.
+#' @param path (string) The file. The name of a model file usually ends in `.safetensors`, that of a policy in
+#'   `.json`.
+#' @return `mc_save()`: `path`, invisibly. `mc_load()`: the object in the file.
 #' @export
 #' @family files
 #' @examplesIf mc_python_available()
@@ -38,7 +39,7 @@ mc_load <- function(path) {
   )
 }
 
-# What the core can write; R values that it cannot are named as it would name them.
+# Converts an object to what the core can write. Other R values are refused with the class that they have.
 as_saveable <- function(object, call = rlang::caller_env()) {
   if (inherits(object, "mc_prediction")) {
     return(prediction_to_python(object, call))

@@ -1,24 +1,28 @@
-# Networks whose weights are distributions.
+# Networks whose weights are probability distributions.
 
 #' Bayesian networks: a distribution over every weight
 #'
-#' The networks of [mc_cnn()] and [mc_mlp()] with variational layers in the place of dropout, and a residual
-#' one. [mc_fit()] learns the posterior of the weights, [mc_predict()] draws whole networks from it.
+#' These are the networks of [mc_cnn()] and [mc_mlp()] with variational layers instead of dropout, and a
+#' residual network. [mc_fit()] learns the posterior of the weights, [mc_predict()] draws whole networks from
+#' it.
 #'
-#' `mc_bayes_mlp()` without `hidden` layers is a Bayesian linear or logistic regression. Each entry of
-#' `filters` of `mc_bayes_resnet()` is a block: two padded convolutions with batch norm, beside them a 1 x 1
-#' convolution where the number of channels changes, their sum, the activation (`"silu"` is also called swish)
-#' and a 2 x 2 maximum pool; then come the largest value of each channel and a dense layer.
+#' `mc_bayes_mlp()` without `hidden` layers is a Bayesian linear or logistic regression.
+#'
+#' Each entry of `filters` of `mc_bayes_resnet()` is a block. A block has two padded convolutions with batch
+#' norm. A 1 x 1 convolution runs beside them where the number of channels changes. Their sum goes through the
+#' activation (`"silu"` is also called swish) and a 2 x 2 maximum pool. After the blocks come the largest
+#' value of each channel and a dense layer.
 #'
 #' @inheritParams mc_cnn
 #' @inheritParams mc_mlp
-#' @param prior (prior) Of [mc_prior_normal()] and its kin; standard normal by default.
-#' @param posterior (posterior) Of [mc_posterior_normal()] and its kin; each weight normal for itself by
-#'   default.
-#' @param estimator (string) How weight noise enters while learning: `"reparameterization"` (one draw for each
-#'   batch), `"local_reparameterization"` (on what layers give out) or `"flipout"` (signs change from input to
-#'   input). The latter two are for [mc_posterior_normal()], whose default is `"flipout"`.
-#' @param kl_samples (count) Draws for a KL divergence that has no closed form.
+#' @param prior (prior) A result of [mc_prior_normal()] or another `mc_prior_*()` function. The default is a
+#'   standard normal prior.
+#' @param posterior (posterior) A result of [mc_posterior_normal()] or another `mc_posterior_*()` function. By
+#'   default each weight has a normal posterior of its own.
+#' @param estimator (string) How weight noise enters during training: `"reparameterization"` (one draw for
+#'   each batch), `"local_reparameterization"` (noise on the outputs of a layer) or `"flipout"` (signs that
+#'   differ between inputs). The last two are for [mc_posterior_normal()], whose default is `"flipout"`.
+#' @param kl_samples (count) Number of draws for a KL divergence that has no closed form.
 #' @inherit mc_cnn return
 #' @references
 #' Blundell, Cornebise, Kavukcuoglu and Wierstra (2015), *Weight uncertainty in neural networks*,
@@ -89,14 +93,14 @@ estimators <- c("reparameterization", "local_reparameterization", "flipout")
 
 #' Make a trained plain network Bayesian
 #'
-#' A copy of `model` with variational layers: its weights are the posterior means. Train on with [mc_fit()],
-#' or sample at once with [mc_predict()].
+#' Returns a copy of `model` with variational layers. Its weights become the posterior means. Train the copy
+#' with [mc_fit()], or sample it at once with [mc_predict()].
 #'
 #' @inheritParams mc_bayes_cnn
-#' @param model (mc_model or torch module) The plain network; it stays as it is.
-#' @param ... Not used; what follows is given by name.
-#' @param layers (character vector) Which linear layers and convolutions to change, such as `"output"`; all of
-#'   them by default. Each keeps its options.
+#' @param model (mc_model or torch module) The plain network. It is not changed.
+#' @param ... Not used. The arguments after it are given by name.
+#' @param layers (character vector) The linear layers and convolutions to convert, such as `"output"`. All of
+#'   them by default. Each layer keeps its options.
 #' @param prior_from_weights (flag) Are the trained weights also the location of the prior?
 #' @return (mc_model, or torch module) The Bayesian network.
 #' @references Krishnan, Subedar and Tickoo (2020), *Specifying weight priors in Bayesian deep neural networks
@@ -110,34 +114,38 @@ estimators <- c("reparameterization", "local_reparameterization", "flipout")
 mc_to_bayesian <- function(model, ..., layers = NULL, posterior = NULL, prior = NULL,
                            prior_from_weights = FALSE, estimator = NULL, kl_samples = 1) {
   rlang::check_dots_empty()
-  made <- call_core(
+  network <- call_core(
     "mc_to_bayesian", as_network(model),
     layers = if (is.character(layers)) as.list(layers) else layers,
     posterior = posterior, prior = prior, prior_from_weights = as_flag(prior_from_weights),
     estimator = if_given(estimator, as_choice, choices = estimators), kl_samples = as_count(kl_samples)
   )
-  if (inherits(model, "mc_model")) new_mc_model(made) else made
+  if (inherits(model, "mc_model")) new_mc_model(network) else network
 }
 
 #' How the weights of a Bayesian network are distributed
 #'
-#' `mc_posterior_table()` has one row per variational layer, `mc_weights_table()` one per weight: those of
-#' each layer that are most surely not zero. [mc_plot_posterior()] draws both.
+#' `mc_posterior_table()` has one row for each variational layer. `mc_weights_table()` has one row for each of
+#' the weights that are most surely not zero, layer by layer. [mc_plot_posterior()] draws both tables.
 #'
 #' @param model (mc_model or torch module) A network with variational layers.
-#' @param ... Not used; what follows is given by name.
-#' @param n_weights (count) Of each layer at most.
-#' @param level (number) Of the intervals of the weights, between 0 and 1.
-#' @return `mc_posterior_table()`: (tibble) `layer` (its path), `n_weights`, `n_parameters`, `std` and
-#'   `variance` (means over the weights of their posterior standard deviation and variance), `kl` (divergence
-#'   from prior to posterior, in nats, summed over the weights), `std_5`, `std_25`, `std_50`, `std_75`,
-#'   `std_95` (what that many per cent of the weights have at most as standard deviation), `prior_std` (that
-#'   of the prior, mean over the weights; `NaN` or `Inf` where the prior has none).
+#' @param ... Not used. The arguments after it are given by name.
+#' @param n_weights (count) Largest number of weights from each layer.
+#' @param level (number) Level of the intervals of the weights, between 0 and 1.
+#' @return `mc_posterior_table()`: (tibble) One row per layer.
+#'   * `layer`: path of the layer.
+#'   * `n_weights`, `n_parameters`: number of weights, and of the parameters of their posterior.
+#'   * `std`, `variance`: posterior standard deviation and variance, means over the weights.
+#'   * `kl`: KL divergence from prior to posterior, in nats, summed over the weights.
+#'   * `std_5`, `std_25`, `std_50`, `std_75`, `std_95`: percentiles of the posterior standard deviations.
+#'   * `prior_std`: standard deviation of the prior, mean over the weights; `NaN` or `Inf` where it has none.
 #'
-#'   `mc_weights_table()`: (tibble) `layer`, `weight` (`weight[1, 4]` or `bias[3]`, positions from 1), `mean`,
-#'   `std` (of its posterior), `lower`, `upper` (the middle `level` of a normal distribution of that mean and
-#'   deviation, so exact for normal posteriors), `signal` (|mean| / std, by which the weights are chosen and
-#'   sorted).
+#'   `mc_weights_table()`: (tibble) One row per weight.
+#'   * `layer`, `weight`: path of the layer; `weight[1, 4]` or `bias[3]`, with positions from 1.
+#'   * `mean`, `std`: of the posterior.
+#'   * `lower`, `upper`: the middle `level` of a normal distribution with this mean and standard deviation,
+#'     which is exact for normal posteriors.
+#'   * `signal`: |mean| / std. The weights with the largest signal are chosen, and sorted by it.
 #' @references Blundell et al. (2015), \doi{10.48550/arXiv.1505.05424}, for the signal-to-noise ratio.
 #' @export
 #' @family networks

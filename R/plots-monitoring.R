@@ -1,13 +1,13 @@
 #' What a drift monitor saw
 #'
-#' From top to bottom, over the inputs seen: the evidence of the sequential test, with the line that makes an
-#' alarm; the mean of the measure, with that of the reference; the population stability index, with what it
-#' reaches by chance. Where there was an alarm, a solid line marks it and a dotted one where the change began.
-#' Its numbers are `monitor$batches`.
+#' Three panels over the inputs seen. The first shows the evidence of the sequential test, with the line at
+#' which it raises an alarm. The second shows the mean of the measure, with the mean of the reference. The
+#' third shows the population stability index, with the value that it reaches by chance. A solid line marks an
+#' alarm, a dotted line the input where the change began. The numbers are in `monitor$batches`.
 #'
-#' @param monitor (mc_monitor) That has seen at least one batch.
-#' @param ... Not used; what follows is given by name.
-#' @param path (string) Also writes the picture to this file, its format by the ending.
+#' @param monitor (mc_monitor) A monitor that has seen at least one batch.
+#' @param ... Not used. The arguments after it are given by name.
+#' @param path (string) A file to which the picture is written as well. Its ending determines the format.
 #' @return (ggplot) The picture.
 #' @export
 #' @family plots
@@ -22,7 +22,7 @@ mc_plot_drift <- function(monitor, ..., path = NULL) {
   rlang::check_dots_empty()
   check_ggplot2()
   if (!inherits(monitor, "mc_monitor")) {
-    abort_must("monitor", "be what `mc_monitor()` returns", got = shown(class(monitor)[[1]]))
+    abort_must("monitor", "be what `mc_monitor()` returns", got = show_value(class(monitor)[[1]]))
   }
   if (nrow(monitor$batches) == 0) {
     abort_must("monitor", "have seen at least one batch", got = "none")
@@ -54,22 +54,23 @@ mc_plot_drift <- function(monitor, ..., path = NULL) {
     ggplot2::geom_vline(xintercept = monitor$alarm_input, linewidth = 0.4) +
     ggplot2::geom_vline(xintercept = monitor$since_input, linewidth = 0.4, linetype = "dotted") +
     ggplot2::geom_line(ggplot2::aes(y = .data$line), linetype = "dashed", colour = "grey55") +
-    ggplot2::geom_line(colour = "steelblue4") +
-    ggplot2::geom_point(colour = "steelblue4", size = 1.4) +
+    ggplot2::geom_line(colour = main_colour) +
+    ggplot2::geom_point(colour = main_colour, size = 1.4) +
     ggplot2::facet_wrap(ggplot2::vars(.data$panel), ncol = 1, scales = "free_y") +
     ggplot2::expand_limits(x = 0) +
     ggplot2::labs(x = "inputs seen", y = NULL, title = title) +
-    settling_theme()
-  saved_plot(plot, path, 7.2, 6)
+    panel_theme()
+  save_picture(plot, path, 7.2, 6)
 }
 
 #' How draws settle
 #'
-#' Above each measure, its mean over the inputs; below its Monte Carlo error for one input, with the
-#' tolerance. The number of draws is on a logarithmic scale. Its numbers are `convergence$table`.
+#' For each measure, the upper panel shows its mean over the inputs. The lower panel shows its Monte Carlo
+#' error for one input, with the tolerance. The number of draws is on a logarithmic scale. The numbers are in
+#' `convergence$table`.
 #'
 #' @inheritParams mc_plot_drift
-#' @param convergence (mc_convergence) What [mc_convergence()] returned.
+#' @param convergence (mc_convergence) A result of [mc_convergence()].
 #' @return (ggplot) The picture.
 #' @export
 #' @family plots
@@ -80,25 +81,25 @@ mc_plot_convergence <- function(convergence, ..., path = NULL) {
   rlang::check_dots_empty()
   check_ggplot2()
   if (!inherits(convergence, "mc_convergence")) {
-    abort_must("convergence", "be what `mc_convergence()` returns", got = shown(class(convergence)[[1]]))
+    abort_must("convergence", "be what `mc_convergence()` returns", got = show_value(class(convergence)[[1]]))
   }
-  own <- convergence$table
-  measures <- unique(own$measure)
+  numbers <- convergence$table
+  measures <- unique(numbers$measure)
   units <- vapply(measures, unit_of, character(1), classes = "mutual_information" %in% measures)
   titles <- paste0(gsub("_", " ", measures), "\n(", units, ")")
   kinds <- c("mean over the inputs", "Monte Carlo error")
   table <- data.frame(
-    n_samples = rep(own$n_samples, 2),
-    measure = factor(rep(titles[match(own$measure, measures)], 2), titles),
-    kind = factor(rep(kinds, each = nrow(own)), kinds),
-    value = c(own$value, own$mcse)
+    n_samples = rep(numbers$n_samples, 2),
+    measure = factor(rep(titles[match(numbers$measure, measures)], 2), titles),
+    kind = factor(rep(kinds, each = nrow(numbers)), kinds),
+    value = c(numbers$value, numbers$mcse)
   )
   panels <- outer(titles, kinds, function(title, kind) paste0(title, "\n", kind))
   table$panel <- factor(paste0(table$measure, "\n", table$kind), as.vector(panels))
   plot <- ggplot2::ggplot(table, ggplot2::aes(x = .data$n_samples, y = .data$value))
   caption <- NULL
   zero <- data.frame(
-    panel = factor(panels[, 2], levels(table$panel)), n_samples = own$n_samples[[1]], value = 0
+    panel = factor(panels[, 2], levels(table$panel)), n_samples = numbers$n_samples[[1]], value = 0
   )
   plot <- plot + ggplot2::geom_blank(data = zero)
   if (!is.null(convergence$tolerance)) {
@@ -112,13 +113,13 @@ mc_plot_convergence <- function(convergence, ..., path = NULL) {
     )
   }
   plot <- plot +
-    ggplot2::geom_line(colour = "steelblue4") +
-    ggplot2::geom_point(colour = "steelblue4", size = 1.4) +
+    ggplot2::geom_line(colour = main_colour) +
+    ggplot2::geom_point(colour = main_colour, size = 1.4) +
     ggplot2::facet_wrap(ggplot2::vars(.data$panel), nrow = 2, scales = "free_y") +
     ggplot2::scale_x_log10(breaks = convergence$n_samples) +
     ggplot2::labs(x = "number of draws", y = NULL, caption = caption) +
-    settling_theme()
-  saved_plot(plot, path, 1 + 2.3 * length(measures), 4.6)
+    panel_theme()
+  save_picture(plot, path, 1 + 2.3 * length(measures), 4.6)
 }
 
 #' @exportS3Method ggplot2::autoplot

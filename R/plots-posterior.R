@@ -1,11 +1,11 @@
 #' Posterior spread of the weights of a Bayesian network
 #'
-#' On the left, for each variational layer, how large the posterior standard deviations of its weights are:
-#' the dot is the median, the thick line holds the middle half of the weights, the thin one 90 % of them,
-#' and the upright stroke is the standard deviation of the prior, where the data have taught nothing; on a
-#' logarithmic scale. On the right, the weights of each layer that are most surely not zero: the dot is the
-#' mean, the line the middle `level` of the posterior. [mc_posterior_table()] and [mc_weights_table()] give
-#' the numbers.
+#' The left panel shows the posterior standard deviations of the weights of each variational layer, on a
+#' logarithmic scale. The dot is their median, the thick line contains the middle half of the weights, and the
+#' thin line contains 90 % of them. The upright stroke is the standard deviation of the prior, where the data
+#' have taught nothing. The right panel shows the weights of each layer that are most surely not zero: the dot
+#' is the mean, the line is the middle `level` of the posterior. [mc_posterior_table()] and
+#' [mc_weights_table()] give the numbers.
 #'
 #' @inheritParams mc_plot_reliability
 #' @inheritParams mc_posterior_table
@@ -27,7 +27,7 @@ mc_plot_posterior <- function(model, ..., n_weights = 8, level = 0.95, path = NU
     paste0("weight: mean and ", format(100 * level), " % of its posterior")
   )
   of_weights <- paste(weights$layer, weights$weight)
-  in_rows <- function(names) factor(names, rev(c(layers$layer, of_weights))) # the first on top
+  in_rows <- function(names) factor(names, rev(c(layers$layer, of_weights))) # the first row is at the top
   layers$panel <- factor(kinds[[1]], kinds)
   layers$row <- in_rows(layers$layer)
   layers$prior_std[!is.finite(layers$prior_std)] <- NA
@@ -36,7 +36,7 @@ mc_plot_posterior <- function(model, ..., n_weights = 8, level = 0.95, path = NU
   segment <- function(low, high, table, width) {
     ggplot2::geom_segment(
       ggplot2::aes(x = .data[[low]], xend = .data[[high]], yend = .data$row), table,
-      colour = dark, linewidth = width
+      colour = main_colour, linewidth = width
     )
   }
   deviations <- grep("std_", names(layers), value = TRUE)
@@ -47,7 +47,7 @@ mc_plot_posterior <- function(model, ..., n_weights = 8, level = 0.95, path = NU
     ggplot2::geom_point(ggplot2::aes(x = .data$std_50), layers, shape = 21, fill = "white") +
     ggplot2::geom_text(ggplot2::aes(x = .data$prior_std), layers, label = "|", na.rm = TRUE, size = 4) +
     ggplot2::geom_vline(ggplot2::aes(xintercept = 0), weights[1, "panel"], colour = "grey75") +
-    # both panels' rows at once: each alone would be sorted by the alphabet
+    # sets the rows of both panels at once: otherwise each panel is sorted alphabetically
     ggplot2::scale_y_discrete(limits = function(rows) levels(layers$row)[levels(layers$row) %in% rows]) +
     segment("lower", "upper", weights, 0.5) +
     ggplot2::geom_point(ggplot2::aes(x = .data$mean), weights, size = 0.9) +
@@ -55,5 +55,5 @@ mc_plot_posterior <- function(model, ..., n_weights = 8, level = 0.95, path = NU
     ggplot2::labs(x = NULL, y = NULL) +
     chart_theme() +
     ggplot2::theme(strip.placement = "outside", axis.text.y = ggplot2::element_text(size = 7))
-  finished(plot, path, 8.6, max(2.6, 0.9 + 0.16 * (nrow(weights) + nrow(layers))))
+  save_picture(plot, path, 8.6, max(2.6, 0.9 + 0.16 * (nrow(weights) + nrow(layers))))
 }

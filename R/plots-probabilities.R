@@ -1,18 +1,18 @@
-# Pictures of a prediction, as ggplot objects: the same look as Python's.
+# Pictures of a prediction as ggplot objects, in the same style as in Python.
 
 #' Class probabilities as bars, beside the images
 #'
-#' For some inputs, the mean probability of each class as a horizontal bar with the interval of the draws as
-#' whiskers, and the image beside it. The bar of the predicted class is dark; the true one is bold, with a
-#' diamond. Of more than ten classes, the ten most probable are drawn.
+#' For each input, the mean probability of each class is a horizontal bar with the interval of the draws as
+#' whiskers. The image is beside the bars. The bar of the predicted class is dark. The true class is bold and
+#' has a diamond. If there are more than ten classes, the ten most probable classes are drawn.
 #'
-#' @param prediction (mc_prediction) Of a classifier.
-#' @param images (numeric array or mc_images) The images, as they were given to [mc_predict()]: all of them.
-#' @param ... Not used; what follows is given by name.
-#' @param inputs (integer vector) Which inputs; by default the 12 of the highest predictive entropy, that
-#'   first.
+#' @param prediction (mc_prediction) A prediction of classes.
+#' @param images (numeric array or mc_images) All images of the call of [mc_predict()], in the same order.
+#' @param ... Not used. The arguments after it are given by name.
+#' @param inputs (integer vector) The inputs to draw. By default the 12 inputs with the highest predictive
+#'   entropy, the highest first.
 #' @param truth (factor or vector) The true label of every input, if known.
-#' @param path (string) Also writes the picture to this file, its format by the ending.
+#' @param path (string) A file to which the picture is written as well. Its ending determines the format.
 #' @return (ggplot) The picture; its `data` has the numbers.
 #' @export
 #' @family plots
@@ -33,26 +33,19 @@ mc_plot_probabilities <- function(prediction, images = NULL, ..., inputs = NULL,
   bars <- do.call(rbind, Map(panel_bars, inputs, input_names(prediction, inputs, 20), MoreArgs = more))
   bars$panel <- factor(bars$panel, unique(bars$panel))
   plot <- probability_plot(bars, pictures, bars_caption(prediction, !is.null(truth)))
-  if (!is.null(path)) {
-    columns <- n_columns(length(inputs))
-    height <- 0.5 + (0.6 + panel_height(bars, pictures)) * ceiling(length(inputs) / columns)
-    ggplot2::ggsave(
-      as_picture_path(path), plot, width = 0.3 + panel_width * columns, height = height, dpi = 150,
-      limitsize = FALSE, bg = "white"
-    )
-    return(invisible(plot)) # a script would draw it once more, into Rplots.pdf
-  }
-  plot
+  columns <- n_columns(length(inputs))
+  height <- 0.5 + (0.6 + panel_height(bars, pictures)) * ceiling(length(inputs) / columns)
+  save_picture(plot, path, 0.3 + panel_width * columns, height)
 }
 
-#' The numbers of the picture
+#' The numbers of the picture of class probabilities
 #'
-#' What [mc_plot_probabilities()] draws, one row per chosen input and label.
+#' Gives the numbers that [mc_plot_probabilities()] draws, one row per chosen input and label.
 #'
 #' @inheritParams mc_plot_probabilities
-#' @return (tibble) `input` (its position), `id` (where the prediction has ids), `label` (factor), `mean`,
-#'   `lower`, `upper`: the class probability and the interval of its draws. Inputs in the order chosen, labels
-#'   in the model's.
+#' @return (tibble) `input` (its position), `id` (if the prediction has ids), `label` (factor), `mean`,
+#'   `lower`, `upper`: the class probability and the interval of its draws. Inputs are in the chosen order,
+#'   labels in the order of the model.
 #' @export
 #' @family plots
 #' @examplesIf mc_python_available()
@@ -90,59 +83,64 @@ plot.mc_prediction <- function(x, ...) {
 
 # what is drawn ----
 
-most_bars <- 10 # more are hard to tell apart at a glance
+max_bars <- 10 # more bars are hard to tell apart
 
-worth_naming <- 0.05 # "second Coat": from one chance in twenty on
+min_second_probability <- 0.05 # smallest probability of a second label in the title, as in "second Coat"
 
-# The bars of one input, from top to bottom; a last one without a mean stands for the labels that are left
-# out.
+# The bars of one input, from top to bottom. If labels are left out, a last row without a mean stands for
+# them.
 panel_bars <- function(input, name, table, prediction, truth) {
-  one <- prediction[input]
-  own <- table[table$input == input, ][seq_along(one$labels), ] # once, should the input be asked for twice
-  labels <- as.character(own$label)
+  single <- prediction[input]
+  # the table has the rows of an input twice if the input is chosen twice
+  rows <- table[table$input == input, ][seq_along(single$labels), ]
+  labels <- as.character(rows$label)
   true <- if (is.null(truth)) "" else truth[[input]]
   bars <- data.frame(
-    panel = panel_title(name, one, true),
-    label = labels, shown = shortened(labels),
-    mean = own$mean, lower = own$lower, upper = own$upper,
-    predicted = labels == as.character(one$predicted),
+    panel = panel_title(name, single, true),
+    label = labels, text = shorten_labels(labels),
+    mean = rows$mean, lower = rows$lower, upper = rows$upper,
+    predicted = labels == as.character(single$predicted),
     true = labels == true,
     note = ""
   )
-  if (length(labels) > most_bars) {
-    bars <- with_others(bars[order(-bars$mean), ])
+  if (length(labels) > max_bars) {
+    bars <- add_others_row(bars[order(-bars$mean), ])
   }
   bars$place <- seq_len(nrow(bars))
   bars
 }
 
-with_others <- function(bars) {
-  left <- utils::tail(bars, -most_bars)
+# Keeps the most probable bars, and adds a row for the labels that are left out.
+add_others_row <- function(bars) {
+  left_out <- utils::tail(bars, -max_bars)
+  name <- count_of(nrow(left_out), "other")
   others <- data.frame(
-    panel = left$panel[[1]], label = counted(nrow(left), "other"), shown = counted(nrow(left), "other"),
+    panel = left_out$panel[[1]], label = name, text = name,
     mean = NA_real_, lower = NA_real_, upper = NA_real_, predicted = FALSE, true = FALSE,
-    note = paste(number(sum(left$mean)), "together")
+    note = paste(two_decimals(sum(left_out$mean)), "together")
   )
-  rbind(utils::head(bars, most_bars), others)
+  rbind(utils::head(bars, max_bars), others)
 }
 
-# Uncertainty not as a sum: rounded parts need not add up to the rounded total.
-panel_title <- function(name, one, true) {
-  short <- function(label) shortened(label, among = one$labels)
-  second <- max(one$mean[, as.integer(one$second)])
+# The title of the panel of one input. The uncertainty is not written as a sum, because rounded parts need not
+# add up to the rounded total.
+panel_title <- function(name, prediction, true) {
+  short <- function(label) shorten_labels(label, among = prediction$labels)
+  second <- max(prediction$mean[, as.integer(prediction$second)])
   paste0(
-    short(one$predicted), " ", number(one$confidence),
-    if (second >= worth_naming) paste0(", second ", short(one$second)),
+    short(prediction$predicted), " ", two_decimals(prediction$confidence),
+    if (second >= min_second_probability) paste0(", second ", short(prediction$second)),
     "\n", name, if (nzchar(true)) paste0(", true label ", short(true)),
-    "\nentropy ", number(one$predictive_entropy), " nats: ", number(one$expected_entropy), " aleatoric, ",
-    number(one$mutual_information), " epistemic"
+    "\nentropy ", two_decimals(prediction$predictive_entropy), " nats: ",
+    two_decimals(prediction$expected_entropy), " aleatoric, ",
+    two_decimals(prediction$mutual_information), " epistemic"
   )
 }
 
-# What pictures call the chosen inputs.
-input_names <- function(prediction, inputs, most) {
+# The names of the chosen inputs in pictures.
+input_names <- function(prediction, inputs, max_chars) {
   ids <- prediction$ids
-  if (is.null(ids)) paste("input", inputs) else paste("id", shortened(ids[inputs], most))
+  if (is.null(ids)) paste("input", inputs) else paste("id", shorten_labels(ids[inputs], max_chars))
 }
 
 bars_caption <- function(prediction, with_truth) {
@@ -153,38 +151,39 @@ bars_caption <- function(prediction, with_truth) {
   )
 }
 
-number <- function(x) {
+# A number with two decimals.
+two_decimals <- function(x) {
   formatC(x, digits = 2, format = "f")
 }
 
-# Labels in one line each, those without their middle that are wider than there is room for. Different ones
-# stay different: `among` are all that there are.
-shortened <- function(label, most = 14, among = label) {
+# Labels in one line each. Labels of more than `max_chars` characters lose their middle. Different labels stay
+# different; `among` are all labels.
+shorten_labels <- function(label, max_chars = 14, among = label) {
   in_one_line <- function(x) gsub("\\s+", " ", as.character(x))
   long <- unique(in_one_line(among))
-  short <- without_middle(long, most)
+  short <- cut_middle(long, max_chars)
   for (by_word in c(TRUE, FALSE)) {
     for (alike in split(seq_along(long), short)) {
-      if (length(alike) > 1) short[alike] <- without_middle(what_differs(long[alike], by_word), most)
+      if (length(alike) > 1) short[alike] <- cut_middle(differing_parts(long[alike], by_word), max_chars)
     }
   }
   alike <- which(duplicated(short) | duplicated(short, fromLast = TRUE))
   if (length(alike) > 0) {
     numbers <- paste0(" #", alike)
-    short[alike] <- paste0(without_middle(long[alike], most - nchar(numbers)), numbers)
+    short[alike] <- paste0(cut_middle(long[alike], max_chars - nchar(numbers)), numbers)
   }
   short[match(in_one_line(label), long)]
 }
 
-without_middle <- function(text, most) {
-  kept <- pmax(most, 1) - 1
+cut_middle <- function(text, max_chars) {
+  kept <- pmax(max_chars, 1) - 1
   head <- trimws(substr(text, 1, ceiling(kept / 2)), "right")
   tail <- trimws(substr(text, nchar(text) - kept %/% 2 + 1, nchar(text)), "left")
-  ifelse(nchar(text) > most, paste0(head, "\u2026", tail), text)
+  ifelse(nchar(text) > max_chars, paste0(head, "\u2026", tail), text)
 }
 
-# Texts without what all of them begin and end with; by whole words, or to the letter.
-what_differs <- function(texts, by_word) {
+# Texts without their common beginning and end, by whole words or by letters.
+differing_parts <- function(texts, by_word) {
   letters <- strsplit(texts, "")
   shared <- function(letters) {
     first <- seq_len(min(lengths(letters)))
@@ -201,7 +200,8 @@ what_differs <- function(texts, by_word) {
 
 # where it is drawn ----
 
-# Across a panel, in units of probability: the picture, the labels, the bars from 0 to 1, the diamond.
+# Positions across a panel, in units of probability: the picture, the labels, the bars from 0 to 1, the
+# diamond.
 picture_left <- -2
 
 picture_right <- -0.95
@@ -212,7 +212,7 @@ bars_right <- 1.12
 
 panel_width <- 3.6 # inches
 
-# In inches, so that the picture is a square and the bars have room.
+# Height of a panel in inches. The picture becomes a square, and the bars have enough room.
 panel_height <- function(bars, pictures) {
   max(if (!is.null(pictures)) 1.25, 0.15 * max(bars$place))
 }
@@ -234,7 +234,7 @@ probability_plot <- function(bars, pictures, caption) {
     ggplot2::coord_cartesian(xlim = c(left, bars_right), ylim = c(n_bars + 0.5, 0.5), expand = FALSE) +
     ggplot2::labs(x = "probability", y = NULL, caption = caption) +
     probability_theme(panel_height(bars, pictures) / panel_width)
-  # how many bars are as high as the picture is wide
+  # the width of the picture, in bars
   side <- (picture_right - picture_left) / (bars_right - picture_left) * n_bars * panel_width /
     panel_height(bars, pictures)
   for (i in seq_along(pictures)) {
@@ -254,7 +254,7 @@ bar_layers <- function(bars) {
         fill = .data$predicted
       ), drawn
     ),
-    # a white line below, so that a whisker shows on a dark bar
+    # a white line behind each whisker makes it visible on a dark bar
     ggplot2::geom_segment(
       ggplot2::aes(x = .data$lower, xend = .data$upper, yend = .data$place), drawn,
       colour = "white", linewidth = 1
@@ -264,7 +264,7 @@ bar_layers <- function(bars) {
     ),
     ggplot2::geom_point(ggplot2::aes(x = diamond_at), bars[bars$true, ], shape = 18, size = 2.5),
     ggplot2::geom_text(
-      ggplot2::aes(x = -0.04, label = .data$shown), hjust = 1, size = text_size, fontface = face
+      ggplot2::aes(x = -0.04, label = .data$text), hjust = 1, size = text_size, fontface = face
     ),
     ggplot2::geom_text(ggplot2::aes(x = 0.02, label = .data$note), hjust = 0, size = text_size)
   )
@@ -280,7 +280,7 @@ probability_theme <- function(aspect_ratio) {
     )
 }
 
-# A picture in one panel alone, fitted into a square that is `side` bars high: annotation_raster() would
+# A picture in a single panel, fitted into a square of the height of `side` bars. annotation_raster() would
 # repeat it in every panel.
 picture_layer <- function(picture, panel, panels, side) {
   sides <- dim(picture) / max(dim(picture)) # height, width
@@ -291,7 +291,7 @@ picture_layer <- function(picture, panel, panels, side) {
     params = list(
       raster = picture, interpolate = FALSE,
       xmin = picture_left, xmax = picture_left + sides[[2]] * (picture_right - picture_left),
-      # the axis is turned over, so its numbers are negative here
+      # the axis is reversed, so its numbers are negative here
       ymin = -0.5 - sides[[1]] * side, ymax = -0.5
     )
   )
@@ -299,7 +299,7 @@ picture_layer <- function(picture, panel, panels, side) {
 
 check_classes <- function(prediction, call = rlang::caller_env()) {
   if (!inherits(prediction, "mc_prediction")) {
-    got <- shown(class(prediction)[[1]])
+    got <- show_value(class(prediction)[[1]])
     abort_must("prediction", "be what `mc_predict()` returns", got = got, call = call)
   }
   if (prediction$task != "classification") {
@@ -311,7 +311,7 @@ check_classes <- function(prediction, call = rlang::caller_env()) {
   check_finite(prediction$mean, "prediction", "NaN or infinity", call = call)
 }
 
-# Positions of the inputs of the highest entropy, that first.
+# Positions of the 12 inputs with the highest entropy, the highest first.
 most_uncertain <- function(prediction) {
   utils::head(order(-prediction$predictive_entropy), 12)
 }

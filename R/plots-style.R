@@ -1,8 +1,10 @@
+# Style of all pictures, and the checks before drawing.
+
 check_ggplot2 <- function() {
   rlang::check_installed("ggplot2", "to draw.", version = "3.4.0")
 }
 
-# Of a kind that ggplot2 writes, and in a folder that exists.
+# Checks that ggplot2 can write a file of this kind, and that its folder exists.
 as_picture_path <- function(path, call = rlang::caller_env()) {
   path <- as_path(path, "path", call)
   kinds <- c("bmp", "eps", "jpeg", "jpg", "pdf", "png", "ps", "svg", "tex", "tiff")
@@ -15,17 +17,18 @@ as_picture_path <- function(path, call = rlang::caller_env()) {
   path
 }
 
+# `what` is the kind of value in the message, `end` its last words.
 check_finite <- function(x, name, what, end = "", call = rlang::caller_env()) {
-  strange <- which(!is.finite(x))
-  if (length(strange) > 0) {
-    input <- min((strange - 1) %% (dim(x) %||% length(x))[[1]] + 1)
+  not_finite <- which(!is.finite(x))
+  if (length(not_finite) > 0) {
+    input <- min((not_finite - 1) %% (dim(x) %||% length(x))[[1]] + 1)
     got <- paste0(what, " in input number ", input, end)
     abort_must(name, "hold finite numbers only", got = got, call = call)
   }
 }
 
-# How pictures name each measure of uncertainty, and its unit; without one it is that of what is predicted.
-# The core has the same table.
+# The words for each measure of uncertainty in pictures, and its unit. A measure without a unit here has the
+# unit of the prediction. The core has the same table.
 measure_table <- list(
   predictive_entropy = c("predictive entropy", "nats"), expected_entropy = c("expected entropy", "nats"),
   mutual_information = c("mutual information", "nats"),
@@ -35,16 +38,17 @@ measure_table <- list(
 )
 
 unit_of <- function(measure, classes) {
-  known <- measure_table[[measure]]
-  if (length(known) == 2) known[[2]] else if (classes) "probability" else "units of the values"
+  words <- measure_table[[measure]]
+  if (length(words) == 2) words[[2]] else if (classes) "probability" else "units of the values"
 }
 
 label_of <- function(measure) {
-  known <- measure_table[[measure]]
-  if (length(known) == 2) paste0(known[[1]], " (", known[[2]], ")") else known
+  words <- measure_table[[measure]]
+  if (length(words) == 2) paste0(words[[1]], " (", words[[2]], ")") else words
 }
 
-settling_theme <- function() {
+# The theme of pictures with several panels and a title or caption.
+panel_theme <- function() {
   ggplot2::theme_minimal(base_size = 10) +
     ggplot2::theme(
       panel.grid.minor = ggplot2::element_blank(), strip.text = ggplot2::element_text(hjust = 0, size = 8.5),
@@ -53,21 +57,14 @@ settling_theme <- function() {
     )
 }
 
-# Drawn on a screen by printing it, or into a file.
-saved_plot <- function(plot, path, width, height) {
-  if (is.null(path)) {
-    return(plot)
-  }
-  ggplot2::ggsave(as_picture_path(path), plot, width = width, height = height, dpi = 150, bg = "white")
-  invisible(plot)
-}
+# style and file ----
 
-# how it is drawn ----
+main_colour <- "steelblue4"
 
-dark <- "steelblue4"
+# The axis has room for the risk from this coverage on. The risk of fewer inputs may have any value.
+first_coverage <- 0.05
 
-settled <- 0.05 # coverage from which on the axis has room for the risk: of the first few it may be anything
-
+# The theme of pictures with a legend.
 chart_theme <- function() {
   ggplot2::theme_minimal(base_size = 10) +
     ggplot2::theme(
@@ -76,8 +73,9 @@ chart_theme <- function() {
     )
 }
 
-# A script would draw it once more, into Rplots.pdf.
-finished <- function(plot, path, width, height, call = rlang::caller_env()) {
+# Returns the picture. With a path it writes a file and returns the picture invisibly, because a script would
+# otherwise draw it again, into Rplots.pdf.
+save_picture <- function(plot, path, width, height, call = rlang::caller_env()) {
   if (is.null(path)) {
     return(plot)
   }
@@ -88,6 +86,6 @@ finished <- function(plot, path, width, height, call = rlang::caller_env()) {
 
 check_scores <- function(scores, call = rlang::caller_env()) {
   if (!inherits(scores, "mc_scores")) {
-    abort_must("scores", "be what `mc_scores()` returns", got = shown(class(scores)[[1]]), call = call)
+    abort_must("scores", "be what `mc_scores()` returns", got = show_value(class(scores)[[1]]), call = call)
   }
 }

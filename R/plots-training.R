@@ -1,14 +1,15 @@
 #' Pictures of the data: how many of each label, and what they look like
 #'
-#' `mc_plot_balance()` shows how many inputs each label has; of more than 60 labels, the most frequent.
-#' `mc_plot_images()` is a grid of images, each with its number, and its title where there are any.
+#' `mc_plot_balance()` shows the number of inputs with each label. If there are more than 60 labels, it shows
+#' the most frequent ones. `mc_plot_images()` draws a grid of images, each with its number and, if there are
+#' `titles`, its title.
 #'
 #' @inheritParams mc_plot_reliability
 #' @param y (factor or vector) The label of each input.
-#' @param labels (character vector) All labels that there are; by default those of `y`.
-#' @param images (numeric array or mc_images) As for [mc_plot_probabilities()].
-#' @param titles (factor or vector) One per image.
-#' @param inputs (integer vector) Which images; by default the first 40.
+#' @param labels (character vector) All possible labels. By default those of `y`.
+#' @param images (numeric array or mc_images) Images as for [mc_plot_probabilities()].
+#' @param titles (factor or vector) One title per image.
+#' @param inputs (integer vector) The images to draw. By default the first 40.
 #' @return The plots: (ggplot). `mc_balance_table()`: (tibble) `label`, `n`, `share`.
 #' @export
 #' @family plots
@@ -25,16 +26,16 @@ mc_plot_balance <- function(y, labels = NULL, ..., path = NULL) {
     drawn <- table[sort(utils::head(order(-table$n), 60)), ]
   }
   drawn$place <- seq_len(nrow(drawn))
-  drawn$words <- sprintf(" %s (%.1f %%)", format(drawn$n, big.mark = ",", trim = TRUE), 100 * drawn$share)
+  drawn$text <- sprintf(" %s (%.1f %%)", format(drawn$n, big.mark = ",", trim = TRUE), 100 * drawn$share)
   plot <- ggplot2::ggplot(drawn, ggplot2::aes(x = .data$n, y = .data$place)) +
-    ggplot2::geom_col(orientation = "y", width = 0.75, fill = dark) +
-    ggplot2::geom_text(ggplot2::aes(label = .data$words), hjust = 0, size = 8 / ggplot2::.pt) +
-    ggplot2::scale_y_reverse(breaks = drawn$place, labels = shortened(drawn$label)) +
+    ggplot2::geom_col(orientation = "y", width = 0.75, fill = main_colour) +
+    ggplot2::geom_text(ggplot2::aes(label = .data$text), hjust = 0, size = 8 / ggplot2::.pt) +
+    ggplot2::scale_y_reverse(breaks = drawn$place, labels = shorten_labels(drawn$label)) +
     ggplot2::scale_x_continuous(expand = ggplot2::expansion(c(0, 0.35))) +
     ggplot2::labs(x = paste0("inputs, of ", format(sum(table$n), big.mark = ",")), y = NULL) +
     chart_theme() +
     ggplot2::theme(panel.grid.major.y = ggplot2::element_blank())
-  finished(plot, path, 4.6, 0.8 + 0.22 * nrow(drawn))
+  save_picture(plot, path, 4.6, 0.8 + 0.22 * nrow(drawn))
 }
 
 #' @rdname mc_plot_balance
@@ -57,14 +58,14 @@ mc_plot_images <- function(images, titles = NULL, ..., inputs = NULL, path = NUL
   if (!is.null(titles)) {
     check_length(length(titles), "titles", n, "images")
   }
-  words <- if (is.null(titles)) inputs else paste0(inputs, ": ", shortened(titles[inputs], 9))
-  panels <- paste(seq_along(inputs)) # an image may be asked for twice
+  captions <- if (is.null(titles)) inputs else paste0(inputs, ": ", shorten_labels(titles[inputs], 9))
+  panels <- paste(seq_along(inputs)) # an image may be chosen twice
   data <- data.frame(panel = factor(panels, panels), input = inputs)
   plot <- ggplot2::ggplot(data) +
     ggplot2::geom_blank(ggplot2::aes(x = 0, y = 0)) +
     ggplot2::facet_wrap(
       ggplot2::vars(.data$panel), ncol = min(8, length(inputs)),
-      labeller = ggplot2::as_labeller(stats::setNames(as.character(words), panels))
+      labeller = ggplot2::as_labeller(stats::setNames(as.character(captions), panels))
     ) +
     ggplot2::coord_equal(xlim = 0:1, ylim = 0:1, expand = FALSE) +
     ggplot2::theme_void(base_size = 9) +
@@ -75,10 +76,10 @@ mc_plot_images <- function(images, titles = NULL, ..., inputs = NULL, path = NUL
     plot <- plot + square_picture(pictures[[i]], data$panel[[i]])
   }
   rows <- ceiling(length(inputs) / 8)
-  finished(plot, path, 1.1 * min(8, length(inputs)), 1.4 * rows)
+  save_picture(plot, path, 1.1 * min(8, length(inputs)), 1.4 * rows)
 }
 
-# A picture in the upper left of its own panel's unit square.
+# A picture in the upper left corner of the unit square of its own panel.
 square_picture <- function(picture, panel) {
   sides <- dim(picture) / max(dim(picture)) # height, width
   ggplot2::layer(
@@ -92,10 +93,10 @@ square_picture <- function(picture, panel) {
 
 #' Training history
 #'
-#' Loss and metric, epoch by epoch, of the training inputs and of those kept for validation.
+#' Draws loss and metric of each epoch, for the training inputs and for the validation inputs.
 #'
 #' @inheritParams mc_plot_reliability
-#' @param model (mc_model or data frame) What [mc_fit()] returned, or its `history`, which has the numbers.
+#' @param model (mc_model or data frame) A result of [mc_fit()], or its `history`, which has the numbers.
 #' @return (ggplot) The picture.
 #' @export
 #' @family plots
@@ -110,18 +111,18 @@ mc_plot_history <- function(model, ..., path = NULL) {
   check_ggplot2()
   history <- if (is.data.frame(model)) model else if (inherits(model, "mc_model")) model$history
   if (!is.data.frame(history) || is.null(history$loss) || nrow(history) == 0) {
-    got <- paste(shown(class(model)[[1]]), "without a history")
+    got <- paste(show_value(class(model)[[1]]), "without a history")
     abort_must("model", "be trained by `mc_fit()`", got = got)
   }
   units <- c(loss = "loss", accuracy = "accuracy (share right)", rmse = "RMSE (unit of y)")
   known <- intersect(names(units), names(history))
-  one <- function(name, inputs, column) {
+  curve <- function(name, inputs, column) {
     if (!is.null(history[[column]])) {
       data.frame(epoch = history$epoch, what = units[[name]], inputs = inputs, value = history[[column]])
     }
   }
   parts <- lapply(known, function(name) {
-    rbind(one(name, "training", name), one(name, "validation", paste0("val_", name)))
+    rbind(curve(name, "training", name), curve(name, "validation", paste0("val_", name)))
   })
   table <- do.call(rbind, parts)
   table$what <- factor(table$what, units[known])
@@ -134,7 +135,7 @@ mc_plot_history <- function(model, ..., path = NULL) {
     ggplot2::geom_line() +
     ggplot2::geom_point(size = 1.2) +
     ggplot2::facet_wrap(ggplot2::vars(.data$what), scales = "free_y", strip.position = "left") +
-    ggplot2::scale_colour_manual(values = c(dark, "black"), name = NULL) +
+    ggplot2::scale_colour_manual(values = c(main_colour, "black"), name = NULL) +
     ggplot2::scale_linetype_discrete(name = NULL) +
     ggplot2::scale_shape_discrete(name = NULL) +
     ggplot2::scale_x_continuous(breaks = function(limits) {
@@ -144,5 +145,5 @@ mc_plot_history <- function(model, ..., path = NULL) {
     ggplot2::labs(x = "epoch", y = NULL) +
     chart_theme() +
     ggplot2::theme(strip.placement = "outside")
-  finished(plot, path, 3.4 * length(known) + 0.4, 3.2)
+  save_picture(plot, path, 3.4 * length(known) + 0.4, 3.2)
 }

@@ -1,19 +1,20 @@
 #' Histograms of the uncertainty
 #'
-#' Of right and wrong predictions (`y`), or of inputs from inside and outside (`prediction_out`). Each group
-#' is drawn as shares of its own inputs, so that a small one can be compared with a large one; the less they
-#' overlap, the better the uncertainty tells them apart.
+#' Draws the uncertainty of correct and wrong predictions (`y`), or of inputs from inside and outside
+#' (`prediction_out`). Each group is drawn as shares of its own inputs, so that a small group can be compared
+#' with a large one. The less the histograms overlap, the better the uncertainty separates the groups.
 #'
 #' @inheritParams mc_plot_reliability
-#' @param prediction,prediction_out (mc_prediction) Of inputs; of others, like none that were learnt from.
+#' @param prediction,prediction_out (mc_prediction) A prediction, and a prediction of inputs that are unlike
+#'   the training inputs.
 #' @param y (factor or vector) The true label of each input.
-#' @param measure (string) As in [mc_scores()]; by default the predictive entropy, for values the standard
-#'   deviation with the noise where the model tells it.
-#' @param n_bins (count) Bins, of equal width.
+#' @param measure (string) A measure as in [mc_scores()]. By default the predictive entropy; for values the
+#'   standard deviation, with the noise if the model estimates it.
+#' @param n_bins (count) Number of bins of equal width.
 #' @return `mc_plot_uncertainty()`: (ggplot). `mc_uncertainty_table()`: (tibble) its numbers, one row per
 #'   group and bin: `measure`, `group` (`"right"` and `"wrong"`, `"in"` and `"out"`, or `"all"`), `from`,
-#'   `to`, `n`,
-#'   `share` (of the group). A bin holds what is above `from` and up to `to`, the first one also its `from`.
+#'   `to`, `n`, `share` (of the group). A bin contains values above `from` and up to `to`, the first bin also
+#'   its `from`.
 #' @export
 #' @family plots
 #' @examplesIf mc_python_available() && requireNamespace("ggplot2", quietly = TRUE)
@@ -43,7 +44,7 @@ mc_plot_uncertainty <- function(prediction, y = NULL, prediction_out = NULL, ...
     ggplot2::scale_colour_manual(values = c("grey75", "black")[seq_along(groups)], name = NULL) +
     ggplot2::labs(x = label_of(table$measure[[1]]), y = "share of the group") +
     chart_theme()
-  finished(plot, path, 4.6, 3.4)
+  save_picture(plot, path, 4.6, 3.4)
 }
 
 #' @rdname mc_plot_uncertainty

@@ -1,5 +1,5 @@
-# Values: the mean of each input with the interval of the network's mean and, paler, that of a new
-# observation.
+# Draws values: the mean of each input, with the interval of the network's mean and, paler, the interval of a
+# new observation.
 values_plot <- function(prediction) {
   check_ggplot2()
   points <- tidy.mc_prediction(prediction)

@@ -1,8 +1,8 @@
-# The result of mc_predict(): R data only, so that it can be saved, sent and read without Python.
+# The result of mc_predict(). It is R data only, so it can be saved, sent and read without Python.
 
 #' Predictions with their uncertainty
 #'
-#' What [mc_predict()] returns: a list of class `mc_prediction` with one entry per input, of R data alone.
+#' [mc_predict()] returns a list of class `mc_prediction` of R data alone.
 #'
 #' @section For classes and values:
 #' (double matrices) input x label, or input x output:
@@ -10,44 +10,48 @@
 #'   mean.
 #' * `lower`, `upper`: the interval of the draws at `level`, quantiles of type 7.
 #' * `mcse`: Monte Carlo standard error of `mean`, `std / sqrt(n_samples)`.
-#' * `samples`: the draws, (array) draw x input x label, or `NULL`; `aperm(samples, c(2, 3, 1))` has the draws
-#'   last.
+#' * `samples`: the draws, (array) draw x input x label, or `NULL`. `aperm(samples, c(2, 3, 1))` moves the
+#'   draws to the last axis.
 #'
 #' @section For classes:
-#' One per input:
-#' * `predicted`, `second`: (factors with all labels as levels) the two most probable labels; `confidence`:
-#'   the mean probability of the first; `margin`: its lead over the second.
-#' * `predictive_entropy` (all uncertainty) = `expected_entropy` (aleatoric: in the data) +
-#'   `mutual_information` (epistemic: in the network), in nats; `predictive_entropy_mcse` and so on are their
+#' One entry per input:
+#' * `predicted`, `second`: (factors with all labels as levels) the two most probable labels.
+#' * `confidence`: the mean probability of the first label. `margin`: its lead over the second label.
+#' * `predictive_entropy` (total uncertainty) = `expected_entropy` (aleatoric: in the data) +
+#'   `mutual_information` (epistemic: in the network), in nats. `predictive_entropy_mcse` and so on are their
 #'   Monte Carlo standard errors.
-#' * `variation_ratio`: share of the draws that vote for another label than most do.
+#' * `variation_ratio`: share of the draws that vote for another label than the most frequent one.
 #'
 #' @section For values:
-#' * `epistemic_variance` (that of `mean`), `aleatoric_variance` (the noise; `NULL` if the network does not
-#'   tell it), `total_variance`.
+#' * `epistemic_variance`: the variance of `mean`. `aleatoric_variance`: the variance of the noise, `NULL` if
+#'   the network does not estimate it. `total_variance`: their sum.
 #' * `conf_int`, of the network's mean, and `pred_int`, of a new observation: (arrays) input x output x bound.
 #'
 #' @section Where it came from:
 #' `task`, `labels`, `ids`, `n_samples`, `level`, `seed`, `masks`, `engine` (and `engine_reason`), `device`,
-#' `precision`, `seconds`, and `temperature`, the one that [mc_apply()] has calibrated the draws to: 1 as
-#' drawn, `NULL` in older files, which know of none.
+#' `precision`, `seconds` and `temperature`. The temperature is the one to which [mc_apply()] has calibrated
+#' the draws, and 1 without calibration. It is `NULL` in files of older versions, which do not store it.
 #'
-#' `ids` are what tables and pictures call the inputs: as they were given, or else the row names of `x`, which
-#' key no masks.
+#' `ids` are the names of the inputs in tables and pictures: the `ids` of the call, or else the row names of
+#' `x`. Row names do not key any masks.
 #'
 #' @param x,object (mc_prediction) A prediction.
-#' @param i (integer, logical vector) Which inputs.
+#' @param i (integer, logical vector) The chosen inputs.
 #' @param ... Not used, or further predictions to bind.
-#' @return `dim()`: inputs and labels (or outputs). `[`: the prediction for some of the inputs. `rbind()`:
-#'   predictions of one network for different inputs, as one. `as.data.frame()` and `as_tibble()`: one row per
-#'   input; columns named as tidymodels does, `.pred_class`, `.pred_{label}`, `.pred_lower_{label}`,
-#'   `.pred_upper_{label}`, or `.pred`, `.pred_lower`, `.pred_upper`. There `.pred_lower` and `.pred_upper`
-#'   are the interval of the mean (`lower` and `upper` of the prediction, `type = "conf_int"` of
-#'   `predict()`), and `.pred_int_lower` and `.pred_int_upper` that of a new observation (`pred_lower` and
-#'   `pred_upper` of the prediction, and of `to_pandas()` in Python; `predict(type = "pred_int")` calls it
-#'   `.pred_lower` and `.pred_upper`, as tidymodels does). `tidy()`: one row per input and label or output; of
-#'   maps and other outputs with further axes, one per place too, which `.axis_2`, `.axis_3`, ... tell as
-#'   `mean` counts them. `glance()`: one row. `summary()`: the whole in a few numbers, as a list.
+#' @return
+#' * `dim()`: numbers of inputs and of labels (or outputs).
+#' * `[`: the prediction for the chosen inputs.
+#' * `rbind()`: one prediction out of predictions of one network for different inputs.
+#' * `as.data.frame()` and `as_tibble()`: one row per input, with the column names of tidymodels:
+#'   `.pred_class`, `.pred_{label}`, `.pred_lower_{label}`, `.pred_upper_{label}`, or `.pred`, `.pred_lower`,
+#'   `.pred_upper`. `.pred_lower` and `.pred_upper` are the interval of the mean: `lower` and `upper` of the
+#'   prediction, and `predict(type = "conf_int")`. `.pred_int_lower` and `.pred_int_upper` are the interval of
+#'   a new observation: `pred_lower` and `pred_upper` of the prediction and of `to_pandas()` in Python. As in
+#'   tidymodels, `predict(type = "pred_int")` calls them `.pred_lower` and `.pred_upper`.
+#' * `tidy()`: one row per input and label or output. Maps and other outputs with further axes have one row
+#'   per place. The columns `.axis_2`, `.axis_3`, ... are the positions on the axes of `mean`.
+#' * `glance()`: one row.
+#' * `summary()`: a list with a few numbers about all inputs.
 #' @references Houlsby et al. (2011), *Bayesian active learning for classification and preference learning*,
 #'   \doi{10.48550/arXiv.1112.5745}, for the mutual information. Kendall and Gal (2017), *What uncertainties
 #'   do we need in Bayesian deep learning for computer vision?*, \doi{10.48550/arXiv.1703.04977}, for the
@@ -64,69 +68,72 @@ NULL
 
 # from and to Python ----
 
-one_per_input <- c(
+input_fields <- c(
   "predicted", "confidence", "second", "margin", "predictive_entropy", "expected_entropy",
   "mutual_information", "predictive_entropy_mcse", "expected_entropy_mcse", "mutual_information_mcse",
   "variation_ratio", "ids"
 )
 
-by_input <- c(
+output_fields <- c(
   "mean", "variance", "std", "lower", "upper", "mcse", "epistemic_variance", "aleatoric_variance",
   "total_variance", "conf_int", "pred_int", "pred_lower", "pred_upper"
 )
 
-by_draw <- c("samples", "noise_variances") # draw x input x output
+draw_fields <- c("samples", "noise_variances") # draw x input x output
 
-label_codes <- c("predicted", "second")
+label_fields <- c("predicted", "second")
 
-origin <- c(
+origin_fields <- c(
   "n_samples", "level", "seed", "masks", "engine", "engine_reason", "device", "precision", "seconds",
   "temperature"
 )
 
-derived <- c("std", "mcse", "epistemic_variance", "conf_int", "pred_int") # made when asked for, in Python
+# Properties of the Python object, which computes them on demand.
+derived_fields <- c("std", "mcse", "epistemic_variance", "conf_int", "pred_int")
 
-# `names`: what the inputs are called where they have no ids.
+# `names`: the names of the inputs if they have no ids.
 prediction_from_python <- function(prediction, names = NULL) {
   state <- from_python(prediction$to_state())
   fields <- c(state[[1]], state[[2]])
   fields$ids <- fields$ids %||% names
-  fields$seed <- whole_from_python(prediction$seed)
-  fields[derived] <- lapply(derived, function(name) from_python(prediction[[name]]))
+  fields$seed <- integer_from_python(prediction$seed)
+  fields[derived_fields] <- lapply(derived_fields, function(name) from_python(prediction[[name]]))
   if (!is.null(fields$labels)) {
     fields$labels <- unlist(fields$labels)
   }
-  vectors <- intersect(names(fields), c(one_per_input, "n_samples"))
+  vectors <- intersect(names(fields), c(input_fields, "n_samples"))
   fields[vectors] <- lapply(fields[vectors], function(value) {
     value <- if (is.list(value)) unlist(value) else value
     if (length(dim(value)) == 1) as.vector(value) else value # maps stay maps
   })
-  for (name in intersect(names(fields), label_codes)) {
+  for (name in intersect(names(fields), label_fields)) {
     fields[[name]] <- labels_of_codes(fields[[name]], fields$labels)
   }
   new_mc_prediction(fields)
 }
 
-# Codes from 0 as a factor; a map of codes as a map of labels.
+# Labels as a factor from codes that start at 0. A map of codes becomes a map of labels.
 labels_of_codes <- function(codes, labels) {
-  found <- factor(labels[codes + 1], labels)
-  dim(found) <- dim(codes)
-  found
+  predicted <- factor(labels[codes + 1], labels)
+  dim(predicted) <- dim(codes)
+  predicted
 }
 
-# A list in the order of the documentation, with the names of the outputs on every array that has them.
+# Builds the list, with its fields in the order of the documentation and output names on every array of
+# outputs.
 new_mc_prediction <- function(fields) {
-  order <- c("task", by_input, one_per_input, by_draw, "labels", origin)
+  order <- c("task", output_fields, input_fields, draw_fields, "labels", origin_fields)
   fields <- fields[intersect(order, names(fields))]
   fields <- fields[!vapply(fields, is.null, logical(1))]
   names <- if (is.null(fields$labels)) NULL else as.character(fields$labels)
-  for (name in intersect(names(fields), c(by_input, by_draw))) {
+  for (name in intersect(names(fields), c(output_fields, draw_fields))) {
     fields[[name]] <- with_output_names(fields[[name]], names, interval = name %in% c("conf_int", "pred_int"))
   }
   structure(fields, class = "mc_prediction")
 }
 
-# Labels on the axis of the outputs, bounds on that of an interval; axes of inputs and draws go by number.
+# Names the axis of the outputs by the labels, and the axis of an interval by its bounds. Axes of inputs and
+# draws have no names.
 with_output_names <- function(value, names, interval) {
   axes <- vector("list", length(dim(value)))
   if (!is.null(names)) {
@@ -139,34 +146,34 @@ with_output_names <- function(value, names, interval) {
   value
 }
 
-# What a user gives as a prediction, for the core.
+# A `prediction` argument for the core.
 as_prediction <- function(prediction, name = rlang::caller_arg(prediction), call = rlang::caller_env()) {
   if (!inherits(prediction, "mc_prediction")) {
-    got <- shown(class(prediction)[[1]])
+    got <- show_value(class(prediction)[[1]])
     abort_must(name, "be what `mc_predict()` returns", got = got, call = call)
   }
   prediction_to_python(prediction, call)
 }
 
-# The core's object with the same numbers.
+# The core's prediction object with the same numbers.
 prediction_to_python <- function(prediction, call = rlang::caller_env()) {
   fields <- unclass(prediction)
-  fields <- fields[setdiff(names(fields), derived)]
-  for (name in intersect(names(fields), label_codes)) {
+  fields <- fields[setdiff(names(fields), derived_fields)]
+  for (name in intersect(names(fields), label_fields)) {
     size <- dim(fields[[name]])
     fields[[name]] <- as.integer(fields[[name]]) - 1L
     dim(fields[[name]]) <- size
   }
   is_array <- names(fields) %in% fields_by_input(fields) & vapply(fields, is.numeric, logical(1))
   arrays <- lapply(fields[is_array], function(value) unname(as.array(value)))
-  rest <- fields[!is_array]
-  for (name in intersect(names(rest), c("labels", "ids"))) {
-    rest[[name]] <- as.list(rest[[name]])
+  settings <- fields[!is_array]
+  for (name in intersect(names(settings), c("labels", "ids"))) {
+    settings[[name]] <- as.list(settings[[name]])
   }
-  rest$seed <- whole_to_python(rest$seed)
-  in_draws <- names(arrays) %in% by_draw
-  arrays[in_draws] <- lapply(arrays[in_draws], in_least_precision) # as the core holds them
-  with_core(core_object("MCPrediction", call)$from_state(arrays, rest), call)
+  settings$seed <- integer_to_python(settings$seed)
+  in_draws <- names(arrays) %in% draw_fields
+  arrays[in_draws] <- lapply(arrays[in_draws], as_float32_if_exact) # the core's type
+  with_core(core_object("MCPrediction", call)$from_state(arrays, settings), call)
 }
 
 # as an R object ----
@@ -194,13 +201,13 @@ dim.mc_prediction <- function(x) {
   if (anyNA(chosen)) {
     abort_must("i", paste("choose among the", nrow(x), "inputs"), i)
   }
-  map_inputs(x, function(value, axis) along(value, axis, chosen))
+  map_inputs(x, function(value, axis) index_axis(value, axis, chosen))
 }
 
 #' @rdname mc_prediction
 #' @export
 rbind.mc_prediction <- function(...) {
-  parts <- with_ids_alike(list(...))
+  parts <- fill_missing_ids(list(...))
   first <- parts[[1]]
   same <- c(
     "task", "labels", "level", "seed", "masks", "temperature", if (length(first$n_samples) == 1) "n_samples"
@@ -212,43 +219,45 @@ rbind.mc_prediction <- function(...) {
     }
   }
   bound <- map_inputs(first, function(value, axis, name) {
-    bind_along(lapply(parts, function(part) unclass(part)[[name]]), axis)
+    bind_axis(lapply(parts, function(part) unclass(part)[[name]]), axis)
   })
   bound$seconds <- sum(vapply(parts, function(part) part$seconds, double(1)))
   bound
 }
 
-# Some may have ids and others none, as the first rows of a data frame have automatic names: 1, 2, ...
-with_ids_alike <- function(predictions) {
-  without <- vapply(predictions, function(one) inherits(one, "mc_prediction") && is.null(one$ids), logical(1))
+# Gives ids to predictions without ids, if others have them: the first rows of a data frame have automatic
+# names 1, 2, ..., which are no ids.
+fill_missing_ids <- function(predictions) {
+  lacks_ids <- function(part) inherits(part, "mc_prediction") && is.null(part$ids)
+  without <- vapply(predictions, lacks_ids, logical(1))
   if (!all(without)) {
-    predictions[without] <- lapply(predictions[without], function(one) {
-      one$ids <- seq_len(nrow(one))
-      new_mc_prediction(unclass(one))
+    predictions[without] <- lapply(predictions[without], function(part) {
+      part$ids <- seq_len(nrow(part))
+      new_mc_prediction(unclass(part))
     })
   }
   predictions
 }
 
-# Names of all that is there per input.
+# Names of all fields with one entry per input.
 fields_by_input <- function(fields) {
-  own_draws <- if (length(fields$n_samples) > 1) "n_samples" # with `tolerance`
-  intersect(names(fields), c(by_input, one_per_input, by_draw, own_draws))
+  draw_counts <- if (length(fields$n_samples) > 1) "n_samples" # with `tolerance`
+  intersect(names(fields), c(output_fields, input_fields, draw_fields, draw_counts))
 }
 
-# Applies `f(value, axis)` (or `f(value, axis, name)`) to all that is there per input; `axis` is that of the
-# inputs.
+# Applies `f(value, axis)` or `f(value, axis, name)` to all fields with one entry per input. `axis` is the
+# axis of the inputs.
 map_inputs <- function(x, f) {
   fields <- unclass(x)
   for (name in fields_by_input(fields)) {
-    axis <- if (name %in% by_draw) 2 else 1
+    axis <- if (name %in% draw_fields) 2 else 1
     fields[[name]] <- if (length(formals(f)) == 3) f(fields[[name]], axis, name) else f(fields[[name]], axis)
   }
   structure(fields, class = class(x))
 }
 
-# `value[.., i, ..]` with `i` on `axis`; all axes kept.
-along <- function(value, axis, i) {
+# `value[.., i, ..]` with `i` on `axis`. All axes are kept.
+index_axis <- function(value, axis, i) {
   if (is.null(dim(value))) {
     return(value[i])
   }
@@ -257,11 +266,11 @@ along <- function(value, axis, i) {
   do.call(`[`, c(list(value), index, drop = FALSE))
 }
 
-bind_along <- function(values, axis) {
+bind_axis <- function(values, axis) {
   if (is.null(dim(values[[1]]))) {
-    return(unlist(values)) # factors of the same levels stay factors
+    return(unlist(values)) # factors with the same levels stay factors
   }
-  # The last axis is the slowest in R's layout, so binding is concatenation once `axis` is the last.
+  # R varies the last axis slowest. Binding is therefore concatenation if `axis` is the last axis.
   rank <- length(dim(values[[1]]))
   last <- c(setdiff(seq_len(rank), axis), axis)
   turned <- lapply(values, aperm, last)
@@ -273,10 +282,10 @@ bind_along <- function(values, axis) {
   bound
 }
 
-# in words ----
+# as text ----
 
 #' @rdname mc_prediction
-#' @param n (count) How many inputs to show.
+#' @param n (count) Number of inputs to show.
 #' @export
 format.mc_prediction <- function(x, ..., n = 6) {
   shown <- min(n, nrow(x))
@@ -284,7 +293,7 @@ format.mc_prediction <- function(x, ..., n = 6) {
   c(
     paste("# An mc_prediction:", describe_size(x)),
     if (shown > 0 && !is_map(x)) utils::capture.output(print(overview(x[seq_len(shown)]), digits = 3)),
-    if (more > 0 && !is_map(x)) paste0("# ... and ", counted(more, "more input"))
+    if (more > 0 && !is_map(x)) paste0("# ... and ", count_of(more, "more input"))
   )
 }
 
@@ -296,36 +305,36 @@ print.mc_prediction <- function(x, ..., n = 6) {
 }
 
 describe_size <- function(x) {
-  outputs <- counted(n_outputs(x), if (x$task == "classification") "label" else "output")
+  outputs <- count_of(n_outputs(x), if (x$task == "classification") "label" else "output")
   paste0(
-    counted(nrow(x), "input"), ", ", outputs, ", ", describe_draws(x),
+    count_of(nrow(x), "input"), ", ", outputs, ", ", describe_draws(x),
     if ((x$temperature %||% 1) != 1) paste0(", calibrated at temperature ", signif(x$temperature, 4))
   )
 }
 
-# With `tolerance` inputs differ in the draws that they took.
+# With `tolerance` the number of draws differs between inputs.
 describe_draws <- function(x) {
   counts <- range(x$n_samples, if (length(x$n_samples) == 0) 0)
-  paste0(if (counts[[1]] < counts[[2]]) paste0(counts[[1]], " to "), counted(counts[[2]], "draw"))
+  paste0(if (counts[[1]] < counts[[2]]) paste0(counts[[1]], " to "), count_of(counts[[2]], "draw"))
 }
 
-# Labels (of a map at each place), or values of an input, whatever axes they have.
+# The number of labels (at each place of a map), or of all values of one input.
 n_outputs <- function(x) {
   if (x$task == "classification") utils::tail(dim(x), 1) else prod(dim(x)[-1])
 }
 
-counted <- function(n, thing) {
+count_of <- function(n, thing) {
   paste0(n, " ", thing, if (n != 1) "s")
 }
 
-# What a reader wants first of each input, as a data frame.
+# The most important columns, as a data frame with one row per input.
 overview <- function(x) {
   refuse_maps(x)
   if (x$task == "classification") {
     fields <- c("predicted", "confidence", "predictive_entropy", "expected_entropy", "mutual_information")
     return(as.data.frame(unclass(x)[fields]))
   }
-  columns_of(x, c("mean", "std", "lower", "upper", "aleatoric_variance", "total_variance"))
+  output_columns(x, c("mean", "std", "lower", "upper", "aleatoric_variance", "total_variance"))
 }
 
 #' @rdname mc_prediction
@@ -344,7 +353,7 @@ summary.mc_prediction <- function(object, ...) {
   colnames(spread) <- c("min", "q25", "median", "q75", "max", "mean")
   counts <- if (object$task == "classification") table(object$predicted, dnn = NULL)
   structure(
-    c(list(size = describe_size(object), spread = spread, counts = counts), unclass(object)[origin]),
+    c(list(size = describe_size(object), spread = spread, counts = counts), unclass(object)[origin_fields]),
     class = "summary_mc_prediction"
   )
 }

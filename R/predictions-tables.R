@@ -1,14 +1,14 @@
-# A prediction as tables: one row per input, one per input and label, or one in all.
+# A prediction as a table: one row per input, one row per input and label, or one row in all.
 
 #' @rdname mc_prediction
-#' @param row.names,optional Not used; they belong to the generic function.
+#' @param row.names,optional Not used. They belong to the generic function.
 #' @export
 as.data.frame.mc_prediction <- function(x, row.names = NULL, optional = FALSE, ...) {
   refuse_maps(x)
   if (x$task == "classification") classes_table(x) else values_table(x)
 }
 
-# Class probabilities with further axes, such as segmentation maps.
+# Does the prediction have class probabilities with further axes, such as segmentation maps?
 is_map <- function(x) {
   x$task == "classification" && length(dim(x)) > 2
 }
@@ -37,15 +37,15 @@ as_tibble.mc_prediction <- function(x, ...) {
 tibble::as_tibble
 
 classes_table <- function(x) {
-  one_each <- c(
+  per_input <- c(
     "confidence", "second", "margin", "predictive_entropy", "expected_entropy", "mutual_information",
     "variation_ratio"
   )
   data.frame(
     id_column(x),
     .pred_class = x$predicted,
-    columns_of(x, c(.pred = "mean", .pred_lower = "lower", .pred_upper = "upper")),
-    stats::setNames(unclass(x)[one_each], paste0(".", one_each)),
+    output_columns(x, c(.pred = "mean", .pred_lower = "lower", .pred_upper = "upper")),
+    stats::setNames(unclass(x)[per_input], paste0(".", per_input)),
     check.names = FALSE
   )
 }
@@ -56,20 +56,20 @@ values_table <- function(x) {
     .aleatoric_variance = "aleatoric_variance", .total_variance = "total_variance",
     .pred_int_lower = "pred_lower", .pred_int_upper = "pred_upper"
   )
-  data.frame(id_column(x), columns_of(x, fields), check.names = FALSE)
+  data.frame(id_column(x), output_columns(x, fields), check.names = FALSE)
 }
 
-# Ids, or names that the inputs had; numbers from 1 deserve no column.
+# The ids, or row names, of the inputs as a column. Without them there is no column.
 id_column <- function(x) {
   if (is.null(x$ids)) data.frame(row.names = seq_len(nrow(x))) else data.frame(.id = x$ids)
 }
 
-# Some fields as columns of a data frame: one for each output, its name behind the field's.
-columns_of <- function(x, fields) {
+# Some fields as columns of a data frame: one column per output, named by the field and the output.
+output_columns <- function(x, fields) {
   titles <- names(fields) %||% fields
   present <- fields %in% names(x)
   columns <- Map(function(field, title) {
-    value <- in_columns(unclass(x)[[field]])
+    value <- output_matrix(unclass(x)[[field]])
     endings <- x$labels %||% if (ncol(value) > 1) seq_len(ncol(value))
     colnames(value) <- paste0(title, if (!is.null(endings)) paste0("_", endings))
     value
@@ -77,25 +77,25 @@ columns_of <- function(x, fields) {
   data.frame(do.call(cbind, unname(columns)), check.names = FALSE)
 }
 
-# One row per input, the outputs side by side whatever axes they have.
-in_columns <- function(value) {
+# A matrix with one row per input and one column per output, whatever axes the outputs have.
+output_matrix <- function(value) {
   matrix(value, nrow = nrow(value))[, order(output_numbers(dim(value)[-1])), drop = FALSE]
 }
 
-# The numbers of outputs with axes of these sizes, as R lays them out. The last axis is counted through first,
-# as in Python, so that a number means the same output in both.
+# The numbers of outputs with axes of these sizes, in R's order of the elements. As in Python, the last axis
+# varies fastest in the numbering, so that a number means the same output in both languages.
 output_numbers <- function(sizes) {
   as.vector(aperm(array(seq_len(prod(sizes)), rev(sizes))))
 }
 
-# What predict() gives for each `type`.
-columns_of_type <- function(x, type) {
+# The table that predict() returns for each `type`.
+predict_columns <- function(x, type) {
   columns <- switch(type,
     class = data.frame(.pred_class = x$predicted),
     prob = ,
-    numeric = columns_of(x, c(.pred = "mean")),
-    conf_int = columns_of(x, c(.pred_lower = "lower", .pred_upper = "upper")),
-    pred_int = columns_of(x, c(.pred_lower = "pred_lower", .pred_upper = "pred_upper"))
+    numeric = output_columns(x, c(.pred = "mean")),
+    conf_int = output_columns(x, c(.pred_lower = "lower", .pred_upper = "upper")),
+    pred_int = output_columns(x, c(.pred_lower = "pred_lower", .pred_upper = "pred_upper"))
   )
   if (ncol(columns) == 0) {
     call <- rlang::caller_env()
@@ -150,7 +150,7 @@ generics::glance
 
 # for posterior ----
 
-# Draws as random variables, an input and a label each.
+# The draws as random variables, one for each input and label.
 #' @exportS3Method posterior::as_draws_rvars
 as_draws_rvars.mc_prediction <- function(x, ...) {
   if (is.null(x$samples)) {

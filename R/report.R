@@ -2,25 +2,27 @@
 
 #' A report of a prediction, as one page for the browser
 #'
-#' Writes one HTML file that needs no network and no other file: a summary; with `y` the scores; the policy in
-#' words, and the tier of each input; the state of a monitor; and the review queue, every input with its
-#' image, its most probable labels as bars with the interval of the draws, the most uncertain first, with
-#' filters by tier, label and name. Made for the screen, the phone and paper: it prints the cards that are
-#' shown, at first the `n_shown` most uncertain, and says how many it leaves out. What labels and files are
-#' called is shown as it is, and never run.
+#' Writes one HTML file that needs no network and no other file. It has a summary, the scores (with `y`), the
+#' policy in words and the tier of each input, the state of a monitor, and the review queue. The queue shows
+#' every input with its image and its most probable labels as bars with the interval of the draws. The most
+#' uncertain input comes first. The queue can be filtered by tier, label and name.
 #'
-#' @param prediction (mc_prediction) What to report.
-#' @param images (numeric array or mc_images) The images that were predicted, all of them; put in as
-#'   thumbnails.
-#' @param y (factor or vector, or numeric matrix) The true label of each input, or the values observed.
-#' @param policy (mc_policy) Of [mc_triage()].
-#' @param ... Not used; what follows is given by name.
-#' @param path (string) Where to write it; ends in `.html`.
-#' @param monitor A monitor for drift, whose words are shown.
-#' @param measure (string) Of the uncertainty that sorts the queue; by default the policy's first, else the
-#'   predictive entropy, for values the standard deviation with the noise where the model tells it.
-#' @param title (string) Of the page.
-#' @param n_shown (count) Cards that are shown at first, and added by a press of the button.
+#' The page is made for screens, phones and paper. It prints the cards that are shown, at first the `n_shown`
+#' most uncertain, and says how many are left out. Names of labels and files are shown as text and never run
+#' as code.
+#'
+#' @param prediction (mc_prediction) The prediction to report.
+#' @param images (numeric array or mc_images) All predicted images. The page has them as thumbnails.
+#' @param y (factor or vector, or numeric matrix) The true label of each input, or the observed values.
+#' @param policy (mc_policy) A result of [mc_triage()].
+#' @param ... Not used. The arguments after it are given by name.
+#' @param path (string) The file to write. It ends in `.html`.
+#' @param monitor (mc_monitor) A monitor for drift, whose printed text is shown.
+#' @param measure (string) The measure of uncertainty that sorts the queue. By default the first measure of
+#'   the policy, else the predictive entropy; for values the standard deviation, with the noise if the model
+#'   estimates it.
+#' @param title (string) Title of the page.
+#' @param n_shown (count) Number of cards that are shown at first, and that each press of the button adds.
 #' @return (string) The path, invisibly.
 #' @export
 #' @family report
@@ -38,7 +40,7 @@ mc_report <- function(prediction, images = NULL, y = NULL, policy = NULL, ..., p
     abort_mc("`path` must be given; got nothing.")
   }
   if (!is.null(policy) && !inherits(policy, "mc_policy")) {
-    abort_must("policy", "be what `mc_triage()` returns", got = shown(class(policy)[[1]]))
+    abort_must("policy", "be what `mc_triage()` returns", got = show_value(class(policy)[[1]]))
   }
   path <- as_path(path)
   if (!rlang::is_string(title)) {
@@ -54,13 +56,13 @@ mc_report <- function(prediction, images = NULL, y = NULL, policy = NULL, ..., p
   invisible(path)
 }
 
-# What a monitor prints.
+# The text that a monitor prints.
 as_monitor_words <- function(monitor, call = rlang::caller_env()) {
   if (is.null(monitor)) {
     return(NULL)
   }
   if (!inherits(monitor, "mc_monitor")) {
-    got <- shown(class(monitor)[[1]])
+    got <- show_value(class(monitor)[[1]])
     abort_must("monitor", "be what `mc_monitor()` returns", got = got, call = call)
   }
   paste(format(monitor), collapse = "\n")

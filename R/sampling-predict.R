@@ -1,73 +1,77 @@
-# Monte Carlo dropout: batched prediction with the dropout left on, its dropout-off counterpart, and what is
-# sampled.
+# Monte Carlo dropout: batched prediction with dropout switched on, prediction with dropout switched off, and
+# a list of what is sampled.
 
 #' Predict with Monte Carlo dropout
 #'
-#' Draws `n_samples` networks from the approximate posterior by leaving the dropout on, predicts every input
-#' with each of them in batches, and summarises the draws: the mean and how far they disagree.
+#' Draws `n_samples` networks from the approximate posterior by leaving dropout switched on. Each drawn
+#' network predicts every input, in batches. The result summarises the draws by their mean and their spread.
 #'
-#' The random numbers of a draw are a function of `seed`, the place in the network and the draw's number. The
-#' result for an input is therefore the same for any `batch_size`, any order or subset of the inputs, any
-#' number of threads and devices, and from R or Python, up to rounding (about 1e-5). The same call gives the
-#' same numbers to the bit on one machine with as many threads.
+#' The random numbers of a draw depend only on `seed`, the place in the network and the number of the draw.
+#' The result for an input is therefore the same, up to rounding (about 1e-5), for every `batch_size`, every
+#' order or subset of the inputs, every number of threads and devices, and in R and Python. The same call
+#' gives the same numbers to the bit on one machine with the same number of threads.
 #'
-#' @param model (mc_model or Python object) A network of [mc_cnn()] or [mc_mlp()], any `torch.nn.Module` made
-#'   through reticulate, or a Keras 3 model, of the package keras3 or made through reticulate, on Keras's
-#'   backend torch, TensorFlow or JAX; or the path of its `.keras` file. It is left as it was found. Random
-#'   numbers that it draws itself are sampled too, uniform ones and decisions also where only training draws
-#'   them.
-#' @param x (numeric array, data frame or mc_images) Inputs along the first axis, as in [mc_fit()]. A list of
-#'   several, by position or, with names, by keyword, for networks that take more than one; a named list in it
-#'   stands for an argument that is a dictionary, as in `list(list(ids = ids, mask = mask))`. Or a Python
-#'   object such as a `DataLoader`, which must give all inputs in their order, so that data larger than memory
-#'   stream: batches of inputs or of (inputs, target), of which the inputs are taken. It must give one input
-#'   for each item of its dataset, unless those are batches.
+#' @param model (mc_model or Python object) A network of [mc_cnn()] or [mc_mlp()], or any `torch.nn.Module`
+#'   made through reticulate. Or a Keras 3 model of the package keras3 or made through reticulate, with the
+#'   Keras backend torch, TensorFlow or JAX, or the path of its `.keras` file. The model is not changed.
+#'   Random numbers that it draws itself are sampled too. Uniform numbers and random decisions are sampled
+#'   even if the model draws them in training alone.
+#' @param x (numeric array, data frame or mc_images) Inputs along the first axis, as in [mc_fit()].
 #'
-#'   Whole numbers (`integer`) and truth values reach a network that is not ours as they are. Where it fails
-#'   on its first inputs so, whole numbers are tried as floating ones, as pixels and features want to be, and
-#'   numbers of type `double` that are all whole are tried as whole ones, as codes want to be.
+#'   For a network with several inputs, a list: by position, or with names by keyword. A named list inside it
+#'   is an argument that is a dictionary, as in `list(list(ids = ids, mask = mask))`.
+#'
+#'   Or a Python object such as a `DataLoader`, so that data larger than memory can be used. It must give all
+#'   inputs in their order, in batches of inputs or of (inputs, target), of which the inputs are used. It must
+#'   give one input for each item of its dataset, unless the items are batches.
+#'
+#'   Whole numbers (`integer`) and logicals keep their type for networks of other packages. If such a network
+#'   fails on its first inputs, integers are tried as floating-point numbers, which suits pixels and features.
+#'   Numbers of type `double` that are all whole are tried as integers, which suits codes.
 #' @param n_samples (count) Number of draws, at least 2.
-#' @param batch_size (count) Inputs handled at a time.
-#' @param ... Not used; what follows is given by name.
-#' @param level (number) Of the intervals, between 0 and 1.
+#' @param batch_size (count) Number of inputs per batch.
+#' @param ... Not used. The arguments after it are given by name.
+#' @param level (number) Level of the intervals, between 0 and 1.
 #' @param masks (string) `"shared"`: a draw drops the same units for every input, as in Gal's derivation.
-#'   `"per_input"`: fresh masks for every input.
-#' @param ids (whole numbers or character vector) One per input, for `masks = "per_input"`: an input's masks
-#'   go by its id, so inputs with the same id get the same masks. 0, 1, ... by default, as in Python.
-#' @param tolerance (number) Draw only until the largest Monte Carlo standard error of an input's `mean` is
-#'   below this, `n_samples` being the most; `n_samples` of the result then has a number for each input, and
-#'   kept draws end in `NaN`. Inputs whose first draws happen to agree stop early, so answers lean to the sure
-#'   side, by little: the vignette says how much.
+#'   `"per_input"`: new masks for every input.
+#' @param ids (whole numbers or character vector) One id per input, for `masks = "per_input"`. The masks of an
+#'   input depend on its id, so inputs with the same id get the same masks. The default is 0, 1, ..., as in
+#'   Python.
+#' @param tolerance (number) Draws are added for an input only until the largest Monte Carlo standard error of
+#'   its `mean` is below this number. `n_samples` is then the largest number of draws. In the result
+#'   `n_samples` has one number per input, and unused draws are `NaN`. Inputs whose first draws happen to
+#'   agree stop early, so the result is slightly too confident. The vignette gives the size of this effect.
 #' @param keep_samples (flag) Keep all draws, as `samples` in the result?
-#' @param outputs (string) What a network that is not ours returns: `"logits"`, `"probabilities"`, `"values"`
-#'   or `"mean_log_variance"`. Ours know, and of a Keras model it is read from the last activation, or from
-#'   the loss, where that is sure.
-#' @param labels (character, integer or logical vector, or factor) The names of the classes of such a network;
-#'   where its outputs have more than two axes, they tell which is that of the classes. A single output, or a
-#'   single channel of a map, is that of the second of two labels. Several labels that may hold at once are
-#'   `"values"`, or one of them at a time, by `select`. Networks of ours have theirs, and refuse others.
-#' @param select (string, count or function) Which part of several that such a network returns: its name, its
-#'   number (from 1), or a function that takes it out of the Python object.
-#' @param constants (named list) What else such a network is given, by name, the same for all inputs: flags,
-#'   numbers, matrices (of `double`, they become the type of its weights), Python objects. Not for Keras
+#' @param outputs (string) What a network of another package returns: `"logits"`, `"probabilities"`,
+#'   `"values"` or `"mean_log_variance"`. Networks of this package know it. For a Keras model it is read from
+#'   the last activation or from the loss, if they are clear.
+#' @param labels (character, integer or logical vector, or factor) Names of the classes of a network of
+#'   another package. If its outputs have more than two axes, the labels tell which axis has the classes. A
+#'   single output, or a single channel of a map, belongs to the second of two labels. For several labels that
+#'   may be true at the same time, use `"values"`, or one label at a time by `select`. Networks of this
+#'   package have their own labels and refuse others.
+#' @param select (string, count or function) The part to use, if such a network returns several parts: its
+#'   name, its number (from 1), or a function that takes it out of the Python object.
+#' @param constants (named list) Further arguments of such a network, by name, the same for all inputs: flags,
+#'   numbers, matrices (those of `double` become the type of the weights), Python objects. Not for Keras
 #'   models.
-#' @param stochastic_depth (flag) Sample whole blocks too that are skipped at random in training?
-#' @param gaussian_noise (flag) Sample normal noise too that acts in training alone, as that of Keras's
+#' @param stochastic_depth (flag) Also sample whole blocks that are skipped at random in training?
+#' @param gaussian_noise (flag) Also sample normal noise that acts in training alone, such as Keras's
 #'   `GaussianNoise`?
-#' @param workers (count) Threads that each work on a piece of the draws and inputs; by default as many as
-#'   Python's torch uses on a CPU, and one on a GPU. With how many changes the result by rounding alone.
-#'   Keras on TensorFlow and JAX has threads of its own. Processes of `parallel::mclapply()` compute with one
-#'   thread each; there GPUs and Keras on TensorFlow or JAX are refused, and `parallel::makeCluster()` is the
-#'   way.
-#' @param precision (string) `"float32"`, or `"bfloat16"` or `"float16"` for the network; summaries are in
-#'   double always. On real images either moves the mean by less than a tenth of what another `seed` does (the
-#'   vignette has the table).
+#' @param workers (count) Number of threads, each of which works on a part of the draws and inputs. By default
+#'   as many as Python's torch uses on a CPU, and one on a GPU. The number changes the result only by
+#'   rounding. Keras on TensorFlow and JAX has threads of its own. Processes of `parallel::mclapply()` compute
+#'   with one thread each. They refuse GPUs and Keras on TensorFlow or JAX; use `parallel::makeCluster()` for
+#'   these.
+#' @param precision (string) `"float32"`, or `"bfloat16"` or `"float16"` for the network. Summaries are always
+#'   in double precision. On real images the lower precisions move the mean by less than a tenth of what
+#'   another `seed` does (see the table in the vignette).
 #' @param device (character vector) `"auto"` (the first GPU, if there is one), `"cpu"`, `"cuda"`, `"cuda:1"`,
-#'   ..., or several, as in `c("cuda:0", "cuda:1")`, which take batches in turns; with how many changes the
-#'   result by rounding alone. Precision and device of a Keras model are as Keras has them.
-#' @param seed (whole number) From 0 to 2^53 - 1; `NULL` draws one from R's generator, so that [set.seed()]
-#'   governs.
-#' @param progress (flag) Show a progress bar? By default where R is used interactively; see
+#'   ..., or several, as in `c("cuda:0", "cuda:1")`, which take batches in turns. Their number changes the
+#'   result only by rounding. Keras determines precision and device of a Keras model.
+#' @param seed (whole number) From 0 to 2^53 - 1. `NULL` draws one from R's generator, so that [set.seed()]
+#'   determines it.
+#' @param progress (flag) Show a progress bar? By default in interactive sessions; see
 #'   `options(mcdropout.progress = )`.
 #' @return (mc_prediction) A list of R data; see [mc_prediction].
 #' @references Gal and Ghahramani (2016), *Dropout as a Bayesian approximation*,
@@ -114,12 +118,12 @@ mask_kinds <- c("shared", "per_input")
 
 output_kinds <- c("logits", "probabilities", "values", "mean_log_variance")
 
-#' @param object (mc_model) As `model`.
-#' @param new_data (numeric array, data frame or mc_images) As `x`.
-#' @param type (string) `"prob"`, `"class"`, `"numeric"`, `"conf_int"` or `"pred_int"`; by default
-#'   probabilities or values. `conf_int` is the spread of the draws; `pred_int`, for values, has the noise as
-#'   well.
-#' @return `predict()` gives a tibble with a row per input, its columns named as tidymodels does:
+#' @param object (mc_model) The network, as `model`.
+#' @param new_data (numeric array, data frame or mc_images) The inputs, as `x`.
+#' @param type (string) `"prob"`, `"class"`, `"numeric"`, `"conf_int"` or `"pred_int"`. By default
+#'   probabilities or values. `conf_int` is the interval of the draws. `pred_int`, for values, includes the
+#'   noise.
+#' @return `predict()` gives a tibble with one row per input and the column names of tidymodels:
 #'   `.pred_class`, `.pred_{label}`, `.pred`, `.pred_lower_{label}`, `.pred_lower`, ...
 #' @rdname mc_predict
 #' @export
@@ -138,14 +142,15 @@ predict.mc_model <- function(object, new_data, type = NULL, ...) {
       "`keep_samples` must be left out of `predict()`, whose table has no draws; `mc_predict()` keeps them."
     ))
   }
-  columns_of_type(mc_predict(object, new_data, ..., keep_samples = FALSE), type)
+  predict_columns(mc_predict(object, new_data, ..., keep_samples = FALSE), type)
 }
 
 #' Predict with the dropout off
 #'
-#' The ordinary prediction of a network, one pass with nothing dropped, to compare with the mean of
-#' [mc_predict()]. Of several devices the first is taken. Random numbers that the model draws in prediction
-#' are those that its own call would draw now; the generators that they come from stay where they are.
+#' Gives the ordinary prediction of a network: one pass with nothing dropped, to compare with the mean of
+#' [mc_predict()]. Of several devices the first one is used. If the model itself draws random numbers in
+#' prediction, they are the numbers that a direct call of the model would draw now. The state of their
+#' generators does not change.
 #'
 #' @inheritParams mc_predict
 #' @return (numeric matrix) Probabilities, input x label, or values, input x output.
@@ -179,16 +184,21 @@ mc_predict_point <- function(model, x, batch_size = 128, ..., outputs = NULL, la
 
 #' What will be sampled
 #'
-#' The places in a network where [mc_predict()] finds randomness. Warns of random numbers that are left out or
-#' cannot be keyed by input, and where the spread is likely to say little: dropout before the last layer
-#' alone, and rates under 0.1 or over 0.7 in anything but a network of ours, or a Keras model by its loss, for
-#' values.
+#' Lists the places in a network where [mc_predict()] samples. It warns of random numbers that are left out or
+#' cannot be keyed by input. It also warns where the spread is likely to say little: if the only dropout is
+#' before the last layer, and for rates under 0.1 or over 0.7. The warning about rates leaves out networks for
+#' values, if they are of this package or a Keras model whose loss says so.
 #'
 #' @inheritParams mc_predict
-#' @return (tibble) One row per place: `site`, its name; `operation`; `rate` of dropping (of a 0 where the
-#'   network draws decisions itself, `NaN` where numbers or weights are drawn); `shape` of what is dropped
-#'   from, for one input, or how many weights are drawn. The masks of a place are keyed by its row, so
-#'   networks with the same rows draw the same masks, of torch and of Keras.
+#' @return (tibble) One row per place.
+#'   * `site`: its name.
+#'   * `operation`: the stochastic operation.
+#'   * `rate`: the dropout rate. Where the network draws decisions itself, it is the probability of a 0. Where
+#'     numbers or weights are drawn, it is `NaN`.
+#'   * `shape`: shape of the tensor that is dropped from, for one input, or the number of drawn weights.
+#'
+#'   The row of a place keys its masks. Networks with the same rows draw the same masks, in torch and in
+#'   Keras.
 #' @export
 #' @family sampling
 #' @examplesIf mc_python_available()
@@ -205,14 +215,14 @@ mc_sites <- function(model, x, ..., constants = NULL, stochastic_depth = TRUE, g
 
 #' Prepare predictions for a service
 #'
-#' Does once what [mc_predict()] does in every call before it draws: finds what is to be sampled, makes the
-#' masks, chooses how to compute. What it returns is a function, for services that ask for one input at a
-#' time. It answers as the network is when it is called: after more training the next answer prepares anew.
+#' Does the preparations of [mc_predict()] once: it finds what is sampled, makes the masks and chooses the way
+#' to compute. The result is a function, for services that predict one input at a time. The function always
+#' uses the current state of the network. After more training its next call repeats the preparations.
 #'
 #' @inheritParams mc_predict
-#' @param example (as `x`) Inputs like those to come.
-#' @return (function) Called with inputs, gives their [mc_prediction], with shared masks and no draws kept. It
-#'   lives as long as the session.
+#' @param example (as `x`) Inputs like the later ones.
+#' @return (function) A function of inputs that gives their [mc_prediction], with shared masks and without
+#'   draws. It works until the session ends.
 #' @export
 #' @family sampling
 #' @examplesIf mc_python_available()
@@ -240,7 +250,7 @@ mc_sampler <- function(model, example, n_samples = 50, ..., level = 0.95, output
   function(x) prediction_from_python(with_core(sampler(as_model_inputs(x))), row_names_of(x))
 }
 
-# One part of what a network returns; Python counts from 0, but shows the number as R does.
+# The part of the outputs to use. Python counts from 0, but shows the number as in R.
 as_select <- function(select, call = rlang::caller_env()) {
   if (is.function(select)) {
     return(as_callback(select, convert = FALSE))
@@ -251,7 +261,7 @@ as_select <- function(select, call = rlang::caller_env()) {
   call_core("for_r.output_number", as_count(select, "select", call = call) - 1L, call = call)
 }
 
-# Numbers, flags and words alone go over as such, vectors and matrices as arrays.
+# Constants for the core. Single numbers, flags and strings stay scalars, vectors and matrices become arrays.
 as_constants <- function(constants, call = rlang::caller_env()) {
   if (is.null(constants) || is_python(constants)) {
     return(constants)
@@ -263,21 +273,21 @@ as_constants <- function(constants, call = rlang::caller_env()) {
   lapply(constants, as_constant, call = call)
 }
 
-as_constant <- function(one, call) {
-  if (is.list(one) && !is.object(one)) {
-    return(if (rlang::is_named(one)) as_constants(one, call) else lapply(one, to_python))
+as_constant <- function(value, call) {
+  if (is.list(value) && !is.object(value)) {
+    return(if (rlang::is_named(value)) as_constants(value, call) else lapply(value, to_python))
   }
-  if (is.atomic(one) && length(one) != 1) as.array(one) else one
+  if (is.atomic(value) && length(value) != 1) as.array(value) else value
 }
 
-# Whole numbers or words; how many there must be is the core's to say.
+# Whole numbers or strings. The core checks their number.
 as_ids <- function(ids, call = rlang::caller_env()) {
   if (is.null(ids) || is_python(ids)) {
     return(ids)
   }
   ids <- if (is.factor(ids)) as.character(ids) else ids
-  right <- is.character(ids) || is.numeric(ids) && all(ids == trunc(ids), na.rm = TRUE)
-  if (!right || anyNA(ids)) {
+  valid <- is.character(ids) || is.numeric(ids) && all(ids == trunc(ids), na.rm = TRUE)
+  if (!valid || anyNA(ids)) {
     abort_must("ids", "be whole numbers or words, one per input", ids, call = call)
   }
   small <- is.double(ids) && all(abs(ids) <= .Machine$integer.max)

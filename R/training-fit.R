@@ -1,62 +1,62 @@
-# Training: on arrays in mini-batches, or batch by batch in a loop of one's own.
+# Training: on arrays in mini-batches, or batch by batch in a loop of your own.
 
 #' Train a network in mini-batches
 #'
-#' Minimises cross-entropy (classes) or the Gaussian negative log-likelihood (values; squared error where
+#' Minimises the cross-entropy (classes) or the Gaussian negative log-likelihood (values; the squared error if
 #' `noise` is `"none"`) with dropout switched on. The network is trained in place and returned. Ctrl-C (Esc in
-#' RStudio) stops and keeps what was learnt. An error takes back what was learnt in its epoch; a network that
-#' had learnt nothing before is then as it was.
+#' RStudio) stops the training and keeps what was learnt. An error undoes the epoch in which it happened. If
+#' that was the first epoch, the network is then as it was before.
 #'
 #' `fit()` is the same function as a method of [generics::fit()].
 #'
-#' @param model,object (mc_model) A network of [mc_cnn()] or [mc_mlp()], or a torch module of your own with
-#'   the attributes `task`, `labels` and `outputs`.
+#' @param model,object (mc_model) A network of [mc_cnn()] or [mc_mlp()], or your own torch module with the
+#'   attributes `task`, `labels` and `outputs`.
 #' @param x (numeric array, data frame or mc_images) Inputs along the first axis: input x height x width x
-#'   channel for [mc_cnn()], input x feature for [mc_mlp()]. No missing values. The names of a data frame's
-#'   columns are kept: data frames that are predicted later may have them in any order, but must have these.
+#'   channel for [mc_cnn()], input x feature for [mc_mlp()]. No missing values. The network keeps the column
+#'   names of a data frame. Data frames for prediction must have these columns, in any order.
 #' @param y (factor, character, integer or logical vector, or one-hot matrix; for values, numeric vector or
-#'   matrix) What is to be learnt, one per input. Labels are matched by name, and so are the columns of
-#'   one-hot rows, where they have names. No missing values.
-#' @param ... Not used; what follows is given by name. For `fit()`, arguments of `mc_fit()`.
-#' @param epochs (count) How often all inputs are seen.
-#' @param batch_size (count) Inputs per step.
+#'   matrix) The targets, one per input. Labels are matched by name. The columns of one-hot rows are matched
+#'   by name too, if they have names. No missing values.
+#' @param ... Not used. The arguments after it are given by name. For `fit()`, arguments of `mc_fit()`.
+#' @param epochs (count) Number of passes over all inputs.
+#' @param batch_size (count) Number of inputs per step.
 #' @param learning_rate (number) Above 0.
-#' @param optimizer (string or function) `"adam"`, `"adamw"`, `"sgd"` or `"rmsprop"`, or a function that is
-#'   given the Python parameters and returns a torch optimiser.
+#' @param optimizer (string or function) `"adam"`, `"adamw"`, `"sgd"` or `"rmsprop"`, or a function that takes
+#'   the Python parameters and returns a torch optimiser.
 #' @param weight_decay (number) L2 penalty, at least 0.
-#' @param validation_split (number) Share of the inputs held out to validate, in \[0, 1); drawn within each
-#'   label.
-#' @param validation_data (list) `list(x, y)` to validate on instead.
-#' @param early_stopping (count) Stop after this many epochs without improvement of `monitor`, and take the
-#'   best weights; `NULL` never stops.
+#' @param validation_split (number) Share of the inputs that is held out for validation, in \[0, 1). It is
+#'   drawn within each label.
+#' @param validation_data (list) `list(x, y)` for validation instead.
+#' @param early_stopping (count) Stop after this many epochs without improvement of `monitor`, and use the
+#'   best weights. `NULL` never stops.
 #' @param monitor (string) Column of the history to watch: `"loss"`, `"accuracy"` (values: `"rmse"`), or the
-#'   same with `"val_"` in front.
+#'   same with `"val_"` before it.
 #' @param reduce_lr (count or list) Halve the learning rate after this many epochs without improvement, or
 #'   `list(patience = , factor = )`.
 #' @param class_weight (named numeric vector or string) A weight for each label in the loss, or `"balanced"`.
-#' @param kl_weight (number, string, function or list) Of the KL divergence of variational layers in the loss:
-#'   `"1/N"`, one over the number of values learnt from, makes the loss the negative evidence lower bound per
-#'   value; or a number, at least 0; a function of the epoch; or `list(warm_up = , weight = )`, to let it rise
-#'   evenly to `weight` in that many epochs.
-#' @param augment (function) Of a batch of inputs (a Python tensor; of a table in its own units, in double)
-#'   and a torch generator, to a batch of the same shape.
-#' @param callbacks (function or list of functions) Called after each epoch with a list of what the history
-#'   has of it; one that returns `TRUE` or `"stop"` ends the training.
-#' @param precision (string) `"float32"`, or a lower one for mixed precision, such as `"bfloat16"`.
+#' @param kl_weight (number, string, function or list) Weight of the KL divergence of variational layers in
+#'   the loss. `"1/N"` is one over the number of training values, which makes the loss the negative evidence
+#'   lower bound per value. Or a number, at least 0; a function of the epoch; or `list(warm_up = , weight =
+#'   )`, with which it rises linearly to `weight` in that many epochs.
+#' @param augment (function) Takes a batch of inputs (a Python tensor; for a table in its own units, in
+#'   double) and a torch generator, and returns a batch of the same shape.
+#' @param callbacks (function or list of functions) Called after each epoch with a list of the epoch's row of
+#'   the history. A callback that returns `TRUE` or `"stop"` ends the training.
+#' @param precision (string) `"float32"`, or a lower precision for mixed precision, such as `"bfloat16"`.
 #' @param device (string) `"auto"`, `"cpu"`, `"cuda"`, ...
-#' @param seed (whole number) Governs shuffling, splitting and dropout; `NULL` draws one from R's generator,
-#'   so that [set.seed()] governs (where a checkpoint is there, its seed is taken). Networks of this package
-#'   draw from generators of their own; for other torch modules torch's global generators are borrowed during
-#'   each step.
-#' @param checkpoint (string) A file written after each epoch; training goes on from it if it is there, and
-#'   ends with the weights of a run that was never interrupted: to the bit on one machine with as many
-#'   threads.
-#' @param progress (flag) Show a progress bar? By default where R is used interactively; see
+#' @param seed (whole number) Seed of shuffling, splitting and dropout. `NULL` draws one from R's generator,
+#'   so that [set.seed()] determines it; if there is a checkpoint, its seed is used. Networks of this package
+#'   draw from generators of their own. For other torch modules, torch's global generators are used during
+#'   each step and restored after it.
+#' @param checkpoint (string) A file that is written after each epoch. If it exists, training continues from
+#'   it and ends with the weights of a run without interruption: to the bit on one machine with the same
+#'   number of threads.
+#' @param progress (flag) Show a progress bar? By default in interactive sessions; see
 #'   `options(mcdropout.progress = )`.
 #' @return (mc_model) `model`, trained. `model$history` is a tibble with one row per epoch. With variational
-#'   layers it also has `nll` (the loss without its KL term), `kl` (in nats, of all layers), `kl_weight`, so
-#'   that `loss = nll + kl_weight * kl`, and for each layer `std_...`, the mean posterior standard deviation
-#'   of its weights. Validation is of the posterior means, and without the KL term.
+#'   layers it also has `nll` (the loss without its KL term), `kl` (in nats, of all layers) and `kl_weight`,
+#'   with `loss = nll + kl_weight * kl`. For each layer it has `std_...`, the mean posterior standard
+#'   deviation of its weights. Validation uses the posterior means, without the KL term.
 #' @references Kingma and Ba (2015), *Adam*, \doi{10.48550/arXiv.1412.6980}.
 #' @export
 #' @family training
@@ -73,7 +73,7 @@ mc_fit <- function(model, x, y, ..., epochs = 10, batch_size = 128, learning_rat
   rlang::check_dots_empty()
   network <- as_network(model)
   call <- rlang::current_env()
-  # What was learnt is kept however this function is left.
+  # Errors and interrupts keep what was learnt, too.
   on.exit(if (inherits(model, "mc_model")) refresh_model(model), add = TRUE)
   call_core(
     "mc_fit", network, as_network_rows(x), as_targets(y, labels_of(model)),
@@ -93,7 +93,7 @@ mc_fit <- function(model, x, y, ..., epochs = 10, batch_size = 128, learning_rat
     callbacks = as_callbacks(callbacks),
     precision = precision,
     device = device,
-    seed = if (is.null(seed) && goes_on(checkpoint)) NULL else as_seed(seed),
+    seed = if (is.null(seed) && has_checkpoint(checkpoint)) NULL else as_seed(seed),
     checkpoint = if_given(checkpoint, as_path),
     progress = as_progress(progress)
   )
@@ -112,17 +112,18 @@ generics::fit
 
 #' One training step
 #'
-#' For training loops of your own: one step on one mini-batch, with dropout switched on. The optimiser is kept
-#' with the network from call to call.
+#' Does one training step on one mini-batch, with dropout switched on, for your own training loop. The
+#' optimiser is kept with the network between the calls.
 #'
 #' @inheritParams mc_fit
-#' @param model (mc_model) As in [mc_fit()].
+#' @param model (mc_model) A network as in [mc_fit()].
 #' @param optimizer (string, function or Python object) As in [mc_fit()], or a torch optimiser over the
-#'   network's parameters; by default the one of the last call, and at first Adam with learning rate 0.001. A
-#'   function is called once: it is another where its text, or a value that it uses, is another.
-#' @param kl_weight (number) For networks with variational layers, which need it: one over the number of all
-#'   inputs.
-#' @return (list) `loss` of the batch before the step, and `accuracy` or `rmse`; with variational layers also
+#'   network's parameters. By default the optimiser of the last call, and at first Adam with learning rate
+#'   0.001. A function is called once. It counts as a new function if its text, or a value that it uses, has
+#'   changed.
+#' @param kl_weight (number) Weight of the KL divergence. Networks with variational layers need it: one over
+#'   the number of all inputs.
+#' @return (list) `loss` of the batch before the step, and `accuracy` or `rmse`. With variational layers also
 #'   `nll` and `kl`.
 #' @export
 #' @family training
@@ -139,7 +140,7 @@ mc_train_on_batch <- function(model, x, y, ..., optimizer = NULL, kl_weight = NU
   metrics <- from_python(
     call_core(
       "mc_train_on_batch", network, as_network_rows(x), as_targets(y, labels_of(model)),
-      optimizer = as_kept_optimizer(optimizer, network),
+      optimizer = as_cached_optimizer(optimizer, network),
       kl_weight = if_given(kl_weight, as_number, at_least = 0)
     )
   )
@@ -149,30 +150,33 @@ mc_train_on_batch <- function(model, x, y, ..., optimizer = NULL, kl_weight = NU
   metrics
 }
 
-# An optimizer's function for the core, which takes up what it made of the same one before: so the same
-# function of R must be the same object of Python. A loop that writes the function anew means the same if
-# neither its text nor the values that it uses have changed.
-as_kept_optimizer <- function(optimizer, network) {
+# The optimizer for the core. The core keeps the optimizer of a function for as long as it gets the same
+# Python object, so the same R function must become the same Python object. A loop may write the function
+# again in each step. It is the same function if neither its text nor the values that it uses have changed.
+as_cached_optimizer <- function(optimizer, network) {
   if (!is.function(optimizer) || is_python(optimizer) || !is_python(network)) {
     return(optimizer)
   }
   id <- reticulate::py_id(network)
   kept <- session$optimizers[[id]]
-  if (!is.null(kept) &&
-        (rlang::is_reference(kept$given, optimizer) || identical(kept$recipe, recipe_of(optimizer)))) {
-    return(kept$python)
+  if (!is.null(kept)) {
+    same_object <- rlang::is_reference(kept$original, optimizer)
+    if (same_object || identical(kept$fingerprint, fingerprint_of(optimizer))) {
+      return(kept$python)
+    }
   }
-  made <- new.env(parent = emptyenv())
-  made$given <- optimizer
-  made$python <- as_callback(function(parameters) {
-    on.exit(made$recipe <- recipe_of(optimizer)) # what it counts up has then been counted
+  entry <- new.env(parent = emptyenv())
+  entry$original <- optimizer
+  entry$python <- as_callback(function(parameters) {
+    on.exit(entry$fingerprint <- fingerprint_of(optimizer)) # the call may change values that it uses
     optimizer(parameters)
   }, convert = FALSE)
-  session$optimizers[[id]] <- made
-  made$python
+  session$optimizers[[id]] <- entry
+  entry$python
 }
 
-recipe_of <- function(f) {
+# The text of a function and the values of the names in it.
+fingerprint_of <- function(f) {
   code <- list(formals(f), body(f))
   used <- unique(as.character(unlist(lapply(c(code[[1]], code[[2]]), all.names))))
   nowhere <- rep(list(NULL), length(used))
@@ -180,13 +184,13 @@ recipe_of <- function(f) {
   c(code, mget(used, envir = scope, inherits = TRUE, ifnotfound = nowhere))
 }
 
-# A function gets and gives Python objects; anything else is the core's to judge.
+# A function of Python objects that returns Python objects. The core checks any other value.
 as_python_function <- function(f) {
   if (is.function(f) && !is_python(f)) as_callback(f, convert = FALSE) else f
 }
 
-# A function is asked for each epoch; words and lists are the core's to judge; of all else NA would come
-# through as true.
+# A function is called in each epoch. The core checks strings and lists. Numbers are checked here, because NA
+# would arrive as true.
 as_kl_weight <- function(kl_weight, call = rlang::caller_env()) {
   if (is.function(kl_weight) && !is_python(kl_weight)) {
     return(as_callback(kl_weight, call = call))
@@ -197,8 +201,8 @@ as_kl_weight <- function(kl_weight, call = rlang::caller_env()) {
   as_number(kl_weight, "kl_weight", at_least = 0, call = call)
 }
 
-# A checkpoint knows the seed of its run.
-goes_on <- function(checkpoint) {
+# Is there a checkpoint? It contains the seed of its run.
+has_checkpoint <- function(checkpoint) {
   is.character(checkpoint) && length(checkpoint) == 1 && file.exists(checkpoint)
 }
 
@@ -221,15 +225,15 @@ as_callbacks <- function(callbacks, call = rlang::caller_env()) {
   lapply(several, as_callback, name = "callbacks", call = call)
 }
 
-# What the core's `progress` takes: nothing, or a function that moves a bar of cli.
+# The `progress` argument for the core: FALSE, or a function that moves a cli progress bar.
 as_progress <- function(progress, call = rlang::caller_env()) {
   if (!as_flag(progress, "progress", call)) {
     return(FALSE)
   }
-  frame <- call # the bar ends with the function the user called
+  frame <- call # the bar ends with the function that the user called
   bar <- NULL
   as_callback(function(done, total, text) {
-    if (is.null(bar)) { # `total` is known only now
+    if (is.null(bar)) { # `total` is not known earlier
       bar <<- cli::cli_progress_bar(
         total = total, clear = TRUE, .envir = frame,
         format = "{cli::pb_bar} {cli::pb_percent} {cli::pb_status}| {cli::pb_eta_str}"

@@ -1,20 +1,21 @@
-#' Among which distributions the posterior of the weights is searched
+#' The family of posteriors for the weights
 #'
-#' Posteriors for [mc_bayes_cnn()] and its kin: each weight normal for itself (mean-field), all weights of a
-#' layer normal together with a full covariance, or a distribution of your own.
+#' Posteriors for [mc_bayes_cnn()] and other Bayesian networks: each weight with a normal posterior of its own
+#' (mean-field), all weights of a layer jointly normal with a full covariance, or a distribution of your own.
 #'
-#' A full covariance of n weights has n means and n (n + 1) / 2 further parameters:
-#' `mc_posterior_parameters()` counts them, and what would not fit into memory is refused.
+#' A full covariance of n weights has n means and n (n + 1) / 2 further parameters.
+#' `mc_posterior_parameters()` counts them. A posterior that would not fit into memory is refused.
 #'
-#' @param scale (number) Standard deviation (of your own: scale) that learning starts from, above 0.
-#' @param mean (number) Where all means start; by default as the weights of a plain network do.
-#' @param make (function) Of two Python tensors, location and scale, both of the shape of the weights and both
-#'   learnt, to a `torch.distributions` object with `rsample` and a finite mean or mode. A network with such a
-#'   posterior cannot be saved.
+#' @param scale (number) Initial standard deviation (of your own distribution: scale), above 0.
+#' @param mean (number) Initial value of all means. By default they start as the weights of a plain network
+#'   do.
+#' @param make (function) Takes two Python tensors, location and scale, both of the shape of the weights and
+#'   both learnt. It returns a `torch.distributions` object with `rsample` and a finite mean or mode. A
+#'   network with such a posterior cannot be saved.
 #' @param posterior (Python object) A posterior.
-#' @param n_weights (count) Weights of a layer, biases included.
-#' @return (Python object) A posterior, to be handed on. `mc_posterior_parameters()`: (number) how many
-#'   parameters the layer would have.
+#' @param n_weights (count) Number of weights of a layer, including biases.
+#' @return (Python object) A posterior, for the argument `posterior` of a network.
+#'   `mc_posterior_parameters()`: (number) the number of parameters of the layer.
 #' @references Blundell, Cornebise, Kavukcuoglu and Wierstra (2015), *Weight uncertainty in neural networks*,
 #'   \doi{10.48550/arXiv.1505.05424}.
 #' @name mc_posterior
@@ -53,5 +54,5 @@ mc_posterior_custom <- function(make, scale = 0.05, mean = NULL) {
 #' @rdname mc_posterior
 #' @export
 mc_posterior_parameters <- function(posterior, n_weights) {
-  whole_from_python(call_core("mc_posterior_parameters", posterior, as_count(n_weights)))
+  integer_from_python(call_core("mc_posterior_parameters", posterior, as_count(n_weights)))
 }

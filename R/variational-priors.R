@@ -1,19 +1,21 @@
-# Priors and posteriors of the weights of Bayesian networks: small objects that live in Python.
+# Priors of the weights of Bayesian networks: small Python objects.
 
-#' What is believed of the weights before data are seen
+#' Priors: beliefs about the weights before the data
 #'
-#' Priors for [mc_bayes_cnn()] and its kin. A prior shrinks the weights towards `loc`: a normal one as an L2
-#' penalty does, a Laplace one as an L1 penalty; Student-t, Cauchy and horseshoe priors leave large weights
-#' alone, the horseshoe also pushes small ones to `loc`. A mixture has several normals about one `loc`.
+#' Priors for [mc_bayes_cnn()] and other Bayesian networks. A prior shrinks the weights towards `loc`. A
+#' normal prior acts like an L2 penalty, a Laplace prior like an L1 penalty. Student-t, Cauchy and horseshoe
+#' priors leave large weights alone. The horseshoe prior also pushes small weights to `loc`. A mixture
+#' consists of several normal distributions with the same `loc`.
 #'
 #' @param loc (number or numeric array) Location: one number for all weights, or an array of their shape.
-#' @param scale (number or numeric array) Scale, above 0; of a normal prior the standard deviation.
+#' @param scale (number or numeric array) Scale, above 0. For a normal prior the standard deviation.
 #' @param df (number or numeric array) Degrees of freedom, above 0.
-#' @param scales (numeric vector) Standard deviations of the normals, above 0.
-#' @param weights (numeric vector) Their shares, above 0; they are divided by their sum.
-#' @param distribution (Python object) Of `torch.distributions`, of one number or of the weights' shape. A
-#'   network with such a prior cannot be saved.
-#' @return (Python object) A prior, to be handed on.
+#' @param scales (numeric vector) Standard deviations of the normal distributions, above 0.
+#' @param weights (numeric vector) Weights of the normal distributions, above 0. They are divided by their
+#'   sum.
+#' @param distribution (Python object) A `torch.distributions` object, of one number or of the shape of the
+#'   weights. A network with such a prior cannot be saved.
+#' @return (Python object) A prior, for the argument `prior` of a network.
 #' @references
 #' Blundell, Cornebise, Kavukcuoglu and Wierstra (2015), *Weight uncertainty in neural networks*,
 #' \doi{10.48550/arXiv.1505.05424}.
@@ -71,7 +73,7 @@ mc_prior_custom <- function(distribution) {
   call_core("mc_prior_custom", distribution)
 }
 
-# One number, or one for each weight: an array keeps its shape, and the core looks at it.
+# One number, or one for each weight. An array keeps its shape, and the core checks it.
 as_loc <- function(x, name = rlang::caller_arg(x), call = rlang::caller_env(), above = NULL) {
   if (length(x) < 2 && is.null(dim(x))) {
     return(as_number(x, name, above = above, call = call))

@@ -1,5 +1,5 @@
-# Skips where the Python core cannot be loaded, unless MCDROPOUT_REQUIRE_PYTHON says that it must be there: in
-# CI a broken environment would otherwise pass by skipping.
+# Skips a test if the Python core cannot be loaded. With MCDROPOUT_REQUIRE_PYTHON=1 it fails instead:
+# otherwise CI with a broken environment would pass by skipping.
 skip_if_no_core <- function() {
   if (mc_python_available()) {
     return(invisible())
@@ -10,7 +10,8 @@ skip_if_no_core <- function() {
   testthat::skip("The Python core is not available.")
 }
 
-# Runs `code` in an R of its own, with what this one has, but for `env`; what it prints.
+# Runs `code` in a new R process and returns what it prints. The process has the libraries and environment of
+# this one, and the variables `env`.
 in_new_r <- function(code, env = character()) {
   env <- c(RETICULATE_CHECK_REQUIRED_PACKAGES = "0", R_TESTS = "", env)
   withr::local_envvar(env)
@@ -19,39 +20,40 @@ in_new_r <- function(code, env = character()) {
   suppressWarnings(system2(rscript, c("-e", shQuote(code)), stdout = TRUE, stderr = TRUE))
 }
 
-# The installed package is needed, not the one that load_all() makes up.
+# Skips a test that needs the installed package, if load_all() has loaded the source.
 skip_if_not_installed_for_real <- function() {
   folder <- system.file(package = "mcdropout")
   skip_if_not(file.exists(file.path(folder, "Meta", "package.rds")), "mcdropout is not installed")
 }
 
-# Messages are held by their text and class, and prints by their lines: how snapshots show them changes with
-# testthat, and how tables look with tibble. `code` is refused with this class and exactly this text.
+# Expects an error of this class with exactly this text. Tests compare messages by text and class, and prints
+# by their lines, because snapshots look different with other versions of testthat, and tables with other
+# versions of tibble.
 expect_refusal <- function(code, text, class = "argument") {
   cnd <- rlang::catch_cnd(code, "error")
   expect_s3_class(cnd, if (class == "simpleError") class else paste0("mcdropout_error_", class))
   expect_identical(if (!is.null(cnd)) conditionMessage(cnd), text)
 }
 
-# `code` warns of exactly this.
+# Expects a warning of this package with exactly this text.
 expect_warned <- function(code, text) {
   cnd <- expect_warning(code, class = "mcdropout_warning")
   expect_identical(conditionMessage(cnd), text)
 }
 
-# `object` prints as exactly these lines.
+# Expects that `object` prints exactly these lines.
 expect_prints <- function(object, lines, ...) {
   expect_identical(utils::capture.output(print(object, ...)), lines)
 }
 
-# Class probabilities by hand, without Python and without chance: 4 draws of 5 inputs and 3 labels, sizes all
-# different.
+# Class probabilities without Python and without random numbers: 4 draws of 5 inputs and 3 labels. All sizes
+# are different, so that no axis can stand in for another.
 example_samples <- function() {
   scores <- outer(outer(1:4, 1:5, function(draw, input) sin(draw * input)), c(-1, 0.5, 2))
   array(exp(scores), c(4, 5, 3)) / array(apply(exp(scores), 1:2, sum), c(4, 5, 3))
 }
 
-# What the core would say of these draws, computed by R's own functions.
+# The prediction that the core computes from these draws, computed by R's own functions.
 example_prediction <- function(samples = example_samples(), labels = c("cat", "dog", "emu")) {
   mean <- apply(samples, 2:3, mean)
   entropy <- function(p) -sum(ifelse(p > 0, p * log(p), 0))
@@ -75,7 +77,7 @@ example_prediction <- function(samples = example_samples(), labels = c("cat", "d
   ))
 }
 
-# Two values of each of 5 inputs from 4 draws, noise variance 0.25.
+# A prediction of two values for each of 5 inputs from 4 draws, with noise variance 0.25.
 example_values <- function() {
   samples <- example_samples()[, , 1:2] * 10
   variance <- apply(samples, 2:3, var)

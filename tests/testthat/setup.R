@@ -1,4 +1,4 @@
-# Checks may use two cores; Python reads this when torch is loaded.
+# Checks may use two cores. torch reads this variable when it is loaded.
 Sys.setenv(OMP_NUM_THREADS = Sys.getenv("OMP_NUM_THREADS", "2"))
-# Numbers are held to the rounding of the processor, on machines with a GPU too.
+# The tests compare numbers up to the rounding of a CPU, also on machines with a GPU.
 Sys.setenv(CUDA_VISIBLE_DEVICES = "")

@@ -16,14 +16,15 @@ test_that("where there is no Python, an error says what to install", {
   expect_false(grepl("py_last_error|Traceback", out))
 })
 
-test_that("asking for Python has nothing downloaded", {
+test_that("the search for Python downloads nothing", {
   skip_if_not_installed_for_real()
   withr::local_dir(withr::local_tempdir())
-  out <- in_new_r(
-    "cat(mcdropout::mc_python_available())",
-    c(RETICULATE_PYTHON = NA, VIRTUAL_ENV = NA, HOME = getwd(), PATH = "/usr/bin:/bin")
-  )
+  bare <- c(RETICULATE_PYTHON = NA, VIRTUAL_ENV = NA, HOME = getwd(), PATH = "/usr/bin:/bin")
+  out <- in_new_r("cat(mcdropout::mc_python_available())", bare)
   expect_match(paste(out, collapse = " "), "^(TRUE|FALSE)$")
+  code <- "cat(mcdropout::mc_python_available(), Sys.getenv('RETICULATE_USE_MANAGED_VENV'))"
+  out <- in_new_r(code, c(bare, RETICULATE_USE_MANAGED_VENV = "yes"))
+  expect_match(paste(out, collapse = " "), "^(TRUE|FALSE) yes$") # the user's setting is restored
 })
 
 test_that("where Python has no torch, the error names it", {
@@ -102,4 +103,55 @@ test_that("the Python core that is used is the one of this package", {
   skip_if_no_core()
   file <- from_python(core()$`__file__`)
   expect_match(normalizePath(file), "mcdropout/__init__.py$")
+})
+
+test_that("an R error inside Python's keeps its class", {
+  refused <- rlang::catch_cnd(with_core(abort_mc("no", class = "diverged")), "error")
+  expect_s3_class(refused, "mcdropout_error_diverged")
+})
+
+test_that("another version of the core is warned of", {
+  skip_if_no_core()
+  version <- as.character(utils::packageVersion("mcdropout"))
+  expect_warned(
+    warn_other_version(list(`__version__` = "0.0.1"), NULL),
+    paste0("The Python core in use is version 0.0.1, this R package is version ", version, ".")
+  )
+  expect_no_warning(warn_other_version(list(`__version__` = version), NULL))
+})
+
+test_that("a pyproject.toml without Poetry is kept from reticulate", {
+  withr::local_dir(withr::local_tempdir())
+  withr::local_options(reticulate.poetry.project = NULL)
+  writeLines("[tool.poetry]", "pyproject.toml")
+  quiet_poetry()
+  expect_null(getOption("reticulate.poetry.project"))
+  writeLines("[project]", "pyproject.toml")
+  quiet_poetry()
+  expect_identical(getOption("reticulate.poetry.project"), tempdir())
+})
+
+test_that("Python hears of a fork", {
+  skip_if_no_core()
+  skip_on_os("windows")
+  net <- small_net()
+  mean_of <- function(i) mc_predict(net, small_x(), 5, seed = i, progress = FALSE)$mean
+  expect_identical(parallel::mclapply(1:2, mean_of, mc.cores = 2), lapply(1:2, mean_of))
+})
+
+test_that("a package without its core says how to repair it", {
+  empty <- withr::local_tempdir()
+  expect_refusal(
+    load_core(NULL, empty),
+    paste(
+      "The Python core is not in this installation of the R package: `inst/python` must be a link to",
+      "`python`. Where links are not supported, copy the folder `python` to `inst/python` and install again."
+    ),
+    "python"
+  )
+})
+
+test_that("loading the package declares what Python needs", {
+  .onLoad(NULL, "mcdropout")
+  expect_true(all(python_packages %in% reticulate::py_require()$packages))
 })

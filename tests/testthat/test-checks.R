@@ -95,8 +95,8 @@ test_that("braces in a user's text are shown as they are", {
 })
 
 test_that("long values are shortened", {
-  expect_lte(nchar(shown(seq(0.5, 1000))), 80)
-  expect_lte(nchar(shown(strrep("x", 200))), 80)
+  expect_lte(nchar(show_value(seq(0.5, 1000))), 80)
+  expect_lte(nchar(show_value(strrep("x", 200))), 80)
 })
 
 test_that("errors have the classes that they are documented to have", {
@@ -107,6 +107,6 @@ test_that("errors have the classes that they are documented to have", {
 test_that("long texts are shown by both ends and other long values by their start", {
   path <- paste0("photographs/of/", strrep("deep/", 20), "image.png")
   both <- "\"photographs/of/deep/deep/deep/deep/de...eep/deep/deep/deep/deep/deep/image.png\""
-  expect_identical(shown(path), both)
-  expect_identical(nchar(shown(1:100 + 0.5)), 80L)
+  expect_identical(show_value(path), both)
+  expect_identical(nchar(show_value(1:100 + 0.5)), 80L)
 })

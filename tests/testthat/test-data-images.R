@@ -1,4 +1,4 @@
-# A folder of 2 x 3 pixel grey images (PGM, which needs no package to write): 3 of "cat", 2 of "dog".
+# A folder of 2 x 3 pixel grey images (PGM, which needs no package to be written): 3 of "cat", 2 of "dog".
 image_folder <- function(env = parent.frame()) {
   root <- withr::local_tempdir(.local_envir = env)
   for (label in c("cat", "dog")) {
@@ -31,7 +31,7 @@ test_that("idx files are read with their shape", {
   writeBin(c(header, as.raw(1:24)), file)
   x <- mc_read_idx(file)
   expect_identical(dim(x), c(2L, 3L, 4L))
-  expect_identical(x[1, 1, ], 1:4) # the last axis runs quickest in the file
+  expect_identical(x[1, 1, ], 1:4) # the last axis varies fastest in the file
   expect_identical(x[2, 3, 4], 24L)
   writeBin(c(as.raw(c(0, 0, 8, 1, 0, 0, 0, 3)), as.raw(7:9)), file)
   expect_identical(mc_read_idx(file), 7:9)

@@ -3,7 +3,7 @@ test_that("doubles are handed over as they are", {
   expect_identical(as_rows(x), x)
 })
 
-test_that("NA among integers and truth values becomes a number that Python knows to be none", {
+test_that("NA among integers and truth values becomes NaN for Python", {
   x <- as_rows(matrix(c(1L, NA, 3L, 4L), 2))
   expect_identical(typeof(x), "double")
   expect_true(is.na(x[2, 1]))
@@ -118,4 +118,14 @@ test_that("pixels that are no numbers are named by their place", {
     mc_predict(net, x),
     "`x` must hold finite numbers only; got a missing value (NA or NaN) in input number 5 of 7."
   )
+})
+
+test_that("objects of Python are handed over as they are", {
+  skip_if_no_core()
+  x <- reticulate::np_array(small_x())
+  expect_identical(as_rows(x), x)
+  expect_identical(as_targets(x), x)
+  expect_null(row_names_of(x))
+  expect_identical(to_python(x), x)
+  expect_identical(from_python(small_x()), small_x())
 })

@@ -1,4 +1,4 @@
-# Inputs of three labels whose uncertainty is that of `sharpness`; without chance.
+# Predictions of three labels, less uncertain for larger `sharpness`, without random numbers.
 uncertain <- function(sharpness) {
   scores <- outer(sharpness, c(1, -1, 0))
   samples <- exp(aperm(vapply(1:3, function(draw) scores * (1 + draw / 10), scores), c(3, 1, 2)))

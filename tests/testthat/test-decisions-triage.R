@@ -1,4 +1,4 @@
-# 400 inputs, and their labels: the more uncertain an input, the more often it is wrong; without chance.
+# Inputs and their labels, without random numbers. Uncertain inputs are wrong more often.
 triage_inputs <- function(n = 400) {
   sharpness <- (seq_len(n) * 0.618) %% 1 * 4
   scores <- outer(sharpness, c(1, -1, 0))
@@ -261,4 +261,26 @@ test_that("inputs to label next go by R's positions", {
     )
   )
   expect_refusal(mc_acquire(pred, 2.5), "`n` must be a whole number of at least 1; got 2.5.")
+})
+
+test_that("settings of another type reach the core, which refuses them", {
+  skip_if_no_core()
+  pred <- triage_inputs()
+  y <- truth_of(pred)
+  expect_error(
+    mc_triage(pred, y, budget = 0.1, measure = NA), "`measure` must be one of",
+    class = "mcdropout_error_argument"
+  )
+  expect_error(mc_triage(pred, y, max_error = 0.1, by_label = "cat"), class = "mcdropout_error_argument")
+  by_label <- mc_triage(pred, y, max_error = 0.3, by_label = FALSE)
+  expect_identical(by_label$promises, mc_triage(pred, y, max_error = 0.3)$promises)
+})
+
+test_that("costs of errors may be a data frame, and NA among them is refused", {
+  skip_if_no_core()
+  pred <- triage_inputs()
+  costs <- matrix(c(0, 2, 1, 5, 0, 1, 3, 2, 0), 3)
+  by <- function(error) mc_triage(pred, truth_of(pred), costs = list(error = error, refer = 1))
+  expect_identical(by(as.data.frame(costs))$mean_cost, by(costs)$mean_cost)
+  expect_error(by(NA), "got nan", class = "mcdropout_error_argument")
 })

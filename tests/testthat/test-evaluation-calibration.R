@@ -1,11 +1,11 @@
-# A prediction of `n` inputs whose draws foretell the labels in `attr(, "truth")`, without chance.
+# A prediction of `n` inputs that predicts most labels in `attr(, "truth")` correctly, without random numbers.
 many_inputs <- function(n = 120) {
   scores <- outer(seq_len(n), 1:3, function(input, label) 3 * sin(input * label + label^2))
   draws <- aperm(vapply(1:4, function(draw) scores + 0.4 * cos(draw * scores), scores), c(3, 1, 2))
   samples <- exp(draws)
   samples <- samples / array(apply(samples, 1:2, sum), dim(samples))
   pred <- example_prediction(samples)
-  wrong <- seq_len(n) %% 9 == 0 # each ninth is not what is foretold
+  wrong <- seq_len(n) %% 9 == 0 # every ninth prediction is wrong
   codes <- ifelse(wrong, as.integer(pred$second), as.integer(pred$predicted))
   structure(pred, truth = pred$labels[codes])
 }
@@ -78,21 +78,21 @@ test_that("draws are calibrated once, and what was learnt is for their temperatu
   pred <- many_inputs()
   pred$temperature <- 1 # as mc_predict() gives it
   learnt <- mc_calibrate(pred, truth_of(pred))
-  once <- mc_apply(learnt, pred)
-  expect_identical(once$temperature, learnt$temperature)
+  calibrated <- mc_apply(learnt, pred)
+  expect_identical(calibrated$temperature, learnt$temperature)
   refused <- "mcdropout_error_argument"
-  expect_error(mc_apply(learnt, once), "got one that is calibrated already", class = refused)
-  expect_error(mc_calibrate(once, truth_of(pred)), "is calibrated already", class = refused)
+  expect_error(mc_apply(learnt, calibrated), "got one that is calibrated already", class = refused)
+  expect_error(mc_calibrate(calibrated, truth_of(pred)), "is calibrated already", class = refused)
   sets <- mc_conformal(pred, truth_of(pred))
   words <- "must be not calibrated, as the one that the conformal sets were learnt on"
-  expect_error(mc_apply(sets, once), words, class = refused)
-  policy <- mc_triage(once, truth_of(pred), budget = 0.3)
-  expect_s3_class(mc_decide(policy, once), "tbl_df")
+  expect_error(mc_apply(sets, calibrated), words, class = refused)
+  policy <- mc_triage(calibrated, truth_of(pred), budget = 0.3)
+  expect_s3_class(mc_decide(policy, calibrated), "tbl_df")
   expect_error(mc_decide(policy, pred), "must be calibrated at temperature", class = refused)
-  expect_error(update(mc_monitor(pred), once), "must be not calibrated", class = refused)
+  expect_error(update(mc_monitor(pred), calibrated), "must be not calibrated", class = refused)
   file <- withr::local_tempfile()
-  mc_save(once, file)
-  expect_identical(mc_load(file)$temperature, once$temperature)
+  mc_save(calibrated, file)
+  expect_identical(mc_load(file)$temperature, calibrated$temperature)
 })
 
 test_that("what cannot be calibrated is refused", {

@@ -1,4 +1,4 @@
-# Labels that the example's probabilities mostly foretell.
+# True labels for the example prediction.
 truth <- function() c("emu", "cat", "cat", "emu", "cat")
 
 test_that("scores are a list of numbers and tibbles", {

@@ -26,7 +26,7 @@ test_that("every prior and posterior learns", {
   expect_identical(mc_posterior_table(net)$n_parameters, c(40L + 820L, 27L + 378L))
 })
 
-test_that("a posterior of one's own is a closure, and lives in its session", {
+test_that("a custom posterior may be a closure, and lives in its session", {
   skip_if_no_core()
   distributions <- reticulate::import("torch.distributions", convert = FALSE)
   called <- 0
@@ -36,9 +36,9 @@ test_that("a posterior of one's own is a closure, and lives in its session", {
   })
   net <- trained(bayes_net(posterior = laplace))
   expect_gt(called, 2)
-  found <- mc_predict(net, small_x(), 8, seed = 1, progress = FALSE)
-  expect_identical(mc_predict(net, small_x(), 8, seed = 1, progress = FALSE)$samples, found$samples)
-  expect_gt(max(found$variance), 0)
+  pred <- mc_predict(net, small_x(), 8, seed = 1, progress = FALSE)
+  expect_identical(mc_predict(net, small_x(), 8, seed = 1, progress = FALSE)$samples, pred$samples)
+  expect_gt(max(pred$variance), 0)
   gone <- unserialize(serialize(net, NULL))
   expect_refusal(
     mc_save(net, tempfile()),
@@ -49,7 +49,10 @@ test_that("a posterior of one's own is a closure, and lives in its session", {
   )
   expect_refusal(
     mc_predict(gone, small_x()),
-    "`model` holds something of your own that no file of ours can hold, and is gone; make it again."
+    paste(
+      "`model` comes from an earlier session, and no file can store its own prior, posterior or backbone;",
+      "build it again."
+    )
   )
 })
 
@@ -91,10 +94,10 @@ test_that("Bayesian networks are saved and come back", {
 test_that("a plain network becomes Bayesian", {
   skip_if_no_core()
   net <- mc_fit(small_net(), small_x(), small_y(), epochs = 2, seed = 1, progress = FALSE)
-  made <- mc_to_bayesian(net, layers = "output", prior_from_weights = TRUE)
-  expect_s3_class(made, "mc_model")
-  expect_equal(point(made), point(net))
-  expect_identical(mc_posterior_table(made)$layer, "layers.output")
+  bayesian <- mc_to_bayesian(net, layers = "output", prior_from_weights = TRUE)
+  expect_s3_class(bayesian, "mc_model")
+  expect_equal(point(bayesian), point(net))
+  expect_identical(mc_posterior_table(bayesian)$layer, "layers.output")
 })
 
 test_that("a frozen backbone has features for any head", {
@@ -115,7 +118,7 @@ test_that("a frozen backbone has features for any head", {
   )
 })
 
-test_that("what cannot be is refused in one sentence", {
+test_that("bad settings of Bayesian networks are refused in one sentence", {
   skip_if_no_core()
   expect_refusal(mc_prior_normal(0, 0), "`scale` must be a number above 0; got 0.")
   expect_refusal(
@@ -224,7 +227,7 @@ test_that("images and features that do not fit are refused in one sentence", {
       "for 1 inputs. Name a `layer` that does."
     )
   )
-  expect_error( # in the middle stands what torch says
+  expect_error( # the middle part is torch's message
     mc_predict(net, array(0, c(2, 3, 8, 8))),
     "^`backbone` fails on inputs that are prepared as \\(2, 3, 8, 8\\): .* give it what it takes[.]$",
     class = "mcdropout_error_argument"
@@ -235,7 +238,7 @@ test_that("images and features that do not fit are refused in one sentence", {
   )
 })
 
-test_that("a folder for features may lie at home", {
+test_that("a folder for features may begin with ~", {
   skip_if_no_core()
   home <- withr::local_tempdir()
   withr::local_envvar(HOME = home)
@@ -245,4 +248,12 @@ test_that("a folder for features may lie at home", {
   mc_predict_point(net, small_x(), progress = FALSE)
   expect_length(list.files(file.path(home, "kept")), 1)
   expect_false(file.exists("~kept") || dir.exists(file.path(getwd(), "~")))
+})
+
+test_that("a torch module stays one when it becomes Bayesian", {
+  skip_if_no_core()
+  nn <- reticulate::import("torch.nn", convert = FALSE)
+  network <- mc_to_bayesian(nn$Sequential(nn$Linear(4L, 3L)))
+  expect_true(is_live(network))
+  expect_identical(mc_posterior_table(network)$n_weights, 15L)
 })

@@ -70,7 +70,7 @@ test_that("saveRDS() writes the trained weights", {
   expect_identical(format(again), format(net))
 })
 
-test_that("a pointer of an earlier session is made anew", {
+test_that("the Python network is rebuilt in a new session", {
   skip_if_no_core()
   net <- small_net()
   before <- mc_predict_point(net, small_x(), progress = FALSE)
@@ -91,4 +91,14 @@ test_that("what is not a model is refused", {
     mc_predict(reticulate::py_eval("'text'", convert = FALSE), small_x()),
     '`model` must be a torch module or a Keras model; got "str".'
   )
+})
+
+test_that("a Python object of an earlier session is refused, a .keras file is left to the core", {
+  skip_if_no_core()
+  gone <- unserialize(serialize(as_network(small_net()), NULL))
+  expect_refusal(
+    as_network(gone),
+    "`model` is a Python object of an earlier session and no longer exists; make it again."
+  )
+  expect_identical(as_network("~/net.keras"), path.expand("~/net.keras"))
 })

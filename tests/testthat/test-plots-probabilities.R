@@ -21,7 +21,7 @@ test_that("bars show the most uncertain inputs first, with their numbers", {
   ))
 })
 
-test_that("of many labels the most probable are drawn, and the rest together", {
+test_that("of many labels the most probable are drawn, and the others summed", {
   skip_if_not_installed("ggplot2")
   scores <- outer(outer(1:4, 1:2, function(draw, input) sin(draw * input)), seq(-1, 1, length.out = 13))
   samples <- array(exp(scores), dim(scores)) / array(apply(exp(scores), 1:2, sum), dim(scores))
@@ -30,7 +30,7 @@ test_that("of many labels the most probable are drawn, and the rest together", {
   expect_identical(nrow(bars), 11L)
   expect_identical(bars$mean[1:10], unname(sort(pred$mean[1, ], decreasing = TRUE)[1:10]))
   expect_identical(bars$label[[11]], "3 others")
-  expect_identical(bars$note[[11]], paste(number(sum(sort(pred$mean[1, ])[1:3])), "together"))
+  expect_identical(bars$note[[11]], paste(two_decimals(sum(sort(pred$mean[1, ])[1:3])), "together"))
   expect_identical(
     levels(bars$panel),
     paste0(
@@ -53,13 +53,14 @@ test_that("labels that differ anywhere look different", {
     lengths = paste0(strrep("very ", 8:10), "long")
   )
   for (labels in alike) {
-    short <- shortened(labels)
+    short <- shorten_labels(labels)
     expect_length(unique(short), 3)
     expect_lte(max(nchar(short)), 14)
-    expect_identical(shortened(labels[[2]], among = labels), short[[2]])
+    expect_identical(shorten_labels(labels[[2]], among = labels), short[[2]])
   }
-  expect_identical(shortened(alike$middle), c("\u2026left\u2026", "\u2026right\u2026", "\u2026middle\u2026"))
-  expect_identical(shortened(c("cat", "dog", "cat")), c("cat", "dog", "cat"))
+  wanted <- c("\u2026left\u2026", "\u2026right\u2026", "\u2026middle\u2026")
+  expect_identical(shorten_labels(alike$middle), wanted)
+  expect_identical(shorten_labels(c("cat", "dog", "cat")), c("cat", "dog", "cat"))
 })
 
 test_that("labels and ids that differ in the middle look different in every picture", {
@@ -68,7 +69,7 @@ test_that("labels and ids that differ in the middle look different in every pict
   pred <- example_prediction(labels = labels)
   pred$ids <- paste("case", 1:5, "of the hospital in the north")
   bars <- mc_plot_probabilities(pred, inputs = c(4, 2))$data
-  expect_identical(bars$shown[1:3], shortened(labels))
+  expect_identical(bars$text[1:3], shorten_labels(labels))
   expect_match(levels(bars$panel), "id .*[42].*")
   expect_length(unique(sub("\n.*", "", sub("^.*\nid ", "", levels(bars$panel)))), 2)
   rows <- draws_of_classes(pred, c(4, 2))
@@ -170,4 +171,32 @@ test_that("the table of the picture has a row per input and label", {
   expect_equal(table$upper[5], unname(pred$upper[3, 2]))
   expect_equal(levels(table$label), levels(iris$Species))
   expect_equal(nrow(mc_probabilities_table(pred)), 12 * 3)
+})
+
+test_that("labels that no part tells apart are numbered", {
+  same <- strrep("a", 20) # three places differ, and the first two labels in the middle one alone
+  labels <- paste0(same, c("x", "x", "z"), same, c(1, 2, 1), same, c("y", "y", "w"), same)
+  short <- shorten_labels(labels)
+  expect_length(unique(short), 3)
+  expect_lte(max(nchar(short)), 14)
+  expect_match(short[1:2], " #[12]$")
+})
+
+test_that("image files are read for the picture", {
+  skip_if_no_core()
+  skip_if_not_installed("ggplot2")
+  skip_if_not_installed("png")
+  folder <- withr::local_tempdir()
+  grey <- array(c(0, 51, 102, 153, 204, 255) / 255, 2:3)
+  for (i in 1:5) {
+    png::writePNG(if (i == 3) 1 - grey else grey, file.path(folder, paste0(i, ".png")))
+  }
+  images <- mc_read_images(folder, size = 2:3)
+  wanted <- aperm(array(c(1 - grey, grey), c(2, 3, 2, 1)), c(3, 1, 2, 4))
+  expect_equal(as_pixels(images, c(3, 1), 5), wanted, tolerance = 1e-6) # float32
+  expect_s3_class(mc_plot_probabilities(example_prediction(), images, inputs = 3), "ggplot")
+  expect_refusal(
+    mc_plot_probabilities(example_prediction(), images[1:4]),
+    "`images` must be as long as `prediction` (5); got length 4."
+  )
 })

@@ -1,11 +1,11 @@
 truth <- function() c("emu", "cat", "cat", "emu", "cat")
-some_scores <- function() mc_scores(example_prediction(), truth(), n_bins = 3)
+example_scores <- function() mc_scores(example_prediction(), truth(), n_bins = 3)
 layer_of <- function(plot, number) ggplot2::layer_data(plot, number)
 
 test_that("the reliability diagram shows the accuracy of each bin", {
   skip_if_no_core()
   skip_if_not_installed("ggplot2")
-  scores <- some_scores()
+  scores <- example_scores()
   plot <- mc_plot_reliability(scores)
   bins <- scores$reliability[scores$reliability$binning == "equal_width", ]
   expect_equal(plot$data, bins)
@@ -17,7 +17,7 @@ test_that("the reliability diagram shows the accuracy of each bin", {
 test_that("risk-coverage curves are those of the scores", {
   skip_if_no_core()
   skip_if_not_installed("ggplot2")
-  scores <- some_scores()
+  scores <- example_scores()
   plot <- mc_plot_risk_coverage(scores, measures = "std")
   expect_equal(plot$data$risk, scores$risk_coverage$risk[scores$risk_coverage$measure == "std"])
   expect_length(unique(mc_plot_risk_coverage(scores)$data$measure), 2)
@@ -35,7 +35,7 @@ test_that("histograms count every input once", {
   expect_setequal(mc_uncertainty_table(pred[1:2], prediction_out = pred[3:5])$group, c("in", "out"))
 })
 
-test_that("draws are shown for the chosen inputs, counted from 1", {
+test_that("draws are shown for the chosen inputs, count_of from 1", {
   skip_if_no_core()
   skip_if_not_installed("ggplot2")
   pred <- example_prediction()
@@ -62,7 +62,7 @@ test_that("the posterior of the weights is drawn from its tables", {
   expect_equal(layer_of(plot, 4)$x, c(0, 0))
 })
 
-test_that("bands follow x, inputs counted from 1", {
+test_that("bands follow x, inputs count_of from 1", {
   skip_if_no_core()
   skip_if_not_installed("ggplot2")
   values <- example_values()
@@ -120,7 +120,7 @@ test_that("pictures are written where a path is given", {
 test_that("what cannot be drawn is refused", {
   skip_if_no_core()
   skip_if_not_installed("ggplot2")
-  scores <- some_scores()
+  scores <- example_scores()
   pred <- example_prediction()
   expect_refusal(mc_plot_reliability(3), '`scores` must be what `mc_scores()` returns; got "numeric".')
   expect_refusal(
@@ -166,4 +166,19 @@ test_that("what cannot be drawn is refused", {
     mc_plot_history(3),
     '`model` must be trained by `mc_fit()`; got "numeric" without a history.'
   )
+})
+
+test_that("a histogram of the standard deviation has no unit of its own", {
+  skip_if_no_core()
+  skip_if_not_installed("ggplot2")
+  plot <- mc_plot_uncertainty(example_values(), measure = "std", n_bins = 3)
+  expect_identical(plot$labels$x, "standard deviation")
+  expect_identical(mc_plot_uncertainty(example_prediction())$labels$x, "predictive entropy (nats)")
+})
+
+test_that("of more than 60 labels the most frequent are drawn, in their order", {
+  skip_if_no_core()
+  skip_if_not_installed("ggplot2")
+  y <- rep(1:63, times = c(1, rep(2, 60), 1, 3))
+  expect_identical(mc_plot_balance(y)$data$label, c(2:61, 63L)[-60])
 })

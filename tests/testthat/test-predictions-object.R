@@ -133,13 +133,13 @@ test_that("inputs that took other numbers of draws are said to have", {
 
 test_that("a calibrated prediction says so, and is not bound to another", {
   pred <- example_prediction()
-  once <- pred
-  once$temperature <- 1.23456
-  expect_match(format(once, n = 0)[[1]], ", 4 draws, calibrated at temperature 1.235$")
+  calibrated <- pred
+  calibrated$temperature <- 1.23456
+  expect_match(format(calibrated, n = 0)[[1]], ", 4 draws, calibrated at temperature 1.235$")
   expect_no_match(format(pred, n = 0)[[1]], "calibrated")
-  expect_equal(rbind(once[1:2], once[3])$temperature, 1.23456)
-  words <- "must come from one network and the same settings"
-  expect_error(rbind(once[1:2], pred[3]), words, class = "mcdropout_error")
+  expect_equal(rbind(calibrated[1:2], calibrated[3])$temperature, 1.23456)
+  message <- "must come from one network and the same settings"
+  expect_error(rbind(calibrated[1:2], pred[3]), message, class = "mcdropout_error")
 })
 
 test_that("a prediction goes to Python and back unchanged", {
@@ -148,8 +148,8 @@ test_that("a prediction goes to Python and back unchanged", {
   expect_identical(prediction_from_python(prediction_to_python(pred)), pred)
   values <- mc_predict(mc_mlp(4, task = "regression"), small_x(), seed = 1, progress = FALSE)
   expect_identical(prediction_from_python(prediction_to_python(values)), values)
-  one <- pred[1]
-  expect_identical(prediction_from_python(prediction_to_python(one)), one)
+  single <- pred[1]
+  expect_identical(prediction_from_python(prediction_to_python(single)), single)
 })
 
 test_that("a seed of any size comes back from Python", {

@@ -41,7 +41,7 @@ test_that("row names of the inputs are in every table, and key no masks", {
   expect_identical(predicted(as.matrix(cars))$ids, rownames(cars))
   ask <- mc_sampler(net, cars, n_samples = 3, seed = 1)
   expect_identical(ask(cars[2, ])$ids, "Mazda RX4")
-  expect_identical(predicted(cars, ids = 7:9)$ids, 7:9) # given ones count
+  expect_identical(predicted(cars, ids = 7:9)$ids, 7:9) # given ids come before row names
   expect_null(predicted(iris[1:5, 1:4])$ids)
   parts <- rbind(predicted(iris[1:4, 1:4]), predicted(iris[5:6, 1:4]))
   expect_identical(parts$ids, 1:6)
@@ -59,7 +59,7 @@ test_that("tidy() has one row per input and label, glance() one", {
   expect_identical(nrow(tidy(example_values())), 10L)
 })
 
-# Maps of 2 places by 6 of 3 labels, or of so many values, for 5 inputs from 4 draws, without chance.
+# Maps of 2 x 6 places with 3 labels (or values) each, for 5 inputs from 4 draws, without random numbers.
 example_maps <- function(task = "classification") {
   scores <- array(sin(1:(4 * 5 * 2 * 6 * 3)), c(4, 5, 2, 6, 3))
   mean <- apply(scores, 2:5, mean)
@@ -97,7 +97,7 @@ test_that("values with further axes are numbered as in Python, in every table", 
   expect_equal(glance(pred)$n_outputs, 36)
   expect_match(format(pred)[[1]], "5 inputs, 36 outputs, 4 draws")
   table <- as.data.frame(pred)
-  expect_identical(table$.pred_2, pred$mean[, 1, 1, 2]) # the last axis is counted through first
+  expect_identical(table$.pred_2, pred$mean[, 1, 1, 2]) # the last axis is count_of through first
   expect_identical(table$.pred_19, pred$mean[, 2, 1, 1])
   long <- tidy(pred)
   expect_identical(long$.pred[long$.output == 19], table$.pred_19)
@@ -120,6 +120,7 @@ test_that("posterior takes the draws", {
   pred <- example_prediction()
   rvars <- posterior::as_draws_rvars(pred)
   expect_identical(dim(rvars$.pred), c(5L, 3L))
+  expect_identical(posterior::as_draws(pred), rvars)
   expect_equal(mean(rvars$.pred), pred$mean, ignore_attr = TRUE)
   pred$samples <- NULL
   expect_refusal(

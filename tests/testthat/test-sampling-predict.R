@@ -2,13 +2,13 @@ test_that("a prediction does not depend on how the inputs are batched or chosen"
   skip_if_no_core()
   net <- small_net()
   x <- small_x()
-  whole <- mc_predict(net, x, n_samples = 5, seed = 1, progress = FALSE)
-  pieces <- mc_predict(net, x, n_samples = 5, batch_size = 2, seed = 1, progress = FALSE)
+  all_at_once <- mc_predict(net, x, n_samples = 5, seed = 1, progress = FALSE)
+  in_batches <- mc_predict(net, x, n_samples = 5, batch_size = 2, seed = 1, progress = FALSE)
   # 1e-5: rounding of the network in float32
-  expect_equal(pieces$mean, whole$mean, tolerance = 1e-5)
-  expect_equal(pieces$samples, whole$samples, tolerance = 1e-5)
-  some <- mc_predict(net, x[c(6, 2), ], n_samples = 5, seed = 1, progress = FALSE)
-  expect_equal(some$samples, whole$samples[, c(6, 2), ], tolerance = 1e-5)
+  expect_equal(in_batches$mean, all_at_once$mean, tolerance = 1e-5)
+  expect_equal(in_batches$samples, all_at_once$samples, tolerance = 1e-5)
+  chosen <- mc_predict(net, x[c(6, 2), ], n_samples = 5, seed = 1, progress = FALSE)
+  expect_equal(chosen$samples, all_at_once$samples[, c(6, 2), ], tolerance = 1e-5)
 })
 
 test_that("fresh masks go by id", {
@@ -18,9 +18,9 @@ test_that("fresh masks go by id", {
   predict_with <- function(x, ids) {
     mc_predict(net, x, n_samples = 5, masks = "per_input", ids = ids, seed = 1, progress = FALSE)
   }
-  whole <- predict_with(x, NULL)
-  some <- predict_with(x[c(6, 2), ], c(5, 1)) # ids are 0, 1, ... by default
-  expect_equal(some$samples, whole$samples[, c(6, 2), ], tolerance = 1e-5)
+  all_inputs <- predict_with(x, NULL)
+  chosen <- predict_with(x[c(6, 2), ], c(5, 1)) # ids are 0, 1, ... by default
+  expect_equal(chosen$samples, all_inputs$samples[, c(6, 2), ], tolerance = 1e-5)
   named <- predict_with(x, letters[1:7])
   expect_identical(named$ids, letters[1:7])
 })
@@ -41,10 +41,10 @@ test_that("draws are kept only if wanted", {
   skip_if_no_core()
   net <- small_net()
   kept <- mc_predict(net, small_x(), n_samples = 5, seed = 1, progress = FALSE)
-  left <- mc_predict(net, small_x(), n_samples = 5, seed = 1, keep_samples = FALSE, progress = FALSE)
+  without <- mc_predict(net, small_x(), n_samples = 5, seed = 1, keep_samples = FALSE, progress = FALSE)
   expect_identical(dim(kept$samples), c(5L, 7L, 3L))
-  expect_null(left$samples)
-  expect_identical(left$mean, kept$mean)
+  expect_null(without$samples)
+  expect_identical(without$mean, kept$mean)
 })
 
 test_that("set.seed() governs where there is no seed", {
@@ -177,7 +177,7 @@ test_that("sites are a tibble", {
   expect_equal(sites$rate, 0.25)
 })
 
-test_that("progress is told to a bar of cli", {
+test_that("progress moves a bar of cli", {
   skip_if_no_core()
   withr::local_options(cli.progress_show_after = 0)
   expect_identical(
@@ -194,13 +194,13 @@ test_that("Ctrl-C returns to the prompt", {
   skip_if_no_core()
   skip_if_not_installed_for_real()
   skip_on_os("windows")
-  # Left alone, the long prediction would go on for many minutes.
+  # Without the interrupt the long prediction would take hours.
   code <- "library(mcdropout)
     net <- mc_cnn(c(28, 28, 1), labels = letters[1:10])
     x <- array(0.5, c(4000, 28, 28, 1))
     few <- x[1:9, , , , drop = FALSE]
     mc_predict(net, few, 5)
-    long <- function() { # for hours, if it is not stopped
+    long <- function() { # takes hours unless it is stopped
       system(sprintf('(sleep 2; kill -INT %d) &', Sys.getpid()))
       mc_predict(net, x, 1e6, keep_samples = FALSE)
       'done'
@@ -208,10 +208,10 @@ test_that("Ctrl-C returns to the prompt", {
     answer <- tryCatch(long(), interrupt = function(i) 'stopped')
     cat(answer, dim(mc_predict(net, few, 5)))"
   out <- in_new_r(code)
-  expect_identical(out[[length(out)]], "stopped 9 10") # and all is well afterwards
+  expect_identical(out[[length(out)]], "stopped 9 10") # and predictions work afterwards
 })
 
-# a network that is not ours, made in Python ----
+# networks of other packages, made in Python ----
 
 foreign <- function(code) {
   skip_if_no_core()
@@ -230,13 +230,13 @@ class Net(torch.nn.Module):
 net = Net()
 ")
   x <- matrix(as.double(1:15), 5)
-  one <- mc_predict(net, list(x, x + 1), n_samples = 4, outputs = "values", seed = 1)
-  other <- mc_predict(net, list(right = x + 1, left = x), n_samples = 4, outputs = "values", seed = 1)
-  expect_identical(one$samples, other$samples)
-  expect_setequal(one$samples / rep(x * (x + 1), each = 4), c(0, 2))
+  by_position <- mc_predict(net, list(x, x + 1), n_samples = 4, outputs = "values", seed = 1)
+  by_name <- mc_predict(net, list(right = x + 1, left = x), n_samples = 4, outputs = "values", seed = 1)
+  expect_identical(by_position$samples, by_name$samples)
+  expect_setequal(by_position$samples / rep(x * (x + 1), each = 4), c(0, 2))
 })
 
-test_that("a part of several outputs is selected, counted from 1", {
+test_that("a part of several outputs is selected, count_of from 1", {
   net <- foreign("
 import torch
 class Net(torch.nn.Module):
@@ -338,7 +338,7 @@ test_that("several devices give the numbers of one", {
 
 test_that("other labels than the network's own are refused", {
   skip_if_no_core()
-  said <- paste(
+  message <- paste(
     "`labels` must be left out, or be those of `model` in their order, \"a\", \"b\", \"c\";",
     "got \"b\", \"a\", \"c\"."
   )
@@ -355,8 +355,8 @@ test_that("other labels than the network's own are refused", {
     }
   )
   for (ask in calls) {
-    expect_error(ask(other), said, fixed = TRUE)
-    expect_error(ask(factor("a", levels = other)), said, fixed = TRUE)
+    expect_error(ask(other), message, fixed = TRUE)
+    expect_error(ask(factor("a", levels = other)), message, fixed = TRUE)
     expect_no_error(ask(c("a", "b", "c")))
   }
 })
@@ -388,8 +388,8 @@ test_that("codes are whole numbers, whether R holds them as integer or as double
     mc_predict(net, list(columns, code), n_samples = 3, outputs = "values", seed = 1, progress = FALSE)$mean
   }
   expect_identical(values(as.double(code), columns), values(code, columns))
-  whole <- matrix(1:14, 7) # beside codes they count as numbers do
-  expect_equal(values(code, whole), values(code, whole + 0), tolerance = 1e-6) # float32
+  integers <- matrix(1:14, 7) # beside codes, integers count as numbers
+  expect_equal(values(code, integers), values(code, integers + 0), tolerance = 1e-6) # float32
   expect_error(values(code + 1L, columns), class = "mcdropout_error_argument", regexp = paste(
     "^`x`'s array number 2 must hold whole numbers from 0 to 4, which `model` looks up in `embed`;",
     "got 5 in input number 2[.]$"
@@ -405,8 +405,8 @@ test_that("integers may follow doubles, and doubles integers, in a prepared samp
   net <- codes_net()
   columns <- matrix(c(3, -1, 4, 1, -5, 9, 2, -6, 5, 3, 5, -8, 9, 7), 7)
   code <- c(0L, 4L, 2L, 1L, 3L, 0L, 4L)
-  whole <- matrix(as.integer(columns), 7)
-  forms <- list(list(columns, code), list(whole, code), list(columns, code + 0), list(whole, code + 0))
+  integers <- matrix(as.integer(columns), 7)
+  forms <- list(list(columns, code), list(integers, code), list(columns, code + 0), list(integers, code + 0))
   usual <- mc_predict(net, forms[[1]], n_samples = 3, outputs = "values", seed = 1, progress = FALSE)$mean
   for (first in forms) {
     ask <- mc_sampler(net, first, 3, outputs = "values", seed = 1)
@@ -421,8 +421,8 @@ test_that("integers may follow doubles, and doubles integers, in a prepared samp
   nn <- reticulate::import("torch", convert = FALSE)$nn
   plain <- nn$Sequential(nn$Linear(2L, 3L), nn$Dropout(0.5))
   ask <- mc_sampler(plain, columns + 0.5, 3, outputs = "values", seed = 1)
-  expect_equal(ask(whole)$mean, ask(columns)$mean, tolerance = 1e-6)
-  expect_equal(ask(as.data.frame(whole))$mean, ask(columns)$mean, tolerance = 1e-6, ignore_attr = TRUE)
+  expect_equal(ask(integers)$mean, ask(columns)$mean, tolerance = 1e-6)
+  expect_equal(ask(as.data.frame(integers))$mean, ask(columns)$mean, tolerance = 1e-6, ignore_attr = TRUE)
   expect_equal(ask(columns > 0)$mean, ask((columns > 0) + 0)$mean, tolerance = 1e-6)
 })
 
@@ -457,7 +457,7 @@ test_that("constants are passed on to a network that is not ours", {
   )
 })
 
-test_that("truth values hide in attention, and a named list in a list is one argument", {
+test_that("logicals mask attention, and a named list in a list is one argument", {
   net <- foreign("
 import torch
 from torch import nn
@@ -476,7 +476,7 @@ net = Net().eval()
   x <- array(cos(1:84), c(7, 3, 4))
   padding <- cbind(FALSE, 1:7 > 2, TRUE)
   other <- x
-  other[, 3, ] <- 9 # what is hidden
+  other[, 3, ] <- 9 # the attention mask hides this position
   values <- function(x, padding) {
     batch <- list(list(x = x, padding = padding))
     mc_predict(net, batch, n_samples = 3, outputs = "values", seed = 1, progress = FALSE)$mean
@@ -487,7 +487,7 @@ net = Net().eval()
   )
 })
 
-test_that("a single channel is that of the second of two labels, and several labels at once are told", {
+test_that("a single channel belongs to the second of two labels, and several labels at once are refused", {
   net <- foreign("
 import torch
 from torch import nn
@@ -508,7 +508,7 @@ net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Dropout2d(0.5), nn.Conv2d(
   )
 })
 
-# random numbers of the network's own ----
+# random numbers that the network draws itself ----
 
 test_that("random numbers of a network's own are sampled, listed, or named", {
   net <- foreign("
@@ -524,14 +524,33 @@ torch.manual_seed(0)
 net = nn.Sequential(Locked(), nn.Linear(2, 3), Noise()).eval()
 ")
   x <- matrix(sin(1:14), 7)
-  said <- "by randn_like in 2; they are left out unless `gaussian_noise` is true"
-  expect_warning(table <- mc_sites(net, x), said, fixed = TRUE, class = "mcdropout_warning")
+  message <- "by randn_like in 2; they are left out unless `gaussian_noise` is true"
+  expect_warning(table <- mc_sites(net, x), message, fixed = TRUE, class = "mcdropout_warning")
   expect_identical(table$operation, "bernoulli")
   expect_equal(table$rate, 0.4)
   expect_identical(mc_sites(net, x, gaussian_noise = TRUE)$operation, c("bernoulli", "randn_like"))
   draw <- function(...) mc_predict(net, x, 200, outputs = "values", seed = 1, progress = FALSE, ...)
-  expect_warning(without <- draw(), said, fixed = TRUE)
+  expect_warning(without <- draw(), message, fixed = TRUE)
   with_noise <- draw(gaussian_noise = TRUE)
   # the noise adds a variance of 1, known from 200 draws to 5 standard errors of sqrt(2 / 200)
   expect_equal(mean(with_noise$variance - without$variance), 1, tolerance = 0.5)
+})
+
+test_that("a list among the constants goes over as a list", {
+  net <- foreign("
+import torch
+class Net(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.drop = torch.nn.Dropout(0.5)
+    def forward(self, x, factors=(1, 1), settings=None):
+        return self.drop(x * factors[0] * factors[1] + (settings or {}).get('shift', 0))
+net = Net()
+")
+  x <- matrix(as.double(1:15), 5)
+  mean_of <- function(x, ...) {
+    mc_predict(net, x, n_samples = 4, outputs = "values", seed = 1, progress = FALSE, ...)$mean
+  }
+  expect_equal(mean_of(x, constants = list(factors = list(2, 3))), mean_of(6 * x), tolerance = 1e-6) # float32
+  expect_equal(mean_of(x, constants = list(settings = list(shift = 2))), mean_of(x + 2), tolerance = 1e-6)
 })

@@ -22,11 +22,11 @@ test_that("the same seed gives the same weights, and set.seed() governs where th
 test_that("values are learnt from vectors, matrices and data frames", {
   skip_if_no_core()
   x <- small_x()
-  one <- mc_mlp(4, task = "regression", hidden = 8)
-  expect_s3_class(mc_fit(one, x, x[, 1], epochs = 1, progress = FALSE), "mc_model")
-  two <- mc_mlp(4, task = "regression", n_outputs = 2, hidden = 8)
-  mc_fit(two, as.data.frame(x), as.data.frame(x[, 1:2]), epochs = 1, progress = FALSE)
-  expect_true("rmse" %in% names(two$history))
+  single <- mc_mlp(4, task = "regression", hidden = 8)
+  expect_s3_class(mc_fit(single, x, x[, 1], epochs = 1, progress = FALSE), "mc_model")
+  double <- mc_mlp(4, task = "regression", n_outputs = 2, hidden = 8)
+  mc_fit(double, as.data.frame(x), as.data.frame(x[, 1:2]), epochs = 1, progress = FALSE)
+  expect_true("rmse" %in% names(double$history))
 })
 
 test_that("R functions serve as callbacks, augmentation and optimiser", {
@@ -72,21 +72,21 @@ test_that("a validation set is given as a list or split off", {
   )
 })
 
-test_that("a checkpoint is gone on from", {
+test_that("training continues from a checkpoint", {
   skip_if_no_core()
   file <- withr::local_tempfile(fileext = ".safetensors")
   train <- function(net, ...) mc_fit(net, small_x(), small_y(), seed = 2, progress = FALSE, ...)
-  whole <- train(small_net(), epochs = 4)
+  uninterrupted <- train(small_net(), epochs = 4)
   train(small_net(), epochs = 2, checkpoint = file)
   resumed <- train(small_net(), epochs = 4, checkpoint = file)
-  expect_identical(point(resumed), point(whole))
+  expect_identical(point(resumed), point(uninterrupted))
 })
 
 test_that("Ctrl-C keeps what was learnt, with a warning", {
   skip_if_no_core()
   skip_if_not_installed_for_real()
   skip_on_os("windows")
-  # The signal waits for the checkpoint, which is there once an epoch is over; a million would take hours.
+  # The signal waits for a file that a callback writes after epoch 3. A million epochs would take hours.
   code <- "library(mcdropout)
     x <- matrix(sin(1:400), 100)
     net <- mc_mlp(4, c('a', 'b'))
@@ -94,8 +94,8 @@ test_that("Ctrl-C keeps what was learnt, with a warning", {
     y <- rep(c('a', 'b'), 50)
     begun <- tempfile()
     system(sprintf('(until [ -e %s ]; do sleep 0.1; done; kill -INT %d) &', begun, Sys.getpid()))
-    say <- function(row) if (row$epoch == 3) cat('', file = begun) # gives NULL: TRUE would end the training
-    long <- function() mc_fit(net, x, y, epochs = 1e6, callbacks = say) # for hours, if it is not stopped
+    say <- function(row) if (row$epoch == 3) cat('', file = begun) # gives NULL, as TRUE would stop
+    long <- function() mc_fit(net, x, y, epochs = 1e6, callbacks = say) # takes hours unless it is stopped
     warned <- tryCatch(long(), warning = function(w) class(w)[[1]])
     cat(warned, identical(net$weights, before), nrow(net$history) < 1e6)"
   out <- in_new_r(code)
@@ -116,7 +116,7 @@ test_that("fit() is mc_fit()", {
   expect_identical(point(by_fit), point(by_mc_fit))
 })
 
-test_that("loops of one's own train batch by batch, and what they learn is saved", {
+test_that("your own loop trains batch by batch, and its weights are saved", {
   skip_if_no_core()
   net <- small_net()
   losses <- vapply(1:30, function(step) mc_train_on_batch(net, small_x(), small_y())$loss, double(1))
@@ -128,7 +128,7 @@ test_that("loops of one's own train batch by batch, and what they learn is saved
 test_that("steps have masks of their own, whatever optimizer each is given", {
   skip_if_no_core()
   sgd <- reticulate::import("torch", convert = FALSE)$optim$SGD
-  make <- function(parameters) sgd(parameters, lr = 0) # no weight moves, so the masks make the difference
+  make <- function(parameters) sgd(parameters, lr = 0) # the weights stay, so losses differ by the masks alone
   losses <- function(optimizer_of, net = small_net(dropout = 0.5)) {
     vapply(1:4, function(i) {
       mc_train_on_batch(net, small_x(), small_y(), optimizer = optimizer_of(net, i))$loss
@@ -140,46 +140,46 @@ test_that("steps have masks of their own, whatever optimizer each is given", {
   expect_identical(losses(function(net, i) sgd(as_network(net)$parameters(), lr = 0)), expected)
 })
 
-test_that("an optimizer function is called once, also when a loop writes it anew", {
+test_that("an optimizer function is called once, also when a loop writes it again", {
   skip_if_no_core()
   sgd <- reticulate::import("torch", convert = FALSE)$optim$SGD
   step <- function(net, optimizer) mc_train_on_batch(net, small_x(), small_y(), optimizer = optimizer)
-  made <- 0
+  n_made <- 0
   make <- function(parameters) {
-    made <<- made + 1
+    n_made <<- n_made + 1
     sgd(parameters, lr = 0.1, momentum = 0.9)
   }
   once <- small_net()
   other <- small_net()
   for (i in 1:5) {
     step(once, make)
-    step(other, make) # another network has its own
+    step(other, make) # another network has an optimizer of its own
   }
-  expect_identical(made, 2)
-  anew <- small_net()
-  made <- 0
+  expect_identical(n_made, 2)
+  rewritten <- small_net()
+  n_made <- 0
   lr <- 0.1
   for (i in 1:5) {
-    step(anew, function(parameters) {
-      made <<- made + 1
+    step(rewritten, function(parameters) {
+      n_made <<- n_made + 1
       sgd(parameters, lr = lr, momentum = 0.9)
     })
   }
-  expect_identical(made, 1)
+  expect_identical(n_made, 1)
   in_frames <- small_net()
   lapply(1:5, function(i) step(in_frames, function(parameters) sgd(parameters, lr = lr, momentum = 0.9)))
-  expect_identical(point(anew), point(once))
+  expect_identical(point(rewritten), point(once))
   expect_identical(point(in_frames), point(once))
-  by_rate <- function(lr) step(anew, function(p) sgd(p, lr = lr, momentum = count()))
+  by_rate <- function(lr) step(rewritten, function(p) sgd(p, lr = lr, momentum = count()))
   count <- function() {
-    made <<- made + 1
+    n_made <<- n_made + 1
     0.9
   }
   by_rate(0.1)
   by_rate(0.1)
-  expect_identical(made, 2)
+  expect_identical(n_made, 2)
   by_rate(0.2)
-  expect_identical(made, 3)
+  expect_identical(n_made, 3)
 })
 
 test_that("bad settings get one sentence", {
@@ -204,7 +204,7 @@ test_that("bad settings get one sentence", {
   expect_error(train(epoch = 3), "must be empty", class = "rlib_error_dots_nonempty")
 })
 
-test_that("what must be a function is one", {
+test_that("arguments that must be functions are checked", {
   skip_if_no_core()
   net <- mc_mlp(4, labels = levels(iris$Species))
   f <- function(...) stop("another function of this name") # nothing looks one up
@@ -287,8 +287,8 @@ test_that("a training that teaches nothing leaves the network as it was", {
     list(monitor = "val_los", early_stopping = 1),
     list(class_weight = c(a = 2))
   )
-  for (given in refused) {
-    expect_error(do.call(mc_fit, c(list(net, far, far[[1]], progress = FALSE), given)))
+  for (arguments in refused) {
+    expect_error(do.call(mc_fit, c(list(net, far, far[[1]], progress = FALSE), arguments)))
     expect_identical(list(point(net), net$history, net$columns), before)
   }
   expect_error(mc_train_on_batch(net, far, far[[1]], optimizer = "lion"))
@@ -299,18 +299,33 @@ test_that("a training that teaches nothing leaves the network as it was", {
 
 test_that("columns and values far from zero keep the digits of double", {
   skip_if_no_core()
-  near <- data.frame(day = (0:46 %% 47) / 24, other = sin(1:47))
+  near <- data.frame(day = (0:46 %% 47) / 24, net_far = sin(1:47))
   far <- transform(near, day = day + 2460000.5)
   train <- function(x, y) {
     net <- mc_mlp(2, task = "regression", hidden = 8)
     mc_fit(net, x, y, epochs = 3, batch_size = 10, seed = 1, progress = FALSE)
   }
-  one <- train(near, near$other)
-  other <- train(far, near$other + 1.7e9)
+  net_near <- train(near, near$net_far)
+  net_far <- train(far, near$net_far + 1.7e9)
   ask <- function(net, x) mc_predict(net, x, n_samples = 5, seed = 1, progress = FALSE)
-  # rounding of double, 5e-10 at 2460000.5 and 2e-7 at 1.7e9, and what training makes of it
-  expect_equal(ask(other, far)$mean - 1.7e9, ask(one, near)$mean, tolerance = 1e-4)
-  expect_equal(ask(other, far)$std, ask(one, near)$std, tolerance = 1e-3)
-  expect_equal(ask(other, far)$samples - 1.7e9, ask(one, near)$samples, tolerance = 1e-3)
-  expect_length(unique(mc_predict_point(other, far, progress = FALSE)[, 1]), 47)
+  # rounding of double, 5e-10 at 2460000.5 and 2e-7 at 1.7e9, and its effect on training
+  expect_equal(ask(net_far, far)$mean - 1.7e9, ask(net_near, near)$mean, tolerance = 1e-4)
+  expect_equal(ask(net_far, far)$std, ask(net_near, near)$std, tolerance = 1e-3)
+  expect_equal(ask(net_far, far)$samples - 1.7e9, ask(net_near, near)$samples, tolerance = 1e-3)
+  expect_length(unique(mc_predict_point(net_far, far, progress = FALSE)[, 1]), 47)
+})
+
+test_that("a checkpoint brings its seed", {
+  skip_if_no_core()
+  file <- withr::local_tempfile(fileext = ".safetensors")
+  train <- function(...) mc_fit(small_net(), small_x(), small_y(), progress = FALSE, ...)
+  train(epochs = 2, seed = 2, checkpoint = file)
+  expect_identical(point(train(epochs = 4, checkpoint = file)), point(train(epochs = 4, seed = 2)))
+})
+
+test_that("a torch module is trained in place and returned", {
+  skip_if_no_core()
+  network <- as_network(small_net())
+  trained <- mc_fit(network, small_x(), small_y(), epochs = 1, seed = 1, progress = FALSE)
+  expect_identical(trained, network)
 })
