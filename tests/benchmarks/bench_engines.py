@@ -110,7 +110,7 @@ def main() -> None:
         times: dict[str, list[float]] = {"rule": [], "loop": []}
         engine = ""
         for turn in range(options.repeats + 1):
-            for way in times:
+            for way in times if turn % 2 else reversed(times):
                 TorchPasses.engines = by_rule if way == "rule" else lambda self: by_rule(self)[-1:]
                 started = time.process_time()
                 settings = {"outputs": "logits", "masks": options.masks, "keep_samples": False, "progress": False}

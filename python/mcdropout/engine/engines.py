@@ -7,9 +7,10 @@ any machine take the same one.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import torch
@@ -20,28 +21,32 @@ from ..compute.forks import shared_lock
 from ..compute.memory import is_out_of_memory, let_go_of_what_it_made, out_of_memory_passed_over
 from ..data.inputs import Inputs
 from ..errors import OutOfMemory
+from ..predictions.outputs import Outputs
 from ..sites.comparison import same_numbers
+from ..sites.probe import Probe
 from .masks import Masks
 
 TOO_LARGE = "`model` needs more memory for one draw of one input than there is; use a smaller network."
 
-R = TypeVar("R")
+P = TypeVar("P", bound=Probe)
+
+R = TypeVar("R", bound=Any)
 
 
-class Engine:
+class Engine(ABC):
     """One way to run draws.
 
     byte_masks: sites whose masks it takes as bytes where each input has its own.
     """
 
-    name = "loop"
+    name: str
     byte_masks: frozenset[str] = frozenset()
 
+    @abstractmethod
     def run(self, replica: Any, inputs: Inputs, masks: Masks) -> Tensor:
         """Outputs (draw, input, ...)."""
-        raise NotImplementedError
 
-    def settle(self) -> None:
+    def settle(self) -> None:  # noqa: B027  # most engines find nothing out
         """Keep what the run on a few inputs found out: later runs do the same."""
 
     def around_chunks(self) -> AbstractContextManager[None]:
@@ -52,62 +57,89 @@ class Engine:
         """The inputs of a chunk, and more where the engine takes chunks of one size alone."""
         return inputs, ids
 
-    def forget_chunks(self) -> None:
+    def forget_chunks(self) -> None:  # noqa: B027  # most engines keep no sizes
         """Forget the sizes of the chunks so far: memory was too small for them."""
 
 
-class ReplicaPool(Generic[R]):
-    """Replicas of one model: a model may keep what it computes in attributes, so workers share none."""
+class Passes(ABC, Generic[P, R]):
+    """What the probes found out about a model, and replicas of it to run; a subclass for each library.
 
-    def __init__(self, first: R, make: Callable[[], R] | None) -> None:
-        self.idle, self.make = [first], make
+    masks_for: "shared" or "per_input". serial: nothing may run beside a pass. unknown: stochastic calls that no probe
+    had seen; unknown_numbers: random numbers that the model drew itself and that no probe had seen. tolerance: how far
+    apart, on their own scale, the numbers of two engines may be.
+    """
+
+    tolerance: float
+
+    def __init__(
+        self,
+        probe: P,
+        replica: R,
+        new_replica: Callable[[], R] | None,
+        outputs: Outputs,
+        seed: int,
+        masks_for: str,
+    ) -> None:
+        self.probe, self.outputs, self.seed, self.masks_for = probe, outputs, seed, masks_for
+        self.device: torch.device = replica.device
+        self.new_replica, self.idle = new_replica, [replica]
+        # random numbers that are not keyed depend on who draws first
+        self.serial = new_replica is None or probe.serial
+        self.unknown: set[str] = set()
+        self.unknown_numbers: set[str] = set()
+
+    @property
+    def names(self) -> frozenset[str]:
+        """The names of the sites."""
+        return frozenset(self.probe.sites)
 
     @contextmanager
     def borrowed(self) -> Iterator[R]:
-        """A replica for one chunk."""
+        """A replica for one chunk: a model may keep what it computes in attributes, so workers share none."""
         try:
             replica = self.idle.pop()
         except IndexError:
-            assert self.make is not None
-            replica = self.make()
+            assert self.new_replica is not None
+            replica = self.new_replica()
+            self.prepare(replica)
         try:
             yield replica
         finally:
             self.idle.append(replica)
 
+    def row_bytes(self) -> int:
+        """Bytes of the largest intermediate result of one input in one draw, masks of its own among them."""
+        own = [site.n_elements for site in self.probe.sites.values() if not site.layer]
+        return max(self.probe.largest(self.not_in_memory()), *(own if self.masks_for == "per_input" else ()), 0)
 
-class Passes(Protocol):
-    """What the library of a model must offer, so that draws of the model can be planned."""
+    def not_in_memory(self) -> frozenset[str]:
+        """Calls whose results are never in memory as one tensor."""
+        return frozenset()
 
-    @property
-    def device(self) -> torch.device:
-        """Where the model runs."""
-        ...
+    def loop_reason(self) -> str:
+        """Why draws can come one after the other alone; "" where they need not."""
+        if self.probe.serial or any(site.kind == "generator" for site in self.probe.sites.values()):
+            return "generators draw for one draw after the other"
+        return ""
 
-    @property
-    def tolerance(self) -> float:
-        """How far apart, on their own scale, numbers may be that two engines give."""
-        ...
+    @abstractmethod
+    def prepare(self, replica: R) -> None:
+        """Let a new replica draw where the probes have found sites."""
 
+    @abstractmethod
     def engines(self) -> list[Engine]:
         """The ways to run draws, the quickest first; the last can run them all."""
-        ...
 
-    def borrowed(self) -> AbstractContextManager[Any]:
-        """A replica for one chunk."""
-        ...
-
-    @property
-    def names(self) -> frozenset[str]:
-        """The names of the sites."""
-        ...
-
+    @abstractmethod
     def masks(self, draws: range, ids: np.ndarray | None, names: frozenset[str], engine: Engine | None = None) -> Masks:
         """Masks and weights of some draws at these sites, as `engine` takes them.
 
         ids: of the inputs; without them the masks are those that inputs share.
         """
-        ...
+
+    def keyed_ids(self, ids: np.ndarray | None) -> np.ndarray | None:
+        """The ids where masks depend on them, else none."""
+        return ids if self.masks_for == "per_input" else None
 
 
 class EngineChoice:
@@ -116,7 +148,7 @@ class EngineChoice:
     reason: why none but the loop is tried, where that is known before.
     """
 
-    def __init__(self, passes: Passes, reason: str = "") -> None:
+    def __init__(self, passes: Passes[Any, Any], reason: str = "") -> None:
         self.passes, self.reason = passes, reason
         self.engine = passes.engines()[-1]
         self.failed: dict[str, str] = {}  # engines that were chosen and could not go on, and why

@@ -224,7 +224,8 @@ class FoldedMode(DeferringMode):
         args, kwargs = self.computed((args, kwargs))
         if len(args) == 2 and repeated.axis == 0 and len(repeated.places) == 1:
             drawn, other = args if repeated.places == (1,) else args[::-1]
-            if func in ELEMENTWISE or (func in IN_PLACE and drawn is args[0]):
+            broadcasts = func in ELEMENTWISE or (func in IN_PLACE and drawn is args[0])
+            if broadcasts and drawn.ndim == other.ndim:
                 self._check_repeatable(other, repeated)
                 both = drawn.unflatten(0, (self.n_draws, -1)), other[None]
                 return self.called(func, types, both if drawn is args[0] else both[::-1], kwargs).flatten(0, 1)

@@ -27,82 +27,46 @@ from ..sites.keras.loading import load_keras
 from ..sites.keras.passes import SamplePass
 from ..sites.keras.probe import KerasProbe
 from ..sites.keras.replica import Replica
-from .engines import Engine, ReplicaPool
+from .engines import Engine, Passes
 from .masks import Masks, site_masks
 
 DRAW = "draw"  # beside the masks, for what a model draws itself: no site has this name
 
 
-class KerasPasses:
-    """What the probes found out about a Keras model, and replicas of it to run.
-
-    masks_for: "shared" or "per_input". unknown: stochastic calls that no probe had seen.
-    """
+class KerasPasses(Passes[KerasProbe, Replica]):
+    """The passes of a Keras model."""
 
     def __init__(
         self,
         probe: KerasProbe,
         replica: Replica,
-        more_replicas: Callable[[], Replica] | None,
+        new_replica: Callable[[], Replica] | None,
         outputs: Outputs,
         seed: int,
         masks_for: str,
     ) -> None:
-        self.probe, self.outputs, self.seed, self.masks_for = probe, outputs, seed, masks_for
-        self.replica, self.device, self.sites = replica, replica.device, probe.keras_sites()
-        self.tolerance = replica.rounding()
-        self.more_replicas = more_replicas
-        # cells keep their masks in attributes, so workers share no replica
-        self.replicas = ReplicaPool(replica, None if more_replicas is None else self._new_replica)
-        self.serial = more_replicas is None or probe.serial
-        self.unknown: set[str] = set()
-        self.unknown_numbers: set[str] = set()
-        probe.raise_in(replica)
+        super().__init__(probe, replica, new_replica, outputs, seed, masks_for)
+        self.replica, self.sites, self.tolerance = replica, probe.keras_sites(), replica.rounding()
+        self.prepare(replica)
 
-    @property
-    def names(self) -> frozenset[str]:
-        """The names of the sites."""
-        return frozenset(self.sites)
-
-    def row_bytes(self) -> int:
-        """Bytes of the largest intermediate result of one input in one draw, masks of its own among them."""
-        own = [site.n_elements for site in self.probe.sites.values()] if self.masks_for == "per_input" else []
-        return max(self.probe.largest(without=frozenset()), *own, 0)
+    def prepare(self, replica: Replica) -> None:
+        self.probe.raise_in(replica)
 
     def loop_reason(self) -> str:
-        """Why draws can come one after the other alone; "" where they need not."""
-        if self.probe.own_randomness:
-            return "the model draws random numbers of its own"
-        if self.probe.serial or any(site.kind == "generator" for site in self.probe.sites.values()):
-            return "generators draw for one draw after the other"
-        return ""
+        own = "the model draws random numbers of its own" if self.probe.own_randomness else ""
+        return own or super().loop_reason()
 
     def engines(self) -> list[Engine]:
-        """The ways to run draws, the quickest first; the last can run them all."""
         return [KerasVmapEngine(self), KerasLoopEngine(self)]
 
-    def borrowed(self) -> AbstractContextManager[Replica]:
-        """A replica for one chunk."""
-        return self.replicas.borrowed()
-
-    def _new_replica(self) -> Replica:
-        assert self.more_replicas is not None
-        replica = self.more_replicas()
-        self.probe.raise_in(replica)
-        return replica
-
     def masks(self, draws: range, ids: np.ndarray | None, names: frozenset[str], engine: Engine | None = None) -> Any:
-        """Masks of some draws at these sites, of the backend.
-
-        ids: of the inputs; without them the masks are those that inputs share.
-        """
-        which = torch.arange(draws.start, draws.stop, device=self.device)
-        own = ids is not None and self.masks_for == "per_input"
-        own_ids = torch.from_numpy(ids).to(self.device) if ids is not None and own else None
+        """Of the backend's tensors."""
+        which, own_ids = torch.arange(draws.start, draws.stop, device=self.device), self.keyed_ids(ids)
+        id_tensor = None if own_ids is None else torch.from_numpy(own_ids).to(self.device)
         masks = {}
         for name, site in self.sites.items():
             if name in names:
-                mask = site.layout.outward(site_masks(self.seed, site.site, which, own_ids))
+                mask = site.layout.outward(site_masks(self.seed, site.site, which, id_tensor))
                 masks[name] = mask if self.replica.backend == "torch" else mask.numpy()
         return {**masks, DRAW: which} if self.probe.own_randomness else masks
 

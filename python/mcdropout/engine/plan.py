@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,9 +17,7 @@ from ..data.inputs import Inputs
 from ..errors import OutOfMemory
 from .chunks import MASK_BYTES, ChunkSizes
 from .engines import TOO_LARGE, Engine, EngineChoice, Passes
-from .keras_passes import KerasPasses
 from .masks import Masks
-from .torch_passes import TorchPasses
 
 
 class MaskCache:
@@ -27,7 +26,7 @@ class MaskCache:
     shared: sites whose masks are the same for all inputs; these are kept, up to a size. has_weights: some are weights.
     """
 
-    def __init__(self, passes: Passes, sizes: ChunkSizes, shared: frozenset[str], has_weights: bool) -> None:
+    def __init__(self, passes: Passes[Any, Any], sizes: ChunkSizes, shared: frozenset[str], has_weights: bool) -> None:
         self.passes, self.sizes, self.shared, self.has_weights = passes, sizes, shared, has_weights
         self.kept: dict[range, Masks] = {}
 
@@ -69,14 +68,12 @@ class MaskCache:
 class SamplingPlan:
     """How inputs of one shape are drawn."""
 
-    def __init__(
-        self, passes: TorchPasses | KerasPasses, sizes: ChunkSizes, masks: MaskCache, choice: EngineChoice
-    ) -> None:
+    def __init__(self, passes: Passes[Any, Any], sizes: ChunkSizes, masks: MaskCache, choice: EngineChoice) -> None:
         self.passes, self.sizes, self.masks, self.choice = passes, sizes, masks, choice
         self.differing: list[Tensor] = []  # whether draws differed; asked at the end alone, since a GPU would wait
 
     @classmethod
-    def of(cls, passes: TorchPasses | KerasPasses, n_samples: int, batch_size: int) -> SamplingPlan:
+    def of(cls, passes: Passes[Any, Any], n_samples: int, batch_size: int) -> SamplingPlan:
         """The plan for so many draws."""
         sites = passes.probe.sites
         weights = {name: site for name, site in sites.items() if site.kind == "weights"}

@@ -63,9 +63,17 @@ def last_step(m, x):
     return hidden[torch.arange(len(hidden)), x[..., 0].argmax(dim=1)]
 
 
+def picked(m, x):
+    """As transformers pick rows of a mask: no argument of the call has draws, but there are as many numbers as rows."""
+    hidden = drop(m, x)
+    return hidden.masked_fill((x > 0)[torch.arange(len(hidden))], 0.0)
+
+
 FOLDED = {
     "a skip from before the first site": lambda m, x: x + drop(m, x * 2),
     "a skip in place": lambda m, x: (x * 1).add_(drop(m, x)),
+    "a skip into draws, in place": lambda m, x: drop(m, x).add_(x).mul(x),
+    "rows picked by how many there are": picked,
     "joined": lambda m, x: torch.cat([x, drop(m, x)], dim=-1),
     "a mask of the input": lambda m, x: drop(m, x).masked_fill(x > 0, 0.0),
     "products of both": lambda m, x: drop(m, x) @ x.transpose(1, 2),

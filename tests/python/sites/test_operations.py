@@ -191,6 +191,7 @@ ATTENTION = {
     "hidden keys, no weights": ({}, {"key_padding_mask": "hidden", "need_weights": False}),
     "a mask of truth values": ({}, {"attn_mask": torch.ones(5, 4, dtype=torch.bool).triu(2)}),
     "a mask of numbers for each head": ({}, {"attn_mask": "heads", "key_padding_mask": "numbers"}),
+    "causal": ({}, {"attn_mask": torch.ones(5, 4, dtype=torch.bool).triu(1), "is_causal": True, "need_weights": False}),
     "a bias of the keys": ({"add_bias_kv": True}, {}),
     "a zero among the keys": ({"add_zero_attn": True}, {"need_weights": False}),
 }
