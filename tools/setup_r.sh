@@ -3,7 +3,7 @@
 # shellcheck disable=SC2046,SC2086
 
 # Kept true to DESCRIPTION (Imports and Suggests) plus what checks and documentation need.
-R_PACKAGES="cli generics rlang tibble ggplot2 jsonlite knitr posterior rmarkdown testthat withr lintr roxygen2"
+R_PACKAGES="cli covr generics rlang tibble ggplot2 jsonlite knitr posterior rmarkdown testthat withr lintr roxygen2"
 # What reticulate itself imports.
 RETICULATE_NEEDS="Matrix Rcpp RcppTOML here jsonlite png rappdirs rlang withr"
 RETICULATE_AT_LEAST="1.41"
