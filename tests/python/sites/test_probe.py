@@ -1,6 +1,8 @@
 """Models as people write them: state in attributes, closures, flags that do more, shapes that change, other dtypes."""
 
 import functools
+import importlib
+import sys
 from collections import OrderedDict, deque
 
 import numpy as np
@@ -854,6 +856,45 @@ AS_GOOD = {
     "DataParallel within": lambda: nn.Sequential(nn.DataParallel(small_network())),
     "a script without dropout": lambda: nn.Sequential(torch.jit.script(small_network()[:2]), *small_network()[2:]),
 }
+
+
+SCALED = """
+import torch
+from torch import nn
+
+
+class Scaled(nn.Module):
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        self.dropout_rate = rate
+
+    def forward(self, x):
+        if self.dropout_rate > 0:
+            x = {applied}
+        return x * self.dropout_rate
+"""
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script")
+@pytest.mark.parametrize(
+    ("applied", "refused"),
+    [("x + 1.0", False), ("torch.dropout(x, 0.5, self.training)", True)],
+    ids=["none", "in a branch"],
+)
+def test_a_script_is_judged_by_its_operations_and_not_by_names_or_folders(applied, refused, tmp_path, monkeypatch):
+    (tmp_path / "dropout").mkdir()
+    (tmp_path / "dropout" / "scaled_network.py").write_text(SCALED.format(applied=applied))
+    monkeypatch.syspath_prepend(tmp_path / "dropout")
+    monkeypatch.delitem(sys.modules, "scaled_network", raising=False)
+    scaled = importlib.import_module("scaled_network").Scaled(0.5)
+    model, x = nn.Sequential(torch.jit.script(scaled), *small_network()), numbers(5, 6)
+    if refused:
+        with pytest.raises(TypeError, match="holds a TorchScript module at 0, whose dropout calls"):
+            predict(model, x)
+    else:
+        np.testing.assert_array_equal(
+            predict(model, x).samples, predict(nn.Sequential(scaled, *small_network()), x).samples
+        )
 
 
 @pytest.mark.filterwarnings("ignore:`torch.jit.script")
