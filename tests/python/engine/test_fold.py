@@ -69,11 +69,18 @@ def picked(m, x):
     return hidden.masked_fill((x > 0)[torch.arange(len(hidden))], 0.0)
 
 
+def picked_and_reshaped(m, x):
+    """The rows picked so go on as rows of all draws."""
+    hidden = drop(m, x)
+    return hidden.reshape(len(x), 12) + x[torch.arange(len(hidden))].reshape(len(x), 12)
+
+
 FOLDED = {
     "a skip from before the first site": lambda m, x: x + drop(m, x * 2),
     "a skip in place": lambda m, x: (x * 1).add_(drop(m, x)),
     "a skip into draws, in place": lambda m, x: drop(m, x).add_(x).mul(x),
     "rows picked by how many there are": picked,
+    "rows picked so and reshaped": picked_and_reshaped,
     "joined": lambda m, x: torch.cat([x, drop(m, x)], dim=-1),
     "a mask of the input": lambda m, x: drop(m, x).masked_fill(x > 0, 0.0),
     "products of both": lambda m, x: drop(m, x) @ x.transpose(1, 2),
