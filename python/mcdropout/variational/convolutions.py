@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from ..compute.torchscript import native
 from ..sites.operations import weight_draw
-from .layer import BayesLayer, check_before
+from .layer import BayesLayer
+from .options import BayesOptions
 from .posteriors import Posterior
 from .priors import Prior
 
@@ -40,7 +41,7 @@ def _largest_products(terms: Tensor, weight: Tensor, bias: Tensor, relu: bool, o
 
 
 class _BayesConv(BayesLayer):
-    twin_class: type[nn.Conv1d | nn.Conv2d]
+    plain_class: type[nn.Conv1d | nn.Conv2d]
     n_spatial: int
 
     def __init__(
@@ -63,7 +64,8 @@ class _BayesConv(BayesLayer):
         device: Any = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        options: dict[str, Any] = {  # their types differ between one dimension and two
+        options = BayesOptions.checked(posterior, prior, bias_prior, estimator, kl_samples)
+        geometry: dict[str, Any] = {  # the types differ between one dimension and two
             "kernel_size": kernel_size,
             "stride": stride,
             "padding": padding,
@@ -72,34 +74,35 @@ class _BayesConv(BayesLayer):
             "bias": bias,
             "padding_mode": padding_mode,
         }
-        meta = self.twin_class(in_channels, out_channels, device="meta", **options)
-        check_before(posterior, sum(one.numel() for one in meta.parameters()))
-        twin = self.twin_class(in_channels, out_channels, device=device, dtype=dtype, **options)
-        super().__init__(twin.weight, twin.bias, posterior, prior, bias_prior, estimator, kl_samples)
+        # on the meta device nothing is allocated, so a layer that is too large is refused first
+        meta = self.plain_class(in_channels, out_channels, device="meta", **geometry)
+        options.posterior.check_room(sum(parameter.numel() for parameter in meta.parameters()))
+        plain = self.plain_class(in_channels, out_channels, device=device, dtype=dtype, **geometry)
+        super().__init__(plain.weight, plain.bias, options)
         self.in_channels, self.out_channels, self.groups = in_channels, out_channels, groups
-        self.kernel_size, self.stride, self.dilation = twin.kernel_size, twin.stride, twin.dilation
-        self.padding, self.padding_mode = twin.padding, twin.padding_mode
-        self.sides = twin._reversed_padding_repeated_twice  # as F.pad wants them
+        self.kernel_size, self.stride, self.dilation = plain.kernel_size, plain.stride, plain.dilation
+        self.padding, self.padding_mode = plain.padding, plain.padding_mode
+        self.sides = plain._reversed_padding_repeated_twice  # the padding in the order of F.pad
 
     @classmethod
-    def of(cls, twin: nn.Conv1d | nn.Conv2d, **options: Any) -> _BayesConv:
-        """The variational twin of a plain layer, whose weights become the posterior means."""
-        made = cls(
-            twin.in_channels,
-            twin.out_channels,
-            twin.kernel_size,
-            twin.stride,
-            twin.padding,
-            twin.dilation,
-            twin.groups,
-            twin.bias is not None,
-            twin.padding_mode,
-            device=twin.weight.device,
-            dtype=twin.weight.dtype,
+    def of(cls, plain: nn.Conv1d | nn.Conv2d, **options: Any) -> _BayesConv:
+        """The Bayesian copy of a plain layer; the plain layer's weights become the posterior means."""
+        layer = cls(
+            plain.in_channels,
+            plain.out_channels,
+            plain.kernel_size,
+            plain.stride,
+            plain.padding,
+            plain.dilation,
+            plain.groups,
+            plain.bias is not None,
+            plain.padding_mode,
+            device=plain.weight.device,
+            dtype=plain.weight.dtype,
             **options,
         )
-        made.set_means(twin.weight, twin.bias)
-        return made
+        layer.set_means(plain.weight, plain.bias)
+        return layer
 
     def plain(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """What the plain layer does with these weights."""
@@ -140,7 +143,7 @@ class BayesConv1d(_BayesConv):
         torch.Size([5, 3, 6])
     """
 
-    twin_class, n_spatial = nn.Conv1d, 1
+    plain_class, n_spatial = nn.Conv1d, 1
 
 
 class BayesConv2d(_BayesConv):
@@ -155,7 +158,7 @@ class BayesConv2d(_BayesConv):
         torch.Size([5, 3, 6, 6])
     """
 
-    twin_class, n_spatial = nn.Conv2d, 2
+    plain_class, n_spatial = nn.Conv2d, 2
 
     def pooled(self, x: Tensor, pool: tuple[int, int]) -> Tensor:
         """The maximum pool of the relu of the outputs in the draw under way, its windows side by side."""

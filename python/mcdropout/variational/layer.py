@@ -25,13 +25,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributions import Distribution, MultivariateNormal, Normal, kl_divergence
 
-from ..checks import check_choice, check_count, shown
+from ..checks import shown
 from ..sites.calls import Noise
 from ..sites.operations import is_sampled, weight_draw
-from .posteriors import Posterior, check_posterior
-from .priors import Prior, check_prior
-
-ESTIMATORS = ("reparameterization", "local_reparameterization", "flipout")
+from .options import BayesOptions
+from .priors import Prior
 
 
 class BayesLayer(nn.Module):
@@ -43,22 +41,13 @@ class BayesLayer(nn.Module):
     the diagonal.
     """
 
-    def __init__(
-        self,
-        weight: Tensor,
-        bias: Tensor | None,
-        posterior: Posterior | None,
-        prior: Prior | None,
-        bias_prior: Prior | None,
-        estimator: str | None,
-        kl_samples: int,
-    ) -> None:
+    def __init__(self, weight: Tensor, bias: Tensor | None, options: BayesOptions) -> None:
         super().__init__()
-        self.posterior = check_posterior(posterior)
-        self.prior = check_prior(prior)
-        self.bias_prior = check_prior(bias_prior, "bias_prior") if bias_prior is not None else self.prior
-        self.estimator = check_estimator(estimator, self.posterior)
-        self.kl_samples = check_count(kl_samples, "kl_samples")
+        self.posterior = options.posterior
+        self.prior = options.prior
+        self.bias_prior = options.bias_prior
+        self.estimator = options.estimator
+        self.kl_samples = options.kl_samples
         self.weight_shape = tuple(weight.shape)
         self.n_biases = 0 if bias is None else bias.numel()
         self.n_weights = weight.numel() + self.n_biases
@@ -339,23 +328,6 @@ def variational_layers(model: nn.Module) -> dict[str, BayesLayer]:
 def kl_divergence_of(layers: Iterable[BayesLayer]) -> Tensor:
     """KL divergence from prior to posterior of all these layers together, in nats; a number with a gradient."""
     return torch.stack([layer.kl() for layer in layers]).sum()
-
-
-def check_estimator(estimator: object, posterior: Posterior) -> str:
-    """One that the posterior can do: signs may change and variances add up only where weights are independent."""
-    if estimator is None:
-        return "flipout" if posterior.family == "normal" else "reparameterization"
-    found = check_choice(estimator, "estimator", ESTIMATORS)
-    if posterior.family != "normal" and found != "reparameterization":
-        raise ValueError(
-            f'`estimator` must be "reparameterization" where `posterior` is not mean-field normal; got {shown(found)}.'
-        )
-    return found
-
-
-def check_before(posterior: Posterior | None, n_weights: int) -> None:
-    """Refuse what is too large before anything is allocated."""
-    check_posterior(posterior).check_room(n_weights)
 
 
 def _check_custom(made: object, shape: tuple[int, ...]) -> None:

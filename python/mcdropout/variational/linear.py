@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .layer import BayesLayer, check_before
+from .layer import BayesLayer
+from .options import BayesOptions
 from .posteriors import Posterior
 from .priors import Prior
 
@@ -49,25 +50,26 @@ class BayesLinear(BayesLayer):
         device: Any = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        check_before(posterior, in_features * out_features + (out_features if bias else 0))
-        twin = nn.Linear(in_features, out_features, bias, device=device, dtype=dtype)
-        super().__init__(twin.weight, twin.bias, posterior, prior, bias_prior, estimator, kl_samples)
+        options = BayesOptions.checked(posterior, prior, bias_prior, estimator, kl_samples)
+        options.posterior.check_room(in_features * out_features + (out_features if bias else 0))
+        plain = nn.Linear(in_features, out_features, bias, device=device, dtype=dtype)
+        super().__init__(plain.weight, plain.bias, options)
         self.in_features, self.out_features = in_features, out_features
 
     @classmethod
-    def of(cls, twin: nn.Linear, **options: Any) -> BayesLinear:
-        """The variational twin of a plain layer, whose weights become the posterior means."""
-        weight = twin.weight
-        made = cls(
-            twin.in_features,
-            twin.out_features,
-            twin.bias is not None,
+    def of(cls, plain: nn.Linear, **options: Any) -> BayesLinear:
+        """The Bayesian copy of a plain layer; the plain layer's weights become the posterior means."""
+        weight = plain.weight
+        layer = cls(
+            plain.in_features,
+            plain.out_features,
+            plain.bias is not None,
             device=weight.device,
             dtype=weight.dtype,
             **options,
         )
-        made.set_means(weight, twin.bias)
-        return made
+        layer.set_means(weight, plain.bias)
+        return layer
 
     def plain(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """What the plain layer does with these weights."""

@@ -21,8 +21,9 @@ from mcdropout.engine.randomness import normals
 from mcdropout.engine.torch_passes import TorchPasses
 from mcdropout.variational.convolutions import BayesConv1d, BayesConv2d
 from mcdropout.variational.distributions import Horseshoe
-from mcdropout.variational.layer import ESTIMATORS, kl_divergence_of, variational_layers
+from mcdropout.variational.layer import kl_divergence_of, variational_layers
 from mcdropout.variational.linear import BayesLinear
+from mcdropout.variational.options import ESTIMATORS
 
 N = mcd.mc_posterior_normal
 FULL = mcd.mc_posterior_multivariate_normal
