@@ -773,15 +773,15 @@ CUSTOM = mcd.mc_prior_custom(Normal(0.0, 1.0))
             lambda: BayesLinear(2, 3, prior=mcd.mc_prior_custom(Normal(torch.zeros(3), 1.0))),
             "`prior` must be of one number for all weights, or of their shape (3, 2); got shape (3,).",
         ),
-        (lambda: BayesLinear(2, 3, prior=3), "`prior` must be made by mc_prior_normal() or its kin; got 3."),
+        (lambda: BayesLinear(2, 3, prior=3), "`prior` must be made by one of the mc_prior_...() functions; got 3."),
         (
             lambda: BayesLinear(2, 3, prior=FULL(0.1, 2)),
-            "`prior` must be made by mc_prior_normal() or its kin; got posterior multivariate_normal(scale=0.1, "
+            "`prior` must be made by one of the mc_prior_...() functions; got posterior multivariate_normal(scale=0.1, "
             "mean=2.0).",
         ),
         (
             lambda: BayesLinear(2, 3, posterior=3),
-            "`posterior` must be made by mc_posterior_normal() or its kin; got 3.",
+            "`posterior` must be made by one of the mc_posterior_...() functions; got 3.",
         ),
         (
             lambda: BayesLinear(2, 3, posterior=mcd.mc_posterior_custom(lambda _, scale: Poisson(scale))),
