@@ -21,13 +21,16 @@ class BayesLinear(BayesLayer):
         in_features: As in `torch.nn.Linear`.
         out_features: As in `torch.nn.Linear`.
         bias: Whether there is a bias.
-        posterior: The family of the learnt distribution, of `mc_posterior_normal()` (by default) and its kin.
-        prior: The distribution of the weights before training, of `mc_prior_normal()` (standard normal by default) and
-            its kin.
+        posterior: The family of the learnt distribution: `mc_posterior_normal()` (the default) or another
+            `mc_posterior_...()`.
+        prior: The distribution of the weights before training: `mc_prior_normal()` (standard normal, the default) or
+            another `mc_prior_...()`.
         bias_prior: The prior of the biases; `prior` by default.
-        estimator: How the noise of the weights enters while learning: "reparameterization", "local_reparameterization"
-            or "flipout". The last two are for the mean-field normal posterior, whose default is "flipout".
-        kl_samples: Draws for a KL divergence that has no closed form.
+        estimator: How the noise of the weights enters in training: "reparameterization", "local_reparameterization" or
+            "flipout". The last two need the mean-field normal posterior, for which "flipout" is the default.
+        kl_samples: Number of draws for a KL divergence without a closed form.
+        device: As in `torch.nn.Linear`.
+        dtype: As in `torch.nn.Linear`.
 
     Examples:
         >>> import mcdropout as mcd
@@ -72,7 +75,7 @@ class BayesLinear(BayesLayer):
         return layer
 
     def plain(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        """What the plain layer does with these weights."""
+        """Outputs of the plain layer with these weights."""
         return F.linear(x, weight, bias)
 
     def extra_repr(self) -> str:

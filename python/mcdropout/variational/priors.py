@@ -136,7 +136,7 @@ def mc_prior_laplace(loc: Number = 0.0, scale: Number = 1.0) -> Prior:
     """A Laplace prior, which shrinks weights as an L1 penalty does.
 
     Args:
-        loc: The centre: one number for all weights, or an array of their shape.
+        loc: The mean and median: one number for all weights, or an array of their shape.
         scale: The mean absolute deviation, above 0.
 
     Returns:
@@ -164,7 +164,7 @@ def mc_prior_student_t(loc: Number = 0.0, scale: Number = 1.0, df: Number = 3.0)
         The prior.
 
     Raises:
-        ValueError: For a scale that is not above 0.
+        ValueError: For a scale or degrees of freedom that are not above 0.
 
     Examples:
         >>> import mcdropout as mcd
@@ -177,7 +177,7 @@ def mc_prior_cauchy(loc: Number = 0.0, scale: Number = 1.0) -> Prior:
     """A Cauchy prior, which hardly shrinks large weights.
 
     Args:
-        loc: The centre: one number for all weights, or an array of their shape.
+        loc: The median: one number for all weights, or an array of their shape.
         scale: The distance from `loc` within which half of the weights lie, above 0.
 
     Returns:
@@ -199,7 +199,7 @@ def mc_prior_horseshoe(loc: Number = 0.0, scale: Number = 1.0) -> Prior:
     Small weights are pulled to `loc`; large weights are hardly changed.
 
     Args:
-        loc: The centre: one number for all weights, or an array of their shape.
+        loc: The centre, where the density is infinite: one number for all weights, or an array of their shape.
         scale: The scale of the half-Cauchy, above 0.
 
     Returns:

@@ -523,9 +523,9 @@ def test_convolutions_pool_as_the_layers_after_them_do(options, pool, channels, 
 
 def test_convolutions_leave_out_what_no_window_of_the_pool_takes():
     layer = BayesConv2d(2, 3, 3, stride=2)  # of 12 x 11 pixels it makes 5 x 5, of which two windows take 4 x 4
-    assert layer._without_rest(torch.zeros(1, 2, 12, 11), (2, 2)).shape == (1, 2, 10, 9)
+    assert layer._without_unpooled_border(torch.zeros(1, 2, 12, 11), (2, 2)).shape == (1, 2, 10, 9)
     whole = torch.zeros(1, 2, 10, 9)
-    assert layer._without_rest(whole, (2, 2)).shape == whole.shape
+    assert layer._without_unpooled_border(whole, (2, 2)).shape == whole.shape
 
 
 def wide(n_samples, **options):
