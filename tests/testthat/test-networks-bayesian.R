@@ -174,8 +174,8 @@ test_that("bad settings of Bayesian networks are refused in one sentence", {
   expect_refusal(
     mc_train_on_batch(bayes_net(), small_x(), small_y()),
     paste(
-      "`kl_weight` must be given for a network with variational layers; one over the number of all",
-      "inputs is right."
+      "`kl_weight` must be given for a network with variational layers; use one over the number of all training",
+      "inputs."
     )
   )
   expect_refusal(

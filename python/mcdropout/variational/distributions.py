@@ -26,8 +26,8 @@ COPIES = 5  # arrays per parameter of a covariance in training: itself, gradient
 class Horseshoe(Distribution):
     """A normal distribution whose standard deviation is `scale` times a half-Cauchy number.
 
-    It pulls small weights to `loc` and hardly changes large ones. The density is infinite at `loc`: closer than about 1e-18
-    scales, the value at 1e-18 scales is used.
+    It pulls small weights to `loc` and hardly changes large ones. The density is infinite at `loc`. Closer
+    than about 1e-18 scales, the value at that distance is used.
     Reference: Carvalho, Polson and Scott (2010), The horseshoe estimator for sparse signals,
     doi:10.1093/biomet/asq017.
     """

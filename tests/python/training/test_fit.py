@@ -351,7 +351,7 @@ def test_callbacks_see_every_epoch_and_may_end_training(table):
 
 
 def test_an_interrupt_keeps_what_was_learnt(table):
-    with pytest.warns(UserWarning, match="Training was interrupted after epoch 2; the model keeps what it learnt"):
+    with pytest.warns(UserWarning, match="Training was interrupted after epoch 2; the model keeps its progress"):
         model = fit(network(), *table, epochs=9, callbacks=interrupt_after(2))
     assert same_weights(model, fit(network(), *table, epochs=2))
     assert len(model.history) == 2
@@ -437,7 +437,7 @@ def test_a_loss_that_is_no_number_stops_and_keeps_the_last_good_weights(table):
     def spoil_the_third_epoch(x, generator):
         return x if len(rows) < 2 else x * math.nan
 
-    message = "it was none in epoch 3, and the model keeps its weights from before that"
+    message = "it was not in epoch 3, and the model keeps its weights from before that epoch"
     with pytest.raises(FloatingPointError, match=message):
         fit(model, *table, epochs=5, augment=spoil_the_third_epoch, callbacks=rows.append)
     assert same_weights(model, fit(network(), *table, epochs=2))
@@ -583,7 +583,7 @@ def test_columns_of_a_refused_fit_are_not_kept(table):
 def test_an_interrupt_before_the_first_step_leaves_the_network_as_it_was(table):
     model = network()
     before = all_of(model)
-    with pytest.warns(UserWarning, match="Training was interrupted after epoch 0; the model is as it was."):
+    with pytest.warns(UserWarning, match="Training was interrupted after epoch 0; the model is unchanged."):
         fit(model, *table, **spoiling(1, interrupt))
     assert_untouched(model, before)
 
@@ -591,7 +591,7 @@ def test_an_interrupt_before_the_first_step_leaves_the_network_as_it_was(table):
 def test_an_interrupt_in_the_first_epoch_keeps_what_was_learnt_and_its_units(table):
     model = network()
     before = copy.deepcopy(model)
-    with pytest.warns(UserWarning, match="interrupted after epoch 0; the model keeps what it learnt"):
+    with pytest.warns(UserWarning, match="interrupted after epoch 0; the model keeps its progress"):
         fit(model, *table, **spoiling(3, interrupt))
     assert not same_weights(model, before)
     np.testing.assert_allclose(model.feature_mean, table[0].mean(axis=0), rtol=1e-6)  # float32
@@ -607,7 +607,7 @@ def test_an_interrupt_where_the_weights_are_no_numbers_keeps_the_last_good_ones(
         batch = next(batches)
         return interrupt() if batch == first + 1 else x * math.nan if batch == first else x
 
-    kept = "keeps what it learnt" if epochs else "is as it was"
+    kept = "keeps its progress" if epochs else "is unchanged"
     with pytest.warns(UserWarning, match=f"interrupted after epoch {epochs}; the model {kept}"):
         fit(model, *table, epochs=5, augment=spoil)
     assert same_weights(model, fit(network(), *table, epochs=epochs, augment=lambda x, _: x) if epochs else network())
@@ -941,7 +941,7 @@ def test_on_a_gpu_the_model_learns_and_comes_home(table):
         ({"callbacks": [print, "a"]}, '`callbacks` must be a function; got "a".'),
         ({"augment": 3}, "`augment` must be a function; got 3."),
         ({"class_weight": 3}, '`class_weight` must be "balanced" or weights by label; got 3.'),
-        ({"class_weight": [0, 0]}, "`class_weight` must be above 0 for some label; got 0 for all."),
+        ({"class_weight": [0, 0]}, "`class_weight` must be above 0 for at least one label; got 0 for all."),
         ({"checkpoint": 3}, "`checkpoint` must be a path; got 3."),
     ],
 )
