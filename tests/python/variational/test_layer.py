@@ -26,7 +26,7 @@ from mcdropout.variational.convolutions import BayesConv1d, BayesConv2d
 from mcdropout.variational.distributions import Horseshoe
 from mcdropout.variational.layer import BayesLayer, kl_divergence_of, variational_layers
 from mcdropout.variational.linear import BayesLinear
-from mcdropout.variational.options import ESTIMATORS
+from mcdropout.variational.options import ESTIMATORS, BayesOptions
 
 N = mcd.mc_posterior_normal
 FULL = mcd.mc_posterior_multivariate_normal
@@ -742,6 +742,20 @@ def test_conversion_of_a_single_layer():
     layer = mcd.mc_to_bayesian(plain)
     assert type(layer) is BayesLinear
     assert torch.equal(layer.weight, plain.weight)
+
+
+def test_options_are_the_arguments_of_a_layer_and_the_record_in_a_file():
+    options = BayesOptions.checked(N(0.2), mcd.mc_prior_laplace(0, 0.1), None, None, 3)
+    assert options.bias_prior is options.prior
+    layer = BayesLinear(3, 2, **options.arguments)
+    layer_options = BayesOptions(layer.posterior, layer.prior, layer.bias_prior, layer.estimator, layer.kl_samples)
+    assert layer_options == options
+    assert options.to_spec() == {
+        "estimator": "flipout",
+        "kl_samples": 3,
+        "prior": {"family": "laplace", "loc": 0.0, "scale": 0.1},
+        "posterior": {"family": "normal", "scale": 0.2, "mean": None},
+    }
 
 
 # ---- refusals -------------------------------------------------------------------------------------------------
