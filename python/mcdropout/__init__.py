@@ -77,10 +77,12 @@ if TYPE_CHECKING:
     from .variational.convolutions import BayesConv1d as BayesConv1d
     from .variational.convolutions import BayesConv2d as BayesConv2d
     from .variational.linear import BayesLinear as BayesLinear
+    from .variational.posteriors import Posterior as Posterior
     from .variational.posteriors import mc_posterior_custom as mc_posterior_custom
     from .variational.posteriors import mc_posterior_multivariate_normal as mc_posterior_multivariate_normal
     from .variational.posteriors import mc_posterior_normal as mc_posterior_normal
     from .variational.posteriors import mc_posterior_parameters as mc_posterior_parameters
+    from .variational.priors import Prior as Prior
     from .variational.priors import mc_prior_cauchy as mc_prior_cauchy
     from .variational.priors import mc_prior_custom as mc_prior_custom
     from .variational.priors import mc_prior_horseshoe as mc_prior_horseshoe
@@ -105,6 +107,8 @@ HOMES = {  # where each public name lives
     "MCScores": "evaluation.result",
     "NoStochasticSites": "errors",
     "OutOfMemory": "errors",
+    "Posterior": "variational.posteriors",
+    "Prior": "variational.priors",
     "UnreadableFile": "errors",
     "mc_acquire": "decisions.acquisition",
     "mc_apply": "evaluation.apply",

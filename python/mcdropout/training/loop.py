@@ -1,4 +1,4 @@
-"""The loop over epochs, with metrics, early stopping and a way back when an epoch fails."""
+"""The loop over epochs: metrics, early stopping, and the restored weights after an epoch that fails."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from .step import Learner, all_finite, weighted_mean
 
 
 class EpochMetrics:
-    """Loss and metric of an epoch, as means over its inputs; the device is waited for once, at the end.
+    """Loss and metric of an epoch, as means over its inputs. Only the end of an epoch waits for the device.
 
-    Outputs are judged many batches at a time: on small networks every call counts.
+    The metric is computed for many batches at a time, because each call costs time on small networks.
     """
 
     AT_A_TIME = 64  # batches
@@ -35,35 +35,35 @@ class EpochMetrics:
         self.loss_sizes: list[int] = []
         self.qualities: list[Tensor] = []
         self.quality_sizes: list[int] = []
-        self.waiting: list[tuple[Tensor, Tensor]] = []
+        self.pending: list[tuple[Tensor, Tensor]] = []  # outputs and targets without a metric so far
 
     def add(self, loss: Tensor, out: Tensor, y: Tensor) -> None:
         """Count one batch."""
         self.losses.append(loss)
         self.loss_sizes.append(y.shape[0])
-        self.waiting.append((out, y))
-        if len(self.waiting) == self.AT_A_TIME:
-            self._judge()
+        self.pending.append((out, y))
+        if len(self.pending) == self.AT_A_TIME:
+            self._compute_quality()
 
     def means(self, prefix: str) -> dict[str, float]:
         """Loss and metric, under their names in the history."""
-        if self.waiting:
-            self._judge()
+        if self.pending:
+            self._compute_quality()
         quality = weighted_mean(self.qualities, self.quality_sizes)
         return {
             f"{prefix}loss": weighted_mean(self.losses, self.loss_sizes),
             f"{prefix}{self.objective.metric}": self.objective.shown_quality(quality),
         }
 
-    def _judge(self) -> None:
-        out, y = (torch.cat(parts) for parts in zip(*self.waiting, strict=True))
+    def _compute_quality(self) -> None:
+        out, y = (torch.cat(parts) for parts in zip(*self.pending, strict=True))
         self.qualities.append(self.objective.quality(out, y))
         self.quality_sizes.append(len(y))
-        self.waiting = []
+        self.pending = []
 
 
 class TrainingRun:
-    """A training under way: one epoch after another, until the last or until it stops by itself."""
+    """A training in progress, epoch by epoch, until the last epoch or an early stop."""
 
     def __init__(
         self, learner: Learner, settings: TrainingSettings, train: Examples, held_out: Examples | None
@@ -77,7 +77,7 @@ class TrainingRun:
         self.rows: list[dict[str, float]] = []
         self.best: Weights | None = None
         self.best_value: float | None = None
-        self.waited = 0
+        self.epochs_without_improvement = 0
         self.stopped = False
 
     @property
@@ -86,7 +86,7 @@ class TrainingRun:
 
     @property
     def has_learnt(self) -> bool:
-        """Whether the model is another than before: an epoch was finished, or an interrupt left its first part."""
+        """Whether the weights have changed: by a complete epoch, or by the steps before an interrupt."""
         return bool(self.rows) or self.learner.steps > 0
 
     @property
@@ -94,67 +94,67 @@ class TrainingRun:
         return math.ceil(len(self.train) / self.settings.batch_size)
 
     def one_epoch(self, augment: Augment | None, report: Callable[[int, str], None]) -> dict[str, float]:
-        """Learn from every input once; gives the row of the history."""
+        """Train once on every input; returns the row of the history."""
         started = time.perf_counter()
         epoch = len(self.rows) + 1
         row: dict[str, float] = {"epoch": epoch}
         rate = self.learner.optimizer.param_groups[0]["lr"]
-        tally = EpochMetrics(self.learner.objective)
+        metrics = EpochMetrics(self.learner.objective)
         parts: list[tuple[Tensor, Tensor]] = []
-        with self._good_weights_kept():
+        with self._weights_restored_on_error():
             order, generator = self.learner.seed(self.settings.seed, epoch, len(self.train))
             self.model.train()
             text = self._text(epoch)
             self.learner.kl_weight = self.settings.kl_weight.at(epoch, self.train.n_values)
             for x, y in self.train.batches(order, self.settings.batch_size):
-                given = x if augment is None else self._augmented(augment, x, generator)
-                learnt = self.learner.step(self.train.prepared(given), y)
-                tally.add(learnt.loss, learnt.out, y)
-                if learnt.kl is not None:
-                    parts.append((learnt.nll, learnt.kl))
+                inputs = x if augment is None else self._augmented(augment, x, generator)
+                result = self.learner.step(self.train.prepared(inputs), y)
+                metrics.add(result.loss, result.out, y)
+                if result.kl is not None:
+                    parts.append((result.nll, result.kl))
                 report(1, text)
-            row |= tally.means("")
+            row |= metrics.means("")
             if not (math.isfinite(row["loss"]) and all_finite(self.model)):
                 raise FloatingPointError(
-                    f"The loss must stay a number; it was none in epoch {epoch}, and the model keeps its weights from "
-                    "before that. Use a smaller `learning_rate`, or look for extreme values in `x` and `y`."
+                    f"The loss must stay finite; it was not in epoch {epoch}, and the model keeps its weights from "
+                    "before that epoch. Use a smaller `learning_rate`, or look for extreme values in `x` and `y`."
                 )
         if self.held_out is not None:
-            row |= self._judged(self.held_out).means("val_")
+            row |= self._evaluated(self.held_out).means("val_")
         if parts:
             nlls, kls = zip(*parts, strict=True)
             row |= {
-                "nll": weighted_mean(list(nlls), tally.loss_sizes),
-                "kl": weighted_mean(list(kls), tally.loss_sizes),
+                "nll": weighted_mean(list(nlls), metrics.loss_sizes),
+                "kl": weighted_mean(list(kls), metrics.loss_sizes),
                 "kl_weight": self.learner.kl_weight,
                 **self._spreads(),
             }
         row |= {"learning_rate": rate, "seconds": time.perf_counter() - started}
-        self._note(row)
+        self._record(row)
         return row
 
     def _augmented(self, augment: Augment, x: Tensor, generator: torch.Generator) -> Tensor:
         with OwnDraws(self.learner.stream):
-            given = augment(x, generator)
-        shape = tuple(getattr(given, "shape", ()))
+            augmented = augment(x, generator)
+        shape = tuple(getattr(augmented, "shape", ()))
         if isinstance(self.model, MCNetwork) and shape != tuple(x.shape):
             raise ValueError(f"`augment` must give a tensor of the shape that it gets, {tuple(x.shape)}; got {shape}.")
-        return given
+        return augmented
 
     @contextmanager
-    def _good_weights_kept(self) -> Iterator[None]:
-        """An error takes back what the epoch has learnt; an interrupt only what is no number any more."""
+    def _weights_restored_on_error(self) -> Iterator[None]:
+        """An error restores the weights from before the epoch. An interrupt does so only if weights are not finite."""
         before, steps = copied(tensors_of(self.model)), self.learner.steps
         try:
             yield
         except BaseException as error:
             if not isinstance(error, KeyboardInterrupt) or not all_finite(self.model):
-                put_back(self.model, before)
+                restore_tensors(self.model, before)
                 self.learner.steps = steps
             raise
 
-    def settle(self) -> None:
-        """Put the best weights back, if any were kept, and hang the history on the model."""
+    def finish(self) -> None:
+        """Restore the best weights, if there are any, and set `history` of the model."""
         if self.best is not None:
             self.model.load_state_dict(self.best)
         names = ["epoch", "loss", self.learner.objective.metric]
@@ -165,19 +165,19 @@ class TrainingRun:
         model.history = pd.DataFrame(self.rows, columns=[*names, "learning_rate", "seconds"])
 
     def _spreads(self) -> dict[str, float]:
-        """The mean posterior standard deviation of each variational layer."""
+        """The mean posterior standard deviation of each Bayesian layer."""
         with torch.no_grad():
-            spreads = [one.deviations().mean() for one in self.learner.layers.values()]
+            spreads = [layer.deviations().mean() for layer in self.learner.layers.values()]
             return dict(zip(map(spread_name, self.learner.layers), torch.stack(spreads).tolist(), strict=True))
 
-    def _judged(self, part: Examples) -> EpochMetrics:
+    def _evaluated(self, part: Examples) -> EpochMetrics:
         self.model.eval()
-        tally = EpochMetrics(self.learner.objective)
+        metrics = EpochMetrics(self.learner.objective)
         for x, y in part.batches(None, self.settings.batch_size):
-            tally.add(*self.learner.judge(part.prepared(x), y), y)
-        return tally
+            metrics.add(*self.learner.evaluate(part.prepared(x), y), y)
+        return metrics
 
-    def _note(self, row: dict[str, float]) -> None:
+    def _record(self, row: dict[str, float]) -> None:
         self.rows.append(row)
         value = row.get(self.settings.monitor)
         if value is None:
@@ -187,10 +187,11 @@ class TrainingRun:
         if self.settings.early_stopping is None:
             return
         if self.settings.is_better(value, self.best_value):
-            self.best, self.best_value, self.waited = copied_weights(self.model), value, 0
+            self.best, self.best_value = copied_weights(self.model), value
+            self.epochs_without_improvement = 0
         else:
-            self.waited += 1
-        self.stopped = self.waited >= self.settings.early_stopping
+            self.epochs_without_improvement += 1
+        self.stopped = self.epochs_without_improvement >= self.settings.early_stopping
 
     def _text(self, epoch: int) -> str:
         text = f"Epoch {epoch} of {self.settings.epochs}"
@@ -201,8 +202,8 @@ class TrainingRun:
 
 
 def copied_weights(model: nn.Module) -> Weights:
-    """All parameters and buffers as they are now."""
-    return {name: values.detach().clone() for name, values in model.state_dict().items()}
+    """Copies of all parameters and buffers in the state dict."""
+    return copied(model.state_dict())
 
 
 def tensors_of(model: nn.Module) -> Weights:
@@ -215,9 +216,9 @@ def copied(tensors: Weights) -> Weights:
     return {name: values.detach().clone() for name, values in tensors.items()}
 
 
-def put_back(model: nn.Module, kept: Weights) -> None:
-    """Set parameters and buffers to what they were."""
+def restore_tensors(model: nn.Module, saved: Weights) -> None:
+    """Set parameters and buffers to the saved values."""
     with torch.no_grad():
         for name, values in tensors_of(model).items():
-            if name in kept:
-                values.copy_(kept[name])
+            if name in saved:
+                values.copy_(saved[name])

@@ -1,4 +1,4 @@
-"""The loss of each task, the metric shown beside it, and the weights of the labels."""
+"""The loss and the metric of each task, and the weights of the labels."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Objective:
 
 
 def objective_of(model: nn.Module) -> Objective:
-    """How this model learns, by its `task` and `outputs`; TypeError for a module that says neither."""
+    """The objective for the `task` and `outputs` of a model; TypeError for a module without these attributes."""
     task, outputs = getattr(model, "task", None), getattr(model, "outputs", None)
     if not isinstance(model, nn.Module) or task is None or outputs is None or not hasattr(model, "labels"):
         raise TypeError(
@@ -55,24 +55,24 @@ def objective_of(model: nn.Module) -> Objective:
 
 
 def raw_outputs(model: nn.Module) -> Callable[[Tensor], Tensor]:
-    """From prepared inputs to what the loss is taken of: our own networks learn in standard units."""
+    """The function from prepared inputs to the outputs in the loss: in standard units for networks of this package."""
     return model.standard_outputs if isinstance(model, MCNetwork) else model
 
 
 def preparation(model: nn.Module) -> Callable[[Tensor], Tensor]:
-    """What `raw_outputs` wants done to inputs before."""
-    return model.standard_inputs if isinstance(model, MCNetwork) else _as_they_are
+    """The function that prepares inputs for `raw_outputs()`."""
+    return model.standard_inputs if isinstance(model, MCNetwork) else _unchanged
 
 
 def as_model_targets(model: Any, y: object, name: str = "y") -> np.ndarray:
-    """What `y` says, checked: label codes (input,) int64, or values (input, output) float64."""
+    """`y` checked and converted: label codes (input,) int64, or values (input, output) float64."""
     if model.task != "regression":
         return as_labels(y, model.labels, name)[0]
     return as_targets(y, model.n_outputs if isinstance(model, MCNetwork) else None, name)
 
 
 def as_loss_targets(model: Any, targets: np.ndarray) -> Tensor:
-    """Targets as the loss takes them: codes, 0 or 1 as float32, or values in standard units."""
+    """Targets for the loss: codes, 0 or 1 as float32, or values in standard units."""
     values = torch.from_numpy(targets)
     if model.task == "classification":
         return values
@@ -108,11 +108,11 @@ def as_class_weights(
         if len(weights) != len(labels):
             raise ValueError(f"`class_weight` must have one weight per label ({len(labels)}); got {len(weights)}.")
     if not np.any(weights):
-        raise ValueError("`class_weight` must be above 0 for some label; got 0 for all.")
+        raise ValueError("`class_weight` must be above 0 for at least one label; got 0 for all.")
     return torch.tensor(np.asarray(weights), dtype=torch.float32)
 
 
-def _as_they_are(x: Tensor) -> Tensor:
+def _unchanged(x: Tensor) -> Tensor:
     return x
 
 
@@ -121,7 +121,7 @@ def _weights_by_label(class_weight: Mapping[Label, float], labels: tuple[Label, 
     weights = [1.0] * len(labels)
     for label, weight in class_weight.items():
         if str(as_label(label)) not in place:
-            words = ", ".join(shown(one) for one in labels)
+            words = ", ".join(shown(name) for name in labels)
             raise ValueError(f"`class_weight` must name labels out of {words}; got {shown(label)}.")
         weights[place[str(as_label(label))]] = check_number(weight, "class_weight", at_least=0)
     return weights
@@ -138,8 +138,8 @@ def _hits(out: Tensor, codes: Tensor) -> Tensor:
 def _binary_cross_entropy(out: Tensor, codes: Tensor, weights: Tensor | None) -> Tensor:
     if weights is None:
         return F.binary_cross_entropy_with_logits(out[:, 0], codes)
-    each = weights[codes.long()]
-    return F.binary_cross_entropy_with_logits(out[:, 0], codes, each, reduction="sum") / each.sum()
+    input_weights = weights[codes.long()]
+    return F.binary_cross_entropy_with_logits(out[:, 0], codes, input_weights, reduction="sum") / input_weights.sum()
 
 
 def _binary_hits(out: Tensor, codes: Tensor) -> Tensor:
@@ -157,7 +157,7 @@ def _gaussian(out: Tensor, values: Tensor, _: Tensor | None) -> Tensor:
 
 def _squared_error_in_units(model: nn.Module) -> Callable[[Tensor, Tensor], Tensor]:
     def quality(out: Tensor, values: Tensor) -> Tensor:
-        error = out[:, : values.shape[1]] - values  # what comes after are log-variances
+        error = out[:, : values.shape[1]] - values  # log-variances may follow the means
         return (error * model.target_scale if isinstance(model, MCNetwork) else error).square().mean()
 
     return quality

@@ -1,4 +1,4 @@
-"""Train on one batch that the caller has."""
+"""`mc_train_on_batch()`: one training step on a batch of the caller."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ..networks.network import MCNetwork
 from ..variational.layer import variational_layers
 from .checkpoints import are_equal, recipe_of
 from .examples import Examples, examples, set_scales
-from .fit import Before, at_work, device_of
+from .fit import ModelState, device_of, on_device
 from .losses import Objective, objective_of
 from .optimizers import OPTIMIZERS, make_optimizer
 from .settings import MakeOptimizer
@@ -32,17 +32,16 @@ def mc_train_on_batch(
 ) -> dict[str, float]:
     """Train for one step on one mini-batch, for loops of your own.
 
-    Dropout comes from the network's seed and the number of its steps so far, whatever optimizer took them. A network
-    for
-    tables or values that has learnt nothing yet takes its units from this batch.
+    Dropout depends on the network's seed and on the number of its steps so far, with any optimizer. An untrained
+    network for tables or values takes its units from this batch.
 
     Args:
         model: As in `mc_fit()`.
         x: The inputs of the batch.
         y: Their labels or values.
-        optimizer: As in `mc_fit()` (Adam with rate 0.001 by default), or a torch optimizer. It stays with the model
-            from call to call, until another is given. A function is called once; it counts as another if its code, or a
-            value that it uses, is another.
+        optimizer: As in `mc_fit()` (Adam with rate 0.001 by default), or a torch optimizer. The model keeps it from
+            call to call, until a different one is passed. A function is called once; it counts as different if its
+            code, or a value that it uses, differs.
         kl_weight: The weight of the KL divergence, which a network with Bayesian layers needs: one over the number of
             inputs of all batches of an epoch.
 
@@ -65,12 +64,12 @@ def mc_train_on_batch(
     variational = bool(variational_layers(model))
     if variational and kl_weight is None:
         raise ValueError(
-            "`kl_weight` must be given for a network with variational layers; one over the number of all inputs is "
-            "right."
+            "`kl_weight` must be given for a network with variational layers; use one over the number of all training "
+            "inputs."
         )
     weight = 0.0 if kl_weight is None else check_number(kl_weight, "kl_weight", at_least=0)
     rows, targets = examples(model, x, y, "x", "y")
-    before = Before.of(model, weights="stepper" not in vars(model))
+    before = ModelState.of(model, weights="stepper" not in vars(model))
     try:
         if isinstance(model, MCNetwork):
             set_scales(model, rows, targets, np.arange(len(targets)))
@@ -79,45 +78,44 @@ def mc_train_on_batch(
         device = stepper.learner.device
         seed = model.spec["seed"] if isinstance(model, MCNetwork) else 0
         batch = Examples.of(model, rows, targets, device)
-        with at_work(model, device):
+        with on_device(model, device):
             stepper.learner.seed(seed, stepper.steps)
             model.train()
             stepper.learner.kl_weight = weight
-            [(x_there, goals)] = batch.batches(None, len(batch))
-            learnt = stepper.learner.step(batch.prepared(x_there), goals)
-            quality = float(objective.quality(learnt.out, goals))
+            [(inputs, loss_targets)] = batch.batches(None, len(batch))
+            result = stepper.learner.step(batch.prepared(inputs), loss_targets)
+            quality = float(objective.quality(result.out, loss_targets))
     except BaseException:
-        before.put_back()
+        before.restore()
         raise
     stepper.steps += 1
-    parts = {} if learnt.kl is None else {"nll": float(learnt.nll), "kl": float(learnt.kl)}
-    return {"loss": float(learnt.loss), objective.metric: objective.shown_quality(quality), **parts}
+    parts = {} if result.kl is None else {"nll": float(result.nll), "kl": float(result.kl)}
+    return {"loss": float(result.loss), objective.metric: objective.shown_quality(quality), **parts}
 
 
 @dataclass
 class _Stepper:
-    """What `mc_train_on_batch()` keeps with a model from call to call; no part of what is saved."""
+    """The state that `mc_train_on_batch()` keeps on a model from call to call; files do not contain it."""
 
-    given: object  # the optimizer as it was asked for
+    argument: object  # `optimizer`, as the caller passed it
     recipe: object
     learner: Learner
     steps: int = 0
 
 
 def _stepper(model: nn.Module, objective: Objective, optimizer: object) -> _Stepper:
-    kept = getattr(model, "stepper", None)
-    kept = kept if isinstance(kept, _Stepper) else None
+    previous = getattr(model, "stepper", None)
+    previous = previous if isinstance(previous, _Stepper) else None
     if optimizer is None:
-        if kept is not None:
-            return kept
+        if previous is not None:
+            return previous
         optimizer = "adam"
-    if kept is not None and (optimizer is kept.given or are_equal(recipe_of(optimizer), kept.recipe)):
-        return kept
+    if previous is not None and (optimizer is previous.argument or are_equal(recipe_of(optimizer), previous.recipe)):
+        return previous
     if isinstance(optimizer, str):
         check_choice(optimizer, "optimizer", OPTIMIZERS)
-    made = make_optimizer(model, optimizer)
-    learner = Learner(model, objective, made, None, "float32", device_of(model))
-    steps = 0 if kept is None else kept.steps  # the model's, whatever takes them: masks must not come again
+    learner = Learner(model, objective, make_optimizer(model, optimizer), None, "float32", device_of(model))
+    steps = 0 if previous is None else previous.steps  # a new optimizer must not repeat the masks of earlier steps
     stepper = _Stepper(optimizer, recipe_of(optimizer), learner, steps)
     model.stepper = stepper  # type: ignore[assignment]  # a plain attribute, outside the state dict
     return stepper

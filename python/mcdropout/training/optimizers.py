@@ -17,20 +17,20 @@ OPTIMIZERS = ("adam", "adamw", "sgd", "rmsprop")
 def make_optimizer(
     model: nn.Module, optimizer: object, learning_rate: float = 1e-3, weight_decay: float = 0.0
 ) -> Optimizer:
-    """The optimizer that is asked for: by name, as a function from parameters, or ready-made."""
+    """The optimizer: by name, as a function of the parameters, or a torch optimizer."""
     if isinstance(optimizer, Optimizer):
         return optimizer
     if callable(optimizer):
-        made = optimizer(model.parameters())
-        if not isinstance(made, Optimizer):
-            raise TypeError(f"`optimizer` must give a torch optimizer; got {shown(made)}.")
-        return made
+        result = optimizer(model.parameters())
+        if not isinstance(result, Optimizer):
+            raise TypeError(f"`optimizer` must give a torch optimizer; got {shown(result)}.")
+        return result
     named = [(name.rpartition(".")[2], weight) for name, weight in model.named_parameters()]
     decayed = [weight for name, weight in named if name not in SPREADS]
-    free = [weight for name, weight in named if name in SPREADS]
+    undecayed = [weight for name, weight in named if name in SPREADS]
     groups: list[dict[str, Any]] = [{"params": decayed}]
-    if free:
-        groups.append({"params": free, "weight_decay": 0.0})  # these are no weights to shrink
+    if undecayed:
+        groups.append({"params": undecayed, "weight_decay": 0.0})  # standard deviations and variances do not decay
     common: dict[str, Any] = {"lr": learning_rate, "weight_decay": weight_decay}
     if optimizer == "rmsprop":
         return RMSprop(groups, **common)
@@ -40,9 +40,9 @@ def make_optimizer(
 
 
 def plateau(optimizer: Optimizer, settings: TrainingSettings) -> ReduceLROnPlateau | None:
-    """The schedule that lowers the learning rate on a plateau; None where none is wanted."""
+    """The schedule that lowers the learning rate on a plateau; None without `reduce_lr`."""
     if settings.reduce_lr is None:
         return None
     patience, factor = settings.reduce_lr
-    mode = "max" if settings.wants_more else "min"
-    return ReduceLROnPlateau(optimizer, mode, factor, patience - 1, threshold=0.0)  # torch waits one longer
+    mode = "max" if settings.larger_is_better else "min"
+    return ReduceLROnPlateau(optimizer, mode, factor, patience - 1, threshold=0.0)  # torch waits one epoch more

@@ -21,7 +21,7 @@ from .losses import Objective, raw_outputs
 
 
 class Learner:
-    """A model, its loss and its optimizer: learns from a batch, or says how good it is on one."""
+    """A model, its loss and its optimizer. Trains on a batch, or evaluates a batch."""
 
     def __init__(
         self,
@@ -44,38 +44,38 @@ class Learner:
         self.kl_weight = 0.0
         self.steps = 0
         self.stream = OwnStream(0)
-        self.ours = isinstance(model, MCNetwork)
-        self.drawing: AbstractContextManager[Any] = nullcontext()  # in which a network of ours draws from the stream
-        with torch.no_grad(), OwnStream(0) as stream:  # where the KL divergence has a closed form, nothing is drawn
+        self.is_own_network = isinstance(model, MCNetwork)
+        self.drawing: AbstractContextManager[Any] = nullcontext()  # inside, a network of this package uses the stream
+        with torch.no_grad(), OwnStream(0) as stream:  # a KL divergence in closed form draws nothing
             self.kl_draws = bool(self.layers) and (kl_divergence_of(self.layers.values()), stream.has_drawn)[1]
 
     def seed(self, seed: int, epoch: int, n: int = 0) -> tuple[Tensor, torch.Generator]:
-        """Seed the dropout of an epoch; gives the epoch's order of `n` inputs, and a generator for augmentation."""
+        """Seed the dropout of an epoch; returns the order of `n` inputs and a generator for augmentation."""
         dropout, order, augmentation = np.random.SeedSequence([seed, epoch]).generate_state(3, np.uint64) >> 1
         self.stream.start(int(dropout))
-        if self.ours:
+        if self.is_own_network:
             self.drawing = _drawing(self.model, self.stream)
-        shuffled = torch.randperm(n, generator=torch.Generator().manual_seed(int(order)))
-        return shuffled, torch.Generator().manual_seed(int(augmentation))
+        positions = torch.randperm(n, generator=torch.Generator().manual_seed(int(order)))
+        return positions, torch.Generator().manual_seed(int(augmentation))
 
-    def lent(self) -> AbstractContextManager[None]:
-        """Inside, the global generators go by the seed where the model is not of ours.
+    def global_generators(self) -> AbstractContextManager[None]:
+        """Inside, torch's global generators are in the state of the stream, for models from outside this package.
 
-        Such may draw where no mode of torch looks, and again when gradients are taken, as activation checkpointing
-        does, so these are lent for the whole step.
+        Such a model may draw where no torch mode can intercept it, and again in the backward pass, as activation
+        checkpointing does. The whole step therefore uses these generators.
         """
-        return nullcontext() if self.ours else self.stream.lent(self.device)
+        return nullcontext() if self.is_own_network else self.stream.lent(self.device)
 
     def step(self, x: Tensor, y: Tensor) -> StepResult:
-        """Learn from one batch; what comes of it is still on the device: reading it would wait for it."""
-        with self.lent():
+        """Train on one batch. The result stays on the device, because a transfer would wait for the device."""
+        with self.global_generators():
             self.optimizer.zero_grad()
             with self.drawing:
                 out = self._outputs(x)
             loss = nll = self.objective.loss(out, y, self.class_weights)
             kl = None
             if self.layers:
-                with OwnDraws(self.stream) if self.ours and self.kl_draws else nullcontext():
+                with OwnDraws(self.stream) if self.is_own_network and self.kl_draws else nullcontext():
                     kl = kl_divergence_of(self.layers.values())
                 loss = nll + self.kl_weight * kl
             if self.scaler is None:
@@ -88,9 +88,9 @@ class Learner:
         self.steps += 1
         return StepResult(loss.detach(), out.detach(), nll.detach(), None if kl is None else kl.detach())
 
-    def judge(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """Loss, every label weighing the same, and outputs of one batch."""
-        with torch.no_grad(), self.lent(), self.drawing:
+    def evaluate(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Loss without class weights, and outputs of one batch."""
+        with torch.no_grad(), self.global_generators(), self.drawing:
             out = self._outputs(x)
         return self.objective.loss(out, y, None), out
 
@@ -101,34 +101,33 @@ class Learner:
             return self.outputs(x).float()
 
 
-# What never draws, of the layers that our networks are made of.
-STILL = {nn.Linear, nn.Conv1d, nn.Conv2d, nn.MaxPool2d, nn.AdaptiveMaxPool2d, nn.BatchNorm2d, nn.Flatten, nn.Sequential}
-
-STILL |= set(ACTIVATIONS.values())
+# The layers of this package's networks that never draw.
+WITHOUT_DRAWS = {nn.Linear, nn.Conv1d, nn.Conv2d, nn.MaxPool2d, nn.AdaptiveMaxPool2d, nn.BatchNorm2d, nn.Flatten}
+WITHOUT_DRAWS |= {nn.Sequential, *ACTIVATIONS.values()}
 
 
 def _drawing(model: nn.Module, stream: OwnStream) -> AbstractContextManager[Any]:
-    """Inside, what this network draws comes from the stream.
+    """Inside, this network draws from the stream.
 
-    Its layers that draw are told so, which is far quicker than to look at every call of torch's: that is done where
-    anything may draw that is not known here, such as a layer of the user's, or a hook.
+    Methods of the layers that draw are replaced, which is much faster than intercepting every torch call. All calls are
+    intercepted if unknown code may draw, such as a layer or a hook of the user.
     """
-    told = _Told()
+    replaced = _ReplacedMethods()
     for layer in model.modules():
-        ours = type(layer).__module__.startswith(f"{__package__}.")
+        is_own_class = type(layer).__module__.startswith(f"{__package__}.")
         if layer._forward_hooks or layer._forward_pre_hooks or "forward" in vars(layer):
             return OwnDraws(stream)
         if type(layer) is nn.Dropout:
-            told.append((layer, "forward", partial(_dropped, layer, stream)))
-        elif ours and isinstance(layer, BayesLayer) and layer.posterior.make is None:
-            told.append((layer, "drawn", stream.drawn))
-        elif not (type(layer) in STILL or (ours and not isinstance(layer, BayesLayer))):
+            replaced.append((layer, "forward", partial(_dropped, layer, stream)))
+        elif is_own_class and isinstance(layer, BayesLayer) and layer.posterior.make is None:
+            replaced.append((layer, "drawn", stream.drawn))
+        elif not (type(layer) in WITHOUT_DRAWS or (is_own_class and not isinstance(layer, BayesLayer))):
             return OwnDraws(stream)
-    return told
+    return replaced
 
 
-class _Told(list[tuple[nn.Module, str, Callable[..., Any]]]):
-    """Layers and what of theirs is another function inside."""
+class _ReplacedMethods(list[tuple[nn.Module, str, Callable[..., Any]]]):
+    """(layer, name of a method, function in its place inside)."""
 
     def __enter__(self) -> None:
         for layer, name, function in self:
@@ -144,7 +143,7 @@ def _dropped(layer: nn.Dropout, stream: OwnStream, x: Tensor) -> Tensor:
 
 
 class StepResult(NamedTuple):
-    """What one batch gave."""
+    """Loss and outputs of one batch."""
 
     loss: Tensor
     out: Tensor
@@ -153,17 +152,17 @@ class StepResult(NamedTuple):
 
 
 def reduction(reduce_lr: int | Mapping[str, float] | None) -> tuple[int, float] | None:
-    """Patience and factor."""
+    """Patience and factor of the argument `reduce_lr`, checked."""
     if reduce_lr is None:
         return None
-    given = reduce_lr if isinstance(reduce_lr, Mapping) else {"patience": reduce_lr}
-    if "patience" not in given or not set(given) <= {"patience", "factor"}:
+    schedule = reduce_lr if isinstance(reduce_lr, Mapping) else {"patience": reduce_lr}
+    if "patience" not in schedule or not set(schedule) <= {"patience", "factor"}:
         raise ValueError(
             "`reduce_lr` must be a number of epochs, or a mapping with `patience` and `factor`; "
-            f"got {shown(dict(given))}."
+            f"got {shown(dict(schedule))}."
         )
-    factor = check_number(given.get("factor", 0.5), "reduce_lr's factor", above=0, below=1)
-    return check_count(given["patience"], "reduce_lr"), factor
+    factor = check_number(schedule.get("factor", 0.5), "reduce_lr's factor", above=0, below=1)
+    return check_count(schedule["patience"], "reduce_lr"), factor
 
 
 def weighted_mean(values: list[Tensor], weights: list[int]) -> float:

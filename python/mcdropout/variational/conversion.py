@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from torch import nn
@@ -12,83 +13,76 @@ from ..checks import check_flag, shown
 from .convolutions import BayesConv1d, BayesConv2d
 from .layer import BayesLayer
 from .linear import BayesLinear
-from .posteriors import Posterior
-from .priors import Prior, check_prior
+from .options import BayesOptions
 
-TWINS: dict[type[nn.Module], type[BayesLinear | BayesConv1d | BayesConv2d]] = {
+BAYESIAN_CLASSES: dict[type[nn.Module], type[BayesLinear | BayesConv1d | BayesConv2d]] = {
     nn.Linear: BayesLinear,
     nn.Conv1d: BayesConv1d,
     nn.Conv2d: BayesConv2d,
 }
 
 
-def variational_twin(plain: nn.Module, **options: Any) -> BayesLayer:
-    """The variational twin of a layer whose class is in `TWINS`."""
-    kind: Any = TWINS[type(plain)]
-    return kind.of(plain, **options)
+def bayesian_layer(plain: nn.Module, options: BayesOptions) -> BayesLayer:
+    """The Bayesian copy of a plain layer, whose class must be in `BAYESIAN_CLASSES`."""
+    bayesian_class: Any = BAYESIAN_CLASSES[type(plain)]
+    return bayesian_class.of(plain, **options.arguments)
 
 
-def converted(
-    model: nn.Module,
-    layers: Iterable[str] | str | None,
-    posterior: Posterior | None,
-    prior: Prior | None,
-    prior_from_weights: bool,
-    estimator: str | None,
-    kl_samples: int,
-) -> nn.Module:
-    """A copy of `model` with variational layers in place of plain ones; see `mc_to_bayesian()`."""
-    options: dict[str, Any] = {"estimator": estimator, "kl_samples": kl_samples, "posterior": posterior}
-    centred = check_flag(prior_from_weights, "prior_from_weights")
-    believed = check_prior(prior)
-    chosen = _chosen(model, check_layers(layers))
-    changed = copy.deepcopy(model)
-    vars(changed).pop("stepper", None)  # its optimizer knows the layers that go
-    for path in chosen:
-        twin = changed.get_submodule(path)
-        assert isinstance(twin, nn.Linear | nn.Conv1d | nn.Conv2d)  # as `_chosen` has seen
-        own: dict[str, Any] = {"prior": believed}
-        if centred:
-            own = {"prior": believed.centred(twin.weight.detach())}
-            if twin.bias is not None:
-                own["bias_prior"] = believed.centred(twin.bias.detach())
-        made = variational_twin(twin, **own, **options).train(twin.training)
+def converted(model: nn.Module, layers: Sequence[str] | None, options: BayesOptions, from_weights: bool) -> nn.Module:
+    """A copy of `model` with Bayesian layers in place of the plain layers at these paths; see `mc_to_bayesian()`.
+
+    from_weights: the priors are centred on the trained weights.
+    """
+    from_weights = check_flag(from_weights, "prior_from_weights")
+    paths = _paths_to_convert(model, layers)
+    bayesian = copy.deepcopy(model)
+    vars(bayesian).pop("stepper", None)  # its optimizer refers to the layers that are replaced
+    for path in paths:
+        plain = bayesian.get_submodule(path)
+        assert isinstance(plain, nn.Linear | nn.Conv1d | nn.Conv2d)  # `_paths_to_convert` has checked this
+        if from_weights:
+            bias_prior = options.prior if plain.bias is None else options.prior.centred(plain.bias.detach())
+            layer_options = replace(options, prior=options.prior.centred(plain.weight.detach()), bias_prior=bias_prior)
+        else:
+            layer_options = options
+        layer = bayesian_layer(plain, layer_options).train(plain.training)
         if path == "":
-            return made
+            return layer
         parent, _, name = path.rpartition(".")
-        setattr(changed.get_submodule(parent), name, made)
-    return changed
+        setattr(bayesian.get_submodule(parent), name, layer)
+    return bayesian
 
 
-def _chosen(model: nn.Module, wanted: list[str] | None) -> list[str]:
-    """Paths of the layers to change; refuses what cannot be."""
-    able = [path for path, one in model.named_modules() if type(one) in TWINS]
-    if not able:
+def _paths_to_convert(model: nn.Module, paths: Sequence[str] | None) -> Sequence[str]:
+    """Paths of the layers to convert; refuses layers of other classes and layers that share weights."""
+    convertible = [path for path, module in model.named_modules() if type(module) in BAYESIAN_CLASSES]
+    if not convertible:
         raise ValueError("`model` must have a linear layer or a convolution to change; it has none.")
-    chosen = able if wanted is None else wanted
-    for one in chosen:
-        if one not in able:
-            raise _not_named(one)
+    if paths is None:
+        paths = convertible
+    for path in paths:
+        if path not in convertible:
+            raise _wrong_layers(path)
     owners: dict[int, str] = {}
-    for path, one in model.named_modules(remove_duplicate=False):
-        for name, parameter in one.named_parameters(recurse=False):
-            first = owners.setdefault(id(parameter), f"{path}.{name}")
-            if first != f"{path}.{name}" and (path in chosen or first.rpartition(".")[0] in chosen):
+    for path, module in model.named_modules(remove_duplicate=False):
+        for name, parameter in module.named_parameters(recurse=False):
+            owner = owners.setdefault(id(parameter), f"{path}.{name}")
+            if owner != f"{path}.{name}" and (path in paths or owner.rpartition(".")[0] in paths):
                 raise ValueError(
-                    f"`layers` must not share their weights; {first} and {path}.{name} do. Leave them out of `layers`."
+                    f"`layers` must not share their weights; {owner} and {path}.{name} do. Leave them out of `layers`."
                 )
-    return chosen
+    return paths
 
 
 def check_layers(layers: object) -> list[str] | None:
     """Names of layers, one or several; None stays None."""
     if layers is None:
         return None
-    found = [layers] if isinstance(layers, str) else list(layers) if isinstance(layers, Iterable) else []
-    if not found or not all(isinstance(one, str) for one in found):
-        raise _not_named(layers)
-    return found
+    names = [layers] if isinstance(layers, str) else list(layers) if isinstance(layers, Iterable) else []
+    if not names or not all(isinstance(name, str) for name in names):
+        raise _wrong_layers(layers)
+    return names
 
 
-def _not_named(got: object) -> ValueError:
-    return ValueError(f"`layers` must name linear layers or convolutions of `model`; got {shown(got)}.")
+def _wrong_layers(layers: object) -> ValueError:
+    return ValueError(f"`layers` must name linear layers or convolutions of `model`; got {shown(layers)}.")

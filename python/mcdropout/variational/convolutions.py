@@ -11,36 +11,37 @@ from torch import Tensor, nn
 
 from ..compute.torchscript import native
 from ..sites.operations import weight_draw
-from .layer import BayesLayer, check_before
+from .layer import BayesLayer
+from .options import BayesOptions
 from .posteriors import Posterior
 from .priors import Prior
 
-FEW_PRODUCTS = 64  # up to so many terms of a sum torch's convolution on a CPU is slower than a matrix product
+FEW_PRODUCTS = 64  # with at most this many terms per output, a matrix product is faster on a CPU than a convolution
 
-PRODUCT_BYTES = 512 << 10  # of a piece of such products: two of them and their terms about fill a core's second cache
+PRODUCT_BYTES = 512 << 10  # size of a block of products: two blocks and their terms about fill a core's L2 cache
 
 
 def _largest_products(terms: Tensor, weight: Tensor, bias: Tensor, relu: bool, out: Tensor, rows: int) -> None:
-    """Fill `out` (row, channel) with the largest of terms[i] @ weight over i, plus bias, above 0 if `relu`.
+    """Fill `out` (row, channel) with max over i of terms[i] @ weight, plus bias, with a relu on request.
 
-    terms: (place in the window of a pool, row, term); weight: (term, channel). Some rows at a time, so that products
-    stay in the cache. The bias and the relu may come after the pool: neither changes the order of numbers.
+    terms: (position in the pool's window, row, term); weight: (term, channel). Blocks of `rows` rows stay in the cache.
+    Bias and relu are applied after the maximum, because neither changes the order of numbers.
     """
-    other = torch.empty_like(out[:rows])
+    buffer = torch.empty_like(out[:rows])
     for start in range(0, out.size(0), rows):
-        best = out[start : start + rows]
-        torch.mm(terms[0, start : start + rows], weight, out=best)
-        for place in range(1, terms.size(0)):
-            product = other[: best.size(0)]
-            torch.mm(terms[place, start : start + rows], weight, out=product)
-            torch.maximum(best, product, out=best)
-        best.add_(bias)
+        largest = out[start : start + rows]
+        torch.mm(terms[0, start : start + rows], weight, out=largest)
+        for position in range(1, terms.size(0)):
+            product = buffer[: largest.size(0)]
+            torch.mm(terms[position, start : start + rows], weight, out=product)
+            torch.maximum(largest, product, out=largest)
+        largest.add_(bias)
         if relu:
-            best.relu_()
+            largest.relu_()
 
 
 class _BayesConv(BayesLayer):
-    twin_class: type[nn.Conv1d | nn.Conv2d]
+    plain_class: type[nn.Conv1d | nn.Conv2d]
     n_spatial: int
 
     def __init__(
@@ -63,7 +64,8 @@ class _BayesConv(BayesLayer):
         device: Any = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        options: dict[str, Any] = {  # their types differ between one dimension and two
+        options = BayesOptions.checked(posterior, prior, bias_prior, estimator, kl_samples)
+        geometry: dict[str, Any] = {  # the types differ between one dimension and two
             "kernel_size": kernel_size,
             "stride": stride,
             "padding": padding,
@@ -72,37 +74,38 @@ class _BayesConv(BayesLayer):
             "bias": bias,
             "padding_mode": padding_mode,
         }
-        meta = self.twin_class(in_channels, out_channels, device="meta", **options)
-        check_before(posterior, sum(one.numel() for one in meta.parameters()))
-        twin = self.twin_class(in_channels, out_channels, device=device, dtype=dtype, **options)
-        super().__init__(twin.weight, twin.bias, posterior, prior, bias_prior, estimator, kl_samples)
+        # on the meta device nothing is allocated, so a layer that is too large is refused first
+        meta = self.plain_class(in_channels, out_channels, device="meta", **geometry)
+        options.posterior.check_room(sum(parameter.numel() for parameter in meta.parameters()))
+        plain = self.plain_class(in_channels, out_channels, device=device, dtype=dtype, **geometry)
+        super().__init__(plain.weight, plain.bias, options)
         self.in_channels, self.out_channels, self.groups = in_channels, out_channels, groups
-        self.kernel_size, self.stride, self.dilation = twin.kernel_size, twin.stride, twin.dilation
-        self.padding, self.padding_mode = twin.padding, twin.padding_mode
-        self.sides = twin._reversed_padding_repeated_twice  # as F.pad wants them
+        self.kernel_size, self.stride, self.dilation = plain.kernel_size, plain.stride, plain.dilation
+        self.padding, self.padding_mode = plain.padding, plain.padding_mode
+        self.sides = plain._reversed_padding_repeated_twice  # the padding in the order of F.pad
 
     @classmethod
-    def of(cls, twin: nn.Conv1d | nn.Conv2d, **options: Any) -> _BayesConv:
-        """The variational twin of a plain layer, whose weights become the posterior means."""
-        made = cls(
-            twin.in_channels,
-            twin.out_channels,
-            twin.kernel_size,
-            twin.stride,
-            twin.padding,
-            twin.dilation,
-            twin.groups,
-            twin.bias is not None,
-            twin.padding_mode,
-            device=twin.weight.device,
-            dtype=twin.weight.dtype,
+    def of(cls, plain: nn.Conv1d | nn.Conv2d, **options: Any) -> _BayesConv:
+        """The Bayesian copy of a plain layer; the plain layer's weights become the posterior means."""
+        layer = cls(
+            plain.in_channels,
+            plain.out_channels,
+            plain.kernel_size,
+            plain.stride,
+            plain.padding,
+            plain.dilation,
+            plain.groups,
+            plain.bias is not None,
+            plain.padding_mode,
+            device=plain.weight.device,
+            dtype=plain.weight.dtype,
             **options,
         )
-        made.set_means(twin.weight, twin.bias)
-        return made
+        layer.set_means(plain.weight, plain.bias)
+        return layer
 
     def plain(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        """What the plain layer does with these weights."""
+        """Outputs of the plain layer with these weights."""
         padding: Any = self.padding
         if self.padding_mode != "zeros":
             x, padding = F.pad(x, self.sides, mode=self.padding_mode), 0
@@ -110,7 +113,7 @@ class _BayesConv(BayesLayer):
         return convolve(x, weight, bias, self.stride, padding, self.dilation, self.groups)
 
     def _flipped(self, x: Tensor) -> Tensor:
-        if x.ndim == self.n_spatial + 1:  # one input without an axis of inputs
+        if x.ndim == self.n_spatial + 1:  # a single input without a batch axis
             return super()._flipped(x[None])[0]
         return super()._flipped(x)
 
@@ -131,7 +134,7 @@ class _BayesConv(BayesLayer):
 class BayesConv1d(_BayesConv):
     """A Bayesian convolution in one dimension: `torch.nn.Conv1d` with a distribution over its weights.
 
-    The arguments are those of `torch.nn.Conv1d`, and then those of `BayesLinear`.
+    The arguments are those of `torch.nn.Conv1d`, followed by the keyword arguments of `BayesLinear`.
 
     Examples:
         >>> import mcdropout as mcd
@@ -140,13 +143,13 @@ class BayesConv1d(_BayesConv):
         torch.Size([5, 3, 6])
     """
 
-    twin_class, n_spatial = nn.Conv1d, 1
+    plain_class, n_spatial = nn.Conv1d, 1
 
 
 class BayesConv2d(_BayesConv):
     """A Bayesian convolution in two dimensions: `torch.nn.Conv2d` with a distribution over its weights.
 
-    The arguments are those of `torch.nn.Conv2d`, and then those of `BayesLinear`.
+    The arguments are those of `torch.nn.Conv2d`, followed by the keyword arguments of `BayesLinear`.
 
     Examples:
         >>> import mcdropout as mcd
@@ -155,34 +158,34 @@ class BayesConv2d(_BayesConv):
         torch.Size([5, 3, 6, 6])
     """
 
-    twin_class, n_spatial = nn.Conv2d, 2
+    plain_class, n_spatial = nn.Conv2d, 2
 
     def pooled(self, x: Tensor, pool: tuple[int, int]) -> Tensor:
-        """The maximum pool of the relu of the outputs in the draw under way, its windows side by side."""
+        """Outputs in the current draw after a relu and a maximum pool without overlap."""
         anchor = self.mean if self.full else self.weight_mean
         if self._has_few_products(x):
             return self._products(x, anchor, pool, relu=True)
-        x = self._without_rest(x, pool)
+        x = self._without_unpooled_border(x, pool)
         return F.max_pool2d(self.plain(x, *weight_draw(anchor, self)), pool).relu_()
 
     def forward(self, x: Tensor, pool: tuple[int, int] | None = None) -> Tensor:
-        """The plain layer's outputs; with `pool`, where something samples, what `pooled()` makes of them."""
+        """Outputs of the layer. `pool` is set only while draws are made: then the result is that of `pooled()`."""
         return super().forward(x) if pool is None else self.pooled(x, pool)
 
     def sampled(self, x: Tensor, anchor: Tensor) -> Tensor:
-        """Outputs in the draw under way; `anchor` is any tensor of the layer."""
+        """Outputs in the current draw; `anchor` is any tensor of the layer."""
         return self._products(x, anchor) if self._has_few_products(x) else super().sampled(x, anchor)
 
     def _has_few_products(self, x: Tensor) -> bool:
-        few = self.groups == 1 and math.prod(self.weight_shape[1:]) <= FEW_PRODUCTS
-        return few and x.ndim == 4 and x.device.type == "cpu"
+        is_small = self.groups == 1 and math.prod(self.weight_shape[1:]) <= FEW_PRODUCTS
+        return is_small and x.ndim == 4 and x.device.type == "cpu"
 
     def _products(self, x: Tensor, anchor: Tensor, pool: tuple[int, int] = (1, 1), relu: bool = False) -> Tensor:
-        """The convolution as matrix products, whose terms are laid out before the draw: once for all draws."""
+        """The convolution as matrix products. All draws share the terms, computed before the weights are drawn."""
         terms, (height, width) = self._terms(x, pool)
         weight, bias = weight_draw(anchor, self)
         weight = weight.flatten(-3).to(terms.dtype)
-        if weight.ndim > 2:  # of many draws, which a linear layer takes in one go
+        if weight.ndim > 2:  # weights of many draws: one linear layer computes them together
             out = F.linear(terms.transpose(0, 1), weight, None if bias is None else bias.to(terms.dtype)).amax(dim=1)
             out = out.relu() if relu else out
         else:
@@ -193,7 +196,9 @@ class BayesConv2d(_BayesConv):
         return out.view(-1, height, width, self.out_channels).permute(0, 3, 1, 2)
 
     def _terms(self, x: Tensor, pool: tuple[int, int]) -> tuple[Tensor, tuple[int, int]]:
-        """What the weights meet, (place in the pool's window, input x pooled place, term), and the pooled sides."""
+        """The numbers that the weights multiply, (position in the pool's window, input x output pixel, term), and the
+        height and width of the pooled output.
+        """
         x = F.pad(x, self.sides, mode="constant" if self.padding_mode == "zeros" else self.padding_mode)
         sides = self._output_sides(x)
         height, width = sides[0] // pool[0], sides[1] // pool[1]
@@ -203,17 +208,17 @@ class BayesConv2d(_BayesConv):
         return terms.permute(3, 5, 0, 2, 4, 1).reshape(pool[0] * pool[1], -1, terms.shape[1]), (height, width)
 
     def _output_sides(self, x: Tensor) -> list[int]:
-        """Height and width of the outputs for inputs that are padded already."""
-        options = zip(x.shape[-2:], self.kernel_size, self.dilation, self.stride, strict=True)
-        return [(size - dilation * (kernel - 1) - 1) // stride + 1 for size, kernel, dilation, stride in options]
+        """Height and width of the outputs for padded inputs."""
+        axes = zip(x.shape[-2:], self.kernel_size, self.dilation, self.stride, strict=True)
+        return [(size - dilation * (kernel - 1) - 1) // stride + 1 for size, kernel, dilation, stride in axes]
 
-    def _without_rest(self, x: Tensor, pool: tuple[int, int]) -> Tensor:
-        """`x` without the last rows and columns that no whole window of the pool comes from."""
+    def _without_unpooled_border(self, x: Tensor, pool: tuple[int, int]) -> Tensor:
+        """`x` without the last rows and columns that no complete window of the pool depends on."""
         if any(self.sides):
             return x
         rows, columns = (
             size - side % window * stride
             for size, side, window, stride in zip(x.shape[-2:], self._output_sides(x), pool, self.stride, strict=True)
         )
-        part = x[..., :rows, :columns]
-        return part if part.shape == x.shape else part.contiguous(memory_format=torch.channels_last)
+        cropped = x[..., :rows, :columns]
+        return cropped if cropped.shape == x.shape else cropped.contiguous(memory_format=torch.channels_last)

@@ -1,4 +1,4 @@
-"""Distributions that torch does not have, and the numbers that users give for their parameters."""
+"""Distributions that torch lacks, and checks of the parameters that users pass."""
 
 from __future__ import annotations
 
@@ -12,26 +12,27 @@ from torch.distributions import Categorical, Distribution, MixtureSameFamily, No
 
 from ..checks import check_number, shown
 
-Number = float | np.ndarray | Tensor  # one for all weights, or one for each
+Number = float | np.ndarray | Tensor  # one number for all weights, or an array of their shape
 
-SERIES_TERMS = 30  # below 2 the terms of the exponential integral's series fall under 1e-17 of its sum
+SERIES_TERMS = 30  # for u below 2, later terms of the exponential integral's series are below 1e-17 of the sum
 
-FRACTION_LEVELS = 40  # from 2 on the continued fraction is exact to about 1e-14 (found against scipy.special.exp1)
+FRACTION_LEVELS = 40  # for u from 2 on, the relative error against scipy.special.exp1 is about 1e-14
 
-START_SCALE = 0.05  # so small that a network learns at first as its plain twin does
+START_SCALE = 0.05  # small, so that a network learns at first as the plain network does
 
-COPIES = 5  # of a covariance's parameters while it learns: they, their gradient, Adam's two moments, the triangle
+COPIES = 5  # arrays per parameter of a covariance in training: itself, gradient, Adam's two moments, the triangle
 
 
 class Horseshoe(Distribution):
-    """A normal whose standard deviation is `scale` times a half-Cauchy number: small weights go to 0, large ones stay.
+    """A normal distribution whose standard deviation is `scale` times a half-Cauchy number.
 
-    The density has a pole at `loc`; within 1e-18 scales of it the value there is taken.
+    It pulls small weights to `loc` and hardly changes large ones. The density is infinite at `loc`. Closer
+    than about 1e-18 scales, the value at that distance is used.
     Reference: Carvalho, Polson and Scott (2010), The horseshoe estimator for sparse signals,
     doi:10.1093/biomet/asq017.
     """
 
-    arg_constraints = {"loc": constraints.real, "scale": constraints.positive}  # noqa: RUF012  # pyright: ignore  (as torch's own distributions have it)
+    arg_constraints = {"loc": constraints.real, "scale": constraints.positive}  # noqa: RUF012  # pyright: ignore  (as in torch's own distributions)
     support = constraints.real  # pyright: ignore  (torch declares both as properties and sets them like this)
     has_rsample = True
 
@@ -40,7 +41,7 @@ class Horseshoe(Distribution):
         super().__init__(self.loc.shape, validate_args=validate_args)
 
     def rsample(self, sample_shape: Any = ()) -> Tensor:
-        """Numbers drawn with torch's global generator."""
+        """Draw with torch's global generator."""
         shape = self._extended_shape(torch.Size(sample_shape))
         local = torch.empty(shape, dtype=self.loc.dtype, device=self.loc.device).cauchy_().abs()
         return self.loc + self.scale * local * torch.randn_like(local)
@@ -54,7 +55,7 @@ class Horseshoe(Distribution):
 
 
 class _ScaledExponentialIntegral(torch.autograd.Function):
-    """exp(u) E1(u) for u > 0, float64; torch has none."""
+    """exp(u) E1(u) for u > 0 in float64, where E1 is the exponential integral."""
 
     @staticmethod
     def forward(ctx: Any, u: Tensor) -> Tensor:  # type: ignore[override]  # torch says *args
@@ -65,10 +66,10 @@ class _ScaledExponentialIntegral(torch.autograd.Function):
             series -= term / k
         series = small.exp() * (series - np.euler_gamma - small.log())
         large = u.clamp(min=2)
-        below = large + 2 * FRACTION_LEVELS + 1
+        denominator = large + 2 * FRACTION_LEVELS + 1
         for k in range(FRACTION_LEVELS, 0, -1):  # 1/(u + 1 - 1/(u + 3 - 4/(u + 5 - ...)))
-            below = large + (2 * k - 1) - k * k / below
-        result = torch.where(u < 2, series, 1 / below)
+            denominator = large + (2 * k - 1) - k * k / denominator
+        result = torch.where(u < 2, series, 1 / denominator)
         ctx.save_for_backward(u, result)
         return result
 
@@ -79,7 +80,7 @@ class _ScaledExponentialIntegral(torch.autograd.Function):
 
 
 class StandardStudentT(StudentT):
-    """Without the distribution that torch draws it from, and whose checks cannot be left out."""
+    """A Student-t distribution without torch's inner chi-squared distribution, whose checks cannot be turned off."""
 
     def __init__(self, loc: Tensor, scale: Tensor, df: Tensor, validate_args: bool | None = None) -> None:
         self.df, self.loc, self.scale = torch.broadcast_tensors(df, loc, scale)
@@ -89,8 +90,8 @@ class StandardStudentT(StudentT):
 def mixture(loc: Tensor, scales: Tensor, weights: Tensor, validate_args: bool | None = None) -> Distribution:
     """A mixture of normal distributions around the same mean."""
     shape = (*loc.shape, len(scales))
-    parts = Normal(loc.unsqueeze(-1).expand(shape), scales.expand(shape), validate_args)
-    return MixtureSameFamily(Categorical(weights.expand(shape), validate_args=validate_args), parts, validate_args)
+    components = Normal(loc.unsqueeze(-1).expand(shape), scales.expand(shape), validate_args)
+    return MixtureSameFamily(Categorical(weights.expand(shape), validate_args=validate_args), components, validate_args)
 
 
 def _are_many(values: object) -> bool:
@@ -99,10 +100,10 @@ def _are_many(values: object) -> bool:
 
 def several(values: Any, name: str) -> list[Any]:
     """One value or several, as a list that is not empty."""
-    found = list(values) if _are_many(values) else [values]
-    if not found:
+    items = list(values) if _are_many(values) else [values]
+    if not items:
         raise ValueError(f"`{name}` must hold at least one number; got none.")
-    return found
+    return items
 
 
 def location_of(loc: Any) -> Any:
@@ -122,12 +123,12 @@ def scale_of(scale: Any, name: str = "scale") -> Any:
 
 def _array(values: Any, name: str) -> np.ndarray:
     try:
-        found = np.asarray(values.detach().cpu() if isinstance(values, Tensor) else values, dtype=np.float32)
+        array = np.asarray(values.detach().cpu() if isinstance(values, Tensor) else values, dtype=np.float32)
     except (TypeError, ValueError) as error:  # words, or rows of several lengths
         raise ValueError(f"`{name}` must be a number, or an array of numbers; got {shown(values)}.") from error
-    if not np.isfinite(found).all():
+    if not np.isfinite(array).all():
         raise ValueError(f"`{name}` must hold finite numbers only; got one that is not.")
-    return found
+    return array
 
 
 def listed(value: Any) -> Any:

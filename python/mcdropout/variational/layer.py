@@ -1,14 +1,14 @@
-"""What all Bayesian layers share: draws of weights, estimators of the gradient, and the KL divergence.
+"""The base of all Bayesian layers: draws of weights, estimators of the gradient, and the KL divergence.
 
-In a prediction a draw is a network: all weights of a layer are drawn at once, from noise that is keyed as masks are.
-While learning, the estimator alone decides how noise enters:
+In a prediction, each draw has one set of weights for all inputs. The noise has a key, as masks do. In training, the
+estimator decides how noise enters:
 
 * "reparameterization": one draw of the weights for each batch;
-* "local_reparameterization": noise on the outputs of the layer, with the variance that its weights give them, for each
-  input; a convolution has separate noise at each position, as if its weights were drawn anew there;
-* "flipout": one draw for each batch; its deviations from the mean change sign at random for each input.
+* "local_reparameterization": noise on the outputs of the layer for each input, with the variance that the weights
+  cause. A convolution has separate noise at each position, as if each position had its own draw of the weights;
+* "flipout": one draw for each batch, whose deviations from the mean change sign at random for each input.
 
-Outside of both, in `eval()`, a layer works with its posterior means.
+Otherwise, in `eval()`, a layer uses its posterior means.
 
 References: Blundell et al. (2015), arXiv:1505.05424; Kingma, Salimans and Welling (2015), arXiv:1506.02557; Wen et
 al. (2018), arXiv:1803.04386.
@@ -25,55 +25,44 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributions import Distribution, MultivariateNormal, Normal, kl_divergence
 
-from ..checks import check_choice, check_count, shown
+from ..checks import shown
 from ..sites.calls import Noise
 from ..sites.operations import is_sampled, weight_draw
-from .posteriors import Posterior, check_posterior
-from .priors import Prior, check_prior
-
-ESTIMATORS = ("reparameterization", "local_reparameterization", "flipout")
+from .options import BayesOptions
+from .priors import Prior
 
 
 class BayesLayer(nn.Module):
-    """What variational layers share: the parameters of the posterior, the prior's numbers, draws, and the KL term.
+    """The base class: parameters of the posterior, buffers of the prior, draws, and the KL divergence.
 
-    n_weights: of weights and biases together. Parameters of a mean-field posterior are `weight_mean`, `weight_rho`
-    and, with a bias, `bias_mean`, `bias_rho`, standard deviations being softplus(rho); those of a full covariance are
-    `mean` (weights, then biases) and `tril`, the entries of its root's lower triangle row by row, with softplus on
-    the diagonal.
+    `n_weights` counts weights and biases. A mean-field posterior has the parameters `weight_mean` and `weight_rho`, and
+    with a bias `bias_mean` and `bias_rho`; standard deviations are softplus(rho). A full covariance has the parameters
+    `mean` (weights, then biases) and `tril`, the entries of the lower triangle of its root, row by row; softplus is
+    applied to the diagonal.
     """
 
-    def __init__(
-        self,
-        weight: Tensor,
-        bias: Tensor | None,
-        posterior: Posterior | None,
-        prior: Prior | None,
-        bias_prior: Prior | None,
-        estimator: str | None,
-        kl_samples: int,
-    ) -> None:
+    def __init__(self, weight: Tensor, bias: Tensor | None, options: BayesOptions) -> None:
         super().__init__()
-        self.posterior = check_posterior(posterior)
-        self.prior = check_prior(prior)
-        self.bias_prior = check_prior(bias_prior, "bias_prior") if bias_prior is not None else self.prior
-        self.estimator = check_estimator(estimator, self.posterior)
-        self.kl_samples = check_count(kl_samples, "kl_samples")
+        self.posterior = options.posterior
+        self.prior = options.prior
+        self.bias_prior = options.bias_prior
+        self.estimator = options.estimator
+        self.kl_samples = options.kl_samples
         self.weight_shape = tuple(weight.shape)
         self.n_biases = 0 if bias is None else bias.numel()
         self.n_weights = weight.numel() + self.n_biases
-        self._keep_prior("weight", self.prior, self.weight_shape)
+        self._register_prior("weight", self.prior, self.weight_shape)
         if bias is not None:
-            self._keep_prior("bias", self.bias_prior, tuple(bias.shape))
+            self._register_prior("bias", self.bias_prior, tuple(bias.shape))
         rho = _inverse_softplus(self.posterior.scale)
         self.full = self.posterior.family == "multivariate_normal"
         if self.full:
             n = self.n_weights
             self.mean = nn.Parameter(weight.new_empty(n))
             self.tril = nn.Parameter(weight.new_zeros(n * (n + 1) // 2))
-            places = torch.arange(n, device=weight.device)
+            row = torch.arange(n, device=weight.device)
             with torch.no_grad():
-                self.tril[places * (places + 3) // 2] = rho
+                self.tril[row * (row + 3) // 2] = rho  # the diagonal
         else:
             self.weight_mean = nn.Parameter(torch.empty_like(weight))
             self.weight_rho = nn.Parameter(torch.full_like(weight, rho))
@@ -81,17 +70,17 @@ class BayesLayer(nn.Module):
             self.bias_rho = None if bias is None else nn.Parameter(torch.full_like(bias, rho))
         self.set_means(weight, bias)
         if self.posterior.make is not None:
-            for one, shape in zip(self._custom(), self._shapes(), strict=True):
-                _check_custom(one, shape)
+            for distribution, shape in zip(self._custom(), self._shapes(), strict=True):
+                _check_custom(distribution, shape)
 
     # ---- the posterior
 
     def set_means(self, weight: Tensor, bias: Tensor | None) -> None:
-        """Start from these means, unless the posterior says where they start."""
+        """Start from these means, unless the posterior has a mean to start from."""
         start = self.posterior.mean
-        given = [weight, *([] if bias is None else [bias])]
+        tensors = [weight, *([] if bias is None else [bias])]
         with torch.no_grad():
-            flat = torch.cat([one.detach().flatten() for one in given])
+            flat = torch.cat([tensor.detach().flatten() for tensor in tensors])
             if start is not None:
                 flat = torch.full_like(flat, start)
             for parameter, values in zip(self._mean_parameters(), self._pieces(flat), strict=True):
@@ -131,7 +120,7 @@ class BayesLayer(nn.Module):
         if self.full:
             return self.scale_tril().square().sum(dim=1).sqrt()
         if self.posterior.make is not None:
-            return torch.cat([one.stddev.flatten() for one in self._custom()])
+            return torch.cat([distribution.stddev.flatten() for distribution in self._custom()])
         return torch.cat([F.softplus(rho).flatten() for rho in self._rhos()])
 
     def covariance(self) -> Tensor:
@@ -140,17 +129,17 @@ class BayesLayer(nn.Module):
         return root @ root.T
 
     def means(self) -> tuple[Tensor, Tensor | None]:
-        """Weights and biases where nothing samples."""
+        """Weights and biases of a prediction without sampling."""
         if self.full:
             return self.split(self.mean)
         if self.posterior.make is None:
             return self.weight_mean, self.bias_mean
-        weight, *bias = [_centre(one) for one in self._custom()]
+        weight, *bias = [_centre(distribution) for distribution in self._custom()]
         return weight, (bias[0] if bias else None)
 
     @property
     def weight(self) -> Tensor:
-        """The posterior means of the weights, for code that looks for those of a plain layer."""
+        """The posterior means of the weights, under the name that a plain layer has."""
         return self.means()[0]
 
     @property
@@ -159,29 +148,29 @@ class BayesLayer(nn.Module):
         return self.means()[1]
 
     def split(self, weights: Tensor) -> tuple[Tensor, Tensor | None]:
-        """All weights, (..., weight), as weights and biases; axes before the last, as of many draws, stay."""
+        """Split all weights, (..., weight), into weights and biases. Leading axes, such as draws, stay."""
         weight = weights[..., : self.n_weights - self.n_biases].unflatten(-1, self.weight_shape)
         return weight, (weights[..., self.n_weights - self.n_biases :] if self.n_biases else None)
 
     def draw(self, noise: Noise) -> Tensor:
-        """Weights of some draws, (draw, weight)."""
+        """Draw all weights, (draw, weight)."""
         if self.posterior.make is not None:
-            return noise.each(lambda: torch.cat([one.rsample().flatten() for one in self._custom()]))
+            return noise.each(lambda: torch.cat([distribution.rsample().flatten() for distribution in self._custom()]))
         normals = noise.normals(self.n_weights)
         if self.full:
             return self.mean + normals @ self.scale_tril().T
-        mean = torch.cat([one.flatten() for one in self._mean_parameters()])
-        return normals.mul_(self.deviations()).add_(mean)  # in place: of many draws this is large
+        mean = torch.cat([parameter.flatten() for parameter in self._mean_parameters()])
+        return normals.mul_(self.deviations()).add_(mean)  # in place, because many draws need much memory
 
     # ---- learning
 
     @staticmethod
     def drawn(function: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Tensor:
-        """What a function of torch's draws; `mc_fit()` has it drawn from generators of its own."""
+        """Call a torch function that draws. `mc_fit()` replaces this method to draw from its own generators."""
         return function(*args, **kwargs)
 
     def forward(self, x: Tensor) -> Tensor:
-        """The plain layer's outputs, with weights that are drawn where something samples."""
+        """Outputs of the layer: with drawn weights in a sampled prediction and in training, else with the means."""
         anchor = self.mean if self.full else self.weight_mean
         if is_sampled(anchor):
             return self.sampled(x, anchor)
@@ -194,16 +183,16 @@ class BayesLayer(nn.Module):
         return self.plain(x, *self._reparameterized())
 
     def sampled(self, x: Tensor, anchor: Tensor) -> Tensor:
-        """Outputs in the draw under way; `anchor` is any tensor of the layer."""
+        """Outputs in the current draw; `anchor` is any tensor of the layer."""
         return self.plain(x, *weight_draw(anchor, self))
 
     def plain(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        """What the plain layer does with these weights."""
+        """Outputs of the plain layer with these weights."""
         raise NotImplementedError
 
     def _reparameterized(self) -> tuple[Tensor, Tensor | None]:
         if self.posterior.make is not None:
-            weight, *bias = [one.rsample() for one in self._custom()]
+            weight, *bias = [distribution.rsample() for distribution in self._custom()]
             return weight, (bias[0] if bias else None)
         if self.full:
             return self.split(self.mean + self.scale_tril() @ self.drawn(torch.randn_like, self.mean))
@@ -219,14 +208,14 @@ class BayesLayer(nn.Module):
         mean = self.plain(x, self.weight_mean, self.bias_mean)
         bias = None if self.bias_rho is None else F.softplus(self.bias_rho).square()
         variance = self.plain(x.square(), F.softplus(self.weight_rho).square(), bias)
-        # rounding may leave a variance of 0 a little below it, and the root has no slope at 0
+        # Rounding may give a variance slightly below 0, and the root has no derivative at 0.
         return torch.addcmul(mean, variance.clamp(min=1e-30).sqrt(), self._normals_like(mean))
 
     def _flipped(self, x: Tensor) -> Tensor:
         mean = self.plain(x, self.weight_mean, self.bias_mean)
         deviation = F.softplus(self.weight_rho) * self.drawn(torch.randn_like, self.weight_mean)
-        moved = self.plain(x * self._signs(x, self._input_axis(x)), deviation, None)
-        out = torch.addcmul(mean, moved, self._signs(mean, self._output_axis(mean)))
+        deviating = self.plain(x * self._signs(x, self._input_axis(x)), deviation, None)
+        out = torch.addcmul(mean, deviating, self._signs(mean, self._output_axis(mean)))
         if self.bias_rho is None:
             return out
         shape = self._along(mean, self._output_axis(mean))
@@ -234,22 +223,22 @@ class BayesLayer(nn.Module):
         return out + F.softplus(self.bias_rho).view(-1, *self._ones_after(mean)) * noise
 
     def _along(self, x: Tensor, axis: int) -> tuple[int, ...]:
-        """Shape of one number for each input and each entry of `axis`."""
-        kept = range(x.ndim) if self._ones_after(x) == () else (0, axis)
-        return tuple(size if place in kept else 1 for place, size in enumerate(x.shape))
+        """Shape of a tensor with one number for each input and each entry of `axis`."""
+        kept_axes = range(x.ndim) if self._ones_after(x) == () else (0, axis)
+        return tuple(size if place in kept_axes else 1 for place, size in enumerate(x.shape))
 
     def _normals_like(self, x: Tensor) -> Tensor:
-        """Normal numbers for `x`, filled in the order of memory: torch is ten times slower where channels lie last."""
-        made = torch.empty_like(x)  # dense, whatever its order
-        self.drawn(Tensor.normal_, made.as_strided((made.numel(),), (1,)))
-        return made
+        """Normal numbers of the shape of `x`, filled in memory order: torch is ten times slower for channels-last."""
+        normals = torch.empty_like(x)  # always dense
+        self.drawn(Tensor.normal_, normals.as_strided((normals.numel(),), (1,)))
+        return normals
 
     def _signs(self, x: Tensor, axis: int) -> Tensor:
         shape = self._along(x, axis)
         return self.drawn(torch.randint, 0, 2, shape, device=x.device).to(x.dtype).mul_(2).sub_(1)
 
     def _ones_after(self, out: Tensor) -> tuple[int, ...]:
-        """Axes of size 1 that put one number per output unit beside the outputs."""
+        """Trailing axes of size 1 that make one number per output unit broadcast to the outputs."""
         return ()
 
     def _input_axis(self, x: Tensor) -> int:
@@ -261,9 +250,9 @@ class BayesLayer(nn.Module):
     # ---- the KL divergence
 
     def kl(self) -> Tensor:
-        """KL divergence from prior to posterior in nats, summed over all weights: a number with a gradient.
+        """KL divergence of the posterior from the prior in nats, summed over all weights, with a gradient.
 
-        In closed form where there is one; else the mean over `kl_samples` draws.
+        The closed form where there is one; otherwise the mean over `kl_samples` draws.
         """
         if self.full:
             return self._full_kl()
@@ -287,44 +276,44 @@ class BayesLayer(nn.Module):
         log_determinant = root.diagonal().log().sum()
         names = ("weight", "bias")[: 2 if self.n_biases else 1]
         priors = [self._prior(name) for name in names]
-        normal = [one for one in priors if type(one) is Normal]
-        if len(normal) == len(priors):
+        normal_priors = [prior for prior in priors if type(prior) is Normal]
+        if len(normal_priors) == len(priors):
             flat = [
-                (one.loc.expand(shape).flatten(), one.scale.expand(shape).flatten())
-                for one, shape in zip(normal, self._shapes(), strict=True)
+                (prior.loc.expand(shape).flatten(), prior.scale.expand(shape).flatten())
+                for prior, shape in zip(normal_priors, self._shapes(), strict=True)
             ]
             loc, scale = (torch.cat(parts) for parts in zip(*flat, strict=True))
-            # as torch has it for two multivariate normals, without its root of a diagonal prior
+            # torch's formula for two multivariate normals, simplified for a diagonal prior
             trace = (root / scale[:, None]).square().sum()
             distance = ((self.mean - loc) / scale).square().sum()
             return 0.5 * (trace + distance - self.n_weights) + scale.log().sum() - log_determinant
         noise = torch.randn(self.kl_samples, self.n_weights, device=root.device, dtype=root.dtype)
         drawn = self.mean + noise @ root.T
-        own = -0.5 * (noise.square().sum() / self.kl_samples + self.n_weights * math.log(2 * math.pi)) - log_determinant
+        kl = -0.5 * (noise.square().sum() / self.kl_samples + self.n_weights * math.log(2 * math.pi)) - log_determinant
         pieces = drawn.split([self.n_weights - self.n_biases, self.n_biases], dim=1)
         for prior, piece, shape in zip(priors, pieces, self._shapes(), strict=False):
-            own = own - prior.log_prob(piece.view(-1, *shape)).sum() / self.kl_samples
-        return own
+            kl = kl - prior.log_prob(piece.view(-1, *shape)).sum() / self.kl_samples
+        return kl
 
-    def _keep_prior(self, what: str, prior: Prior, shape: tuple[int, ...]) -> None:
-        for name, value in prior.tensors(shape).items():
-            self.register_buffer(f"{what}_prior_{name}", value)
+    def _register_prior(self, name: str, prior: Prior, shape: tuple[int, ...]) -> None:
+        for parameter, value in prior.tensors(shape).items():
+            self.register_buffer(f"{name}_prior_{parameter}", value)
 
-    def _prior(self, what: str) -> Distribution:
-        prior = self.prior if what == "weight" else self.bias_prior
-        return prior.distribution({name: getattr(self, f"{what}_prior_{name}") for name in prior.numbers})
+    def _prior(self, name: str) -> Distribution:
+        prior = self.prior if name == "weight" else self.bias_prior
+        return prior.distribution({number: getattr(self, f"{name}_prior_{number}") for number in prior.numbers})
 
     def prior_deviation(self) -> float:
-        """Standard deviation of the prior, mean over all weights; NaN where the distribution tells none."""
+        """Standard deviation of the prior, mean over all weights; NaN if the distribution has no `stddev`."""
         parts = zip(("weight", "bias"), self._shapes(), strict=False)
         try:
-            deviations = [self._prior(what).stddev.expand(shape).flatten() for what, shape in parts]
+            deviations = [self._prior(name).stddev.expand(shape).flatten() for name, shape in parts]
         except NotImplementedError:
             return math.nan
         return float(torch.cat(deviations).double().mean())
 
     def full_posterior(self) -> MultivariateNormal:
-        """A full covariance as a distribution of all weights, biases last."""
+        """The posterior with a full covariance as a distribution of all weights, biases last."""
         return MultivariateNormal(self.mean, scale_tril=self.scale_tril())
 
     def extra_repr(self) -> str:
@@ -332,74 +321,57 @@ class BayesLayer(nn.Module):
 
 
 def variational_layers(model: nn.Module) -> dict[str, BayesLayer]:
-    """The variational layers of a network, by their paths."""
-    return {path: one for path, one in model.named_modules() if isinstance(one, BayesLayer)}
+    """The Bayesian layers of a network, by their paths."""
+    return {path: module for path, module in model.named_modules() if isinstance(module, BayesLayer)}
 
 
 def kl_divergence_of(layers: Iterable[BayesLayer]) -> Tensor:
-    """KL divergence from prior to posterior of all these layers together, in nats; a number with a gradient."""
+    """KL divergence of the posteriors from the priors in nats, summed over all layers, with a gradient."""
     return torch.stack([layer.kl() for layer in layers]).sum()
 
 
-def check_estimator(estimator: object, posterior: Posterior) -> str:
-    """One that the posterior can do: signs may change and variances add up only where weights are independent."""
-    if estimator is None:
-        return "flipout" if posterior.family == "normal" else "reparameterization"
-    found = check_choice(estimator, "estimator", ESTIMATORS)
-    if posterior.family != "normal" and found != "reparameterization":
-        raise ValueError(
-            f'`estimator` must be "reparameterization" where `posterior` is not mean-field normal; got {shown(found)}.'
-        )
-    return found
-
-
-def check_before(posterior: Posterior | None, n_weights: int) -> None:
-    """Refuse what is too large before anything is allocated."""
-    check_posterior(posterior).check_room(n_weights)
-
-
-def _check_custom(made: object, shape: tuple[int, ...]) -> None:
-    if not isinstance(made, Distribution) or not made.has_rsample:
+def _check_custom(distribution: object, shape: tuple[int, ...]) -> None:
+    if not isinstance(distribution, Distribution) or not distribution.has_rsample:
         raise ValueError(
             "`posterior`'s function must give a torch.distributions object with rsample; got "
-            f"{shown(type(made).__name__)}."
+            f"{shown(type(distribution).__name__)}."
         )
-    got = tuple(made.batch_shape + made.event_shape)
+    got = tuple(distribution.batch_shape + distribution.event_shape)
     if got != shape:
         raise ValueError(f"`posterior`'s function must give weights of shape {shape}; got {got}.")
-    _centre(made)
+    _centre(distribution)
 
 
 def _centre(distribution: Distribution) -> Tensor:
-    """What predicts without sampling: the mean, or the mode where the mean is none."""
+    """The weights for predictions without sampling: the mean, or the mode where the mean is not finite."""
     for name in ("mean", "mode"):
         try:
-            found = getattr(distribution, name)
+            centre = getattr(distribution, name)
         except NotImplementedError:
             continue
-        if found.is_meta or bool(found.isfinite().all()):
-            return found
+        if centre.is_meta or bool(centre.isfinite().all()):
+            return centre
     raise ValueError(
         "`posterior`'s function must give a distribution with a finite mean or mode; got one with neither."
     )
 
 
 def _inverse_softplus(scale: float) -> float:
-    """Where softplus gives `scale`."""
+    """The number whose softplus is `scale`."""
     return scale + math.log(-math.expm1(-scale))
 
 
 def layer_facts(model: nn.Module) -> dict[str, Mapping[str, float]]:
-    """Per variational layer: weights, parameters, mean standard deviation, mean variance, KL divergence."""
-    found = {}
+    """For each Bayesian layer: weights, parameters, mean standard deviation, mean variance, KL divergence."""
+    facts: dict[str, Mapping[str, float]] = {}
     with torch.no_grad():
         for path, layer in variational_layers(model).items():
             deviations = layer.deviations().double()
-            found[path] = {
+            facts[path] = {
                 "n_weights": layer.n_weights,
-                "n_parameters": sum(one.numel() for one in layer.parameters()),
+                "n_parameters": sum(parameter.numel() for parameter in layer.parameters()),
                 "std": float(deviations.mean()),
                 "variance": float(deviations.square().mean()),
                 "kl": float(layer.kl()),
             }
-    return found
+    return facts

@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .layer import BayesLayer, check_before
+from .layer import BayesLayer
+from .options import BayesOptions
 from .posteriors import Posterior
 from .priors import Prior
 
@@ -20,13 +21,16 @@ class BayesLinear(BayesLayer):
         in_features: As in `torch.nn.Linear`.
         out_features: As in `torch.nn.Linear`.
         bias: Whether there is a bias.
-        posterior: The family of the learnt distribution, of `mc_posterior_normal()` (by default) and its kin.
-        prior: The distribution of the weights before training, of `mc_prior_normal()` (standard normal by default) and
-            its kin.
+        posterior: The family of the learnt distribution: `mc_posterior_normal()` (the default) or another
+            `mc_posterior_...()`.
+        prior: The distribution of the weights before training: `mc_prior_normal()` (standard normal, the default) or
+            another `mc_prior_...()`.
         bias_prior: The prior of the biases; `prior` by default.
-        estimator: How the noise of the weights enters while learning: "reparameterization", "local_reparameterization"
-            or "flipout". The last two are for the mean-field normal posterior, whose default is "flipout".
-        kl_samples: Draws for a KL divergence that has no closed form.
+        estimator: How the noise of the weights enters in training: "reparameterization", "local_reparameterization" or
+            "flipout". The last two need the mean-field normal posterior, for which "flipout" is the default.
+        kl_samples: Number of draws for a KL divergence without a closed form.
+        device: As in `torch.nn.Linear`.
+        dtype: As in `torch.nn.Linear`.
 
     Examples:
         >>> import mcdropout as mcd
@@ -49,28 +53,29 @@ class BayesLinear(BayesLayer):
         device: Any = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        check_before(posterior, in_features * out_features + (out_features if bias else 0))
-        twin = nn.Linear(in_features, out_features, bias, device=device, dtype=dtype)
-        super().__init__(twin.weight, twin.bias, posterior, prior, bias_prior, estimator, kl_samples)
+        options = BayesOptions.checked(posterior, prior, bias_prior, estimator, kl_samples)
+        options.posterior.check_room(in_features * out_features + (out_features if bias else 0))
+        plain = nn.Linear(in_features, out_features, bias, device=device, dtype=dtype)
+        super().__init__(plain.weight, plain.bias, options)
         self.in_features, self.out_features = in_features, out_features
 
     @classmethod
-    def of(cls, twin: nn.Linear, **options: Any) -> BayesLinear:
-        """The variational twin of a plain layer, whose weights become the posterior means."""
-        weight = twin.weight
-        made = cls(
-            twin.in_features,
-            twin.out_features,
-            twin.bias is not None,
+    def of(cls, plain: nn.Linear, **options: Any) -> BayesLinear:
+        """The Bayesian copy of a plain layer; the plain layer's weights become the posterior means."""
+        weight = plain.weight
+        layer = cls(
+            plain.in_features,
+            plain.out_features,
+            plain.bias is not None,
             device=weight.device,
             dtype=weight.dtype,
             **options,
         )
-        made.set_means(weight, twin.bias)
-        return made
+        layer.set_means(weight, plain.bias)
+        return layer
 
     def plain(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        """What the plain layer does with these weights."""
+        """Outputs of the plain layer with these weights."""
         return F.linear(x, weight, bias)
 
     def extra_repr(self) -> str:

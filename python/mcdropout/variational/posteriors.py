@@ -1,6 +1,6 @@
-"""Posteriors: the family that a layer's weights are searched in, and where the search starts.
+"""Posteriors: the family of the learnt distribution of a layer's weights, and the values at the start of training.
 
-A posterior describes itself in JSON, unless it holds code of the user's.
+A posterior has a description in JSON, unless it contains code of the user.
 """
 
 from __future__ import annotations
@@ -23,7 +23,26 @@ POSTERIORS = ("normal", "multivariate_normal", "custom")
 
 @dataclass(frozen=True)
 class Posterior:
-    """What `mc_posterior_normal()` and its kin give: a family, and where its mean and its scale start."""
+    """A posterior: the family of the learnt distribution of a layer's weights, and the values it starts from.
+
+    `mc_posterior_normal()`, `mc_posterior_multivariate_normal()` and `mc_posterior_custom()` make one. Bayesian layers,
+    the `mc_bayes_...()` functions and `mc_to_bayesian()` take it as `posterior`.
+
+    Attributes:
+        family: "normal" (mean-field), "multivariate_normal" (full covariance) or "custom".
+        scale: The standard deviation at the start; for a custom family the scale at the start.
+        mean: The mean of all weights at the start. None: the weights of a plain layer.
+        make: For a custom family: the function of location and scale that returns a `torch.distributions` object.
+
+    References:
+        Blundell et al. (2015), Weight uncertainty in neural networks, arXiv:1505.05424.
+
+    Examples:
+        >>> import mcdropout as mcd
+        >>> posterior = mcd.mc_posterior_normal(0.01)
+        >>> isinstance(posterior, mcd.Posterior), posterior.family, posterior.scale
+        (True, 'normal', 0.01)
+    """
 
     family: str
     scale: float = START_SCALE
@@ -31,11 +50,11 @@ class Posterior:
     make: MakePosterior | None = None
 
     def n_parameters(self, n_weights: int) -> int:
-        """How many numbers stand for the distribution of `n_weights` weights of a layer."""
+        """The number of parameters of the distribution of a layer with `n_weights` weights."""
         return n_weights + (n_weights * (n_weights + 1) // 2 if self.family == "multivariate_normal" else n_weights)
 
     def check_room(self, n_weights: int) -> None:
-        """Refuse what memory has no room for."""
+        """Refuse a posterior that is too large to train in the free memory."""
         count = self.n_parameters(n_weights)
         needed, free = COPIES * 4 * count, free_memory()
         if self.family == "multivariate_normal" and needed > free:
@@ -45,17 +64,17 @@ class Posterior:
             )
 
     def to_spec(self) -> dict[str, Any]:
-        """The posterior as JSON can hold it."""
+        """The posterior in a form for JSON."""
         if self.make is not None:
             raise ValueError(
-                "`object` has a posterior that is a function of your own, which no file of ours can hold; save its "
-                "weights with torch.save()."
+                "`object` has a posterior that is a function of your own, which mc_save() cannot write to a file; save "
+                "its weights with torch.save()."
             )
         return {"family": self.family, "scale": self.scale, "mean": self.mean}
 
     @classmethod
     def from_spec(cls, spec: Mapping[str, Any]) -> Posterior:
-        """What `to_spec()` was asked of."""
+        """The posterior that `to_spec()` described."""
         family = check_choice(spec.get("family"), "family", POSTERIORS[:2])
         return cls(family, **_start(spec.get("scale"), spec.get("mean")))
 
@@ -69,7 +88,7 @@ def mc_posterior_normal(scale: float = START_SCALE, mean: float | None = None) -
 
     Args:
         scale: The standard deviation to start from, above 0.
-        mean: Where all means start. By default as the weights of a plain layer do.
+        mean: The value that all means start from. By default the weights of a plain layer.
 
     Returns:
         The posterior.
@@ -90,12 +109,12 @@ def mc_posterior_normal(scale: float = START_SCALE, mean: float | None = None) -
 def mc_posterior_multivariate_normal(scale: float = START_SCALE, mean: float | None = None) -> Posterior:
     """A normal posterior of all weights of a layer together, bias included, with a full covariance.
 
-    n weights have n means and n (n + 1) / 2 entries of the covariance's lower-triangular root. What would not fit into
-    memory is refused. The weights start uncorrelated.
+    n weights have n means and n (n + 1) / 2 entries of the covariance's lower-triangular root. A layer that does not
+    fit into memory is refused. The weights start uncorrelated.
 
     Args:
         scale: The standard deviation to start from, above 0.
-        mean: Where all means start. By default as the weights of a plain layer do.
+        mean: The value that all means start from. By default the weights of a plain layer.
 
     Returns:
         The posterior.
@@ -117,11 +136,12 @@ def mc_posterior_custom(make: MakePosterior, scale: float = START_SCALE, mean: f
     In a prediction its noise comes from a separate generator, seeded by seed, site and draw.
 
     Args:
-        make: A function of two tensors, location and scale, to a `torch.distributions` object. Both have the shape of
-            the weights (and then of the biases) and are learnt; the scale is above 0. The object must have `rsample`,
-            of that shape, and a finite `mean` or `mode`, which is what predicts without sampling.
-        scale: Where the scale starts, above 0.
-        mean: Where the location starts. By default as the weights of a plain layer do.
+        make: A function of two tensors, location and scale, that returns a `torch.distributions` object. It is called
+            once for the weights and once for the biases, with tensors of their shape. Both tensors are learnt; the
+            scale is above 0. The object must have that shape and `rsample`, and a finite `mean` or `mode`, which is
+            used for predictions without sampling.
+        scale: The scale to start from, above 0.
+        mean: The location to start from. By default the weights of a plain layer.
 
     Returns:
         The posterior.
@@ -143,8 +163,8 @@ def mc_posterior_parameters(posterior: Posterior, n_weights: int) -> int:
     """Count the parameters of a layer under a posterior.
 
     Args:
-        posterior: What one of the `mc_posterior_...()` functions returned.
-        n_weights: Weights of the layer, biases included.
+        posterior: The result of one of the `mc_posterior_...()` functions.
+        n_weights: The number of weights of the layer, biases included.
 
     Returns:
         The number of parameters.
@@ -161,11 +181,13 @@ def mc_posterior_parameters(posterior: Posterior, n_weights: int) -> int:
 
 
 def check_posterior(posterior: object) -> Posterior:
-    """A posterior of ours; mean-field normal where none is given."""
+    """Check a posterior; None becomes mean-field normal."""
     if posterior is None:
         return mc_posterior_normal()
     if not isinstance(posterior, Posterior):
-        raise ValueError(f"`posterior` must be made by mc_posterior_normal() or its kin; got {shown(posterior)}.")
+        raise ValueError(
+            f"`posterior` must be made by one of the mc_posterior_...() functions; got {shown(posterior)}."
+        )
     return posterior
 
 

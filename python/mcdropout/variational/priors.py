@@ -1,7 +1,7 @@
-"""Priors: what is believed of a layer's weights before data are seen.
+"""Priors: distributions of a layer's weights before training.
 
-A prior is a family and its numbers, which each layer holds as buffers. It describes itself in JSON, unless it holds
-code of the user's.
+A prior is a family and its parameters. Each layer keeps the parameters as buffers. A prior has a description in JSON,
+unless it contains a distribution of the user.
 """
 
 from __future__ import annotations
@@ -27,54 +27,74 @@ FAMILIES: dict[str, Callable[..., Distribution]] = {
     "mixture": mixture,
 }
 
-PER_COMPONENT = ("scales", "weights")  # numbers of a mixture's parts, not of the weights of a layer
+PER_COMPONENT = ("scales", "weights")  # one entry per component of a mixture, not per weight of a layer
 
 
 @dataclass(frozen=True)
 class Prior:
-    """What `mc_prior_normal()` and its kin give: a family of distributions and its numbers."""
+    """A prior: the distribution of a layer's weights before training.
+
+    `mc_prior_normal()` and the other `mc_prior_...()` functions make one. Bayesian layers, the `mc_bayes_...()`
+    functions and `mc_to_bayesian()` take it as `prior` or `bias_prior`.
+
+    Attributes:
+        family: "normal", "laplace", "student_t", "cauchy", "horseshoe", "mixture" or "custom".
+        numbers: The parameters of the family by name, such as `loc` and `scale`: numbers, or arrays of the weights'
+            shape.
+        custom: For a custom family: its `torch.distributions` object.
+
+    References:
+        Fortuin (2022), Priors in Bayesian deep learning: a review, arXiv:2105.06868.
+
+    Examples:
+        >>> import mcdropout as mcd
+        >>> prior = mcd.mc_prior_laplace(0, 0.1)
+        >>> isinstance(prior, mcd.Prior), prior.family, prior.numbers
+        (True, 'laplace', {'loc': 0.0, 'scale': 0.1})
+    """
 
     family: str
     numbers: dict[str, Any] = field(default_factory=dict)
     custom: Distribution | None = None
 
     def tensors(self, shape: Sequence[int]) -> dict[str, Tensor]:
-        """The numbers for weights of this shape; refuses those that are made for another."""
-        found = {name: torch.as_tensor(value, dtype=torch.float32) for name, value in self.numbers.items()}
-        shapes = [tuple(value.shape) for name, value in found.items() if name not in PER_COMPONENT]
+        """The parameters for weights of this shape; refuses parameters that do not broadcast to it."""
+        parameters = {name: torch.as_tensor(value, dtype=torch.float32) for name, value in self.numbers.items()}
+        shapes = [tuple(value.shape) for name, value in parameters.items() if name not in PER_COMPONENT]
         if self.custom is not None:
             shapes.append(tuple(self.custom.batch_shape + self.custom.event_shape))
-        for one in shapes:
-            fits = len(one) <= len(shape)
-            if not fits or any(a not in (1, b) for a, b in zip(reversed(one), reversed(tuple(shape)), strict=False)):
+        for parameter_shape in shapes:
+            sizes = zip(reversed(parameter_shape), reversed(tuple(shape)), strict=False)
+            if len(parameter_shape) > len(shape) or any(size not in (1, n_weights) for size, n_weights in sizes):
                 raise ValueError(
-                    f"`prior` must be of one number for all weights, or of their shape {tuple(shape)}; got shape {one}."
+                    f"`prior` must be of one number for all weights, or of their shape {tuple(shape)}; "
+                    f"got shape {parameter_shape}."
                 )
-        return found
+        return parameters
 
     def distribution(self, tensors: Mapping[str, Tensor]) -> Distribution:
-        """The distribution of the weights, from what `tensors()` gave (perhaps on another device)."""
-        # checked where it was asked for; torch's own checks, at every step, would wait for a GPU
+        """The distribution of the weights, from the result of `tensors()` on any device."""
+        # The parameters were checked when the prior was made. torch's own checks would wait for a GPU at every step.
         return self.custom if self.custom is not None else FAMILIES[self.family](**tensors, validate_args=False)
 
     def centred(self, loc: Number) -> Prior:
-        """The same prior about another location."""
+        """The same prior around another location."""
         if self.custom is not None:
             raise ValueError("`prior` must have a location to be moved; got a distribution of your own.")
         return Prior(self.family, {**self.numbers, "loc": loc})
 
     def to_spec(self) -> dict[str, Any]:
-        """The prior as JSON can hold it."""
+        """The prior in a form for JSON."""
         if self.custom is not None:
             raise ValueError(
-                "`object` has a prior that is a distribution of your own, which no file of ours can hold; save its "
-                "weights with torch.save()."
+                "`object` has a prior that is a distribution of your own, which mc_save() cannot write to a file; save "
+                "its weights with torch.save()."
             )
         return {"family": self.family, **{name: listed(value) for name, value in self.numbers.items()}}
 
     @classmethod
     def from_spec(cls, spec: Mapping[str, Any]) -> Prior:
-        """What `to_spec()` was asked of."""
+        """The prior that `to_spec()` described."""
         return cls(
             check_choice(spec.get("family"), "family", list(FAMILIES)),
             {name: np.asarray(v) if isinstance(v, list) else v for name, v in spec.items() if name != "family"},
@@ -85,6 +105,11 @@ class Prior:
             return f"prior {self.custom}"
         words = ", ".join(f"{name}={value if np.ndim(value) < 1 else '...'}" for name, value in self.numbers.items())
         return f"prior {self.family}({words})"
+
+
+def _located(family: str, loc: Number, scale: Number, **others: Any) -> Prior:
+    """A prior of a family with a location and a scale."""
+    return Prior(family, {"loc": location_of(loc), "scale": scale_of(scale), **others})
 
 
 def mc_prior_normal(loc: Number = 0.0, scale: Number = 1.0) -> Prior:
@@ -104,14 +129,14 @@ def mc_prior_normal(loc: Number = 0.0, scale: Number = 1.0) -> Prior:
         >>> import mcdropout as mcd
         >>> net = mcd.mc_bayes_mlp(3, ["no", "yes"], prior=mcd.mc_prior_normal(0, 0.5))
     """
-    return Prior("normal", {"loc": location_of(loc), "scale": scale_of(scale)})
+    return _located("normal", loc, scale)
 
 
 def mc_prior_laplace(loc: Number = 0.0, scale: Number = 1.0) -> Prior:
     """A Laplace prior, which shrinks weights as an L1 penalty does.
 
     Args:
-        loc: The centre: one number for all weights, or an array of their shape.
+        loc: The mean and median: one number for all weights, or an array of their shape.
         scale: The mean absolute deviation, above 0.
 
     Returns:
@@ -124,7 +149,7 @@ def mc_prior_laplace(loc: Number = 0.0, scale: Number = 1.0) -> Prior:
         >>> import mcdropout as mcd
         >>> net = mcd.mc_bayes_mlp(3, ["no", "yes"], prior=mcd.mc_prior_laplace(0, 0.1))
     """
-    return Prior("laplace", {"loc": location_of(loc), "scale": scale_of(scale)})
+    return _located("laplace", loc, scale)
 
 
 def mc_prior_student_t(loc: Number = 0.0, scale: Number = 1.0, df: Number = 3.0) -> Prior:
@@ -139,21 +164,21 @@ def mc_prior_student_t(loc: Number = 0.0, scale: Number = 1.0, df: Number = 3.0)
         The prior.
 
     Raises:
-        ValueError: For a scale that is not above 0.
+        ValueError: For a scale or degrees of freedom that are not above 0.
 
     Examples:
         >>> import mcdropout as mcd
         >>> net = mcd.mc_bayes_mlp(3, ["no", "yes"], prior=mcd.mc_prior_student_t(0, 0.1))
     """
-    return Prior("student_t", {"loc": location_of(loc), "scale": scale_of(scale), "df": scale_of(df, "df")})
+    return _located("student_t", loc, scale, df=scale_of(df, "df"))
 
 
 def mc_prior_cauchy(loc: Number = 0.0, scale: Number = 1.0) -> Prior:
     """A Cauchy prior, which hardly shrinks large weights.
 
     Args:
-        loc: The centre: one number for all weights, or an array of their shape.
-        scale: Half of the weights lie within it of `loc`; above 0.
+        loc: The median: one number for all weights, or an array of their shape.
+        scale: The distance from `loc` within which half of the weights lie, above 0.
 
     Returns:
         The prior.
@@ -165,16 +190,16 @@ def mc_prior_cauchy(loc: Number = 0.0, scale: Number = 1.0) -> Prior:
         >>> import mcdropout as mcd
         >>> net = mcd.mc_bayes_mlp(3, ["no", "yes"], prior=mcd.mc_prior_cauchy(0, 0.1))
     """
-    return Prior("cauchy", {"loc": location_of(loc), "scale": scale_of(scale)})
+    return _located("cauchy", loc, scale)
 
 
 def mc_prior_horseshoe(loc: Number = 0.0, scale: Number = 1.0) -> Prior:
     """A horseshoe prior: normal, with a standard deviation of `scale` times a half-Cauchy number.
 
-    Small weights are pushed to `loc`, large ones are left alone.
+    Small weights are pulled to `loc`; large weights are hardly changed.
 
     Args:
-        loc: The centre: one number for all weights, or an array of their shape.
+        loc: The centre, where the density is infinite: one number for all weights, or an array of their shape.
         scale: The scale of the half-Cauchy, above 0.
 
     Returns:
@@ -190,7 +215,7 @@ def mc_prior_horseshoe(loc: Number = 0.0, scale: Number = 1.0) -> Prior:
         >>> import mcdropout as mcd
         >>> net = mcd.mc_bayes_mlp(3, ["no", "yes"], prior=mcd.mc_prior_horseshoe(0, 0.1))
     """
-    return Prior("horseshoe", {"loc": location_of(loc), "scale": scale_of(scale)})
+    return _located("horseshoe", loc, scale)
 
 
 def mc_prior_mixture(
@@ -199,8 +224,8 @@ def mc_prior_mixture(
     """A mixture of normal distributions around one centre.
 
     Args:
-        scales: Their standard deviations, above 0.
-        weights: Their shares, above 0; they are divided by their sum.
+        scales: The standard deviations of the components, above 0.
+        weights: The shares of the components, above 0; the function divides them by their sum.
         loc: The centre: one number for all weights, or an array of their shape.
 
     Returns:
@@ -216,25 +241,28 @@ def mc_prior_mixture(
         >>> import mcdropout as mcd
         >>> net = mcd.mc_bayes_mlp(3, ["no", "yes"], prior=mcd.mc_prior_mixture((1.0, 0.1)))
     """
-    parts = [check_number(one, "scales", above=0) for one in several(scales, "scales")]
-    shares = [check_number(one, "weights", above=0) for one in several(weights, "weights")]
-    if len(parts) != len(shares):
-        raise ValueError(f"`weights` must be as long as `scales` ({len(parts)}); got length {len(shares)}.")
+    deviations = [check_number(scale, "scales", above=0) for scale in several(scales, "scales")]
+    shares = [check_number(weight, "weights", above=0) for weight in several(weights, "weights")]
+    if len(deviations) != len(shares):
+        raise ValueError(f"`weights` must be as long as `scales` ({len(deviations)}); got length {len(shares)}.")
     total = sum(shares)
-    return Prior("mixture", {"loc": location_of(loc), "scales": parts, "weights": [one / total for one in shares]})
+    return Prior(
+        "mixture", {"loc": location_of(loc), "scales": deviations, "weights": [share / total for share in shares]}
+    )
 
 
 def mc_prior_custom(distribution: Distribution) -> Prior:
     """A prior of your own. `mc_save()` cannot write it to a file.
 
     Args:
-        distribution: A `torch.distributions` object, of one number or of the shape of the weights. It needs `log_prob`.
+        distribution: A `torch.distributions` object with `log_prob`, for one weight or of the shape of the
+            weights.
 
     Returns:
         The prior.
 
     Raises:
-        TypeError: For an object without `log_prob`.
+        ValueError: For an object that is not a `torch.distributions` object.
 
     Examples:
         >>> import mcdropout as mcd
@@ -249,11 +277,11 @@ def mc_prior_custom(distribution: Distribution) -> Prior:
 
 
 def check_prior(prior: object, name: str = "prior") -> Prior:
-    """A prior of ours; standard normal where none is given."""
+    """Check a prior; None becomes standard normal, and a torch distribution a custom prior."""
     if prior is None:
         return mc_prior_normal()
     if isinstance(prior, Distribution):
         return mc_prior_custom(prior)
     if not isinstance(prior, Prior):
-        raise ValueError(f"`{name}` must be made by mc_prior_normal() or its kin; got {shown(prior)}.")
+        raise ValueError(f"`{name}` must be made by one of the mc_prior_...() functions; got {shown(prior)}.")
     return prior

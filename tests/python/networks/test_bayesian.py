@@ -267,7 +267,7 @@ def test_a_trained_network_becomes_bayesian_and_comes_back_from_a_file(tmp_path)
 def test_functions_of_one_s_own_are_not_written_to_files(options, tmp_path):
     net = fitted(mlp(**options))
     assert mcd.mc_predict(net, TABLE, 4, seed=1, progress=False).variance.max() > 0
-    with pytest.raises(ValueError, match=r"^`object` has a (prior|posterior) that is a .* of your own, which no file"):
+    with pytest.raises(ValueError, match=r"^`object` has a (prior|posterior) that is a .* of your own, which mc_save"):
         mcd.mc_save(net, tmp_path / "net")
     assert not (tmp_path / "net").exists()
 
@@ -303,7 +303,7 @@ def test_a_kl_weight_that_cannot_be_is_told(weight, message):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: cnn(prior=1), "`prior` must be made by mc_prior_normal() or its kin; got 1."),
+        (lambda: cnn(prior=1), "`prior` must be made by one of the mc_prior_...() functions; got 1."),
         (lambda: resnet(filters=()), "`filters` must hold at least one whole number; got none."),
         (lambda: mcd.mc_bayes_resnet((9, 8), LABELS), None),
         (lambda: mlp(posterior=mcd.mc_posterior_multivariate_normal(), estimator="flipout"), None),

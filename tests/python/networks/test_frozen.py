@@ -327,7 +327,7 @@ class Gives(nn.Module):
                 mcd.mc_frozen_backbone(backbone(), mcd.mc_mlp(7, LABELS)), X, Y, augment=lambda x, generator: x
             ),
             "`augment` must be left out where `model` has a frozen backbone, whose features are computed once; change "
-            "the inputs before.",
+            "the inputs before training.",
         ),
         (
             lambda: mcd.mc_predict(mcd.mc_frozen_backbone(backbone(), mcd.mc_mlp(7, LABELS)), (X, X)),

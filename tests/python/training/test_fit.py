@@ -1,4 +1,6 @@
-"""Training: what is learnt depends on the seed alone, stops when told, and leaves nothing behind."""
+"""Training: the result depends only on the seed, a run stops early on request, and an error changes nothing."""
+
+from __future__ import annotations
 
 import copy
 import functools
@@ -8,6 +10,8 @@ import re
 import subprocess
 import sys
 import warnings
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -31,49 +35,56 @@ N, FEATURES = 90, 5
 
 @pytest.fixture(scope="module")
 def table():
-    """Three labels that a line tells apart but for some noise."""
+    """Three labels with linear boundaries, and noise."""
     rng = np.random.default_rng(0)
     x = rng.normal(size=(N, FEATURES)) * 3 + 10
     codes = np.digitize(x[:, 0] + rng.normal(size=N), [9, 11])
     return x, np.array(LABELS)[codes]
 
 
-def network(**arguments):
+def network(**arguments: Any) -> mcd.MCNetwork:
     return mc_mlp(FEATURES, LABELS, hidden=8, dropout=0.2, **arguments)
 
 
-def fit(model, x, y, **arguments):
-    return mc_fit(model, x, y, **{"epochs": 3, "batch_size": 16, "seed": 1, "progress": False, **arguments})
+def fit(model: Any, x: object, y: object, **arguments: Any) -> Any:
+    settings: dict[str, Any] = {"epochs": 3, "batch_size": 16, "seed": 1, "progress": False, **arguments}
+    return mc_fit(model, x, y, **settings)
 
 
-def same_weights(one: nn.Module, other: nn.Module) -> bool:
-    pairs = zip(one.state_dict().items(), other.state_dict().items(), strict=True)
+def history_of(model: nn.Module) -> pd.DataFrame:
+    history = model.history
+    assert isinstance(history, pd.DataFrame)
+    return history
+
+
+def same_weights(left: Any, right: Any) -> bool:
+    pairs = zip(left.state_dict().items(), right.state_dict().items(), strict=True)
     return all(a == b and torch.equal(v, w) for (a, v), (b, w) in pairs)
 
 
-def without_seconds(model) -> pd.DataFrame:
-    return model.history.drop(columns="seconds")
+def without_seconds(model: nn.Module) -> pd.DataFrame:
+    return history_of(model).drop(columns="seconds")
 
 
-def interrupt_after(epoch: int):
-    def callback(row):
+def interrupt_after(epoch: int) -> Callable[[dict[str, Any]], None]:
+    def callback(row: dict[str, Any]) -> None:
         if row["epoch"] == epoch:
             raise KeyboardInterrupt
 
     return callback
 
 
-# What is learnt -------------------------------------------------------------------------------------------
+# Results of training --------------------------------------------------------------------------------------
 
 
-def test_same_seed_same_weights_whatever_the_global_generators_say(table):
+def test_the_weights_depend_on_the_seed_and_not_on_the_global_generators(table):
     torch.manual_seed(1)
-    one = fit(network(), *table)
+    first = fit(network(), *table)
     torch.manual_seed(2)
-    same, other = fit(network(), *table), fit(network(), *table, seed=2)
-    assert same_weights(one, same)
-    pd.testing.assert_frame_equal(without_seconds(one), without_seconds(same))
-    assert not same_weights(one, other)
+    same_seed, other_seed = fit(network(), *table), fit(network(), *table, seed=2)
+    assert same_weights(first, same_seed)
+    pd.testing.assert_frame_equal(without_seconds(first), without_seconds(same_seed))
+    assert not same_weights(first, other_seed)
 
 
 def test_training_is_in_place_and_ends_ready_to_predict(table):
@@ -84,7 +95,7 @@ def test_training_is_in_place_and_ends_ready_to_predict(table):
     assert not model.training
 
 
-def test_labels_mean_the_same_however_they_are_written(table):
+def test_labels_of_every_type_give_the_same_weights(table):
     x, y = table
     codes = np.array([LABELS.index(label) for label in y])
     factor = pd.Categorical(y, categories=["w", "unused", "v", "u"])
@@ -95,8 +106,8 @@ def test_labels_mean_the_same_however_they_are_written(table):
     assert same_weights(plain, fit(network(), pd.DataFrame(x), pd.Series(y)))
 
 
-def test_memory_order_and_type_of_the_inputs_do_not_matter(table):
-    x, y = table[0].astype(np.float32).astype(np.float64), table[1]  # numbers that both types hold
+def test_memory_order_and_type_of_the_inputs_have_no_effect(table):
+    x, y = table[0].astype(np.float32).astype(np.float64), table[1]  # numbers that both types represent exactly
     plain = fit(network(), x, y)
     r_array = np.asfortranarray(x)
     r_array.flags.writeable = False
@@ -105,7 +116,7 @@ def test_memory_order_and_type_of_the_inputs_do_not_matter(table):
     assert same_weights(plain, fit(network(), x.astype(np.float32), y))
 
 
-def test_image_files_teach_what_their_pixels_teach(tmp_path):
+def test_image_files_give_the_weights_of_their_pixels(tmp_path):
     image = pytest.importorskip("PIL.Image")
     for label, grey in (("dark", 40), ("light", 200)):
         (tmp_path / label).mkdir()
@@ -114,14 +125,14 @@ def test_image_files_teach_what_their_pixels_teach(tmp_path):
             image.fromarray(pixels).save(tmp_path / label / f"{i}.png")
     images = mc_read_images(tmp_path, size=(9, 8))
 
-    def learnt(x):
+    def trained(x):
         model = mc_cnn((9, 8, 1), images.labels, filters=(3, 4), hidden=5, dropout=0.1)
         return fit(model, x, images.y, batch_size=5, validation_split=0.2)
 
-    assert same_weights(learnt(images), learnt(images.take(slice(None))))
+    assert same_weights(trained(images), trained(images.take(slice(None))))
 
 
-def test_a_plain_loop_with_the_same_batches_learns_the_same():
+def test_a_plain_loop_with_the_same_batches_gives_the_same_weights():
     """Without dropout and shuffling an epoch in one batch is a step of Adam on the mean loss."""
     rng = np.random.default_rng(1)
     x, y = rng.normal(size=(20, 4)).astype(np.float32), rng.integers(0, 3, 20)
@@ -134,9 +145,9 @@ def test_a_plain_loop_with_the_same_batches_learns_the_same():
         optimizer.zero_grad()
         nn.functional.cross_entropy(plain(z), torch.from_numpy(y)).backward()
         optimizer.step()
-    for learnt, expected in zip(model.parameters(), plain.parameters(), strict=True):
+    for trained, expected in zip(model.parameters(), plain.parameters(), strict=True):
         # Adam divides by the gradient's size, so that a gradient of rounding size moves a weight visibly: 1e-4
-        torch.testing.assert_close(learnt, expected, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(trained, expected, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("noise", ["homoscedastic", "heteroscedastic", "none"])
@@ -146,70 +157,70 @@ def test_values_near_300_with_a_spread_of_a_hundredth_are_learnt(noise):
     y = 300 + 0.01 * x[:, 0] + 0.002 * rng.normal(size=400)
     model = mc_mlp(2, task="regression", noise=noise, hidden=20, dropout=0.0)
     fit(model, x, y, epochs=40, learning_rate=0.01, validation_split=0.25)
-    last = model.history.iloc[-1]
+    last = history_of(model).iloc[-1]
     assert 0.0015 < last["val_rmse"] < 0.003  # the noise has 0.002
     if noise != "none":
         log_variance = model(torch.from_numpy(x).float())[:, 1].detach().numpy()
         assert 0.0015 < np.exp(log_variance.mean() / 2) < 0.003
 
 
-def test_two_labels_and_one_logit_learn(table):
+def test_a_network_with_two_labels_and_one_logit_learns(table):
     x, y = table
     model = mc_mlp(FEATURES, ["other", "u"], task="binary")
     fit(model, x, np.where(y == "u", "u", "other"), epochs=30, learning_rate=0.01)
-    assert model.history["accuracy"].iloc[-1] > 0.8
+    assert history_of(model)["accuracy"].iloc[-1] > 0.8
 
 
-def test_the_accuracy_of_two_labels_parts_them_at_even_odds():
+def test_the_accuracy_of_two_labels_has_its_threshold_at_probability_one_half():
     quality = objective_of(mc_mlp(2, ["a", "b"], task="binary")).quality
     logits = torch.tensor([[-2.0], [-0.1], [0.1], [2.0]])
     assert float(quality(logits, torch.tensor([0.0, 1.0, 1.0, 1.0]))) == 0.75
     assert float(quality(logits, torch.tensor([0.0, 0.0, 0.0, 1.0]))) == 0.75
 
 
-def test_the_history_has_a_row_per_epoch_and_says_what_a_forward_pass_says(table):
+def test_the_history_has_a_row_per_epoch_that_agrees_with_a_forward_pass(table):
     x, y = table
     model = network(seed=3)
     fit(model, x, y, validation_data=(x[:30], y[:30]))
     columns = ["epoch", "loss", "accuracy", "val_loss", "val_accuracy", "learning_rate", "seconds"]
-    assert list(model.history) == columns
-    assert model.history["epoch"].tolist() == [1, 2, 3]
+    assert list(history_of(model)) == columns
+    assert history_of(model)["epoch"].tolist() == [1, 2, 3]
     with torch.no_grad():
         out = model(torch.from_numpy(x[:30]).float())
     codes = torch.tensor([LABELS.index(label) for label in y[:30]])
-    last = model.history.iloc[-1]
+    last = history_of(model).iloc[-1]
     assert last["val_loss"] == pytest.approx(float(nn.functional.cross_entropy(out, codes)), rel=1e-5)
     assert last["val_accuracy"] == pytest.approx(float((out.argmax(1) == codes).double().mean()))
 
 
-def test_the_history_of_values_counts_partial_batches_by_their_size():
+def test_the_history_of_values_weights_partial_batches_by_their_size():
     rng = np.random.default_rng(3)
     x, y = rng.normal(size=(21, 2)), rng.normal(size=(21, 3)) * [1, 10, 100]
     model = mc_mlp(2, n_outputs=3, task="regression", noise="none")
     fit(model, x, y, validation_data=(x, y))  # batches of 16 and 5
     with torch.no_grad():
         error = model(torch.from_numpy(x).float()).numpy() - y
-    assert model.history["val_rmse"].iloc[-1] == pytest.approx(np.sqrt(np.mean(error**2)), rel=1e-5)
+    assert history_of(model)["val_rmse"].iloc[-1] == pytest.approx(np.sqrt(np.mean(error**2)), rel=1e-5)
 
 
 def test_a_weight_on_a_label_makes_it_predicted_more_often(table):
     x, y = table
     plain, weighted = fit(network(), x, y, epochs=20), fit(network(), x, y, epochs=20, class_weight={"w": 50})
 
-    def how_many(model):
+    def n_predicted(model):
         return int((model(torch.from_numpy(x).float()).argmax(1) == 2).sum())
 
-    assert how_many(weighted) > how_many(plain)
+    assert n_predicted(weighted) > n_predicted(plain)
 
 
 @pytest.mark.parametrize("noise", ["homoscedastic", "heteroscedastic"])
-def test_values_are_learnt_by_the_whole_log_density(noise):
-    """With its constant, so that a KL divergence beside it makes an evidence lower bound."""
+def test_the_loss_of_values_is_the_log_density_with_its_constant(noise):
+    """Only then is the loss plus a KL divergence an evidence lower bound."""
     net = mc_mlp(2, n_outputs=3, task="regression", noise=noise)
     out, y = torch.randn(5, 6), torch.randn(5, 3)
     mean, log_variance = out.chunk(2, dim=-1)
-    wanted = -torch.distributions.Normal(mean, (0.5 * log_variance).exp()).log_prob(y).mean()
-    torch.testing.assert_close(objective_of(net).loss(out, y, None), wanted)
+    expected = -torch.distributions.Normal(mean, (0.5 * log_variance).exp()).log_prob(y).mean()
+    torch.testing.assert_close(objective_of(net).loss(out, y, None), expected)
 
 
 def test_balanced_weights_are_the_inverse_frequencies(table):
@@ -219,20 +230,20 @@ def test_balanced_weights_are_the_inverse_frequencies(table):
     assert same_weights(fit(network(), x, y, class_weight="balanced"), fit(network(), x, y, class_weight=by_hand))
 
 
-def test_binary_weights_are_a_weighted_mean():
+def test_class_weights_of_two_labels_give_a_weighted_mean():
     rng = np.random.default_rng(5)
     x, y = rng.normal(size=(12, 2)), np.arange(12) % 3 == 0
     once = mc_mlp(2, [False, True], task="binary", dropout=0.0)
     twice = copy.deepcopy(once)
-    common = {"epochs": 1, "batch_size": 100, "optimizer": lambda p: torch.optim.SGD(p, lr=1.0)}
+    options: dict[str, Any] = {"epochs": 1, "batch_size": 100, "optimizer": lambda p: torch.optim.SGD(p, lr=1.0)}
     repeated = np.concatenate([x, x[y]]), np.concatenate([y, y[y]])  # a weight of 2 is the input twice
     scales = x.mean(0), x.std(0)
     once.set_scales(scales, None)
     twice.set_scales(scales, None)
-    fit(once, x, y, class_weight=[1, 2], **common)
-    fit(twice, *repeated, **common)
+    fit(once, x, y, class_weight=[1, 2], **options)
+    fit(twice, *repeated, **options)
     for a, b in zip(once.parameters(), twice.parameters(), strict=True):
-        torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-5)  # the sums run in another order
+        torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-5)  # the order of the sums differs
 
 
 def test_weight_decay_leaves_the_noise_alone():
@@ -240,42 +251,45 @@ def test_weight_decay_leaves_the_noise_alone():
     y = np.array([-1.0, 1.0, -1.0, 1.0])
     model = mc_mlp(2, task="regression", dropout=0.0)
     with torch.no_grad():
+        assert model.log_variance is not None
         model.log_variance.fill_(2.0)
-    before = model.layers.dense1.weight.detach().clone()
+    dense = model.layers.get_submodule("dense1")
+    assert isinstance(dense, nn.Linear)
+    before = dense.weight.detach().clone()
     fit(model, x, y, epochs=1, optimizer="adamw", learning_rate=1e-3, weight_decay=100.0)
-    step = 1e-3  # Adam's first step is its rate; the decay before it takes rate * weight_decay = a tenth
+    step = 1e-3  # Adam's first step is its rate; the decay before it is rate * weight_decay, a tenth
     assert float(model.log_variance.detach()) == pytest.approx(2 - step, abs=1e-5)
-    torch.testing.assert_close(model.layers.dense1.weight.detach(), 0.9 * before, atol=1.01 * step, rtol=0)
+    torch.testing.assert_close(dense.weight.detach(), 0.9 * before, atol=1.01 * step, rtol=0)
 
 
-def test_augmentation_changes_what_is_learnt_and_is_keyed_too(table):
+def test_augmentation_changes_the_weights_and_depends_on_the_seed(table):
     def jitter(x, generator):
         return x + torch.randn(x.shape, generator=generator)
 
-    one, same = (fit(network(), *table, augment=jitter) for _ in range(2))
-    assert same_weights(one, same)
-    assert not same_weights(one, fit(network(), *table))
+    first, second = (fit(network(), *table, augment=jitter) for _ in range(2))
+    assert same_weights(first, second)
+    assert not same_weights(first, fit(network(), *table))
 
 
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
 def test_mixed_precision_learns_and_leaves_float32_weights(table, precision):
     model = fit(network(), *table, epochs=20, learning_rate=0.01, precision=precision)
-    assert model.history["accuracy"].iloc[-1] > 0.6  # a third would be chance
+    assert history_of(model)["accuracy"].iloc[-1] > 0.6  # a third would be chance
     assert {weights.dtype for weights in model.parameters()} == {torch.float32}
 
 
 @pytest.mark.parametrize("optimizer", ["adam", "adamw", "sgd", "rmsprop", torch.optim.NAdam])
 def test_every_optimizer_learns(table, optimizer):
     model = fit(network(), *table, optimizer=optimizer, epochs=8)
-    assert model.history["loss"].iloc[-1] < model.history["loss"].iloc[0]
+    assert history_of(model)["loss"].iloc[-1] < history_of(model)["loss"].iloc[0]
 
 
-def test_a_module_of_ones_own_is_trained_by_what_it_says_of_itself(table):
+def test_a_module_of_the_user_is_trained_by_its_attributes(table):
     x, y = table
-    model = nn.Sequential(nn.Linear(FEATURES, 9), nn.ReLU(), nn.Dropout(0.1), nn.Linear(9, 3))
+    model: Any = nn.Sequential(nn.Linear(FEATURES, 9), nn.ReLU(), nn.Dropout(0.1), nn.Linear(9, 3))
     model.task, model.labels, model.outputs = "classification", LABELS, "logits"
     fit(model, (x - 10) / 3, y, epochs=30, learning_rate=0.01)
-    assert model.history["accuracy"].iloc[-1] > 0.6
+    assert history_of(model)["accuracy"].iloc[-1] > 0.6
 
 
 # Validation, stopping, rates ------------------------------------------------------------------------------
@@ -283,49 +297,49 @@ def test_a_module_of_ones_own_is_trained_by_what_it_says_of_itself(table):
 
 def test_the_split_holds_out_the_same_share_of_every_label():
     codes = np.repeat([0, 1, 2], [100, 30, 11])
-    held = stratified_choice(codes, 0.2, seed=4)
-    assert len(held) == len(set(held)) == 28  # round(0.2 * 141)
-    assert np.abs(np.bincount(codes[held]) - 0.2 * np.array([100, 30, 11])).max() < 1
-    assert not np.array_equal(held, stratified_choice(codes, 0.2, seed=5))
+    held_out = stratified_choice(codes, 0.2, seed=4)
+    assert len(held_out) == len(set(held_out)) == 28  # round(0.2 * 141)
+    assert np.abs(np.bincount(codes[held_out]) - 0.2 * np.array([100, 30, 11])).max() < 1
+    assert not np.array_equal(held_out, stratified_choice(codes, 0.2, seed=5))
 
 
-def test_what_is_held_out_teaches_nothing(table):
+def test_held_out_inputs_have_no_effect_on_the_weights(table):
     x, y = table
-    held = stratified_choice(np.array([LABELS.index(label) for label in y]), 0.2, seed=1)
+    held_out = stratified_choice(np.array([LABELS.index(label) for label in y]), 0.2, seed=1)
     spoilt = x.copy()
-    spoilt[held] = 1000.0  # neither weights nor the standard units may see this
+    spoilt[held_out] = 1000.0  # neither weights nor standard units may depend on this
     assert same_weights(fit(network(), x, y, validation_split=0.2), fit(network(), spoilt, y, validation_split=0.2))
 
 
-def test_the_units_of_values_come_from_the_learning_part_alone():
+def test_the_units_of_values_depend_only_on_the_training_part():
     rng = np.random.default_rng(2)
     x, y = rng.normal(size=(40, 2)), rng.normal(size=40)
-    held = stratified_choice(np.zeros(40, int), 0.2, seed=1)
+    held_out = stratified_choice(np.zeros(40, int), 0.2, seed=1)
     spoilt = y.copy()
-    spoilt[held] = 1000.0
-    one, other = (mc_mlp(2, task="regression") for _ in range(2))
-    assert same_weights(fit(one, x, y, validation_split=0.2), fit(other, x, spoilt, validation_split=0.2))
+    spoilt[held_out] = 1000.0
+    trained = (fit(mc_mlp(2, task="regression"), x, targets, validation_split=0.2) for targets in (y, spoilt))
+    assert same_weights(*trained)
 
 
-def test_early_stopping_stops_and_puts_the_best_weights_back(table):
+def test_early_stopping_stops_and_restores_the_best_weights(table):
     x, y = table
-    seen = []
+    epochs = []
     model = network()
 
-    def remember(row):
-        seen.append((row["val_loss"], copy.deepcopy(model.state_dict())))
+    def record(row):
+        epochs.append((row["val_loss"], copy.deepcopy(model.state_dict())))
 
-    fit(model, x, y, epochs=60, learning_rate=0.1, validation_split=0.3, early_stopping=2, callbacks=remember)
-    losses = [loss for loss, _ in seen]
+    fit(model, x, y, epochs=60, learning_rate=0.1, validation_split=0.3, early_stopping=2, callbacks=record)
+    losses = [loss for loss, _ in epochs]
     best = int(np.argmin(losses))
-    assert best < len(seen) - 1  # or the test would show nothing
-    assert len(seen) == best + 3  # two epochs after the best without a better one
-    assert all(torch.equal(seen[best][1][name], values) for name, values in model.state_dict().items())
+    assert best < len(epochs) - 1  # otherwise the last weights are the best
+    assert len(epochs) == best + 3  # two epochs without a better one
+    assert all(torch.equal(epochs[best][1][name], values) for name, values in model.state_dict().items())
 
 
-def test_accuracy_is_watched_as_better_when_larger(table):
+def test_a_larger_accuracy_is_better_for_early_stopping(table):
     model = fit(network(), *table, epochs=40, early_stopping=3, monitor="accuracy")
-    accuracy = model.history["accuracy"].to_numpy()
+    accuracy = history_of(model)["accuracy"].to_numpy()
     assert len(accuracy) == np.argmax(accuracy) + 4
 
 
@@ -333,87 +347,87 @@ def test_the_learning_rate_falls_when_nothing_improves(table):
     x, y = table
     model = fit(network(), x, y, epochs=30, learning_rate=0.5, monitor="loss", reduce_lr={"patience": 2, "factor": 0.6})
     best, waited, rate = math.inf, 0, 0.5
-    for row in model.history.itertuples():
-        assert row.learning_rate == pytest.approx(rate)
-        best, waited = (row.loss, 0) if row.loss < best else (best, waited + 1)
+    for row in history_of(model).to_dict("records"):
+        assert row["learning_rate"] == pytest.approx(rate)
+        best, waited = (row["loss"], 0) if row["loss"] < best else (best, waited + 1)
         if waited == 2:
             rate, waited = rate * 0.6, 0
     assert rate < 0.5
 
 
-def test_callbacks_see_every_epoch_and_may_end_training(table):
+def test_callbacks_get_every_epoch_and_may_end_training(table):
     rows = []
     model = fit(network(), *table, epochs=9, callbacks=[rows.append, lambda row: row["epoch"] == 4])
-    assert [row["epoch"] for row in rows] == [1, 2, 3, 4] == model.history["epoch"].tolist()
+    assert [row["epoch"] for row in rows] == [1, 2, 3, 4] == history_of(model)["epoch"].tolist()
 
 
 # Interrupts, failures, checkpoints --------------------------------------------------------------------------
 
 
-def test_an_interrupt_keeps_what_was_learnt(table):
-    with pytest.warns(UserWarning, match="Training was interrupted after epoch 2; the model keeps what it learnt"):
+def test_an_interrupt_keeps_the_progress(table):
+    with pytest.warns(UserWarning, match="Training was interrupted after epoch 2; the model keeps its progress"):
         model = fit(network(), *table, epochs=9, callbacks=interrupt_after(2))
     assert same_weights(model, fit(network(), *table, epochs=2))
-    assert len(model.history) == 2
+    assert len(history_of(model)) == 2
     assert not model.training
 
 
 @pytest.mark.parametrize("early_stopping", [6, None])  # ends with the best weights, or with the last
 def test_a_run_resumed_from_its_checkpoint_equals_one_never_interrupted_to_the_bit(table, tmp_path, early_stopping):
     x, y = table
-    others = dict(zip(LABELS, LABELS[1:] + LABELS[:1], strict=True))
-    arguments = {
-        "epochs": 7, "validation_data": (x, [others[label] for label in y]), "early_stopping": early_stopping,
+    wrong_labels = dict(zip(LABELS, LABELS[1:] + LABELS[:1], strict=True))
+    arguments: dict[str, Any] = {
+        "epochs": 7, "validation_data": (x, [wrong_labels[label] for label in y]), "early_stopping": early_stopping,
         "reduce_lr": 1, "learning_rate": 0.2, "monitor": "val_loss",
     }  # fmt: skip
-    whole = fit(network(), x, y, **arguments)
-    # What must come back from the file has changed before the interrupt: the best weights are known and the rate is
-    # lower, since the more is learnt, the less it fits the other labels.
-    assert whole.history["val_loss"].argmin() < 3
-    assert whole.history["learning_rate"][3] < 0.2
+    uninterrupted = fit(network(), x, y, **arguments)
+    # The file must restore state that has changed before the interrupt: the best weights are set and the rate is lower,
+    # because training makes the fit to the wrong labels worse.
+    assert history_of(uninterrupted)["val_loss"].argmin() < 3
+    assert history_of(uninterrupted)["learning_rate"][3] < 0.2
     arguments["checkpoint"] = tmp_path / "run.checkpoint"
     with pytest.warns(UserWarning, match="interrupted after epoch 4"):
         fit(network(), x, y, **arguments, callbacks=interrupt_after(4))
-    resumed = fit(network(), x, y, **arguments | {"seed": None})  # takes the seed of the file
-    assert same_weights(resumed, whole)
-    pd.testing.assert_frame_equal(without_seconds(resumed), without_seconds(whole), check_exact=True)
+    resumed = fit(network(), x, y, **arguments | {"seed": None})  # the seed is that of the file
+    assert same_weights(resumed, uninterrupted)
+    pd.testing.assert_frame_equal(without_seconds(resumed), without_seconds(uninterrupted), check_exact=True)
 
 
-def test_what_comes_from_a_checkpoint_lies_in_memory_as_what_torch_makes(table, tmp_path):
-    """At multiples of 64 bytes, where NumPy's may lie at multiples of 16: kernels may go another way there."""
-    made = []
+def test_tensors_from_a_checkpoint_are_aligned_as_tensors_of_torch(table, tmp_path):
+    """Kernels may depend on the alignment: torch aligns to 64 bytes, NumPy to 16."""
+    optimizers = []
 
     def optimizer(parameters):
-        made.append(torch.optim.Adam(parameters))
-        return made[-1]
+        optimizers.append(torch.optim.Adam(parameters))
+        return optimizers[-1]
 
     arguments = {"optimizer": optimizer, "checkpoint": tmp_path / "run.checkpoint"}
     fit(network(), *table, **arguments)
     fit(network(), *table, **arguments)
-    for one in made:
-        places = [value.data_ptr() for state in one.state.values() for value in state.values()]
-        assert len(places) > 0
-        assert all(place % 64 == 0 for place in places)
+    for resumed in optimizers:
+        addresses = [value.data_ptr() for state in resumed.state.values() for value in state.values()]
+        assert len(addresses) > 0
+        assert all(address % 64 == 0 for address in addresses)
 
 
-def test_every_epoch_has_an_order_of_its_own(table):
+def test_every_epoch_has_a_different_order(table):
     first_batches, rows = {}, []
 
-    def look(x, generator):
+    def record_first(x, generator):
         first_batches.setdefault(len(rows), x.clone())
         return x
 
-    fit(network(), *table, augment=look, callbacks=rows.append)
+    fit(network(), *table, augment=record_first, callbacks=rows.append)
     assert len(first_batches) == 3
     assert not torch.equal(first_batches[0], first_batches[1])
 
 
-def test_a_finished_checkpoint_only_gives_back_what_was_learnt(table, tmp_path):
+def test_a_finished_checkpoint_only_restores_the_weights(table, tmp_path):
     path = tmp_path / "run.checkpoint"
-    done = fit(network(), *table, checkpoint=path)
+    finished = fit(network(), *table, checkpoint=path)
     rows = []
     again = fit(network(), *table, checkpoint=path, callbacks=rows.append)
-    assert same_weights(done, again)
+    assert same_weights(finished, again)
     assert rows == []
 
 
@@ -431,48 +445,48 @@ def test_the_checkpoint_of_another_training_is_refused(table, tmp_path):
         fit(network(), *table, checkpoint=path)
 
 
-def test_a_loss_that_is_no_number_stops_and_keeps_the_last_good_weights(table):
+def test_a_loss_that_is_not_finite_stops_training_and_keeps_the_last_finite_weights(table):
     model, rows = network(), []
 
     def spoil_the_third_epoch(x, generator):
         return x if len(rows) < 2 else x * math.nan
 
-    message = "it was none in epoch 3, and the model keeps its weights from before that"
+    message = "it was not in epoch 3, and the model keeps its weights from before that epoch"
     with pytest.raises(FloatingPointError, match=message):
         fit(model, *table, epochs=5, augment=spoil_the_third_epoch, callbacks=rows.append)
     assert same_weights(model, fit(network(), *table, epochs=2))
-    assert len(model.history) == 2
+    assert len(history_of(model)) == 2
     assert not model.training
 
 
-# What a training leaves that taught nothing -----------------------------------------------------------------
+# State after a failed training ----------------------------------------------------------------------------
 
 
-def all_of(model):
-    """What training may change of a network."""
-    notes = {
+def state_of(model: nn.Module) -> tuple[Any, ...]:
+    """The state of a network that training may change."""
+    attributes = {
         name: vars(model)[name] for name in ("columns", "history", "labels", "spec", "stepper") if name in vars(model)
     }
     tensors = {name: values.clone() for name, values in model.state_dict().items()}
     return (
         tensors,
-        notes,
+        attributes,
         [module.training for module in model.modules()],
-        [one.requires_grad for one in model.parameters()],
+        [parameter.requires_grad for parameter in model.parameters()],
     )
 
 
-def assert_untouched(model, before):
-    tensors, notes, *flags = all_of(model)
+def assert_unchanged(model: nn.Module, before: tuple[Any, ...]) -> None:
+    tensors, attributes, *flags = state_of(model)
     assert tensors.keys() == before[0].keys()
     assert all(torch.equal(values, before[0][name]) for name, values in tensors.items())
-    assert notes.keys() == before[1].keys()
-    assert all(value is before[1][name] or value == before[1][name] for name, value in notes.items())
+    assert attributes.keys() == before[1].keys()
+    assert all(value is before[1][name] or value == before[1][name] for name, value in attributes.items())
     assert flags == list(before[2:])
 
 
 class Foreign(nn.Module):
-    """A module of one's own, with statistics that a pass in training changes."""
+    """A module of the user, with statistics that a pass in training changes."""
 
     task, outputs, labels = "regression", "values", None
 
@@ -486,40 +500,40 @@ class Foreign(nn.Module):
 
 
 BACKBONE = nn.Linear(FEATURES, 6)
-NETWORKS = {
+NETWORKS: dict[str, Callable[[], Any]] = {
     "classes": network,
     "values": lambda: mc_mlp(FEATURES, task="regression", hidden=8),
     "Bayesian": lambda: mcd.mc_bayes_mlp(FEATURES, LABELS, hidden=4),
-    "made Bayesian": lambda: mcd.mc_to_bayesian(network()),
+    "converted to Bayesian": lambda: mcd.mc_to_bayesian(network()),
     "residual": lambda: mcd.mc_bayes_resnet((4, 4, 1), task="regression", filters=(3,)),
     "foreign": Foreign,
     "behind a backbone": lambda: mcd.mc_frozen_backbone(BACKBONE, mc_mlp(6, LABELS, hidden=4)),
 }
 
 
-def data_for(model, table, scale=1.0):
+def data_for(model: Any, table: tuple[Any, Any], scale: float = 1.0) -> tuple[Any, Any]:
     x = table[0] * scale
     if "ResidualBlock" in str(model):
         x = np.repeat(x, 4, axis=1)[:, :16].reshape(-1, 4, 4, 1)
     return x, (x.reshape(len(x), -1)[:, 0] * scale if model.task == "regression" else table[1])
 
 
-def spoiling(batch, spoil):
-    """An augmentation that does `spoil` in one batch."""
+def spoiling(batch: int, spoil: Callable[[Any], Any]) -> dict[str, Any]:
+    """An augmentation that calls `spoil` in one batch."""
     batches = iter(range(1, 1000))
     return {"augment": lambda x, generator: spoil(x) if next(batches) == batch else x}
 
 
-def fault(*_):
+def fault(*_: object) -> Any:
     raise ZeroDivisionError("a fault of the caller")
 
 
-def interrupt(*_):
+def interrupt(*_: object) -> Any:
     raise KeyboardInterrupt
 
 
-REFUSALS = {
-    "an optimizer function that gives none": {"optimizer": lambda parameters: None},
+REFUSALS: dict[str, Any] = {
+    "an optimizer function that returns none": {"optimizer": lambda parameters: None},
     "an optimizer function that fails": {"optimizer": fault},
     "a weight function that fails": "kl_weight",
     "progress that fails": {"progress": fault},
@@ -528,50 +542,49 @@ REFUSALS = {
     "validation data of another shape": {"validation_data": (np.zeros((3, 99)), ["u", "v", "w"])},
     "an augmentation that fails": spoiling,
     "an augmentation that fails in the third batch": spoiling,
-    "an augmentation that gives another shape": spoiling,
-    "a loss that is no number": spoiling,
+    "an augmentation that changes the shape": spoiling,
+    "a loss that is not finite": spoiling,
     "the checkpoint of another run": "checkpoint",
 }
-BATCHES = {
+BATCHES: dict[str, tuple[int, Callable[[Any], Any]]] = {
     "an augmentation that fails": (1, fault),
     "an augmentation that fails in the third batch": (3, fault),
-    "an augmentation that gives another shape": (2, lambda x: x[:, :1]),
-    "a loss that is no number": (2, lambda x: x * math.nan),
+    "an augmentation that changes the shape": (2, lambda x: x[:, :1]),
+    "a loss that is not finite": (2, lambda x: x * math.nan),
 }
 
 
-NO_AUGMENTATION = "behind a backbone"  # whose features are computed once
+NO_AUGMENTATION = "behind a backbone"  # the features of a backbone are computed once
 REFUSED = [
     (kind, reason) for kind in NETWORKS for reason in REFUSALS if (kind, reason in BATCHES) != (NO_AUGMENTATION, True)
 ]
 
 
 @pytest.mark.parametrize(("kind", "reason"), REFUSED)
-def test_a_fit_that_teaches_nothing_leaves_the_network_as_it_was(kind, reason, table, tmp_path):
-    model, given = NETWORKS[kind](), REFUSALS[reason]
-    if given is spoiling:
-        given = spoiling(*BATCHES[reason])
-    elif given == "kl_weight":
-        asked = iter((1.0, "no number"))  # the first is asked for before anything is learnt
-        given = {"kl_weight": lambda epoch: next(asked)}
-    elif given == "checkpoint":
+def test_a_failed_fit_leaves_the_network_unchanged(kind, reason, table, tmp_path):
+    model, arguments = NETWORKS[kind](), REFUSALS[reason]
+    if arguments is spoiling:
+        arguments = spoiling(*BATCHES[reason])
+    elif arguments == "kl_weight":
+        weights = iter((1.0, "no number"))  # the first call is a check before training
+        arguments = {"kl_weight": lambda epoch: next(weights)}
+    elif arguments == "checkpoint":
         x, y = data_for(model, table)
-        given = {"checkpoint": tmp_path / "run"}
-        fit(NETWORKS[kind](), x, y, epochs=1, batch_size=17, **given)
+        arguments = {"checkpoint": tmp_path / "run"}
+        fit(NETWORKS[kind](), x, y, epochs=1, batch_size=17, **arguments)
     model.train()
-    next(iter(model.children())).eval()  # flags that no fit would leave
+    next(iter(model.children())).eval()  # flags that differ from those after a fit
     trained = model.head if kind == "behind a backbone" else model
-    before = all_of(trained)
+    before = state_of(trained)
     x, y = data_for(model, table, scale=1000)
-    with pytest.raises(Exception, match="."):  # each of its own kind
-        fit(model, pd.DataFrame(x) if x.ndim == 2 else x, y, **given)
-    assert_untouched(trained, before)
+    with pytest.raises(Exception, match="."):  # the class depends on the case
+        fit(model, pd.DataFrame(x) if x.ndim == 2 else x, y, **arguments)
+    assert_unchanged(trained, before)
     x, y = data_for(model, table)
-    one, fresh = (fit(net, x, y) for net in (model, NETWORKS[kind]()))
-    assert same_weights(one, fresh)
+    assert same_weights(*(fit(net, x, y) for net in (model, NETWORKS[kind]())))
 
 
-def test_columns_of_a_refused_fit_are_not_kept(table):
+def test_columns_of_a_failed_fit_are_not_stored(table):
     model = network()
     with pytest.raises(TypeError, match="`optimizer` must give a torch optimizer"):
         fit(model, pd.DataFrame(table[0], columns=list("abcde")), table[1], optimizer=lambda parameters: None)
@@ -580,26 +593,26 @@ def test_columns_of_a_refused_fit_are_not_kept(table):
     assert model.columns == tuple("vwxyz")
 
 
-def test_an_interrupt_before_the_first_step_leaves_the_network_as_it_was(table):
+def test_an_interrupt_before_the_first_step_leaves_the_network_unchanged(table):
     model = network()
-    before = all_of(model)
-    with pytest.warns(UserWarning, match="Training was interrupted after epoch 0; the model is as it was."):
+    before = state_of(model)
+    with pytest.warns(UserWarning, match="Training was interrupted after epoch 0; the model is unchanged."):
         fit(model, *table, **spoiling(1, interrupt))
-    assert_untouched(model, before)
+    assert_unchanged(model, before)
 
 
-def test_an_interrupt_in_the_first_epoch_keeps_what_was_learnt_and_its_units(table):
+def test_an_interrupt_in_the_first_epoch_keeps_the_progress_and_the_units(table):
     model = network()
     before = copy.deepcopy(model)
-    with pytest.warns(UserWarning, match="interrupted after epoch 0; the model keeps what it learnt"):
+    with pytest.warns(UserWarning, match="interrupted after epoch 0; the model keeps its progress"):
         fit(model, *table, **spoiling(3, interrupt))
     assert not same_weights(model, before)
     np.testing.assert_allclose(model.feature_mean, table[0].mean(axis=0), rtol=1e-6)  # float32
-    assert len(model.history) == 0
+    assert len(history_of(model)) == 0
 
 
 @pytest.mark.parametrize("epochs", [0, 2])
-def test_an_interrupt_where_the_weights_are_no_numbers_keeps_the_last_good_ones(table, epochs):
+def test_an_interrupt_after_weights_became_infinite_keeps_the_last_finite_weights(table, epochs):
     model, batches = network(), iter(range(1, 1000))
     first = epochs * -(-N // 16) + 1
 
@@ -607,21 +620,21 @@ def test_an_interrupt_where_the_weights_are_no_numbers_keeps_the_last_good_ones(
         batch = next(batches)
         return interrupt() if batch == first + 1 else x * math.nan if batch == first else x
 
-    kept = "keeps what it learnt" if epochs else "is as it was"
-    with pytest.warns(UserWarning, match=f"interrupted after epoch {epochs}; the model {kept}"):
+    outcome = "keeps its progress" if epochs else "is unchanged"
+    with pytest.warns(UserWarning, match=f"interrupted after epoch {epochs}; the model {outcome}"):
         fit(model, *table, epochs=5, augment=spoil)
     assert same_weights(model, fit(network(), *table, epochs=epochs, augment=lambda x, _: x) if epochs else network())
 
 
-def test_an_error_takes_back_the_epoch_that_it_comes_in(table):
+def test_an_error_undoes_its_epoch(table):
     model, per_epoch = network(), -(-N // 16)
     with pytest.raises(ZeroDivisionError):
         fit(model, *table, epochs=4, **spoiling(2 * per_epoch + 3, fault))
     assert same_weights(model, fit(network(), *table, epochs=2, augment=lambda x, _: x))
-    assert len(model.history) == 2
+    assert len(history_of(model)) == 2
 
 
-def test_a_fault_of_a_callback_keeps_the_epochs_before_it(table):
+def test_an_error_in_a_callback_keeps_the_epochs_before_it(table):
     model = network()
     with pytest.raises(ZeroDivisionError):
         fit(model, *table, callbacks=fault)
@@ -638,16 +651,16 @@ def test_a_fault_of_a_callback_keeps_the_epochs_before_it(table):
         {"optimizer": lambda parameters: Faulty(parameters)},
     ],
 )
-def test_a_step_that_fails_leaves_the_network_as_it_was(kind, wrong, table):
+def test_a_failed_step_leaves_the_network_unchanged(kind, wrong, table):
     model = NETWORKS[kind]()
     model.train()
     trained = model.head if kind == "behind a backbone" else model
-    before = all_of(trained)
-    options = {"kl_weight": 0.1} if "Bayesian" in kind else {}
+    before = state_of(trained)
+    options: dict[str, Any] = {"kl_weight": 0.1} if "Bayesian" in kind else {}
     x, y = data_for(model, table, scale=1000)
     with pytest.raises((TypeError, ValueError, ZeroDivisionError)):
         mc_train_on_batch(model, pd.DataFrame(x, columns=list("abcde")), y, **wrong, **options)
-    assert_untouched(trained, before)
+    assert_unchanged(trained, before)
     x, y = data_for(model, table)
     fresh = NETWORKS[kind]()
     for net in (model, fresh):
@@ -665,13 +678,14 @@ class Faulty(torch.optim.SGD):
 
 
 @pytest.mark.parametrize("fails", [False, True])
-def test_training_moves_no_global_generator_also_after_an_error(table, fails):
+def test_training_restores_the_global_generators_also_after_an_error(table, fails):
     def broken(row):
         raise RuntimeError("a fault of the callback")
 
     torch.manual_seed(8)
     np.random.seed(8)
-    torch_state, numpy_state = torch.get_rng_state(), np.random.get_state()[1]
+    torch_state = torch.get_rng_state()
+    numpy_state: Any = np.random.get_state()
     model = network()
     if fails:
         with pytest.raises(RuntimeError, match="a fault of the callback"):
@@ -680,7 +694,8 @@ def test_training_moves_no_global_generator_also_after_an_error(table, fails):
         fit(model, *table, validation_split=0.2)
         mc_train_on_batch(model, *table)
     assert torch.equal(torch.get_rng_state(), torch_state)
-    assert (np.random.get_state()[1] == numpy_state).all()
+    numpy_state_after: Any = np.random.get_state()
+    assert (numpy_state_after[1] == numpy_state[1]).all()
     assert not model.training
 
 
@@ -695,9 +710,9 @@ def test_nothing_is_left_in_the_working_folder_and_nothing_is_printed(table, tmp
 
 
 def test_progress_may_be_a_function(table):
-    told = []
-    fit(network(), *table, epochs=2, progress=lambda *news: told.append(news))
-    done, total, text = told[-1]
+    calls = []
+    fit(network(), *table, epochs=2, progress=lambda *arguments: calls.append(arguments))
+    done, total, text = calls[-1]
     assert done == total == 12  # 2 epochs of 90 inputs in batches of 16
     assert text.startswith("Epoch 2 of 2, loss ")
 
@@ -707,10 +722,10 @@ def test_a_bar_appears_only_on_long_runs(table, capfd):
     assert capfd.readouterr().err.strip() == ""
 
 
-# Steps of one's own -----------------------------------------------------------------------------------------
+# Single steps ---------------------------------------------------------------------------------------------
 
 
-def test_a_loop_of_ones_own_learns_and_says_how_well(table):
+def test_a_loop_of_the_user_learns_and_gets_the_metrics(table):
     x, y = table
     model = network()
     results = [mc_train_on_batch(model, x, y, optimizer="adam") for _ in range(150)]
@@ -719,68 +734,73 @@ def test_a_loop_of_ones_own_learns_and_says_how_well(table):
     assert not model.training
 
 
-def test_steps_are_the_same_every_time(table):
-    one, same = network(), network()
-    for model in (one, same):
+def test_steps_are_reproducible(table):
+    first, second = network(), network()
+    for model in (first, second):
         torch.seed()
         for _ in range(3):
             mc_train_on_batch(model, *table)
-    assert same_weights(one, same)
+    assert same_weights(first, second)
 
 
-def losses_of_standing_still(model, table, optimizers):
-    """The loss of each step, which moves no weight, so that masks alone make the difference."""
+def losses_at_rate_0(model: nn.Module, table: tuple[Any, Any], optimizers: list[Any]) -> list[float]:
+    """The loss of each step. No step changes the weights, so that only the masks differ."""
     return [mc_train_on_batch(model, *table, optimizer=optimizer)["loss"] for optimizer in optimizers]
 
 
-def test_steps_have_masks_of_their_own_whatever_optimizer_each_is_given(table):
-    still = [lambda weights: torch.optim.SGD(weights, lr=0.0), lambda weights: torch.optim.Adam(weights, lr=0.0)]
-    expected = losses_of_standing_still(network(), table, [still[0]] * 4)
+def test_steps_have_different_masks_with_any_sequence_of_optimizers(table):
+    def sgd(weights):
+        return torch.optim.SGD(weights, lr=0.0)
+
+    def adam(weights):
+        return torch.optim.Adam(weights, lr=0.0)
+
+    expected = losses_at_rate_0(network(), table, [sgd] * 4)
     assert len(set(expected)) == 4
-    assert losses_of_standing_still(network(), table, [still[0], still[1], still[0], still[1]]) == expected
+    assert losses_at_rate_0(network(), table, [sgd, adam, sgd, adam]) == expected
     model = network()
     ready = [torch.optim.SGD(model.parameters(), lr=0.0) for _ in range(4)]
-    assert losses_of_standing_still(model, table, ready) == expected
+    assert losses_at_rate_0(model, table, ready) == expected
 
 
 @pytest.mark.parametrize(
-    "written",
+    "define",
     [
-        lambda made, rate: lambda weights: made.append(1) or torch.optim.SGD(weights, lr=rate, momentum=0.9),
-        lambda made, rate: lambda weights, lr=rate: made.append(1) or torch.optim.SGD(weights, lr=lr, momentum=0.9),
-        lambda made, rate: functools.partial(
-            lambda weights, lr: made.append(1) or torch.optim.SGD(weights, lr=lr, momentum=0.9), lr=rate
+        lambda calls, rate: lambda weights: calls.append(1) or torch.optim.SGD(weights, lr=rate, momentum=0.9),
+        lambda calls, rate: lambda weights, lr=rate: calls.append(1) or torch.optim.SGD(weights, lr=lr, momentum=0.9),
+        lambda calls, rate: functools.partial(
+            lambda weights, lr: calls.append(1) or torch.optim.SGD(weights, lr=lr, momentum=0.9), lr=rate
         ),
     ],
     ids=["closure", "default", "partial"],
 )
-def test_an_optimizer_function_written_anew_in_a_loop_keeps_its_momentum(table, written):
-    once, anew, made = network(), network(), []
-    kept = written([], 0.1)
+def test_an_optimizer_function_defined_again_in_a_loop_keeps_its_momentum(table, define):
+    once, again, calls = network(), network(), []
+    optimizer = define([], 0.1)
     for _ in range(5):
-        mc_train_on_batch(once, *table, optimizer=kept)
-        mc_train_on_batch(anew, *table, optimizer=written(made, 0.1))
-    assert same_weights(once, anew)
-    assert len(made) == 1
-    mc_train_on_batch(anew, *table, optimizer=written(made, 0.2))  # another rate is another optimizer
-    assert len(made) == 2
+        mc_train_on_batch(once, *table, optimizer=optimizer)
+        mc_train_on_batch(again, *table, optimizer=define(calls, 0.1))
+    assert same_weights(once, again)
+    assert len(calls) == 1
+    mc_train_on_batch(again, *table, optimizer=define(calls, 0.2))  # a different rate is a different optimizer
+    assert len(calls) == 2
 
 
 def test_an_optimizer_function_that_counts_its_calls_is_called_once(table):
-    made = 0
+    n_calls = 0
 
     def make(weights):
-        nonlocal made
-        made += 1
+        nonlocal n_calls
+        n_calls += 1
         return torch.optim.SGD(weights, lr=0.1)
 
     model = network()
     for _ in range(3):
         mc_train_on_batch(model, *table, optimizer=make)
-    assert made == 1
+    assert n_calls == 1
 
 
-def test_adam_asked_for_by_name_goes_on_from_adam_by_default(table):
+def test_adam_by_name_continues_adam_by_default(table):
     by_default, by_name = network(), network()
     for step in range(4):
         mc_train_on_batch(by_default, *table)
@@ -788,7 +808,7 @@ def test_adam_asked_for_by_name_goes_on_from_adam_by_default(table):
     assert same_weights(by_default, by_name)
 
 
-def test_the_optimizer_stays_between_steps_and_out_of_the_file(table, tmp_path):
+def test_the_optimizer_is_kept_between_steps_and_is_not_saved(table, tmp_path):
     from mcdropout.files import mc_load, mc_save
 
     model = mc_mlp(FEATURES, LABELS, dropout=0.0)
@@ -838,7 +858,7 @@ def test_the_optimizer_stays_between_steps_and_out_of_the_file(table, tmp_path):
         ({"checkpoint": "nowhere/at/all"}, '`checkpoint` must be in a folder that exists; got "nowhere/at/all"'),
     ],
 )
-def test_arguments_that_cannot_work_get_one_sentence(table, arguments, message):
+def test_wrong_arguments_have_a_one_sentence_error(table, arguments, message):
     with pytest.raises(ValueError, match=message):
         fit(network(), *table, **arguments)
 
@@ -858,7 +878,7 @@ def test_arguments_that_cannot_work_get_one_sentence(table, arguments, message):
         (lambda x, y: (x, [*y[:-1], None]), "`y` must have a label for every input; got none at input number 90"),
     ],
 )
-def test_data_that_cannot_be_learnt_from_gets_one_sentence(table, change, message):
+def test_wrong_data_have_a_one_sentence_error(table, change, message):
     model = network()
     before = copy.deepcopy(model)
     with pytest.raises(ValueError, match=message):
@@ -866,47 +886,47 @@ def test_data_that_cannot_be_learnt_from_gets_one_sentence(table, change, messag
     assert same_weights(model, before)
 
 
-def test_a_thing_that_is_no_model_is_refused(table):
-    for thing in (3, nn.Linear(FEATURES, 3)):
+def test_an_object_that_is_not_a_model_is_refused(table):
+    for model in (3, nn.Linear(FEATURES, 3)):
         with pytest.raises(TypeError, match="`model` must be a network of mc_cnn.*; got (int|Linear)"):
-            fit(thing, *table)
+            fit(model, *table)
 
 
-# The whole thing --------------------------------------------------------------------------------------------
+# Complete runs --------------------------------------------------------------------------------------------
 
 
-def test_a_real_ctrl_c_ends_training_with_the_batch_in_which_it_comes():
+def test_a_real_ctrl_c_ends_training_after_the_current_batch():
     code = """
 import os, signal, threading, warnings
 import numpy as np
 from mcdropout.networks.plain import mc_mlp
 from mcdropout.training.fit import mc_fit
 x = np.random.default_rng(0).normal(size=(2000, 4))
-begun, due, struck = [], threading.Event(), []
-def strike():
+batches, due, interrupted = [], threading.Event(), []
+def interrupt():
     due.wait()
     os.kill(os.getpid(), signal.SIGINT)
-    struck.append(len(begun))
+    interrupted.append(len(batches))
 def count(x, generator):
-    begun.append(1)
-    if len(begun) == 80:  # of 63 an epoch: within the second
+    batches.append(1)
+    if len(batches) == 80:  # in the second epoch, because an epoch has 63 batches
         due.set()
     return x
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs start without
-striker = threading.Thread(target=strike)
-striker.start()
+signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs of a shell ignore SIGINT
+thread = threading.Thread(target=interrupt)
+thread.start()
 warnings.simplefilter("ignore")
 model = mc_fit(mc_mlp(4, n_outputs=2), x, (x[:, 0] > 0).astype(int), epochs=1000, batch_size=32,
                augment=count, progress=False)
-striker.join()
-print(len(begun) - struck[0], len(model.history))
+thread.join()
+print(len(batches) - interrupted[0], len(model.history))
 """
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True,
         env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
     more, epochs = done.stdout.split()
-    assert int(more) <= 1  # one may begin before the other thread has noted it
+    assert int(more) <= 1  # a batch may begin before the other thread counts
     assert 1 <= int(epochs) < 1000
 
 
@@ -924,14 +944,14 @@ def test_eight_epochs_on_the_bundled_sample_reach_81_percent():
 
 
 @pytest.mark.gpu
-def test_on_a_gpu_the_model_learns_and_comes_home(table):
+def test_training_on_a_gpu_returns_the_model_to_the_cpu(table):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         model = fit(network(), *table, epochs=20, learning_rate=0.01, device="cuda")
-        same = fit(network(), *table, epochs=20, learning_rate=0.01, device="cuda")
+        second = fit(network(), *table, epochs=20, learning_rate=0.01, device="cuda")
     assert next(model.parameters()).device.type == "cpu"
-    assert model.history["accuracy"].iloc[-1] > 0.6
-    assert same_weights(model, same)
+    assert history_of(model)["accuracy"].iloc[-1] > 0.6
+    assert same_weights(model, second)
 
 
 @pytest.mark.parametrize(
@@ -941,16 +961,16 @@ def test_on_a_gpu_the_model_learns_and_comes_home(table):
         ({"callbacks": [print, "a"]}, '`callbacks` must be a function; got "a".'),
         ({"augment": 3}, "`augment` must be a function; got 3."),
         ({"class_weight": 3}, '`class_weight` must be "balanced" or weights by label; got 3.'),
-        ({"class_weight": [0, 0]}, "`class_weight` must be above 0 for some label; got 0 for all."),
+        ({"class_weight": [0, 0]}, "`class_weight` must be above 0 for at least one label; got 0 for all."),
         ({"checkpoint": 3}, "`checkpoint` must be a path; got 3."),
     ],
 )
-def test_arguments_of_another_kind_get_one_sentence(options, text):
+def test_arguments_of_a_wrong_type_have_a_one_sentence_error(options, text):
     with pytest.raises(ValueError, match=re.escape(text)):
         mc_fit(mc_mlp(3, labels=["a", "b"]), np.ones((8, 3)), ["a", "b"] * 4, epochs=1, progress=False, **options)
 
 
-def test_a_callback_may_stop_with_numpys_true():
+def test_a_callback_may_return_true_of_numpy():
     net = mc_fit(
         mc_mlp(3, labels=["a", "b"]),
         np.ones((8, 3)),
@@ -959,7 +979,7 @@ def test_a_callback_may_stop_with_numpys_true():
         progress=False,
         callbacks=lambda row: np.bool_(row["epoch"] == 2),
     )
-    assert len(net.history) == 2
+    assert len(history_of(net)) == 2
 
 
 # Tables with names ------------------------------------------------------------------------------------------
@@ -971,28 +991,27 @@ def named(table):
     return pd.DataFrame(x, columns=[f"feature {i}" for i in range(FEATURES)]), y
 
 
-def test_columns_are_found_by_their_names(named, tmp_path):
+def test_columns_are_matched_by_name(named, tmp_path):
     x, y = named
     model = fit(network(), x, y)
     assert model.columns == tuple(x.columns)
-    other = x[[*x.columns[2:], *x.columns[:2]]]  # no order that undoes itself
-    usual = mcd.mc_predict(model, x, 5, seed=1, progress=False).mean
+    other = x[[*x.columns[2:], *x.columns[:2]]]  # applying this order twice does not restore the first order
+    expected = mcd.mc_predict(model, x, 5, seed=1, progress=False).mean
     mcd.mc_save(model, tmp_path / "net.mcd")
-    for known in (model, mcd.mc_load(tmp_path / "net.mcd"), copy.deepcopy(model)):
-        for given in (other, {"x": other}, iter([other[:40], other[40:]]), x.to_numpy()):
-            np.testing.assert_allclose(
-                mcd.mc_predict(known, given, 5, seed=1, progress=False).mean, usual, atol=1e-6, err_msg=type(given)
-            )
+    for net in (model, mcd.mc_load(tmp_path / "net.mcd"), copy.deepcopy(model)):
+        for inputs in (other, {"x": other}, iter([other[:40], other[40:]]), x.to_numpy()):
+            mean = mcd.mc_predict(net, inputs, 5, seed=1, progress=False).mean
+            np.testing.assert_allclose(mean, expected, atol=1e-6, err_msg=str(type(inputs)))
     point = mcd.mc_predict_point(model, x, progress=False)
     np.testing.assert_allclose(mcd.mc_predict_point(model, other, progress=False), point, atol=1e-6)
-    np.testing.assert_allclose(mcd.mc_sampler(model, other, 5, seed=1)(other).mean, usual, atol=1e-6)
+    np.testing.assert_allclose(mcd.mc_sampler(model, other, 5, seed=1)(other).mean, expected, atol=1e-6)
 
 
-def test_training_finds_columns_by_their_names(named):
+def test_training_matches_columns_by_name(named):
     x, y = named
-    other = x[[*x.columns[2:], *x.columns[:2]]]  # no order that undoes itself
-    usual = fit(network(), x, y, validation_data=(x, y))
-    assert same_weights(fit(network(), x, y, validation_data=(other, y)), usual)
+    other = x[[*x.columns[2:], *x.columns[:2]]]  # applying this order twice does not restore the first order
+    expected = fit(network(), x, y, validation_data=(x, y))
+    assert same_weights(fit(network(), x, y, validation_data=(other, y)), expected)
     assert same_weights(fit(fit(network(), x, y), other, y), fit(fit(network(), x, y), x, y))
 
 
@@ -1013,7 +1032,7 @@ def test_other_columns_are_refused(named):
     assert same_weights(model, before)
 
 
-def test_columns_without_names_are_taken_by_their_place(named):
+def test_columns_without_names_are_matched_by_position(named):
     x, y = named
     for columns in (range(FEATURES), ["same"] * FEATURES):
         model = fit(network(), x.set_axis(columns, axis=1), y)
