@@ -114,7 +114,7 @@ def _drawing(model: nn.Module, stream: OwnStream) -> AbstractContextManager[Any]
     """
     replaced = _ReplacedMethods()
     for layer in model.modules():
-        is_own_class = type(layer).__module__.startswith(f"{__package__}.")
+        is_own_class = type(layer).__module__.partition(".")[0] == "mcdropout"
         if layer._forward_hooks or layer._forward_pre_hooks or "forward" in vars(layer):
             return OwnDraws(stream)
         if type(layer) is nn.Dropout:

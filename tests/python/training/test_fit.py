@@ -20,6 +20,7 @@ import torch
 from torch import nn
 
 import mcdropout as mcd
+from mcdropout.compute.streams import OwnDraws, OwnStream
 from mcdropout.data.images import mc_read_images
 from mcdropout.data.samples import mc_sample_data
 from mcdropout.errors import UnreadableFile
@@ -1038,3 +1039,26 @@ def test_columns_without_names_are_matched_by_position(named):
         model = fit(network(), x.set_axis(columns, axis=1), y)
         assert model.columns == ()
         assert len(mcd.mc_predict(model, x, 5, seed=1, progress=False)) == len(x)
+
+
+OWN_NETWORKS: dict[str, tuple[Callable[[], mcd.MCNetwork], tuple[int, ...]]] = {
+    "mlp": (lambda: mcd.mc_mlp(3, ["a", "b"]), (3,)),
+    "cnn": (lambda: mcd.mc_cnn((8, 8, 1), ["a", "b"]), (8, 8, 1)),
+    "bayesian": (lambda: mcd.mc_bayes_mlp(3, ["a", "b"]), (3,)),
+}
+
+
+@pytest.mark.parametrize("name", OWN_NETWORKS)
+def test_own_networks_are_trained_without_intercepting_every_call(name, monkeypatch):
+    """Interception of all torch calls serves layers that others wrote; it makes a step of a small network slow."""
+    build, shape = OWN_NETWORKS[name]
+    network, x = build(), np.ones((4, *shape), np.float32)
+    intercepted: list[OwnStream] = []
+    monkeypatch.setattr(
+        "mcdropout.training.step.OwnDraws", lambda stream: intercepted.append(stream) or OwnDraws(stream)
+    )
+    mc_fit(network, x, ["a", "b", "a", "b"], epochs=1, progress=False)
+    assert not intercepted
+    network.register_forward_hook(lambda *_: None)  # it may draw
+    mc_fit(network, x, ["a", "b", "a", "b"], epochs=1, progress=False)
+    assert intercepted
