@@ -1,4 +1,4 @@
-"""The picture of convergence: how the summaries settle with more draws."""
+"""The picture of convergence: the summaries against the number of draws."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ if TYPE_CHECKING:
 
 
 def mc_plot_convergence(convergence: MCConvergence, *, path: str | os.PathLike[str] | None = None) -> Figure:
-    """Draw how each measure settles as draws are added. Its table is `convergence.table`.
+    """Draw each measure against the number of draws. Its table is `convergence.table`.
 
-    Above: each measure, its mean over the inputs. Below: its Monte Carlo error for one input (root mean square over the
-    inputs), with the tolerance. The number of draws is on a logarithmic scale.
+    The upper panels show the mean of each measure over the inputs. The lower panels show its Monte Carlo error for one
+    input (root mean square over the inputs) and the tolerance. The number of draws is on a logarithmic scale.
 
     Args:
-        convergence: What `mc_convergence()` returned.
+        convergence: The result of `mc_convergence()`.
         path: Also write the picture to this file. The ending decides the format: .png, .pdf or .svg.
 
     Returns:
@@ -59,9 +59,9 @@ def mc_plot_convergence(convergence: MCConvergence, *, path: str | os.PathLike[s
         check_picture_path(path, figure)
     panels = figure.subplots(2, len(measures), sharex=True, squeeze=False)
     for place, measure in enumerate(measures):
-        own = table[table["measure"] == measure]
+        measure_rows = table[table["measure"] == measure]
         for axes, column in zip(panels[:, place], ("value", "mcse"), strict=True):
-            axes.plot(counts, own[column], "o-", color=PREDICTED, markersize=4, linewidth=1.4, zorder=3)
+            axes.plot(counts, measure_rows[column], "o-", color=PREDICTED, markersize=4, linewidth=1.4, zorder=3)
             axes.set_xscale("log")
             axes.set_xticks(counts, [str(count) for count in counts])
             axes.minorticks_off()

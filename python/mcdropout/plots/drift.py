@@ -17,16 +17,15 @@ if TYPE_CHECKING:
 
 
 def mc_plot_drift(monitor: MCMonitor, *, path: str | os.PathLike[str] | None = None) -> Figure:
-    """Draw what a drift monitor saw, batch by batch. Its table is `monitor.batches`.
+    """Draw the results of a drift monitor, batch by batch. Its table is `monitor.batches`.
 
-    From top to bottom, over the inputs seen: the evidence of the sequential test on a logarithmic scale, with the line
-    that
-    makes an alarm; the mean of the measure, with that of the reference; the population stability index, with what it
-    reaches
-    by chance. Where there was an alarm, a solid line marks it and a dotted one where the change began.
+    The horizontal axis is the number of inputs seen. The first panel shows the evidence of the sequential test on a
+    logarithmic scale, with the limit of the alarm. The second shows the mean of the measure and that of the reference.
+    The third shows the population stability index and the value it reaches by chance. After an alarm, a solid line
+    marks the alarm and a dotted line the estimated start of the change.
 
     Args:
-        monitor: What `mc_monitor()` returned.
+        monitor: The result of `mc_monitor()`.
         path: Also write the picture to this file. The ending decides the format: .png, .pdf or .svg.
 
     Returns:
@@ -34,7 +33,7 @@ def mc_plot_drift(monitor: MCMonitor, *, path: str | os.PathLike[str] | None = N
         inline`.
 
     Raises:
-        ValueError: For a monitor that has seen nothing.
+        ValueError: For a monitor that has seen no batch.
         ImportError: Without matplotlib.
 
     Examples:
@@ -68,10 +67,10 @@ def mc_plot_drift(monitor: MCMonitor, *, path: str | os.PathLike[str] | None = N
         ("psi", "population\nstability index", table["psi_limit"], "by chance up to"),
     )
     seen = table["seen"].to_numpy()
-    for axes, (column, label, line, word) in zip(panels, rows, strict=True):
+    for axes, (column, label, limit, limit_name) in zip(panels, rows, strict=True):
         axes.plot(seen, table[column], "o-", color=PREDICTED, markersize=4, linewidth=1.4, zorder=3)
-        across = ([0, seen[-1]], np.repeat(line, 2)) if len(line) == 1 else (seen, line)
-        axes.plot(*across, "--", color=PALE, linewidth=1.2, zorder=2, label=word)
+        limit_points = ([0, seen[-1]], np.repeat(limit, 2)) if len(limit) == 1 else (seen, limit)
+        axes.plot(*limit_points, "--", color=PALE, linewidth=1.2, zorder=2, label=limit_name)
         axes.set_ylabel(label, size=BIG, color=INK)
         axes.legend(loc="upper left", fontsize=SMALL, frameon=False)
         for number, style in ((monitor.alarm_input, "-"), (monitor.since_input, ":")):

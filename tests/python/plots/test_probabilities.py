@@ -14,7 +14,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import LineCollection
 from matplotlib.colors import to_hex
 
-from mcdropout.plots.names import LABEL_WIDTH, text_width, told_apart
+from mcdropout.plots.names import LABEL_WIDTH, distinct_names, text_width
 from mcdropout.plots.probabilities import mc_plot_probabilities, mc_probabilities_table
 from mcdropout.plots.style import OTHER, PREDICTED
 from mcdropout.predictions.prediction import MCPrediction
@@ -246,7 +246,7 @@ LONG_ALIKE = {
 
 @pytest.mark.parametrize("labels", LONG_ALIKE.values(), ids=LONG_ALIKE)
 def test_labels_that_differ_anywhere_look_different(labels):
-    short = told_apart(labels)
+    short = distinct_names(labels)
     assert len(set(short)) == 3
     assert max(map(text_width, short)) <= LABEL_WIDTH
     (axes,) = bar_axes(mc_plot_probabilities(prediction_of(labels=labels), inputs=[1]))
@@ -256,8 +256,8 @@ def test_labels_that_differ_anywhere_look_different(labels):
 
 
 def test_labels_that_fit_are_shown_as_they_are_and_a_word_that_differs_as_a_whole():
-    assert told_apart(["cat", "dog", "cat"]) == ["cat", "dog", "cat"]
-    assert told_apart(LONG_ALIKE["middle"]) == ["…left…", "…right…", "…middle…"]
+    assert distinct_names(["cat", "dog", "cat"]) == ["cat", "dog", "cat"]
+    assert distinct_names(LONG_ALIKE["middle"]) == ["…left…", "…right…", "…middle…"]
 
 
 @pytest.mark.parametrize("labels", [LABELS, ["W" * 40, r"$\nope$ costs", "a\nlabel   in lines"]])
