@@ -105,7 +105,7 @@ def test_features_are_computed_once_through_training_and_sampling(cache, tmp_pat
     mcd.mc_predict(frozen, X[::-1], 6, seed=1, progress=False)  # others, as far as anyone knows
     assert sum(looked_at) == 66
     with torch.no_grad():
-        frozen.looking.source.module.conv.weight.mul_(2)  # and so with other weights
+        frozen.extractor.source.module.conv.weight.mul_(2)  # and so with other weights
     mcd.mc_predict(frozen, X, 6, seed=1, progress=False)
     assert sum(looked_at) == 96
 
@@ -230,7 +230,7 @@ def test_efficientnet_lite0_has_imagenet_s_weights(tmp_path):
     frozen = mcd.mc_frozen_backbone("efficientnet_lite0", HEADS["residual"], input_shape=(64, 48, 1))
     assert frozen.features(IMAGES).shape == (4, 2, 1, 1280)
     bytes_ = np.round(IMAGES * 255).astype(np.uint8)  # pixels as they come: scaled by (x - 127) / 128
-    module = frozen.looking.source.module.eval()
+    module = frozen.extractor.source.module.eval()
     with torch.no_grad():
         x = (torch.from_numpy(bytes_).float().expand(-1, -1, -1, 3) - 127) / 128
         wanted = module.extract_features(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
@@ -250,7 +250,7 @@ def test_a_keras_backbone_by_name():
     found = frozen.features(images)
     assert found.shape == (3, 2, 2, 1280)
     x = keras.applications.mobilenet_v2.preprocess_input(np.repeat(images * 255, 3, axis=3))
-    model = frozen.looking.source.module.model
+    model = frozen.extractor.source.module.model
     np.testing.assert_allclose(found, keras.ops.convert_to_numpy(model(x, training=False)), rtol=0, atol=1e-4)
 
 
@@ -335,8 +335,8 @@ class Gives(nn.Module):
         ),
         (
             lambda: mcd.mc_save(mcd.mc_frozen_backbone(backbone(), mcd.mc_mlp(7, LABELS)), "net"),
-            "`object` has a backbone or a `prepare` of your own, which no file of ours can hold; save its `head` and "
-            "make it again.",
+            "`object` has a backbone or a `prepare` of your own, which cannot be saved; save its `head` and make "
+            "the network again.",
         ),
     ],
 )

@@ -229,7 +229,7 @@ def test_images_that_cannot_work_get_the_arithmetic(shape, arguments, message):
     ("shape", "message"),
     [
         ((5, 8, 9), r"must have shape \(input, 8, 9, 1\); got \(5, 8, 9\). Add the channel axis at the end"),
-        ((8, 9, 1), "One input alone still needs the input axis in front"),
+        ((8, 9, 1), "A single input also needs the input axis in front"),
         ((5, 1, 8, 9), "Move the channel axis to the end"),
         ((5, 8, 9, 3), r"must have shape \(input, 8, 9, 1\); got \(5, 8, 9, 3\)\.$"),
     ],
