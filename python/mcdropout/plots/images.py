@@ -13,7 +13,7 @@ from ..data.images import Scale, as_image_rows
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-Positions = Sequence[int] | np.ndarray
+Positions = int | Sequence[int] | np.ndarray
 
 N_INPUTS = 12  # in rows of three they fill a page or a screen
 
