@@ -320,8 +320,10 @@ class Variational:
     def checked(
         cls, prior: Prior | None, posterior: Posterior | None, estimator: str | None, kl_samples: int
     ) -> Variational:
-        found = check_posterior(posterior)
-        return cls(check_prior(prior), found, check_estimator(estimator, found), check_count(kl_samples, "kl_samples"))
+        family = check_posterior(posterior)
+        return cls(
+            check_prior(prior), family, check_estimator(estimator, family), check_count(kl_samples, "kl_samples")
+        )
 
     @property
     def options(self) -> dict[str, Any]:
@@ -331,8 +333,8 @@ class Variational:
     def spec(self) -> dict[str, Any]:
         """The options as JSON values, except functions of the user, which `savable_spec()` refuses."""
         facts: dict[str, Any] = {"estimator": self.estimator, "kl_samples": self.kl_samples}
-        for name, one in (("prior", self.prior), ("posterior", self.posterior)):
-            facts[name] = one if one.family == "custom" else one.to_spec()
+        for name, distribution in (("prior", self.prior), ("posterior", self.posterior)):
+            facts[name] = distribution if distribution.family == "custom" else distribution.to_spec()
         return facts
 
     def network(self, kind: str, plain: MCNetwork) -> MCNetwork:

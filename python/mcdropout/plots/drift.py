@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,13 +9,13 @@ import numpy as np
 from ..checks import shown
 from ..decisions.monitoring import MCMonitor
 from ..predictions.uncertainty import unit_of
-from .style import BIG, FILE_DPI, INK, PALE, PREDICTED, SMALL, check_matplotlib, check_picture_path, plain_axes
+from .style import BIG, INK, PALE, PREDICTED, SMALL, PicturePath, finish, make_panels, plain_axes
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def mc_plot_drift(monitor: MCMonitor, *, path: str | os.PathLike[str] | None = None) -> Figure:
+def mc_plot_drift(monitor: MCMonitor, *, path: PicturePath | None = None) -> Figure:
     """Draw the results of a drift monitor, batch by batch. Its table is `monitor.batches`.
 
     The horizontal axis is the number of inputs seen. The first panel shows the evidence of the sequential test on a
@@ -52,14 +51,8 @@ def mc_plot_drift(monitor: MCMonitor, *, path: str | os.PathLike[str] | None = N
         raise TypeError(f"`monitor` must be what `mc_monitor()` returns; got {shown(type(monitor).__name__)}.")
     if len(monitor.batches) == 0:
         raise ValueError("`monitor` must have seen at least one batch; got none.")
-    check_matplotlib()
-    from matplotlib.figure import Figure
-
     table = monitor.batches
-    figure = Figure(figsize=(7.2, 6.0), facecolor="white", layout="constrained")
-    if path is not None:
-        check_picture_path(path, figure)
-    panels = figure.subplots(3, 1, sharex=True)
+    figure, panels = make_panels(3, 1, size=(7.2, 6.0), share_x=True)
     unit = unit_of(monitor.measure, monitor.labels is not None)
     rows = (
         ("log10_evidence", "evidence of drift\n(log10)", [monitor.alarm_at], "alarm"),
@@ -83,6 +76,4 @@ def mc_plot_drift(monitor: MCMonitor, *, path: str | os.PathLike[str] | None = N
     if monitor.drift:
         title = f"Drift since about input {monitor.since_input} (dotted); alarm at input {monitor.alarm_input} (solid)"
     panels[0].set_title(title, size=BIG, weight="bold", color=INK, loc="left")
-    if path is not None:
-        figure.savefig(path, dpi=FILE_DPI)
-    return figure
+    return finish(figure, path)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import textwrap
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
@@ -17,7 +16,7 @@ from ..predictions.prediction import MCPrediction
 from ..predictions.truth import check_prediction
 from .images import N_INPUTS, Positions, as_pictures, as_positions, draw_picture
 from .names import ID_WIDTH, distinct_names, input_names, text_width
-from .style import BIG, FILE_DPI, INK, LETTERS, OTHER, PREDICTED, SMALL, check_matplotlib, check_picture_path
+from .style import BIG, INK, LETTERS, OTHER, PREDICTED, SMALL, PicturePath, check_matplotlib, finish
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -90,7 +89,7 @@ def mc_plot_probabilities(
     *,
     inputs: Positions | None = None,
     truth: object = None,
-    path: str | os.PathLike[str] | None = None,
+    path: PicturePath | None = None,
 ) -> Figure:
     """Draw class probabilities as bars with their intervals, beside the images.
 
@@ -141,13 +140,9 @@ def mc_plot_probabilities(
         for i, rows in enumerate(numbers)
     ]
     page = _Page(panels, pictures is not None, _caption(prediction, true is not None))
-    if path is not None:
-        check_picture_path(path, page.figure)
     for place, panel in enumerate(panels):
         page.draw(place, panel, None if pictures is None else pictures[place])
-    if path is not None:
-        page.figure.savefig(path, dpi=FILE_DPI)
-    return page.figure
+    return finish(page.figure, path)
 
 
 @dataclass(frozen=True)

@@ -74,14 +74,19 @@ GOLDEN = 0.618034  # its multiples modulo 1 are spread evenly over (0, 1)
 
 
 def make_panels(
-    rows: int, columns: int, *, heights: Sequence[float] | None = None, size: tuple[float, float] = PANEL
+    rows: int,
+    columns: int,
+    *,
+    heights: Sequence[float] | None = None,
+    size: tuple[float, float] = PANEL,
+    share_x: bool = False,
 ) -> tuple[Figure, list[Axes]]:
-    """Make a figure with panels in rows and columns."""
+    """Make a figure with panels in rows and columns. The panels are listed row by row."""
     check_matplotlib()
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=size, layout="constrained", facecolor="white")
-    panels = figure.subplots(rows, columns, squeeze=False, gridspec_kw={"height_ratios": heights})
+    panels = figure.subplots(rows, columns, sharex=share_x, squeeze=False, gridspec_kw={"height_ratios": heights})
     return figure, list(panels.ravel())
 
 

@@ -69,7 +69,7 @@ def mc_uncertainty_table(
     uncertainty = measured(prediction, measure)
     groups = {"all": uncertainty}
     if y is not None and prediction_out is not None:
-        raise ValueError("`y` and `prediction_out` must not be given both: each alone makes two groups.")
+        raise ValueError("`y` and `prediction_out` must not both be given: each of them defines two groups.")
     if y is not None:
         if prediction.task != "classification":
             raise ValueError("`y` must not be given with values, which are not right or wrong.")
