@@ -1,7 +1,6 @@
 """What figures of class probabilities show equals the numbers of the prediction."""
 
 import builtins
-import itertools
 import subprocess
 import sys
 from dataclasses import replace
@@ -11,49 +10,15 @@ import matplotlib
 import numpy as np
 import pytest
 from matplotlib import pyplot, style
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import LineCollection
 from matplotlib.colors import to_hex
+from probability_pictures import LABELS, MEAN, bar_axes, image_axes, many_labels, prediction_of, words
 
-from mcdropout.plots.names import LABEL_WIDTH, distinct_names, text_width
 from mcdropout.plots.probabilities import mc_plot_probabilities, mc_probabilities_table
 from mcdropout.plots.style import OTHER, PREDICTED
 from mcdropout.predictions.prediction import MCPrediction
 
-LABELS = ("Shirt", "Coat", "Bag")
-# Of three labels, (input, label). By predictive entropy the inputs are ordered 3, 1, 0, 2.
-MEAN = np.array([[0.70, 0.30, 0.00], [0.10, 0.60, 0.30], [0.98, 0.02, 0.00], [0.33, 0.33, 0.34]])
 ENTROPY = -np.sum(MEAN * np.log(np.where(MEAN > 0, MEAN, 1)), axis=1)
-
-
-def prediction_of(mean=MEAN, labels=LABELS, ids=None, level=0.9):
-    """A prediction with these mean probabilities. Every label of every input has a different interval."""
-    spread = np.linspace(0.01, 0.2, mean.size).reshape(mean.shape)
-    order = np.argsort(-mean, axis=1, kind="stable")
-    total = -np.sum(mean * np.log(np.where(mean > 0, mean, 1)), axis=1)
-    return MCPrediction(
-        task="classification",
-        mean=mean,
-        variance=spread**2,
-        lower=np.clip(mean - spread, 0, 1),
-        upper=np.clip(mean + 2 * spread, 0, 1),
-        predicted=np.array(labels)[order[:, 0]],
-        second=np.array(labels)[order[:, 1]],
-        predictive_entropy=total,
-        expected_entropy=0.75 * total,
-        mutual_information=0.25 * total,
-        labels=tuple(labels),
-        ids=ids,
-        n_samples=7,
-        level=level,
-        seed=1,
-        masks="shared",
-        engine="folded",
-        engine_reason="",
-        device="cpu",
-        precision="float32",
-        seconds=0.0,
-    )
 
 
 def values_prediction():
@@ -62,20 +27,6 @@ def values_prediction():
     settings: dict[str, Any] = {name: getattr(classes, name) for name in fields}
     ones = np.ones((4, 1))
     return MCPrediction(task="regression", mean=ones, variance=ones, lower=ones, upper=ones, **settings)
-
-
-def many_labels(n_inputs=2, n_labels=25):
-    weights = np.linspace(1, 3, n_inputs * n_labels).reshape(n_inputs, n_labels) ** 6
-    mean = np.random.default_rng(3).permuted(weights / weights.sum(axis=1, keepdims=True), axis=1)
-    return prediction_of(mean, [f"a label that differs only at its end, {number}" for number in range(n_labels)])
-
-
-def bar_axes(figure) -> list[Any]:
-    return [axes for axes in figure.axes if axes.patches]
-
-
-def image_axes(figure) -> list[Any]:
-    return [axes for axes in figure.axes if axes.images]
 
 
 def widths(axes):
@@ -88,10 +39,6 @@ def whiskers(axes):
     segments = np.array(lines.get_segments())  # (bar, end, x and y)
     np.testing.assert_array_equal(segments[:, :, 1], np.arange(len(segments))[:, None].repeat(2, axis=1))
     return segments[:, :, 0]
-
-
-def words(figure):
-    return [text.get_text() for text in figure.texts]
 
 
 def headlines(figure):
@@ -232,66 +179,6 @@ def test_of_many_labels_the_ten_most_probable_are_drawn():
     assert [text.split()[-1] for text in shown[:10]] == [str(code) for code in top]  # shortened names keep their end
     left_out = 1 - prediction.mean[1][top].sum()
     assert [text.get_text() for text in axes.texts] == [f"{left_out:.2f} together"]
-
-
-# Labels that differ at the start, in the middle, at the end, in two places, and in one letter in the middle.
-LONG_ALIKE = {
-    "start": [f"{where} lobe of the lung, squamous cell carcinoma" for where in ("left upper", "left lower", "right")],
-    "middle": [f"lesion of the {side} upper lobe of the lung" for side in ("left", "right", "middle")],
-    "end": [f"squamous cell carcinoma of the lung, stage {stage}" for stage in ("I", "II", "III")],
-    "two places": [f"prefix that is long {a} and long between {b} and behind" for a, b in ("xy", "xz", "wy")],
-    "a letter": [f"{'a' * 30}{letter}{'b' * 30}" for letter in "xyz"],
-    "lengths": ["very " * repeats + "long" for repeats in (8, 9, 10)],
-}
-
-
-@pytest.mark.parametrize("labels", LONG_ALIKE.values(), ids=LONG_ALIKE)
-def test_labels_that_differ_anywhere_look_different(labels):
-    short = distinct_names(labels)
-    assert len(set(short)) == 3
-    assert max(map(text_width, short)) <= LABEL_WIDTH
-    (axes,) = bar_axes(mc_plot_probabilities(prediction_of(labels=labels), inputs=[1]))
-    assert [text.get_text() for text in axes.get_yticklabels()] == short
-    figure = mc_plot_probabilities(prediction_of(ids=np.array([*labels, "a"])), inputs=[0, 1, 2])
-    assert len({text for text in words(figure) if text.startswith("id ")}) == 3
-
-
-def test_labels_that_fit_are_unchanged_and_different_words_are_shown_completely():
-    assert distinct_names(["cat", "dog", "cat"]) == ["cat", "dog", "cat"]
-    assert distinct_names(LONG_ALIKE["middle"]) == ["…left…", "…right…", "…middle…"]
-
-
-@pytest.mark.parametrize("labels", [LABELS, ["W" * 40, r"$\nope$ costs", "a\nlabel   in lines"]])
-@pytest.mark.parametrize("with_images", [True, False])
-def test_no_text_overlaps_another_or_leaves_the_page(labels, with_images):
-    prediction = prediction_of(
-        np.repeat(MEAN, 2, axis=0), labels, ids=np.array([f"number {i} of a long row" for i in range(8)])
-    )
-    check_texts(mc_plot_probabilities(prediction, np.zeros((8, 3, 9)) if with_images else None, truth=[labels[0]] * 8))
-
-
-@pytest.mark.parametrize("n_inputs", [1, 2, 5])
-def test_no_text_overlaps_another_for_many_labels(n_inputs):
-    prediction = many_labels(n_inputs)
-    assert prediction.labels is not None
-    check_texts(mc_plot_probabilities(prediction, np.zeros((n_inputs, 9, 3)), truth=[prediction.labels[0]] * n_inputs))
-
-
-def check_texts(figure):
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()
-    texts = list(figure.texts)
-    for axes in bar_axes(figure):
-        texts += [*axes.get_xticklabels(), *axes.get_yticklabels(), *axes.texts, axes.xaxis.label]
-    boxes = [text.get_window_extent() for text in texts if text.get_text()]
-    assert len(boxes) > 10
-    page = figure.bbox
-    for box in boxes:
-        assert page.x0 <= box.x0 <= box.x1 <= page.x1
-        assert page.y0 <= box.y0 <= box.y1 <= page.y1
-    pictures = [axes.get_window_extent() for axes in image_axes(figure)]
-    for one, other in itertools.combinations((*boxes, *pictures), 2):
-        assert min(one.x1, other.x1) - max(one.x0, other.x0) <= 1 or min(one.y1, other.y1) - max(one.y0, other.y0) <= 1
 
 
 # Images ---------------------------------------------------------------------------------------------------
