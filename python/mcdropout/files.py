@@ -148,7 +148,7 @@ def _model(arrays: dict[str, np.ndarray], facts: dict[str, Any]) -> MCNetwork | 
     import pandas as pd
     import torch
 
-    from .networks.frozen import behind_the_same
+    from .networks.frozen import rebuild_frozen
     from .networks.specs import build
 
     with torch.device("meta"):  # shapes alone: nothing is allocated for a network that the arrays do not fill
@@ -163,4 +163,4 @@ def _model(arrays: dict[str, np.ndarray], facts: dict[str, Any]) -> MCNetwork | 
     model.columns = tuple(facts.get("columns", ()))  # files of the first version have none
     history = facts["history"]
     model.history = None if history is None else pd.DataFrame(history)
-    return behind_the_same(facts["backbone"], model) if "backbone" in facts else model
+    return rebuild_frozen(facts["backbone"], model) if "backbone" in facts else model

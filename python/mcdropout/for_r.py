@@ -14,7 +14,7 @@ from . import files
 from .data.images import ImageFiles
 from .data.labels import Label, as_labels
 from .data.rows import ArrayRows
-from .report.report import write_report
+from .report.report import ReportContents, write_report
 
 if TYPE_CHECKING:
     import numpy as np
@@ -76,9 +76,19 @@ def weights_table(model: Any, n_weights: int, level: float) -> pd.DataFrame:
     return weights_of(model, n_weights=n_weights, level=level, first=1)
 
 
-def report(prediction: Any, images: Any, y: Any, policy: Any, path: str | os.PathLike[str], **options: Any) -> None:
+def report(
+    prediction: Any,
+    images: Any,
+    y: Any,
+    policy: Any,
+    path: str | os.PathLike[str],
+    monitor: Any,
+    measure: Any,
+    **page: Any,
+) -> None:
     """`mc_report()` with inputs counted from 1, and the words of a monitor."""
-    write_report(prediction, images, y, policy, path=path, first=1, **options)
+    contents = ReportContents(prediction, images, y, policy, monitor, measure, first=1)
+    write_report(contents, path=path, **page)
 
 
 def after_fork() -> None:

@@ -145,7 +145,7 @@ def frozen() -> None:
     features = net.features(x)
 
     def through() -> None:
-        net.looked_at(x)
+        net.extract(x)
         mcd.mc_fit(net.head, features, y, epochs=1, batch_size=32, seed=1, progress=False)
 
     def kept() -> None:

@@ -29,7 +29,7 @@ test_that("what cannot be built is refused in one sentence", {
     mc_cnn(c(28, 28), labels),
     paste(
       "`input_shape` must be three whole numbers (height, width, channel); got (28, 28). Grey images",
-      "have 1 channel, coloured ones 3."
+      "have 1 channel, colour images 3."
     )
   )
   expect_refusal(

@@ -144,7 +144,7 @@ test_that("what cannot be drawn is refused", {
   )
   expect_refusal(
     mc_plot_uncertainty(pred, truth(), pred),
-    "`y` and `prediction_out` must not be given both: each alone makes two groups."
+    "`y` and `prediction_out` must not both be given: each of them defines two groups."
   )
   expect_refusal(
     mc_plot_band(pred, 1:5),

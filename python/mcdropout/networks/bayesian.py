@@ -1,6 +1,6 @@
-"""Bayesian networks: the plain ones of this package, and a residual one.
+"""Bayesian versions of the plain networks of this package, and a Bayesian residual network.
 
-They learn with `mc_fit()`, predict with `mc_predict()` and are saved as the plain ones are.
+They are trained by `mc_fit()`, predict with `mc_predict()` and are saved like the plain networks.
 """
 
 from __future__ import annotations
@@ -16,17 +16,14 @@ from ..data.labels import Label
 from ..sites.operations import is_sampled
 from ..variational.conversion import BAYESIAN_CLASSES, bayesian_layer
 from ..variational.convolutions import BayesConv2d
-from ..variational.layer import variational_layers
 from ..variational.linear import BayesLinear
 from ..variational.options import BayesOptions
 from ..variational.posteriors import Posterior
 from ..variational.priors import Prior
-from .network import Head, MCNetwork, activation_layer, check_counts, image_shape, weights_from
+from .network import Head, MCNetwork, activation_layer, check_filters, image_shape, weights_from
 from .plain import mc_cnn, mc_mlp
 
 Model = TypeVar("Model", bound=nn.Module)
-
-SHARES = (5, 25, 50, 75, 95)  # per cent of the weights of a layer
 
 
 def mc_bayes_cnn(
@@ -49,7 +46,7 @@ def mc_bayes_cnn(
     """A Bayesian convolutional network: the network of `mc_cnn()` with a distribution over every weight instead of
     dropout.
 
-    The posterior means start where the weights of a plain network do.
+    The posterior means start at the initial weights of the plain network.
 
     Args:
         input_shape: Height, width and channels of an image.
@@ -187,11 +184,10 @@ def mc_bayes_resnet(
 ) -> MCNetwork:
     """A Bayesian residual network, for images or for the features of a frozen backbone.
 
-    Each entry of `filters` is a block: two padded convolutions with batch norm; beside them a 1 x 1 convolution with
-    batch
-    norm where the number of channels changes; their sum, the activation, and a 2 x 2 maximum pool (a side that is down
-    to 1
-    is left alone). Then come the largest value of each channel and a Bayesian dense layer.
+    Each entry of `filters` is a block. A block has two padded convolutions with batch norm and a shortcut beside them:
+    a 1 x 1 convolution with batch norm if the number of channels changes, else the identity. The block adds both and
+    applies the activation and a 2 x 2 maximum pool; a side of length 1 is not pooled. After the blocks, a Bayesian
+    dense layer takes the largest value of each channel.
 
     Args:
         input_shape: Height, width and channels of an input.
@@ -228,9 +224,7 @@ def mc_bayes_resnet(
     """
     options = BayesOptions.checked(posterior, prior, None, estimator, kl_samples)
     shape = image_shape(input_shape)
-    widths = check_counts(filters, "filters")
-    if not widths:
-        raise ValueError("`filters` must hold at least one whole number; got none.")
+    widths = check_filters(filters)
     kernel = check_count(kernel_size, "kernel_size")
     make = activation_layer(activation)
     head = Head.checked(labels, n_outputs, task, noise)
@@ -238,10 +232,10 @@ def mc_bayes_resnet(
     layers: OrderedDict[str, nn.Module] = OrderedDict()
     (height, width), channels = shape[:2], shape[2]
     with weights_from(seed):
-        for i, filters_here in enumerate(widths):
+        for i, n_filters in enumerate(widths):
             pool = (min(height, 2), min(width, 2))
-            layers[f"block{i + 1}"] = ResidualBlock(channels, filters_here, kernel, make, pool, options)
-            height, width, channels = max(height // 2, 1), max(width // 2, 1), filters_here
+            layers[f"block{i + 1}"] = ResidualBlock(channels, n_filters, kernel, make, pool, options)
+            height, width, channels = max(height // 2, 1), max(width // 2, 1), n_filters
         layers["pool"] = nn.AdaptiveMaxPool2d(1)
         layers["flatten"] = nn.Flatten()
         layers["output"] = BayesLinear(channels, head.width, **options.arguments)
@@ -259,7 +253,7 @@ def mc_bayes_resnet(
 
 
 class ResidualBlock(nn.Module):
-    """Two variational convolutions beside a shortcut, and a pool."""
+    """Two variational convolutions with a shortcut, followed by a pool."""
 
     def __init__(
         self,
@@ -286,35 +280,35 @@ class ResidualBlock(nn.Module):
         self.pool = nn.MaxPool2d(pool)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(input, channel, height, width) to half the height and width."""
+        """The output of the block, with half the height and width of `x` (input, channel, height, width)."""
         out = self.activation1(self.norm1(self.conv1(x)))
         out = self.norm2(self.conv2(out))
         return self.pool(self.activation2(out + self.shortcut(x)))
 
 
 class _Layers(nn.Sequential):
-    """Layers one after the other; where draws are made, a convolution does the relu and the pool after it as well."""
+    """A sequence of layers. While sampling, a convolution also computes the relu and the pool that follow it."""
 
     def forward(self, input: Tensor) -> Tensor:
-        """What the last layer gives."""
+        """The output of the last layer."""
         x, layers = input, list(self)
         if not is_sampled(x):
             return super().forward(x)
         while layers:
-            first, *after = layers[:3]
-            if _are_pooled(first, *after):
-                x, layers = first(x, pool=after[1].kernel_size), layers[3:]
+            first, *following = layers[:3]
+            if _can_be_fused(first, *following):
+                x, layers = first(x, pool=following[1].kernel_size), layers[3:]
             else:
                 x, layers = first(x), layers[1:]
         return x
 
 
-def _are_pooled(first: nn.Module, *after: nn.Module) -> bool:
-    """Whether these are a convolution, a relu and a pool that nobody watches."""
-    if not isinstance(first, BayesConv2d) or tuple(map(type, after)) != (nn.ReLU, nn.MaxPool2d):
+def _can_be_fused(first: nn.Module, *following: nn.Module) -> bool:
+    """Whether these are a convolution, a relu and a pool without hooks of the user."""
+    if not isinstance(first, BayesConv2d) or tuple(map(type, following)) != (nn.ReLU, nn.MaxPool2d):
         return False
-    # two hooks on each are those of a replica
-    return all(len(one._forward_hooks) + len(one._forward_pre_hooks) <= 2 for one in after)
+    # a replica has two hooks on each layer
+    return all(len(layer._forward_hooks) + len(layer._forward_pre_hooks) <= 2 for layer in following)
 
 
 def _bayesian_network(kind: str, plain: MCNetwork, options: BayesOptions) -> MCNetwork:
@@ -325,12 +319,7 @@ def _bayesian_network(kind: str, plain: MCNetwork, options: BayesOptions) -> MCN
             if not isinstance(layer, nn.Dropout):
                 layers[name] = bayesian_layer(layer, options) if type(layer) in BAYESIAN_CLASSES else layer
             if isinstance(layer, nn.ReLU):
-                layer.inplace = True  # what comes before belongs to it alone; saves a third of a prediction's time
+                layer.inplace = True  # no other layer reads its input; saves a third of a prediction's time
     left_out = ("kind", "dropout", "input_dropout")
     spec = {"kind": kind, **{name: value for name, value in plain.spec.items() if name not in left_out}}
     return MCNetwork({**spec, **options.to_spec()}, _Layers(layers))
-
-
-def is_bayesian(model: nn.Module) -> bool:
-    """Whether a network has variational layers."""
-    return bool(variational_layers(model))

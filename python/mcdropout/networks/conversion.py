@@ -27,17 +27,17 @@ def mc_to_bayesian(
 ) -> Model:
     """A Bayesian copy of a trained plain network, whose weights become the posterior means.
 
-    Train the copy on with `mc_fit()`, or sample it at once.
+    The copy can be trained further with `mc_fit()` or sampled without training.
 
     Args:
-        model: Any torch module. It stays as it is.
-        layers: Paths of the linear layers and convolutions (in one and two dimensions) to change; all by default. Each
-            keeps its stride, padding and all else. Layers of other classes, as inside `torch.nn.MultiheadAttention`,
-            stay plain.
+        model: Any torch module. It is not changed.
+        layers: Paths of the linear layers and convolutions (in one and two dimensions) to convert; all by default. Each
+            keeps its stride, padding and other settings. Layers of other classes, such as those inside
+            `torch.nn.MultiheadAttention`, stay plain.
         posterior: The family of the learnt distribution, of `mc_posterior_normal()` (by default) and its kin.
         prior: The distribution of the weights before training, of `mc_prior_normal()` (standard normal by default) and
             its kin.
-        prior_from_weights: Whether the prior lies around the trained weights, which keeps the weights near them.
+        prior_from_weights: Whether the priors are centred at the trained weights, which keeps the weights near them.
         estimator: How the noise of the weights enters while learning: "reparameterization", "local_reparameterization"
             or "flipout". The last two are for the mean-field normal posterior, whose default is "flipout".
         kl_samples: Draws for a KL divergence that has no closed form.
@@ -46,7 +46,7 @@ def mc_to_bayesian(
         The copy, of the same class as `model`.
 
     Raises:
-        ValueError: For layers that are not there, or that share their weights with others.
+        ValueError: For layers that do not exist, or that share their weights with others.
 
     References:
         Krishnan et al. (2020), Specifying weight priors in Bayesian deep neural networks, arXiv:1906.05323.
@@ -60,18 +60,18 @@ def mc_to_bayesian(
     if not isinstance(model, nn.Module):
         raise TypeError(f"`model` must be a torch module; got {shown(type(model).__name__)}.")
     options = BayesOptions.checked(posterior, prior, None, estimator, kl_samples)
-    named = check_layers(layers)
-    if isinstance(model, MCNetwork) and named is not None:  # "conv1" for "layers.conv1"
-        inside = dict(model.layers.named_modules())
-        named = [f"layers.{one}" if one in inside else one for one in named]
-    made = converted(model, named, options, prior_from_weights)
-    if isinstance(made, MCNetwork):
-        made.spec = {
+    paths = check_layers(layers)
+    if isinstance(model, MCNetwork) and paths is not None:  # users may write "conv1" for "layers.conv1"
+        children = dict(model.layers.named_modules())
+        paths = [f"layers.{path}" if path in children else path for path in paths]
+    bayesian = converted(model, paths, options, prior_from_weights)
+    if isinstance(bayesian, MCNetwork):
+        bayesian.spec = {
             "kind": "bayesian",
-            "model": made.spec,
-            "layers": named,
+            "model": bayesian.spec,
+            "layers": paths,
             "prior_from_weights": prior_from_weights,
-            "seed": made.spec["seed"],
+            "seed": bayesian.spec["seed"],
             **options.to_spec(),
         }
-    return made  # type: ignore[return-value]  # a module alone becomes its twin
+    return bayesian  # type: ignore[return-value]  # a model that is one plain layer gives a Bayesian layer

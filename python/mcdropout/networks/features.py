@@ -1,4 +1,4 @@
-"""Features of a frozen backbone, computed once and kept in memory or on disk."""
+"""Features of a frozen backbone, computed once and cached in memory or on disk."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -23,14 +23,14 @@ Prepare = Callable[[Tensor], Any]
 
 POOLINGS = ("mean", "max")
 
-KEPT = 4  # sets of features in memory: to learn from, to validate on, to test on, and one more
+MAX_SETS = 4  # sets of features in memory: training, validation and test inputs, and one more
 
-TRIED_INPUTS = 8  # prepared inputs that tell two ways of preparing apart
+N_KEY_INPUTS = 8  # number of prepared inputs in a key: different functions for preparing get different keys
 
 
 @dataclass
 class Backbone:
-    """A backbone: how inputs become what it takes, and how it is asked."""
+    """A backbone, the function that prepares its inputs, and the function that runs it."""
 
     module: Any  # a torch module, or a Keras model
     prepare: Prepare
@@ -39,10 +39,10 @@ class Backbone:
     run: Callable[[Any, Any], Any] = nn.Module.__call__
 
     def runner(self, device: torch.device) -> Callable[[Any], Any]:
-        """From a prepared batch to what comes out of the layer; the user's module is not touched."""
+        """A function from a prepared batch to the output of the layer. It does not change the user's module."""
         if not isinstance(self.module, nn.Module):
             return self.module
-        replica = replicate(self.module, device).root  # in eval mode, with statistics of its own
+        replica = replicate(self.module, device).root  # in eval mode, with its own statistics
         if self.layer is not None:
             if self.layer not in dict(replica.named_modules()):
                 raise ValueError(f"`layer` must be the path of a layer of `backbone`; got {shown(self.layer)}.")
@@ -60,7 +60,7 @@ class Backbone:
         return run
 
     def fingerprint(self) -> bytes:
-        """Changes with the weights."""
+        """A digest of the layer's name and the weights."""
         digest = hashlib.blake2b(str(self.layer).encode())
         if isinstance(self.module, nn.Module):
             for name, values in self.module.state_dict().items():
@@ -73,7 +73,7 @@ class Backbone:
 
 
 class StopAtLayer(Exception):
-    """Ends a forward pass at the layer whose output is wanted."""
+    """Ends a forward pass at the layer whose output is used as features."""
 
     def __init__(self, output: Any) -> None:
         super().__init__()
@@ -86,26 +86,28 @@ def _stop(module: nn.Module, args: Any, output: Any) -> None:
 
 @dataclass
 class FeatureExtractor:
-    """From inputs to features, through what is kept of them."""
+    """Computes the features of inputs, or reads them from a cache."""
 
     source: Backbone
     pooling: str | None
     batch_size: int
-    kept: Kept
+    cache: FeatureCache
 
     def shape_of(self, input_shape: Sequence[int], channels_last: bool = True) -> tuple[int, ...]:
-        """Shape of the features of one input of this shape."""
+        """The shape of the features of one input of shape `input_shape`."""
         rows = ArrayRows(np.zeros((1, *input_shape), np.float32))
         return tuple(self.computed(rows, torch.device("cpu"), channels_last).shape[1:])
 
     def features(self, rows: Rows, device: torch.device, channels_last: bool) -> np.ndarray | Rows:
-        """Features of all inputs, computed where they are not kept."""
+        """Features of all inputs, from the cache if they are in it."""
         key = self._key(rows, channels_last)
-        found = self.kept.get(key)
-        return self.kept.put(key, rows.shape[0], self._batches(rows, device, channels_last)) if found is None else found
+        cached = self.cache.get(key)
+        if cached is not None:
+            return cached
+        return self.cache.put(key, rows.shape[0], self._batches(rows, device, channels_last))
 
     def computed(self, rows: Rows, device: torch.device, channels_last: bool) -> np.ndarray:
-        """Features of all inputs, not kept."""
+        """Features of all inputs, computed without the cache."""
         return np.concatenate(list(self._batches(rows, device, channels_last)))
 
     def _batches(self, rows: Rows, device: torch.device, channels_last: bool) -> Iterator[np.ndarray]:
@@ -119,7 +121,7 @@ class FeatureExtractor:
     def _prepared(self, rows: Rows, part: slice, device: torch.device) -> Any:
         x = torch.from_numpy(rows.take(part))
         if isinstance(rows, ArrayRows) and rows.values.dtype == np.uint8:
-            x = x / 255 if self.source.prepare is not as_they_are else x
+            x = x / 255 if self.source.prepare is not no_preparation else x
         x = self.source.prepare(x.to(device))
         return x.contiguous(memory_format=torch.channels_last) if isinstance(x, Tensor) and x.ndim == 4 else x
 
@@ -140,11 +142,11 @@ class FeatureExtractor:
         return np.ascontiguousarray(features.cpu().numpy())
 
     def _key(self, rows: Rows, channels_last: bool) -> str:
-        """Of these inputs as this backbone sees them."""
+        """The key of the features in the cache. It depends on the inputs, their preparation and the backbone."""
         digest = hashlib.blake2b(digest_size=16)
         digest.update(self.source.fingerprint())
         digest.update(f"{self.pooling} {channels_last} {tuple(rows.shape)}".encode())
-        prepared = self._prepared(rows, slice(0, min(TRIED_INPUTS, rows.shape[0])), torch.device("cpu"))
+        prepared = self._prepared(rows, slice(0, min(N_KEY_INPUTS, rows.shape[0])), torch.device("cpu"))
         if isinstance(prepared, Tensor):
             digest.update(prepared.contiguous().numpy().tobytes())
         if isinstance(rows, ImageFiles):
@@ -169,7 +171,7 @@ def _features(run: Callable[[Any], Any], x: Any) -> Any:
 
 
 class InMemory:
-    """The last sets of features."""
+    """The sets of features that were used last, in memory."""
 
     def __init__(self) -> None:
         self.sets: OrderedDict[str, np.ndarray] = OrderedDict()
@@ -180,22 +182,14 @@ class InMemory:
         return self.sets.get(key)
 
     def put(self, key: str, n: int, batches: Iterator[np.ndarray]) -> np.ndarray:
-        whole: np.ndarray | None = None
-        start = 0
-        for batch in batches:
-            if whole is None:
-                whole = np.empty((n, *batch.shape[1:]), np.float32)
-            whole[start : start + len(batch)] = batch
-            start += len(batch)
-        assert whole is not None  # as_rows() refuses no inputs
-        self.sets[key] = whole
-        while len(self.sets) > KEPT:
+        self.sets[key] = _fill(n, batches, lambda shape: np.empty(shape, np.float32))
+        while len(self.sets) > MAX_SETS:
             self.sets.popitem(last=False)
-        return whole
+        return self.sets[key]
 
 
 class OnDisk:
-    """A folder with a NumPy file for each set of features, read when they are needed."""
+    """A folder with one NumPy file for each set of features. The features are read when they are needed."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -209,27 +203,33 @@ class OnDisk:
         path = self.folder / f"{key}.npy"
         unfinished = self.folder / f".{key}.{os.getpid()}.npy"
         try:
-            whole: np.memmap | None = None
-            start = 0
-            for batch in batches:
-                if whole is None:
-                    whole = np.lib.format.open_memmap(unfinished, "w+", np.float32, (n, *batch.shape[1:]))
-                whole[start : start + len(batch)] = batch
-                start += len(batch)
-            assert whole is not None  # as_rows() refuses no inputs
-            whole.flush()
-            del whole
+            _fill(n, batches, lambda shape: np.lib.format.open_memmap(unfinished, "w+", np.float32, shape)).flush()
             os.replace(unfinished, path)
         finally:
             unfinished.unlink(missing_ok=True)
         return _FeatureRows(path)
 
 
-Kept = InMemory | OnDisk
+FeatureCache = InMemory | OnDisk
+
+Store = TypeVar("Store", bound=np.ndarray)
+
+
+def _fill(n: int, batches: Iterator[np.ndarray], allocate: Callable[[tuple[int, ...]], Store]) -> Store:
+    """Write batches of features into one array of `n` rows, which is allocated when the first batch is there."""
+    store: Store | None = None
+    start = 0
+    for batch in batches:
+        if store is None:
+            store = allocate((n, *batch.shape[1:]))
+        store[start : start + len(batch)] = batch
+        start += len(batch)
+    assert store is not None  # as_rows() refuses data without inputs
+    return store
 
 
 class _FeatureRows:
-    """Features in a file, taken from it batch by batch."""
+    """Features in a file, read batch by batch."""
 
     def __init__(self, path: Path) -> None:
         self.values = np.load(path, mmap_mode="r", allow_pickle=False)
@@ -242,18 +242,20 @@ class _FeatureRows:
         return np.array(self.values[index], dtype=np.float32, order="C")
 
 
-def made_features(head: object, looking: FeatureExtractor) -> nn.Module:
-    """The head, made for the shape of the features where it is a function."""
-    if not callable(head):
-        raise ValueError(f"`head` must be a network, or a function from the features' shape to one; got {shown(head)}.")
-    if looking.source.input_shape is None:
+def make_head(function: object, extractor: FeatureExtractor) -> nn.Module:
+    """The head that the user's function makes for the shape of the features."""
+    if not callable(function):
+        raise ValueError(
+            f"`head` must be a network, or a function from the features' shape to one; got {shown(function)}."
+        )
+    if extractor.source.input_shape is None:
         raise ValueError("`input_shape` must be given where `head` is a function and `backbone` a module; got none.")
-    made = head(looking.shape_of(looking.source.input_shape))
-    if not isinstance(made, nn.Module):
-        raise ValueError(f"`head` must give a network; got {shown(type(made).__name__)}.")
-    return made
+    head = function(extractor.shape_of(extractor.source.input_shape))
+    if not isinstance(head, nn.Module):
+        raise ValueError(f"`head` must give a network; got {shown(type(head).__name__)}.")
+    return head
 
 
-def as_they_are(x: Tensor) -> Tensor:
-    """Images that need no preparation."""
+def no_preparation(x: Tensor) -> Tensor:
+    """The inputs unchanged, for a backbone whose user prepares them."""
     return x

@@ -1,15 +1,15 @@
-"""Frozen backbones: a trained network turns images into features once, and a small head learns.
+"""Frozen backbones: a trained network turns images into features once, and a small head learns from them.
 
-Features depend on the backbone and the inputs alone, so they are computed once and kept: through all epochs of
-`mc_fit()` and all draws of `mc_predict()`. The backbone runs as it predicts: neither its weights nor the statistics of
-its batch norms are updated.
+Features depend only on the backbone and the inputs. They are computed once and reused in all epochs of `mc_fit()` and
+all draws of `mc_predict()`. The backbone runs in eval mode: its weights and the statistics of its batch norms stay the
+same.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import numpy as np
 import torch
@@ -21,7 +21,7 @@ from ..data.labels import Label
 from ..data.rows import Rows, as_rows, check_finite
 from ..data.sources import Counts, in_batches, inputs_in
 from ..errors import UnreadableFile
-from .features import POOLINGS, FeatureExtractor, InMemory, Kept, OnDisk, Prepare, made_features
+from .features import POOLINGS, FeatureCache, FeatureExtractor, InMemory, OnDisk, Prepare, make_head
 from .network import MCNetwork, check_counts
 from .pretrained import backbone_of
 
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 MakeHead = Callable[[tuple[int, ...]], nn.Module]
+
+Features = TypeVar("Features", bound=np.ndarray | Rows)
 
 
 def mc_frozen_backbone(
@@ -43,37 +45,37 @@ def mc_frozen_backbone(
     cache: str | os.PathLike[str] = "memory",
     batch_size: int = 32,
 ) -> FrozenNetwork:
-    """A network of a trained backbone, which stays as it is, and a stochastic head, which learns on its features.
+    """A network of a trained backbone, which does not change, and a stochastic head, which learns from its features.
 
-    `mc_fit()` trains it (without `augment`, since features are computed once), `mc_predict()` samples it, and
-    `mc_save()`
-    writes it where the backbone is a name. Its method `features()` gives the features themselves.
+    `mc_fit()` trains the network, without `augment`, since features are computed once. `mc_predict()` samples it.
+    `mc_save()` writes it if the backbone is a name. Its method `features()` returns the features.
 
     Args:
         backbone: A torch module, or a name: "efficientnet_lite0" (its weights come with the extra `backbones`),
-            "torchvision:resnet18", "timm:resnet18", "keras:MobileNetV2" and so on; these packages fetch the weights.
+            "torchvision:resnet18", "timm:resnet18", "keras:MobileNetV2" and so on; these packages download the weights.
             Backbones by name take images (input, height, width, channel), grey or RGB, with pixels in [0, 1] or of type
-            uint8. A module takes inputs as they are given.
-        head: What learns: any network for features of their shape, such as one of `mc_bayes_resnet()` (height, width,
-            channel) or `mc_mlp()`; or a function from that shape to a network. Modules of your own get features
-            channels first.
-        input_shape: The shape of one input. It is needed for a function as `head` of a module; (224, 224, 3) by default
-            for backbones by name.
-        layer: The path of the layer whose output is taken. By default the last before the classifier where the backbone
-            is known by name, else the output.
+            uint8. A module gets the inputs unchanged.
+        head: The network that learns: any network for features of their shape, such as one of `mc_bayes_resnet()`
+            (height, width, channel) or `mc_mlp()`; or a function from that shape to a network. Other modules get
+            features with the channels first.
+        input_shape: The shape of one input. It is needed if `backbone` is a module and `head` a function. For backbones
+            by name it is (224, 224, 3) by default.
+        layer: The path of the layer whose output is used. By default the last layer before the classifier for a
+            backbone by name, and the output for a module.
         pooling: "mean" or "max" over height and width.
-        prepare: A function from a batch of inputs, a tensor, to what the backbone takes, instead of the usual scaling.
-        pretrained: Whether trained weights are fetched, where the backbone is a name.
-        cache: "memory", or a folder in which the features are kept.
-        batch_size: Inputs that go through the backbone at once.
+        prepare: A function from a batch of inputs, a tensor, to the inputs of the backbone. It replaces the usual
+            scaling.
+        pretrained: Whether trained weights are downloaded, for a backbone by name.
+        cache: "memory", or a folder that stores the features.
+        batch_size: The number of inputs that go through the backbone at once.
 
     Returns:
         The network, untrained.
 
     Raises:
         ValueError: For features that are neither (input, feature) nor (input, channel, height, width), for a head that
-            cannot take them, and for images that the backbone cannot take.
-        ImportError: Where the package of a named backbone is missing.
+            does not take them, and for images that the backbone does not take.
+        ImportError: If the package of a named backbone is missing.
 
     Examples:
         >>> import mcdropout as mcd
@@ -92,12 +94,12 @@ def mc_frozen_backbone(
         raise ValueError(f"`prepare` must be a function; got {shown(prepare)}.")
     shape = None if input_shape is None else tuple(check_counts(input_shape, "input_shape"))
     source = backbone_of(backbone, shape, layer, prepare, pretrained)
-    kept: Kept = InMemory() if cache == "memory" else OnDisk(check_path(cache, "cache"))
-    looking = FeatureExtractor(source, pooling, check_count(batch_size, "batch_size"), kept)
+    store: FeatureCache = InMemory() if cache == "memory" else OnDisk(check_path(cache, "cache"))
+    extractor = FeatureExtractor(source, pooling, check_count(batch_size, "batch_size"), store)
     if not isinstance(head, nn.Module):
-        head = made_features(head, looking)
+        head = make_head(head, extractor)
     elif source.input_shape is not None:
-        _check_head(head, looking.shape_of(source.input_shape))
+        _check_head(head, extractor.shape_of(source.input_shape))
     facts = {
         "name": backbone if isinstance(backbone, str) else None,
         "input_shape": None if source.input_shape is None else list(source.input_shape),
@@ -106,121 +108,126 @@ def mc_frozen_backbone(
         "pretrained": pretrained,
         "own": prepare is not None,
     }
-    return FrozenNetwork(looking, head, facts)
+    return FrozenNetwork(extractor, head, facts)
 
 
 class FrozenNetwork(nn.Module):
-    """What `mc_frozen_backbone()` returns: `head` learns, the backbone does not.
+    """The result of `mc_frozen_backbone()`: `head` learns, the backbone does not.
 
     Attributes:
-        head: The network that learns, on features.
+        head: The network that learns from features.
         task: The head's task.
         labels: The head's labels.
-        outputs: What the head returns.
+        outputs: The kind of the head's outputs.
         history: The head's history.
         input_shape: The shape of one input of the backbone.
-        facts: How it was made, as JSON can hold it.
+        facts: The arguments it was made with, as JSON values.
     """
 
-    def __init__(self, looking: FeatureExtractor, head: nn.Module, facts: dict[str, Any]) -> None:
+    def __init__(self, extractor: FeatureExtractor, head: nn.Module, facts: dict[str, Any]) -> None:
         super().__init__()
         self.head = head
         self.facts = facts
-        self.__dict__["looking"] = looking  # no submodule: its weights are no part of what is learnt
+        self.__dict__["extractor"] = extractor  # not a submodule, so training does not see the backbone's weights
         self.eval()
 
-    looking: FeatureExtractor
+    extractor: FeatureExtractor
 
     @property
     def task(self) -> str:
-        """Of the head."""
+        """The task of the head."""
         return cast("Any", self.head).task
 
     @property
     def labels(self) -> tuple[Label, ...] | None:
-        """Of the head."""
+        """The labels of the head."""
         return cast("Any", self.head).labels
 
     @property
     def outputs(self) -> str:
-        """Of the head."""
+        """The kind of the head's outputs."""
         return cast("Any", self.head).outputs
 
     @property
     def history(self) -> pd.DataFrame | None:
-        """A row per epoch of the last `mc_fit()`."""
+        """One row for each epoch of the last `mc_fit()`."""
         return getattr(cast("Any", self.head), "history", None)
 
     @property
     def input_shape(self) -> tuple[int, ...]:
-        """Of one input, () where it is not known."""
-        return self.looking.source.input_shape or ()
+        """The shape of one input; () if it is not known."""
+        return self.extractor.source.input_shape or ()
 
     def features(self, x: object, *, device: str | torch.device = "auto", name: str = "x") -> np.ndarray | Rows:
-        """Features of inputs as the head takes them, computed once and kept.
+        """Features of inputs in the form that the head takes, computed once and cached.
 
-        (input, height, width, channel) or (input, feature), float32; from a folder they come as rows that are read
-        when they are needed. Heads that are not of this package get (input, channel, height, width).
+        Their shape is (input, height, width, channel) or (input, feature), their type float32. A cache in a folder
+        returns rows that are read when they are needed. Heads from outside this package get (input, channel, height,
+        width).
         """
-        rows = as_rows(x, name)
-        check_finite(rows, name)
-        found = self.looking.features(rows, as_device(device), isinstance(self.head, MCNetwork))
-        _check_head(self.head, tuple(found.shape[1:]))
-        return found
+        return self._checked_features(self.extractor.features, x, device, name)
 
     def savable_facts(self) -> dict[str, Any]:
-        """How the backbone was made, as JSON can hold it; refuses what only the caller has."""
+        """The arguments that make the backbone, as JSON values. Refuses modules and functions of the user."""
         if self.facts["name"] is None or self.facts["own"]:
             raise ValueError(
-                "`object` has a backbone or a `prepare` of your own, which no file of ours can hold; save its `head` "
-                "and make it again."
+                "`object` has a backbone or a `prepare` of your own, which cannot be saved; save its `head` and make "
+                "the network again."
             )
-        return {**self.facts, "fingerprint": self.looking.source.fingerprint().hex()}
+        return {**self.facts, "fingerprint": self.extractor.source.fingerprint().hex()}
 
-    def looked_at(self, x: object, *, device: str | torch.device = "auto", name: str = "x") -> np.ndarray:
-        """As `features()`, but not kept."""
+    def extract(self, x: object, *, device: str | torch.device = "auto", name: str = "x") -> np.ndarray:
+        """Features of inputs like those of `features()`, but not cached."""
+        return self._checked_features(self.extractor.computed, x, device, name)
+
+    def _checked_features(
+        self,
+        compute: Callable[[Rows, torch.device, bool], Features],
+        x: object,
+        device: str | torch.device,
+        name: str,
+    ) -> Features:
         rows = as_rows(x, name)
         check_finite(rows, name)
-        found = self.looking.computed(rows, as_device(device), isinstance(self.head, MCNetwork))
-        _check_head(self.head, tuple(found.shape[1:]))
-        return found
+        features = compute(rows, as_device(device), isinstance(self.head, MCNetwork))
+        _check_head(self.head, tuple(features.shape[1:]))
+        return features
 
     def forward(self, x: Tensor) -> Tensor:
         """The head's outputs for a batch of inputs."""
-        return self.head(torch.from_numpy(self.looked_at(x, device=x.device)).to(x.device))
+        return self.head(torch.from_numpy(self.extract(x, device=x.device)).to(x.device))
 
     def extra_repr(self) -> str:
-        return (
-            f"backbone={self.facts['name'] or type(self.looking.source.module).__name__}, layer={self.facts['layer']}"
-        )
+        name = self.facts["name"] or type(self.extractor.source.module).__name__
+        return f"backbone={name}, layer={self.facts['layer']}"
 
 
-def behind_the_same(facts: Mapping[str, Any], head: MCNetwork) -> FrozenNetwork:
-    """The network whose `savable_facts()` these are."""
-    given = {name: facts[name] for name in ("input_shape", "layer", "pooling", "pretrained")}
-    made = mc_frozen_backbone(facts["name"], head, **given)
-    if made.savable_facts()["fingerprint"] != facts["fingerprint"]:
+def rebuild_frozen(facts: Mapping[str, Any], head: MCNetwork) -> FrozenNetwork:
+    """The frozen network that the result of `savable_facts()` describes, with this head."""
+    arguments = {name: facts[name] for name in ("input_shape", "layer", "pooling", "pretrained")}
+    network = mc_frozen_backbone(facts["name"], head, **arguments)
+    if network.savable_facts()["fingerprint"] != facts["fingerprint"]:
         raise UnreadableFile(
             f"`path` must be of a network whose backbone has the same weights; got one made with other weights of "
             f"{shown(facts['name'])}."
         )
-    return made
+    return network
 
 
 def split_backbone(model: Any, x: Any, device: object = "auto", name: str = "x") -> tuple[Any, Any]:
-    """The network that learns and samples, and what it gets: behind a frozen backbone, the head and its features.
+    """The network that learns and samples, and its inputs. A frozen network gives its head and the features of `x`.
 
-    What comes in batches is looked at batch by batch, and not kept. Of several devices the first looks.
+    Features of a stream are computed batch by batch and not cached. The backbone runs on the first of several devices.
     """
     if not isinstance(model, FrozenNetwork):
         return model, x
-    where = as_devices(device)[0]
+    first_device = as_devices(device)[0]
     if isinstance(x, Mapping | tuple):
         raise ValueError(f"`{name}` must be one array of inputs where `model` has a frozen backbone; got several.")
-    batches = in_batches(x, model.looking.batch_size)
+    batches = in_batches(x, model.extractor.batch_size)
     if batches is not None:
-        return model.head, _streamed(model, batches, Counts.of(x, model.looking.batch_size), where)
-    return model.head, model.features(x, device=where, name=name)
+        return model.head, _streamed(model, batches, Counts.of(x, model.extractor.batch_size), first_device)
+    return model.head, model.features(x, device=first_device, name=name)
 
 
 def _streamed(
@@ -228,7 +235,7 @@ def _streamed(
 ) -> Iterator[Any]:
     seen = 0
     for batch in batches:
-        features = model.looked_at(inputs_in(batch, counts is not None), device=device)
+        features = model.extract(inputs_in(batch, counts is not None), device=device)
         if counts is not None:
             counts.check(len(features), seen)
         seen += len(features)

@@ -1,6 +1,6 @@
-"""What all networks of this package share: labels, units of features and targets, and input checks.
+"""The base of all networks of this package: labels, units of features and targets, and input checks.
 
-`spec` holds the arguments that a network was made with, so a file can describe a network without holding any code.
+`spec` contains the arguments that a network was made with. With it, a file can describe a network without any code.
 """
 
 from __future__ import annotations
@@ -34,27 +34,25 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
     "tanh": nn.Tanh,
 }
 
-CONSTANT = 1e-12  # a column that varies by less of its mean is constant: some thousand roundings of float64
+CONSTANT = 1e-12  # a column whose std is below this share of its mean is constant: some thousand float64 roundings
 
 
 class MCNetwork(nn.Module):
-    """A network of `mc_cnn()`, `mc_mlp()` or their Bayesian kin: torch layers, and what is needed to use them alone.
+    """A network of `mc_cnn()`, `mc_mlp()` or their Bayesian counterparts: torch layers with labels, units and checks.
 
-    Values are learnt, and features seen, in standard units; `forward` takes and returns the caller's units. A mean is
-    held
-    in two parts, `..._mean` and `..._rest`, what float32 rounds off it: together they have the digits of float64, also
-    on
-    devices that have none.
+    The layers work in standard units of features and values; `forward` takes and returns the caller's units. A mean is
+    stored in two parts: `..._mean` is rounded to float32, and `..._rest` is the rounding error. Together they have the
+    digits of float64, also on devices without float64.
 
     Attributes:
-        spec: The arguments it was made with, as JSON can hold them.
+        spec: The arguments it was made with, as JSON values.
         labels: The names of the classes; None for values.
         task: "classification", "binary" or "regression".
         outputs: What `forward` returns: "logits", "values" or "mean_log_variance".
         input_shape: The shape of one input.
         history: A row for each epoch of the last `mc_fit()`, or None.
-        columns: Names of the features, if it was trained on a table that has them. Tables to come are put in their
-            order.
+        columns: The names of the features, if it was trained on a table with names. The columns of later tables are
+            sorted in this order.
     """
 
     target_mean: Tensor
@@ -71,21 +69,21 @@ class MCNetwork(nn.Module):
         self.spec = spec
         self.layers = layers if isinstance(layers, nn.Sequential) else nn.Sequential(layers)
         self.history: pd.DataFrame | None = None
-        self.columns: tuple[str, ...] = ()  # of the table that it was trained on, if they had names
+        self.columns: tuple[str, ...] = ()
         self.labels: tuple[Label, ...] | None = None if spec["labels"] is None else tuple(spec["labels"])
         self.task: str = spec["task"]
         self.noise: str = spec["noise"]
         self.n_outputs: int = spec["n_outputs"]
         self.is_image = "input_shape" in spec
         self.input_shape: tuple[int, ...] = tuple(spec["input_shape"]) if self.is_image else (spec["n_features"],)
-        self.register_buffer("scales_set", torch.tensor(False))  # once set, training goes on in these units
+        self.register_buffer("scales_set", torch.tensor(False))  # further training keeps the units of the first
         if not self.is_image:
             self._register_units("feature", spec["n_features"])
         if self.task == "regression":
             self._register_units("target", self.n_outputs)
         learns_one_noise = self.outputs == "mean_log_variance" and self.noise == "homoscedastic"
         self.log_variance = nn.Parameter(torch.zeros(self.n_outputs)) if learns_one_noise else None
-        self.eval()  # as `mc_fit()` leaves it: dropout is switched on by those who want it
+        self.eval()  # the state after `mc_fit()`: callers switch dropout on
 
     @property
     def outputs(self) -> str:
@@ -104,35 +102,35 @@ class MCNetwork(nn.Module):
         return out if self.gives_standard else self.in_callers_units(out)
 
     def standard_view(self, values: bool = True) -> MCNetwork:
-        """This very network, all its parts shared, but for a `forward` that does without the caller's units.
+        """A view of this network that shares all its parts, but whose `forward` works in standard units.
 
-        It takes the features of a table, and unless `values` is false gives values, in standard units.
+        It takes features of a table in standard units. It returns values in standard units unless `values` is false.
         """
         view = copy.copy(self)
         view.takes_standard, view.gives_standard = not self.is_image, values
         return view
 
     def units(self, what: str, device: torch.device | str) -> Units:
-        """The standard units of "feature" or "target" as they are now, on a device."""
+        """The present standard units of "feature" or "target", on a device."""
         return Units(*(getattr(self, f"{what}_{part}").to(device) for part in ("mean", "rest", "scale")))
 
     def standard_inputs(self, x: Tensor) -> Tensor:
-        """Inputs as the layers take them: channels first, or features in standard units."""
+        """The inputs of the layers: images with channels first, or features in standard units."""
         if self.is_image:
-            return x.permute(0, 3, 1, 2)  # a view, and already in channels-last memory: never copied
+            return x.permute(0, 3, 1, 2)  # a view in channels-last memory, so nothing is copied
         return self.units("feature", x.device).standard(x)
 
     def standard_outputs(self, x: Tensor) -> Tensor:
-        """As `forward`, from standard inputs to values in standard units: those the loss is taken in."""
+        """The outputs of `forward` for standard inputs, in the standard units in which the loss is computed."""
         out = self.layers(x)
         if self.log_variance is not None:
             out = torch.cat([out, self.log_variance.expand_as(out)], dim=-1)
         return out
 
     def in_callers_units(self, out: Tensor, units: Units | None = None) -> Tensor:
-        """Standard values back to the caller's units: mean * scale + centre, log-variance + 2 log(scale).
+        """Standard values in the caller's units: mean * scale + centre, log-variance + 2 log(scale).
 
-        units: those of "target" on the device of `out`, where they have been fetched before.
+        `units` are those of "target" on the device of `out`; by default they are copied there.
         """
         if self.outputs == "logits":
             return out
@@ -143,13 +141,13 @@ class MCNetwork(nn.Module):
         return torch.cat([units.callers(mean), log_variance + 2 * units.scale.log()], dim=-1)
 
     def standard_targets(self, y: Tensor) -> Tensor:
-        """Values (input, output) in standard units; float64 in, so that a far-off mean costs no digits."""
+        """Values (input, output) in standard units. `y` is float64, so a mean far from zero costs no digits."""
         return self.units("target", y.device).standard(y)
 
     def set_scales(self, features: tuple[np.ndarray, np.ndarray] | None, targets: np.ndarray | None) -> None:
-        """Settle the standard units: (mean, std) of the features of a table, and `targets` (input, output).
+        """Set the standard units from (mean, std) of the features of a table and from `targets` (input, output).
 
-        Only the first call counts, so that training on goes on with the function learnt so far.
+        Only the first call has an effect, so further training continues with the function learnt so far.
         """
         if bool(self.scales_set):
             return
@@ -166,28 +164,27 @@ class MCNetwork(nn.Module):
 
     def _fill(self, what: str, mean: np.ndarray, std: np.ndarray) -> None:
         rounded = mean.astype(np.float32)
-        # a constant column: its rounding must not be blown up to the size of a signal
+        # the rounding errors of a constant column must not be scaled up to the size of a signal
         constant = std <= np.maximum(np.abs(mean) * CONSTANT, np.finfo(np.float32).tiny)
-        found = {"mean": rounded, "rest": mean - rounded, "scale": np.where(constant, 1.0, std)}
-        for part, values in found.items():
+        parts = {"mean": rounded, "rest": mean - rounded, "scale": np.where(constant, 1.0, std)}
+        for part, values in parts.items():
             getattr(self, f"{what}_{part}").copy_(torch.from_numpy(values.astype(np.float32)))
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *more: Any, **others: Any) -> None:
-        for what in ("feature", "target"):  # those of the first version have no rest
+        for what in ("feature", "target"):  # files of the first version have no `..._rest`
             if f"{prefix}{what}_mean" in state_dict:
                 mean = state_dict[f"{prefix}{what}_mean"]
                 state_dict.setdefault(f"{prefix}{what}_rest", torch.zeros_like(mean))
         super()._load_from_state_dict(state_dict, prefix, *more, **others)
 
     def check_input_shape(self, shape: Sequence[int], name: str = "x") -> None:
-        """Refuse inputs, (input, ...), whose axes are not this network's, and say what is amiss."""
+        """Refuse inputs (input, ...) of another shape than this network takes."""
         shape = tuple(shape)
-        wanted = self.input_shape
-        if shape[1:] == wanted:
+        if shape[1:] == self.input_shape:
             return
-        words = ", ".join(str(size) for size in wanted)
-        problem = f"`{name}` must have shape (input, {words}); got {shape}."
-        raise ValueError(f"{problem} {_way_out(shape, wanted)}".rstrip())
+        sizes = ", ".join(str(size) for size in self.input_shape)
+        problem = f"`{name}` must have shape (input, {sizes}); got {shape}."
+        raise ValueError(f"{problem} {_suggestion(shape, self.input_shape)}".rstrip())
 
     def extra_repr(self) -> str:
         head = f"noise={self.noise}, n_outputs" if self.labels is None else "n_labels"
@@ -195,35 +192,35 @@ class MCNetwork(nn.Module):
 
 
 class Units(NamedTuple):
-    """The standard units of some numbers: (number - mean - rest) / scale."""
+    """Standard units: (number - mean - rest) / scale."""
 
     mean: Tensor
     rest: Tensor
     scale: Tensor
 
     def standard(self, x: Tensor) -> Tensor:
-        """In standard units and the network's own type, the mean taken off in the type of `x`."""
+        """Numbers in standard units. The mean is subtracted in the type of `x`; the result has the network's type."""
         return ((x - self.mean - self.rest) / self.scale).to(self.mean.dtype)
 
     def callers(self, x: Tensor) -> Tensor:
-        """Back from standard units, in the type of `x`."""
+        """Standard numbers in the caller's units, in the type of `x`."""
         return x * self.scale + self.rest + self.mean
 
 
 def mean_and_std(table: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Of each column, in float64; taken from the first row on, so that a constant column has a deviation of 0."""
+    """Mean and std of each column, in float64. Subtracting the first row gives a constant column an exact std of 0."""
     first = table[0].astype(np.float64)
     table = table - first
     return first + table.mean(axis=0), table.std(axis=0)
 
 
 def weights_from(seed: int) -> OwnStream:
-    """Inside, weights are drawn from `seed`; no global generator moves."""
+    """A context in which weights are drawn from `seed`; the global generators keep their state."""
     return OwnStream(seed)
 
 
 class Head:
-    """What the last layer gives, checked: labels and logits, or values and their noise."""
+    """The checked arguments of the last layer: labels with logits, or values with their noise."""
 
     def __init__(self, labels: tuple[Label, ...] | None, n_outputs: int, task: str, noise: str) -> None:
         self.labels = labels
@@ -240,18 +237,18 @@ class Head:
             if labels is not None:
                 raise ValueError('`labels` must be left out when `task` is "regression"; use `n_outputs`.')
             return cls(None, 1 if count is None else count, task, noise)
-        found = _labels(labels, count)
-        if task == "binary" and len(found) != 2:
-            raise ValueError(f'`labels` must be two when `task` is "binary"; got {len(found)}.')
-        return cls(found, len(found), task, noise)
+        names = _labels(labels, count)
+        if task == "binary" and len(names) != 2:
+            raise ValueError(f'`labels` must be two when `task` is "binary"; got {len(names)}.')
+        return cls(names, len(names), task, noise)
 
     @property
     def width(self) -> int:
-        """Units of the last layer."""
+        """The number of units of the last layer."""
         if self.task == "binary":
             return 1
-        both = self.task == "regression" and self.noise == "heteroscedastic"
-        return 2 * self.n_outputs if both else self.n_outputs
+        has_variances = self.task == "regression" and self.noise == "heteroscedastic"
+        return 2 * self.n_outputs if has_variances else self.n_outputs
 
     def spec(self) -> dict[str, Any]:
         labels = None if self.labels is None else list(self.labels)
@@ -266,41 +263,49 @@ def _labels(labels: Iterable[Label] | None, count: int | None) -> tuple[Label, .
                 'Give `labels`, or `n_outputs` for classes 0, 1, ..., or `task` = "regression" for values.'
             )
         return tuple(range(check_count(count, "n_outputs", at_least=2)))
-    found = as_label_set(labels)
-    if count is not None and count != len(found):
-        raise ValueError(f"`n_outputs` must be the number of `labels` ({len(found)}); got {count}.")
-    return found
+    names = as_label_set(labels)
+    if count is not None and count != len(names):
+        raise ValueError(f"`n_outputs` must be the number of `labels` ({len(names)}); got {count}.")
+    return names
 
 
 def check_counts(value: object, name: str) -> list[int]:
-    """Whole numbers of at least 1; one alone counts as a list of one."""
+    """A list of whole numbers of at least 1. A single number gives a list of one."""
     if isinstance(value, str) or not isinstance(value, Iterable):
         value = [value]
-    return [check_count(one, name) for one in value]
+    return [check_count(number, name) for number in value]
 
 
-def check_rates(value: object, name: str, wanted: int, of: str) -> list[float]:
-    """Rates of dropping in [0, 1), `wanted` of them; one number alone stands for all."""
+def check_filters(filters: object) -> list[int]:
+    """The filters of each convolution or block, of which there is at least one."""
+    counts = check_counts(filters, "filters")
+    if not counts:
+        raise ValueError("`filters` must hold at least one whole number; got none.")
+    return counts
+
+
+def check_rates(value: object, name: str, n_layers: int, of: str) -> list[float]:
+    """A list of `n_layers` rates of dropping in [0, 1). A single rate is used for all layers."""
     if isinstance(value, str) or not isinstance(value, Iterable):
-        return [check_number(value, name, at_least=0, below=1)] * wanted
-    rates = [check_number(one, name, at_least=0, below=1) for one in value]
-    if len(rates) != wanted:
-        raise ValueError(f"`{name}` must be one rate, or one per layer of {of} ({wanted}); got {len(rates)} rates.")
+        return [check_number(value, name, at_least=0, below=1)] * n_layers
+    rates = [check_number(rate, name, at_least=0, below=1) for rate in value]
+    if len(rates) != n_layers:
+        raise ValueError(f"`{name}` must be one rate, or one per layer of {of} ({n_layers}); got {len(rates)} rates.")
     return rates
 
 
 def activation_layer(name: str) -> type[nn.Module]:
-    """The layer of an activation by its name."""
+    """The layer class of an activation."""
     return ACTIVATIONS[check_choice(name, "activation", list(ACTIVATIONS))]
 
 
 def image_shape(input_shape: Sequence[int]) -> tuple[int, int, int]:
-    """Height, width and channels of an image, checked."""
+    """The checked height, width and channels of an image."""
     sizes = check_counts(input_shape, "input_shape")
     if len(sizes) != 3:
         raise ValueError(
             f"`input_shape` must be three whole numbers (height, width, channel); got {shown(tuple(sizes))}. "
-            "Grey images have 1 channel, coloured ones 3."
+            "Grey images have 1 channel, colour images 3."
         )
     return sizes[0], sizes[1], sizes[2]
 
@@ -308,10 +313,10 @@ def image_shape(input_shape: Sequence[int]) -> tuple[int, int, int]:
 def pools_and_last_sides(
     shape: tuple[int, int, int], n_layers: int, kernel: int
 ) -> tuple[list[tuple[int, int]], tuple[int, int]]:
-    """Size of each pool, and height and width after the last; refuses what leaves nothing, with the sums."""
+    """The size of each pool, and height and width after the last. Refuses images that are too small for the layers."""
     height, width, _ = shape
     pools: list[tuple[int, int]] = []
-    sums: list[str] = []  # on the shorter side, which runs out first
+    sums: list[str] = []  # the arithmetic of the shorter side, for the message
     for _ in range(n_layers):
         shorter = min(height, width)
         height, width = height - kernel + 1, width - kernel + 1
@@ -348,19 +353,19 @@ def add_dense(
 
 
 def start_as_keras(layers: OrderedDict[str, nn.Module]) -> None:
-    """Weights uniform by Glorot and Bengio (2010), biases 0: learns faster at first than torch's own start."""
+    """Draw weights uniformly by Glorot and Bengio (2010) and set biases to 0: faster at first than torch's default."""
     for layer in layers.values():
         if isinstance(layer, (nn.Conv2d, nn.Linear)):
             nn.init.xavier_uniform_(layer.weight)
-            assert layer.bias is not None  # as both kinds are made above
+            assert layer.bias is not None  # this package makes these layers with a bias
             nn.init.zeros_(layer.bias)
 
 
-def _way_out(shape: tuple[int, ...], wanted: tuple[int, ...]) -> str:
-    if shape == wanted:
-        return "One input alone still needs the input axis in front."
-    if len(wanted) == 3 and wanted[2] == 1 and shape[1:] == wanted[:2]:
+def _suggestion(shape: tuple[int, ...], input_shape: tuple[int, ...]) -> str:
+    if shape == input_shape:
+        return "A single input also needs the input axis in front."
+    if len(input_shape) == 3 and input_shape[2] == 1 and shape[1:] == input_shape[:2]:
         return "Add the channel axis at the end."
-    if len(wanted) == 3 and shape[1:] == (wanted[2], *wanted[:2]):
+    if len(input_shape) == 3 and shape[1:] == (input_shape[2], *input_shape[:2]):
         return "Move the channel axis to the end."
     return ""

@@ -17,6 +17,7 @@ from .network import (
     activation_layer,
     add_dense,
     check_counts,
+    check_filters,
     check_rates,
     image_shape,
     pools_and_last_sides,
@@ -49,7 +50,7 @@ def mc_cnn(
         n_outputs: The number of classes without `labels`, or of values. 1 by default for values.
         task: "classification" (softmax over `labels`), "binary" (two labels, one logit for the second) or "regression".
         filters: Filters of each convolution. After a convolution without padding come the activation, dropout, and a 2
-            x 2 maximum pool; a side that is down to 1 is left alone.
+            x 2 maximum pool. A side of length 1 is not pooled.
         kernel_size: Height and width of the convolutions, in pixels.
         hidden: Units of each dense layer, which is followed by the activation and dropout.
         dropout: Rates of dropping, from 0 to 1: one for all, or one for each entry of `filters` and then of `hidden`.
@@ -71,9 +72,7 @@ def mc_cnn(
         'classification'
     """
     shape = image_shape(input_shape)
-    widths = check_counts(filters, "filters")
-    if not widths:
-        raise ValueError("`filters` must hold at least one whole number; got none.")
+    widths = check_filters(filters)
     dense = check_counts(hidden, "hidden")
     kernel = check_count(kernel_size, "kernel_size")
     rates = check_rates(dropout, "dropout", len(widths) + len(dense), "`filters` and `hidden` together")
@@ -125,9 +124,8 @@ def mc_mlp(
 ) -> MCNetwork:
     """A dense network for tables, with dropout after every hidden layer.
 
-    Features are standardised by the means and standard deviations that `mc_fit()` finds in the training part, in
-    float64:
-    columns far from zero, such as time stamps, keep their digits.
+    Features are standardised by the means and standard deviations of the training inputs of `mc_fit()`, in float64.
+    Columns far from zero, such as time stamps, keep their digits.
 
     Args:
         n_features: Columns of the table.
@@ -135,7 +133,7 @@ def mc_mlp(
         n_outputs: The number of classes without `labels`, or of values. 1 by default for values.
         task: "classification" (softmax over `labels`), "binary" (two labels, one logit for the second) or "regression".
         hidden: Units of each hidden layer.
-        dropout: Rates of dropping, from 0 to 1: one for all hidden layers, or one for each. Small networks want low
+        dropout: Rates of dropping, from 0 to 1: one for all hidden layers, or one for each. Small networks need low
             rates.
         input_dropout: The rate of dropping features.
         activation: The activation of the hidden layers: "relu", "tanh", "silu" and others.
@@ -187,7 +185,7 @@ def mc_mlp(
 
 
 def build_plain(spec: dict[str, Any]) -> MCNetwork:
-    """The network that `spec` names, with fresh weights; only the two kinds of this module are known."""
+    """The network of a specification, with new weights. It is one of the two kinds of this module."""
     kinds = {"cnn": mc_cnn, "mlp": mc_mlp}
     kind = check_choice(spec.get("kind"), "kind", list(kinds))
     arguments = {key: value for key, value in spec.items() if key != "kind"}

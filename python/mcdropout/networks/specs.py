@@ -1,4 +1,4 @@
-"""Build a network from its specification, as a saved file holds it."""
+"""Build a network from its specification in a saved file."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .plain import build_plain as build_plain
 
 
 def build(spec: dict[str, Any]) -> MCNetwork:
-    """The network that `spec` names, with fresh weights; only the kinds of this package are known."""
+    """The network of a specification, with new weights. It is one of the kinds of this package."""
     kinds = {"bayes_cnn": mc_bayes_cnn, "bayes_mlp": mc_bayes_mlp, "bayes_resnet": mc_bayes_resnet}
     kind = spec.get("kind")
     if kind not in (*kinds, "bayesian"):
@@ -30,5 +30,5 @@ def build(spec: dict[str, Any]) -> MCNetwork:
 
 
 def savable_spec(spec: dict[str, Any]) -> dict[str, Any]:
-    """The spec of a network as JSON can hold it; refuses functions and distributions of the user's own."""
-    return {name: one.to_spec() if isinstance(one, Prior | Posterior) else one for name, one in spec.items()}
+    """The specification of a network as JSON values. Refuses functions and distributions of the user."""
+    return {name: value.to_spec() if isinstance(value, Prior | Posterior) else value for name, value in spec.items()}

@@ -11,7 +11,8 @@ from torch import nn
 
 from ..checks import check_count, check_number, shown
 from ..variational.layer import BayesLayer, layer_facts, variational_layers
-from .bayesian import SHARES
+
+PERCENTILES = (5, 25, 50, 75, 95)  # of the posterior standard deviations of the weights of a layer
 
 
 def mc_posterior_table(model: nn.Module) -> pd.DataFrame:
@@ -24,7 +25,7 @@ def mc_posterior_table(model: nn.Module) -> pd.DataFrame:
         One row for each layer, with columns layer (its path), n_weights, n_parameters, std and variance (means over the
         weights of their posterior standard deviation and variance), kl (from the prior, in nats, summed over the
         weights), std_5, std_25, std_50, std_75 and std_95 (percentiles of the standard deviations) and prior_std (of
-        the prior, mean over the weights; NaN or infinite where the prior has none).
+        the prior, mean over the weights; NaN or infinite if the prior has none).
 
     Raises:
         ValueError: For a network without Bayesian layers.
@@ -39,25 +40,25 @@ def mc_posterior_table(model: nn.Module) -> pd.DataFrame:
     rows = []
     for (path, facts), layer in zip(layer_facts(model).items(), layers.values(), strict=True):
         with torch.no_grad():
-            quantiles = np.quantile(layer.deviations().double().cpu().numpy(), np.array(SHARES) / 100)
-        spread = {f"std_{share}": value for share, value in zip(SHARES, quantiles, strict=True)}
+            quantiles = np.quantile(layer.deviations().double().cpu().numpy(), np.array(PERCENTILES) / 100)
+        spread = {f"std_{percent}": value for percent, value in zip(PERCENTILES, quantiles, strict=True)}
         rows.append({"layer": path, **facts, **spread, "prior_std": layer.prior_deviation()})
     return pd.DataFrame(rows).astype({"n_weights": int, "n_parameters": int})
 
 
 def mc_weights_table(model: nn.Module, *, n_weights: int = 8, level: float = 0.95) -> pd.DataFrame:
-    """List the weights of each Bayesian layer that are most surely not zero. `mc_plot_posterior()` draws them.
+    """List the weights of each Bayesian layer that are most certainly not zero. `mc_plot_posterior()` draws them.
 
     Args:
         model: A network with Bayesian layers.
-        n_weights: How many of each layer at most.
+        n_weights: The greatest number of weights of each layer.
         level: The level of the intervals, in (0, 1).
 
     Returns:
         One row for each weight, with columns layer (its path), weight (`weight[0, 3]` or `bias[2]`, positions from 0),
-        mean, std (of its posterior), lower and upper (the middle `level` of a normal distribution of that mean and
-        deviation, so exact for normal posteriors) and signal (|mean| / std, by which the weights are chosen and
-        sorted).
+        mean, std (of its posterior), lower and upper (the middle `level` of a normal distribution with that mean and
+        standard deviation, which is exact for normal posteriors) and signal (|mean| / std). The weights with the
+        highest signal are listed, the highest first.
 
     Raises:
         ValueError: For a network without Bayesian layers.
@@ -75,14 +76,15 @@ def mc_weights_table(model: nn.Module, *, n_weights: int = 8, level: float = 0.9
 
 
 def weights_of(model: nn.Module, n_weights: int, level: float, first: int = 0) -> pd.DataFrame:
-    """The same, with the number that the first position is called by."""
+    """The table of `mc_weights_table()`, with positions counted from `first`."""
     layers = _layers_of(model)
     n_weights = check_count(n_weights, "n_weights")
-    reach = NormalDist().inv_cdf((1 + check_number(level, "level", above=0, below=1)) / 2)
+    quantile = NormalDist().inv_cdf((1 + check_number(level, "level", above=0, below=1)) / 2)
     tables = []
     for path, layer in layers.items():
         with torch.no_grad():
-            mean = torch.cat([one.flatten() for one in layer.means() if one is not None]).double().cpu().numpy()
+            means = [values.flatten() for values in layer.means() if values is not None]
+            mean = torch.cat(means).double().cpu().numpy()
             std = layer.deviations().double().cpu().numpy()
         signal = np.abs(mean) / np.maximum(std, np.finfo(np.float64).tiny)
         chosen = np.argsort(-np.nan_to_num(signal), kind="stable")[:n_weights]
@@ -91,8 +93,8 @@ def weights_of(model: nn.Module, n_weights: int, level: float, first: int = 0) -
             "weight": [_weight_name(layer, int(place), first) for place in chosen],
             "mean": mean[chosen],
             "std": std[chosen],
-            "lower": mean[chosen] - reach * std[chosen],
-            "upper": mean[chosen] + reach * std[chosen],
+            "lower": mean[chosen] - quantile * std[chosen],
+            "upper": mean[chosen] + quantile * std[chosen],
             "signal": signal[chosen],
         }
         tables.append(pd.DataFrame(parts))
@@ -109,9 +111,9 @@ def _layers_of(model: object) -> dict[str, BayesLayer]:
 
 
 def _weight_name(layer: BayesLayer, place: int, first: int) -> str:
-    """What the weight at that place is called, biases being last."""
+    """The name of the weight at this position. Biases follow the weights."""
     n = layer.n_weights - layer.n_biases
     if place >= n:
         return f"bias[{place - n + first}]"
-    where = np.unravel_index(place, layer.weight_shape)
-    return f"weight[{', '.join(str(int(one) + first) for one in where)}]"
+    indices = np.unravel_index(place, layer.weight_shape)
+    return f"weight[{', '.join(str(int(index) + first) for index in indices)}]"

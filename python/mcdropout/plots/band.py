@@ -22,11 +22,11 @@ def mc_band_table(prediction: MCPrediction, x: object, y: object = None) -> pd.D
     Args:
         prediction: A prediction of values.
         x: One number for each input.
-        y: What was observed.
+        y: The observed values.
 
     Returns:
         A table with columns output (from 1), input (position, from 0), x, mean, lower and upper (of the mean),
-        pred_lower and pred_upper (of a new observation, where the model has noise) and y (where it is given).
+        pred_lower and pred_upper (of a new observation, if the model has noise) and y (if `y` is given).
 
     Raises:
         ValueError: For a prediction of classes, and for `x` or `y` of another length.
@@ -44,20 +44,20 @@ def mc_band_table(prediction: MCPrediction, x: object, y: object = None) -> pd.D
     prediction = check_prediction(prediction)
     if prediction.task != "regression":
         raise ValueError("`prediction` must be of values to be drawn as a band; got one of classes.")
-    where = one_column(x, "x")
-    check_length(len(where), "x", len(prediction), "prediction")
-    order = np.argsort(where, kind="stable")
+    positions = one_column(x, "x")
+    check_length(len(positions), "x", len(prediction), "prediction")
+    order = np.argsort(positions, kind="stable")
     columns = {name: getattr(prediction, name) for name in ("mean", "lower", "upper", "pred_lower", "pred_upper")}
     if y is not None:
         columns["y"] = true_values(y, prediction)
-    flat = {name: part.reshape(len(where), -1)[order] for name, part in columns.items() if part is not None}
+    flat = {name: values.reshape(len(positions), -1)[order] for name, values in columns.items() if values is not None}
     n_outputs = flat["mean"].shape[1]
     return pd.DataFrame(
         {
-            "output": np.repeat(np.arange(1, n_outputs + 1), len(where)),
+            "output": np.repeat(np.arange(1, n_outputs + 1), len(positions)),
             "input": np.tile(order, n_outputs),
-            "x": np.tile(where[order], n_outputs),
-            **{name: part.T.ravel() for name, part in flat.items()},
+            "x": np.tile(positions[order], n_outputs),
+            **{name: values.T.ravel() for name, values in flat.items()},
         }
     )
 
@@ -73,16 +73,14 @@ def mc_plot_band(
 ) -> Figure:
     """Draw predicted values along one input with their bands, and the data.
 
-    The line is the mean; the dark band the interval of the mean over the draws at `prediction.level`, which widens
-    where the
-    network has seen nothing; the pale band that of a new observation, where the model has noise. One panel for each
-    output.
-    `mc_band_table()` gives the numbers.
+    The line is the mean. The dark band is the interval of the mean over the draws at `prediction.level`; it is wider
+    where there were no training data. The pale band is the interval of a new observation, if the model has noise. Each
+    output has one panel. `mc_band_table()` gives the numbers.
 
     Args:
         prediction: A prediction of values.
         x: One number for each input.
-        y: What was observed.
+        y: The observed values.
         x_label: The name of the horizontal axis, with its unit.
         y_label: The name of the vertical axis, with its unit.
         path: Also write the picture to this file. The ending decides the format: .png, .pdf or .svg.
@@ -108,14 +106,14 @@ def mc_plot_band(
     n_outputs = int(table["output"].max())
     figure, panels = make_panels(1, n_outputs, size=(max(5.0 / n_outputs, PANEL[0]) * n_outputs, PANEL[1] + 0.3))
     level = f"{100 * prediction.level:g} %"
-    for axes, (number, one) in zip(panels, table.groupby("output"), strict=True):
-        if "pred_lower" in one:
+    for axes, (number, rows) in zip(panels, table.groupby("output"), strict=True):
+        if "pred_lower" in rows:
             words = f"new observation, {level}"
-            axes.fill_between(one["x"], one["pred_lower"], one["pred_upper"], color=BAND, linewidth=0, label=words)
-        axes.fill_between(one["x"], one["lower"], one["upper"], color="#8FA9C0", linewidth=0, label=f"mean, {level}")
-        axes.plot(one["x"], one["mean"], color=PREDICTED, linewidth=1.6, label="mean")
-        if "y" in one:
-            axes.plot(one["x"], one["y"], "o", color=INK, markersize=2.5, markeredgewidth=0, label="observed")
+            axes.fill_between(rows["x"], rows["pred_lower"], rows["pred_upper"], color=BAND, linewidth=0, label=words)
+        axes.fill_between(rows["x"], rows["lower"], rows["upper"], color="#8FA9C0", linewidth=0, label=f"mean, {level}")
+        axes.plot(rows["x"], rows["mean"], color=PREDICTED, linewidth=1.6, label="mean")
+        if "y" in rows:
+            axes.plot(rows["x"], rows["y"], "o", color=INK, markersize=2.5, markeredgewidth=0, label="observed")
         label_axes(axes, x_label, y_label if n_outputs == 1 else f"{y_label}, output {number}")
     add_legend(panels[0])
     return finish(figure, path)

@@ -1,13 +1,12 @@
-"""The picture of convergence: how the summaries settle with more draws."""
+"""The picture of convergence: the summaries against the number of draws."""
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING
 
 from ..checks import shown
 from ..predictions.uncertainty import unit_of
-from .style import BIG, FILE_DPI, INK, PALE, PREDICTED, check_matplotlib, check_picture_path, plain_axes
+from .style import BIG, INK, PALE, PREDICTED, PicturePath, finish, make_panels, plain_axes
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -15,14 +14,14 @@ if TYPE_CHECKING:
     from ..evaluation.convergence import MCConvergence
 
 
-def mc_plot_convergence(convergence: MCConvergence, *, path: str | os.PathLike[str] | None = None) -> Figure:
-    """Draw how each measure settles as draws are added. Its table is `convergence.table`.
+def mc_plot_convergence(convergence: MCConvergence, *, path: PicturePath | None = None) -> Figure:
+    """Draw each measure against the number of draws. Its table is `convergence.table`.
 
-    Above: each measure, its mean over the inputs. Below: its Monte Carlo error for one input (root mean square over the
-    inputs), with the tolerance. The number of draws is on a logarithmic scale.
+    The upper panels show the mean of each measure over the inputs. The lower panels show its Monte Carlo error for one
+    input (root mean square over the inputs) and the tolerance. The number of draws is on a logarithmic scale.
 
     Args:
-        convergence: What `mc_convergence()` returned.
+        convergence: The result of `mc_convergence()`.
         path: Also write the picture to this file. The ending decides the format: .png, .pdf or .svg.
 
     Returns:
@@ -48,30 +47,26 @@ def mc_plot_convergence(convergence: MCConvergence, *, path: str | os.PathLike[s
     if not isinstance(convergence, MCConvergence):
         kind = type(convergence).__name__
         raise TypeError(f"`convergence` must be what `mc_convergence()` returns; got {shown(kind)}.")
-    check_matplotlib()
-    from matplotlib.figure import Figure
 
     table, counts = convergence.table, list(convergence.n_samples)
     measures = list(dict.fromkeys(table["measure"]))
     classes = "mutual_information" in measures
-    figure = Figure(figsize=(1.0 + 2.3 * len(measures), 4.6), facecolor="white", layout="constrained")
-    if path is not None:
-        check_picture_path(path, figure)
-    panels = figure.subplots(2, len(measures), sharex=True, squeeze=False)
+    figure, panels = make_panels(2, len(measures), size=(1.0 + 2.3 * len(measures), 4.6), share_x=True)
+    upper, lower = panels[: len(measures)], panels[len(measures) :]
     for place, measure in enumerate(measures):
-        own = table[table["measure"] == measure]
-        for axes, column in zip(panels[:, place], ("value", "mcse"), strict=True):
-            axes.plot(counts, own[column], "o-", color=PREDICTED, markersize=4, linewidth=1.4, zorder=3)
+        measure_rows = table[table["measure"] == measure]
+        for axes, column in ((upper[place], "value"), (lower[place], "mcse")):
+            axes.plot(counts, measure_rows[column], "o-", color=PREDICTED, markersize=4, linewidth=1.4, zorder=3)
             axes.set_xscale("log")
             axes.set_xticks(counts, [str(count) for count in counts])
             axes.minorticks_off()
             plain_axes(axes)
         if convergence.tolerance is not None:
-            panels[1, place].axhline(convergence.tolerance, color=PALE, linestyle="--", linewidth=1.2, zorder=2)
-        panels[1, place].set_ylim(bottom=0)
-        panels[0, place].set_title(f"{measure.replace('_', ' ')}\n({unit_of(measure, classes)})", size=BIG, color=INK)
-    panels[0, 0].set_ylabel("mean over the inputs", size=BIG, color=INK)
-    panels[1, 0].set_ylabel("Monte Carlo error", size=BIG, color=INK)
+            lower[place].axhline(convergence.tolerance, color=PALE, linestyle="--", linewidth=1.2, zorder=2)
+        lower[place].set_ylim(bottom=0)
+        upper[place].set_title(f"{measure.replace('_', ' ')}\n({unit_of(measure, classes)})", size=BIG, color=INK)
+    upper[0].set_ylabel("mean over the inputs", size=BIG, color=INK)
+    lower[0].set_ylabel("Monte Carlo error", size=BIG, color=INK)
     words = "number of draws"
     if convergence.tolerance is not None:
         words += (
@@ -79,6 +74,4 @@ def mc_plot_convergence(convergence: MCConvergence, *, path: str | os.PathLike[s
             f"{convergence.recommended} draws)"
         )
     figure.supxlabel(words, size=BIG, color=INK)
-    if path is not None:
-        figure.savefig(path, dpi=FILE_DPI)
-    return figure
+    return finish(figure, path)

@@ -13,7 +13,7 @@ from ..predictions.prediction import Array, MCPrediction
 from ..predictions.truth import check_prediction, labels_of
 from ..predictions.uncertainty import measured
 from .images import N_INPUTS, Positions, as_positions
-from .names import input_names, told_apart
+from .names import distinct_names, input_names
 from .style import GOLDEN, INK, OTHER, PANEL, PREDICTED, SMALL, PicturePath, finish, label_axes, make_panels
 
 if TYPE_CHECKING:
@@ -28,13 +28,13 @@ def mc_draws_table(prediction: MCPrediction, inputs: Positions | None = None) ->
 
     Args:
         prediction: A prediction that holds its draws.
-        inputs: Positions of the inputs that are drawn, from 0. By default the 12 most uncertain, by predictive entropy
-            or standard deviation.
+        inputs: Positions of the inputs that are drawn, from 0. By default the 12 most uncertain by predictive entropy,
+            or by standard deviation for a prediction of values.
 
     Returns:
-        A table with columns input (position, from 0), id (where the prediction has ids), label (of classes) or output
+        A table with columns input (position, from 0), id (if the prediction has ids), label (of classes) or output
         (from 1), draw (from 1) and value (the label's probability, or the output in the unit of the values). Draws that
-        `tolerance` has saved are left out.
+        were skipped because of `tolerance` are left out.
 
     Raises:
         ValueError: For a prediction without its draws.
@@ -75,11 +75,9 @@ def mc_plot_draws(
 ) -> Figure:
     """Draw the posterior spread: what each draw of the network predicts for chosen inputs.
 
-    Each dot is one draw; the line is their interval at `prediction.level`, the diamond their mean. Draws in two clumps
-    are
-    two opinions that a mean and an interval would hide. For classes one panel for each input, with its three most
-    probable
-    labels; for values one panel for each output. `mc_draws_table()` gives the numbers.
+    Each dot is one draw; the line is the interval of the draws at `prediction.level`, the diamond their mean. Draws can
+    form two separate groups, which a mean and an interval do not show. Classes have one panel for each input, with its
+    three most probable labels. Values have one panel for each output. `mc_draws_table()` gives the numbers.
 
     Args:
         prediction: A prediction that holds its draws.
@@ -91,7 +89,7 @@ def mc_plot_draws(
         inline`.
 
     Raises:
-        ValueError: For a prediction without its draws, and for positions that are not there.
+        ValueError: For a prediction without its draws, and for positions that do not exist.
         ImportError: Without matplotlib.
 
     Examples:
@@ -105,7 +103,7 @@ def mc_plot_draws(
         >>> prediction = mcd.mc_predict(net, x, 20, seed=1, progress=False)
         >>> figure = mcd.mc_plot_draws(prediction, inputs=[0, 1])
     """
-    table = mc_draws_table(prediction, inputs).drop_duplicates()  # an input asked for twice is shown once
+    table = mc_draws_table(prediction, inputs).drop_duplicates()  # an input that is named twice is shown once
     chosen = table["input"].drop_duplicates().to_numpy()
     if prediction.task == "classification":
         return finish(_draws_of_classes(prediction, table, chosen), path)
@@ -122,12 +120,12 @@ def _draws_of_classes(prediction: MCPrediction, table: pd.DataFrame, chosen: Arr
     for axes in panels[len(chosen) :]:
         axes.set_axis_off()
     by_input = dict(iter(table.groupby("input")))
-    short = told_apart(labels, 1.0)
+    short = distinct_names(labels, 1.0)
     for axes, i, name in zip(panels, chosen, input_names(prediction, chosen, 1.0), strict=False):
-        one = by_input[i]
+        input_rows = by_input[i]
         top = np.argsort(-prediction.mean[i], kind="stable")[:n_shown]
         for row, k in enumerate(top):
-            draws = one.loc[one["label"].astype(str) == labels[k], "value"].to_numpy()
+            draws = input_rows.loc[input_rows["label"].astype(str) == labels[k], "value"].to_numpy()
             _draw_row(axes, row, draws, *(float(part[i, k]) for part in _means_and_bounds(prediction)))
         label_axes(axes, "", "", (-0.02, 1.02), (n_shown - 0.4, -0.6))
         row_names(axes, [short[k] for k in top])
@@ -147,9 +145,9 @@ def _draws_of_values(prediction: MCPrediction, table: pd.DataFrame, chosen: Arra
     parts = [part.reshape(len(prediction), -1) for part in _means_and_bounds(prediction)]
     names = input_names(prediction, chosen, 0.85)
     for number, axes in enumerate(panels):
-        own = table[table["output"] == number + 1]
+        output_rows = table[table["output"] == number + 1]
         for row, i in enumerate(chosen):
-            draws = own.loc[own["input"] == i, "value"].to_numpy()
+            draws = output_rows.loc[output_rows["input"] == i, "value"].to_numpy()
             _draw_row(axes, row, draws, *(float(part[i, number]) for part in parts))
         words = "value" if n_outputs == 1 else f"value of output {number + 1}"
         label_axes(axes, f"{words} in each draw", "", None, (len(chosen) - 0.4, -0.6))
@@ -158,11 +156,11 @@ def _draws_of_values(prediction: MCPrediction, table: pd.DataFrame, chosen: Arra
 
 
 def _draw_row(axes: Axes, row: int, draws: Array, mean: float, lower: float, upper: float) -> None:
-    """The draws of one quantity as dots, beside each other so that few hide another, over their interval."""
-    asides = (np.arange(len(draws)) * GOLDEN % 1 - 0.5) * 0.5
+    """Draw the draws of one quantity as dots over their interval. Vertical offsets keep the dots apart."""
+    offsets = (np.arange(len(draws)) * GOLDEN % 1 - 0.5) * 0.5
     size = 2.4 if len(draws) <= 100 else 1.4
     axes.plot([lower, upper], [row, row], "-", color=OTHER, linewidth=5, solid_capstyle="butt", zorder=1)
-    axes.plot(draws, row + asides, "o", color=PREDICTED, markersize=size, markeredgewidth=0, alpha=0.75, zorder=2)
+    axes.plot(draws, row + offsets, "o", color=PREDICTED, markersize=size, markeredgewidth=0, alpha=0.75, zorder=2)
     axes.plot([mean], [row], "D", color="white", markeredgecolor=INK, markersize=5, zorder=3, clip_on=False)
 
 
@@ -179,6 +177,6 @@ def _means_and_bounds(prediction: MCPrediction) -> tuple[Array, Array, Array]:
 
 
 def most_uncertain(prediction: MCPrediction) -> Array:
-    """Positions of the inputs of the highest entropy or deviation over the draws, that first."""
+    """Positions of the most uncertain inputs, the most uncertain first, by entropy or standard deviation."""
     uncertainty = measured(prediction, "predictive_entropy" if prediction.task == "classification" else "std")
     return np.argsort(-uncertainty, kind="stable")[:N_INPUTS]

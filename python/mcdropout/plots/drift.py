@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,23 +9,22 @@ import numpy as np
 from ..checks import shown
 from ..decisions.monitoring import MCMonitor
 from ..predictions.uncertainty import unit_of
-from .style import BIG, FILE_DPI, INK, PALE, PREDICTED, SMALL, check_matplotlib, check_picture_path, plain_axes
+from .style import BIG, INK, PALE, PREDICTED, SMALL, PicturePath, finish, make_panels, plain_axes
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def mc_plot_drift(monitor: MCMonitor, *, path: str | os.PathLike[str] | None = None) -> Figure:
-    """Draw what a drift monitor saw, batch by batch. Its table is `monitor.batches`.
+def mc_plot_drift(monitor: MCMonitor, *, path: PicturePath | None = None) -> Figure:
+    """Draw the results of a drift monitor, batch by batch. Its table is `monitor.batches`.
 
-    From top to bottom, over the inputs seen: the evidence of the sequential test on a logarithmic scale, with the line
-    that
-    makes an alarm; the mean of the measure, with that of the reference; the population stability index, with what it
-    reaches
-    by chance. Where there was an alarm, a solid line marks it and a dotted one where the change began.
+    The horizontal axis is the number of inputs seen. The first panel shows the evidence of the sequential test on a
+    logarithmic scale, with the limit of the alarm. The second shows the mean of the measure and that of the reference.
+    The third shows the population stability index and the value it reaches by chance. After an alarm, a solid line
+    marks the alarm and a dotted line the estimated start of the change.
 
     Args:
-        monitor: What `mc_monitor()` returned.
+        monitor: The result of `mc_monitor()`.
         path: Also write the picture to this file. The ending decides the format: .png, .pdf or .svg.
 
     Returns:
@@ -34,7 +32,7 @@ def mc_plot_drift(monitor: MCMonitor, *, path: str | os.PathLike[str] | None = N
         inline`.
 
     Raises:
-        ValueError: For a monitor that has seen nothing.
+        ValueError: For a monitor that has seen no batch.
         ImportError: Without matplotlib.
 
     Examples:
@@ -53,14 +51,8 @@ def mc_plot_drift(monitor: MCMonitor, *, path: str | os.PathLike[str] | None = N
         raise TypeError(f"`monitor` must be what `mc_monitor()` returns; got {shown(type(monitor).__name__)}.")
     if len(monitor.batches) == 0:
         raise ValueError("`monitor` must have seen at least one batch; got none.")
-    check_matplotlib()
-    from matplotlib.figure import Figure
-
     table = monitor.batches
-    figure = Figure(figsize=(7.2, 6.0), facecolor="white", layout="constrained")
-    if path is not None:
-        check_picture_path(path, figure)
-    panels = figure.subplots(3, 1, sharex=True)
+    figure, panels = make_panels(3, 1, size=(7.2, 6.0), share_x=True)
     unit = unit_of(monitor.measure, monitor.labels is not None)
     rows = (
         ("log10_evidence", "evidence of drift\n(log10)", [monitor.alarm_at], "alarm"),
@@ -68,10 +60,10 @@ def mc_plot_drift(monitor: MCMonitor, *, path: str | os.PathLike[str] | None = N
         ("psi", "population\nstability index", table["psi_limit"], "by chance up to"),
     )
     seen = table["seen"].to_numpy()
-    for axes, (column, label, line, word) in zip(panels, rows, strict=True):
+    for axes, (column, label, limit, limit_name) in zip(panels, rows, strict=True):
         axes.plot(seen, table[column], "o-", color=PREDICTED, markersize=4, linewidth=1.4, zorder=3)
-        across = ([0, seen[-1]], np.repeat(line, 2)) if len(line) == 1 else (seen, line)
-        axes.plot(*across, "--", color=PALE, linewidth=1.2, zorder=2, label=word)
+        limit_points = ([0, seen[-1]], np.repeat(limit, 2)) if len(limit) == 1 else (seen, limit)
+        axes.plot(*limit_points, "--", color=PALE, linewidth=1.2, zorder=2, label=limit_name)
         axes.set_ylabel(label, size=BIG, color=INK)
         axes.legend(loc="upper left", fontsize=SMALL, frameon=False)
         for number, style in ((monitor.alarm_input, "-"), (monitor.since_input, ":")):
@@ -84,6 +76,4 @@ def mc_plot_drift(monitor: MCMonitor, *, path: str | os.PathLike[str] | None = N
     if monitor.drift:
         title = f"Drift since about input {monitor.since_input} (dotted); alarm at input {monitor.alarm_input} (solid)"
     panels[0].set_title(title, size=BIG, weight="bold", color=INK, loc="left")
-    if path is not None:
-        figure.savefig(path, dpi=FILE_DPI)
-    return figure
+    return finish(figure, path)

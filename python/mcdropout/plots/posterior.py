@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from .draws import row_names
-from .names import told_apart
+from .names import distinct_names
 from .style import INK, OTHER, PREDICTED, SMALL, PicturePath, check_matplotlib, finish, label_axes, make_panels
 
 if TYPE_CHECKING:
@@ -22,19 +22,16 @@ def mc_plot_posterior(
 ) -> Figure:
     """Draw the posterior spread of the weights of a Bayesian network.
 
-    On the left, for each Bayesian layer, how large the posterior standard deviations of its weights are: the dot is the
-    median, the thick line holds the middle half of the weights, the thin one 90 % of them, and the upright stroke is
-    the
-    standard deviation of the prior, where the data have taught nothing; on a logarithmic scale. On the right the
-    `n_weights`
-    weights of each layer that are most surely not zero: the dot is the mean, the line the middle `level` of the
-    posterior.
-    `mc_posterior_table()` and `mc_weights_table()` give the numbers.
+    The left panel shows the posterior standard deviations of the weights of each Bayesian layer, on a logarithmic
+    scale. The dot is the median; the thick line contains the middle half of the weights, the thin line 90 % of them.
+    The vertical stroke is the standard deviation of the prior, which weights keep that the data do not determine. The
+    right panel shows the `n_weights` weights of each layer that are most certainly not zero: the dot is the mean, the
+    line the middle `level` of the posterior. `mc_posterior_table()` and `mc_weights_table()` give the numbers.
 
     Args:
         model: A network with Bayesian layers.
-        n_weights: Weights of each layer on the right.
-        level: The level of their intervals, in (0, 1).
+        n_weights: The number of weights of each layer in the right panel.
+        level: The level of the intervals of the weights, in (0, 1).
         path: Also write the picture to this file. The ending decides the format: .png, .pdf or .svg.
 
     Returns:
@@ -54,7 +51,7 @@ def mc_plot_posterior(
 
     layers = mc_posterior_table(cast("Module", model))
     weights = mc_weights_table(cast("Module", model), n_weights=n_weights, level=level)
-    n_rows = len(weights) + len(layers)  # a line between the layers
+    n_rows = len(weights) + len(layers)  # an empty row between layers
     check_matplotlib()
     figure, (left, right) = make_panels(1, 2, size=(8.6, max(2.6, 0.9 + 0.16 * n_rows)))
     rows = np.arange(len(layers))
@@ -66,13 +63,13 @@ def mc_plot_posterior(
     label = "posterior standard deviation of the weights\n(stroke: of the prior)"
     label_axes(left, label, "", None, (len(layers) - 0.5, -0.5))
     _plain_decades(left)
-    row_names(left, told_apart(layers["layer"], 1.4))
+    row_names(left, distinct_names(layers["layer"], 1.4))
     places = np.arange(len(weights)) + pd.factorize(weights["layer"])[0]
     right.axvline(0, color=OTHER, linewidth=1, zorder=1)
     right.hlines(places, weights["lower"], weights["upper"], color=PREDICTED, linewidth=1.4, zorder=2)
     right.plot(weights["mean"], places, "o", color=INK, markersize=3, zorder=3)
     label_axes(right, f"weight: mean and {100 * level:g} % of its posterior", "", None, (n_rows - 1.5, -0.8))
-    short = dict(zip(layers["layer"], told_apart(layers["layer"], 1.0), strict=True))
+    short = dict(zip(layers["layer"], distinct_names(layers["layer"], 1.0), strict=True))
     names = [f"{short[layer]} {name}" for layer, name in zip(weights["layer"], weights["weight"], strict=True)]
     right.set_yticks(places, names)
     right.tick_params(axis="y", labelsize=SMALL - 2)
@@ -81,7 +78,7 @@ def mc_plot_posterior(
 
 
 def _plain_decades(axes: Axes) -> None:
-    """Numbers as they are written, on a logarithmic axis that may span less than a decade."""
+    """Write plain numbers on a logarithmic axis, which may span less than a decade."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
 
     axes.xaxis.set_major_locator(LogLocator(base=10, subs=(1, 2, 5)))

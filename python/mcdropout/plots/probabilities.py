@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import textwrap
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
@@ -16,33 +15,33 @@ from ..data.labels import Label, as_labels
 from ..predictions.prediction import MCPrediction
 from ..predictions.truth import check_prediction
 from .images import N_INPUTS, Positions, as_pictures, as_positions, draw_picture
-from .names import ID_WIDTH, input_names, text_width, told_apart
-from .style import BIG, FILE_DPI, INK, LETTERS, OTHER, PREDICTED, SMALL, check_matplotlib, check_picture_path
+from .names import ID_WIDTH, distinct_names, input_names, text_width
+from .style import BIG, INK, LETTERS, OTHER, PREDICTED, SMALL, PicturePath, check_matplotlib, finish
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-MOST_BARS = 10  # more labels than that are hard to tell apart at a glance
+MOST_BARS = 10  # a reader cannot compare more labels at a glance
 
-WORTH_NAMING = 0.05  # "second Coat": from one chance in twenty on
+LEAST_SECOND = 0.05  # the headline names the second label from this probability on
 
 # In inches.
 PANEL_WIDTH, PANEL_GAP = 3.6, 0.22
 
-LINE = 0.155  # of text
+LINE = 0.155  # height of a line of text
 
 TITLE = 3 * LINE + 0.1
 
-PICTURE = 1.25  # side of the square that an image is fitted into
+PICTURE = 1.25  # side of the square that holds an image
 
-BAR, HIGHEST_BAR = 0.15, 0.25  # from one bar to the next
+BAR, HIGHEST_BAR = 0.15, 0.25  # least and greatest distance from one bar to the next
 
 GAP = 0.08
 
 TICKS = 0.3
 
-DIAMOND = 1.06  # where the mark of the true label stands, behind probability 1
+DIAMOND = 1.06  # position of the mark of the true label on the axis of probability, to the right of 1
 
 
 def mc_probabilities_table(prediction: MCPrediction, inputs: Positions | None = None) -> pd.DataFrame:
@@ -50,15 +49,15 @@ def mc_probabilities_table(prediction: MCPrediction, inputs: Positions | None = 
 
     Args:
         prediction: A prediction of classes.
-        inputs: Positions of the inputs that are drawn, from 0. By default the 12 of the highest predictive entropy,
-            that first.
+        inputs: Positions of the inputs that are drawn, from 0. By default the 12 with the highest predictive entropy,
+            the highest first.
 
     Returns:
-        A table with columns input (position in the prediction, from 0), id (where the prediction has ids), label, mean,
+        A table with columns input (position in the prediction, from 0), id (if the prediction has ids), label, mean,
         lower and upper (of the class probability, over the draws at `prediction.level`).
 
     Raises:
-        ValueError: For a prediction of values, and for positions that are not there.
+        ValueError: For a prediction of values, and for positions that do not exist.
 
     Examples:
         >>> import mcdropout as mcd
@@ -90,22 +89,20 @@ def mc_plot_probabilities(
     *,
     inputs: Positions | None = None,
     truth: object = None,
-    path: str | os.PathLike[str] | None = None,
+    path: PicturePath | None = None,
 ) -> Figure:
     """Draw class probabilities as bars with their intervals, beside the images.
 
-    For each input: the mean probability of each label as a bar, the interval of the draws as whiskers, and above them
-    the
-    predicted label and the entropy with its aleatoric and epistemic part, in nats. Of more than ten labels, the ten
-    most
-    probable are drawn. `mc_probabilities_table()` gives the numbers.
+    Each input has one panel. A bar is the mean probability of a label, its whiskers are the interval of the draws. The
+    lines above the bars give the predicted label, and the entropy with its aleatoric and epistemic part, in nats. Of
+    more than ten labels, the ten most probable are drawn. `mc_probabilities_table()` gives the numbers.
 
     Args:
         prediction: A prediction of classes.
         images: All images that were predicted: (input, height, width) or (input, height, width, channel), grey, RGB or
-            RGBA, in [0, 1] or else scaled to it; or image files.
-        inputs: Positions of the inputs that are drawn, from 0. By default the 12 of the highest predictive entropy,
-            that first.
+            RGBA; or image files. Pixels outside [0, 1] are scaled to it.
+        inputs: Positions of the inputs that are drawn, from 0. By default the 12 with the highest predictive entropy,
+            the highest first.
         truth: The true label of every input, marked by a diamond.
         path: Also write the picture to this file. The ending decides the format: .png, .pdf or .svg.
 
@@ -114,8 +111,8 @@ def mc_plot_probabilities(
         inline`.
 
     Raises:
-        ValueError: For a prediction of values, for images or truth of another length, and for positions that are not
-            there.
+        ValueError: For a prediction of values, for images or truth of another length, and for positions that do not
+            exist.
         ImportError: Without matplotlib.
 
     Examples:
@@ -137,37 +134,33 @@ def mc_plot_probabilities(
     pictures = None if images is None else as_pictures(images, chosen, len(prediction))
     check_matplotlib()
     names = input_names(prediction, chosen, ID_WIDTH)
-    short = told_apart(_labels(prediction))
+    short = distinct_names(_labels(prediction))
     panels = [
-        _Panel.of(prediction, one.assign(label=short), names[i], None if true is None else int(true[i]))
-        for i, one in enumerate(numbers)
+        _Panel.of(prediction, rows.assign(label=short), names[i], None if true is None else int(true[i]))
+        for i, rows in enumerate(numbers)
     ]
     page = _Page(panels, pictures is not None, _caption(prediction, true is not None))
-    if path is not None:
-        check_picture_path(path, page.figure)
     for place, panel in enumerate(panels):
         page.draw(place, panel, None if pictures is None else pictures[place])
-    if path is not None:
-        page.figure.savefig(path, dpi=FILE_DPI)
-    return page.figure
+    return finish(page.figure, path)
 
 
 @dataclass(frozen=True)
 class _Panel:
-    """One input: its words and its bars, from top to bottom."""
+    """The text and the bars of one input, from top to bottom."""
 
     headline: str
     lines: tuple[str, str]
     bars: pd.DataFrame  # label (as shown), mean, lower, upper, predicted, true
     n_left_out: int
-    left_out: float  # the probability of those together
+    left_out: float  # the total probability of the labels that are left out
 
     @classmethod
     def of(cls, prediction: MCPrediction, numbers: pd.DataFrame, name: str, true: int | None) -> _Panel:
         number = int(numbers["input"].iloc[0])
-        one = prediction[[number]]
+        single = prediction[[number]]
         codes = {str(label): code for code, label in enumerate(_labels(prediction))}
-        predicted, second = (codes[str(_only(which))] for which in (one.predicted, one.second))
+        predicted, second = (codes[str(_only(label))] for label in (single.predicted, single.second))
         rows = numbers.reset_index(drop=True)
         rows = rows.assign(predicted=rows.index == predicted, true=rows.index == true)
         if true is not None:
@@ -175,7 +168,7 @@ class _Panel:
         bars = rows if len(rows) <= MOST_BARS else rows.sort_values("mean", ascending=False, kind="stable")
         return cls(
             headline=_headline(rows.loc[predicted], rows.loc[second]),
-            lines=(name, _uncertainty(one)),
+            lines=(name, _uncertainty(single)),
             bars=cast(pd.DataFrame, bars[:MOST_BARS]),
             n_left_out=len(bars[MOST_BARS:]),
             left_out=float(bars["mean"][MOST_BARS:].sum()),
@@ -183,20 +176,20 @@ class _Panel:
 
     @property
     def axis_labels(self) -> list[str]:
-        """What stands beside the bars, from top to bottom."""
+        """The labels beside the bars, from top to bottom."""
         others = [f"{self.n_left_out} others"] if self.n_left_out else []
         return [*self.bars["label"], *others]
 
 
 def _headline(first: pd.Series, second: pd.Series) -> str:
     words = f"{first['label']} ({first['mean']:.2f})"
-    return f"{words}, second {second['label']}" if second["mean"] >= WORTH_NAMING else words
+    return f"{words}, second {second['label']}" if second["mean"] >= LEAST_SECOND else words
 
 
-def _uncertainty(one: MCPrediction) -> str:
-    """Not as a sum: rounded parts need not add up to the rounded total."""
+def _uncertainty(single: MCPrediction) -> str:
+    """The entropy of a single input. It is not written as a sum, since rounded parts may not add up to the total."""
     total, aleatoric, epistemic = (
-        _only(part) for part in (one.predictive_entropy, one.expected_entropy, one.mutual_information)
+        _only(part) for part in (single.predictive_entropy, single.expected_entropy, single.mutual_information)
     )
     return f"entropy {total:.2f} nats: {aleatoric:.2f} aleatoric, {epistemic:.2f} epistemic"
 
@@ -209,12 +202,13 @@ def _caption(prediction: MCPrediction, with_truth: bool) -> str:
     return f"{words} Bold, with a diamond: the true label." if with_truth else words
 
 
-def _only(one_input: np.ndarray | None) -> Any:
-    return cast(np.ndarray, one_input)[0]
+def _only(values: np.ndarray | None) -> Any:
+    """The value of a prediction of a single input."""
+    return cast(np.ndarray, values)[0]
 
 
 class _Page:
-    """A figure with panels in rows of three, and a caption below; places are in inches from its top left."""
+    """A figure with panels in rows of three and a caption below. Positions are in inches from the top left corner."""
 
     def __init__(self, panels: list[_Panel], with_pictures: bool, caption: str) -> None:
         from matplotlib.figure import Figure
@@ -235,20 +229,20 @@ class _Page:
             self.text(PANEL_GAP, below + LINE * number, line)
 
     def axes(self, left: float, top: float, width: float, height: float) -> Axes:
-        """Axes at that place."""
+        """Add axes whose upper left corner is at this position."""
         low = 1 - (top + height) / self.height
-        shares = (left / self.width, low, width / self.width, height / self.height)
-        return self.figure.add_axes(shares, facecolor="white")
+        rectangle = (left / self.width, low, width / self.width, height / self.height)
+        return self.figure.add_axes(rectangle, facecolor="white")
 
     def text(self, left: float, top: float, words: str, size: float = SMALL, weight: str = "normal") -> None:
-        """One line of text, its upper left corner at that place."""
+        """Write one line of text whose upper left corner is at this position."""
         self.figure.text(
             left / self.width, 1 - top / self.height, words, size=size, weight=weight, color=INK, va="top",
-            parse_math=False,  # a label may hold a dollar sign
+            parse_math=False,  # a label may contain a dollar sign
         )  # fmt: skip
 
     def draw(self, place: int, panel: _Panel, picture: np.ndarray | None) -> None:
-        """One panel: three lines of text, the picture, the bars."""
+        """Draw one panel: three lines of text, the picture and the bars."""
         row, column = divmod(place, self.columns)
         left, top = PANEL_GAP + column * (PANEL_WIDTH + PANEL_GAP), PANEL_GAP + row * self.step
         self.text(left, top, panel.headline, BIG, "bold")
@@ -256,11 +250,11 @@ class _Page:
             self.text(left, top + number * LINE, line)
         if picture is not None:
             draw_picture(self.axes(left, top + TITLE, PICTURE, PICTURE), picture)
-        before = self.picture_width + self.label_width + GAP
+        indent = self.picture_width + self.label_width + GAP
         n_bars = len(panel.axis_labels)
-        axes = self.axes(left + before, top + TITLE, PANEL_WIDTH - before, n_bars * self.bar)
+        axes = self.axes(left + indent, top + TITLE, PANEL_WIDTH - indent, n_bars * self.bar)
         _draw_bars(axes, panel)
-        if place + self.columns >= self.n_panels:  # the lowest of its column
+        if place + self.columns >= self.n_panels:  # the last panel of its column
             axes.set_xlabel("probability", size=SMALL, color=INK, labelpad=1)
 
 
@@ -270,7 +264,7 @@ def _draw_bars(axes: Axes, panel: _Panel) -> None:
     bars, rows = panel.bars, np.arange(len(panel.bars))
     colors = np.where(bars["predicted"], PREDICTED, OTHER)
     axes.barh(rows, bars["mean"], height=0.75, color=colors.tolist(), edgecolor="none", zorder=2)
-    halo = [withStroke(linewidth=2.6, foreground="white")]  # so that a whisker shows on a dark bar
+    halo = [withStroke(linewidth=2.6, foreground="white")]  # makes a whisker visible on a dark bar
     axes.hlines(rows, bars["lower"], bars["upper"], colors=INK, linewidth=1.1, path_effects=halo, zorder=3)
     for end in ("lower", "upper"):
         axes.plot(bars[end], rows, "|", color=INK, markersize=5, markeredgewidth=1.1, clip_on=False, zorder=4)
@@ -282,7 +276,7 @@ def _draw_bars(axes: Axes, panel: _Panel) -> None:
 
 def _label_bars(axes: Axes, panel: _Panel) -> None:
     labels = panel.axis_labels
-    axes.set_ylim(len(labels) - 0.5, -0.5)  # the first on top
+    axes.set_ylim(len(labels) - 0.5, -0.5)  # the first label is on top
     axes.set_yticks(range(len(labels)), labels)
     for text, true in zip(axes.get_yticklabels(), panel.bars["true"], strict=False):
         text.set(parse_math=False, weight="bold" if true else "normal")
@@ -312,7 +306,7 @@ def _labels(prediction: MCPrediction) -> tuple[Label, ...]:
 
 
 def _most_uncertain(prediction: MCPrediction) -> np.ndarray:
-    """Positions of the inputs of the highest entropy; of equal ones, the first input comes first."""
+    """Positions of the inputs with the highest entropy. Inputs with equal entropy stay in their order."""
     return np.argsort(-cast(np.ndarray, prediction.predictive_entropy), kind="stable")[:N_INPUTS]
 
 

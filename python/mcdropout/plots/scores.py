@@ -24,21 +24,19 @@ from .style import (
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-SETTLED = 0.05  # coverage from which on the axis has room for the risk: of the first few inputs it may be anything
+LEAST_COVERAGE = 0.05  # the axis covers the risk from this coverage on: the risk of a few inputs varies at random
 
 
 def mc_plot_reliability(scores: MCScores, *, binning: str = "equal_width", path: PicturePath | None = None) -> Figure:
-    """Draw a reliability diagram: in each bin of confidence, how many of the predicted labels are right.
+    """Draw a reliability diagram: the share of right predicted labels in each bin of confidence.
 
-    On the diagonal, what is said to be 80 % certain is right in 80 % of the cases; below it the network is too certain.
-    The
-    whiskers are exact intervals at `scores.level`; the bars below count the inputs of each bin. `scores.reliability`
-    has the
-    numbers.
+    On the diagonal, predictions with 80 % confidence are right in 80 % of the cases. Below the diagonal the network is
+    overconfident. The whiskers are exact intervals at `scores.level`. The bars below count the inputs of each bin.
+    `scores.reliability` has the numbers.
 
     Args:
-        scores: What `mc_scores()` returned for classes.
-        binning: "equal_width", or "equal_mass" (as many inputs in each bin).
+        scores: The result of `mc_scores()` for classes.
+        binning: "equal_width", or "equal_mass" (the same number of inputs in each bin).
         path: Also write the picture to this file. The ending decides the format: .png, .pdf or .svg.
 
     Returns:
@@ -90,16 +88,15 @@ def mc_plot_reliability(scores: MCScores, *, binning: str = "equal_width", path:
 def mc_plot_risk_coverage(
     scores: MCScores, *, measures: str | Sequence[str] | None = None, path: PicturePath | None = None
 ) -> Figure:
-    """Draw a risk-coverage curve: the error among the least uncertain inputs, by how many of them are taken.
+    """Draw a risk-coverage curve: the error among the least uncertain inputs, against their share of all inputs.
 
-    The further below the level of all inputs (right end), the better the uncertainty finds the errors. For values the
-    risk
-    is the squared error. `scores.risk_coverage` has the numbers.
+    The risk of all inputs is at the right end. The further the curve is below that risk, the better the uncertainty
+    finds the errors. For values the risk is the squared error. `scores.risk_coverage` has the numbers.
 
     Args:
-        scores: What `mc_scores()` returned.
-        measures: The measures that are drawn. By default the predictive entropy and the mutual information, for values
-            all.
+        scores: The result of `mc_scores()`.
+        measures: The measures that are drawn. By default the predictive entropy and the mutual information; for values
+            all measures.
         path: Also write the picture to this file. The ending decides the format: .png, .pdf or .svg.
 
     Returns:
@@ -127,19 +124,18 @@ def mc_plot_risk_coverage(
     table = check_scores(scores).risk_coverage
     known = list(dict.fromkeys(table["measure"]))
     usual = [name for name in ("predictive_entropy", "mutual_information") if name in known] or known
-    given = usual if measures is None else [measures] if isinstance(measures, str) else list(measures)
-    if not given:
+    names = usual if measures is None else [measures] if isinstance(measures, str) else list(measures)
+    if not names:
         raise ValueError("`measures` must name at least one measure; got none.")
     figure, (axes,) = make_panels(1, 1)
-    for place, name in enumerate(given):
-        one = table[table["measure"] == check_choice(name, "measures", known)]
+    for place, name in enumerate(names):
+        curve = table[table["measure"] == check_choice(name, "measures", known)]
         color = PREDICTED if place == 0 else INK
         style = STYLES[place % len(STYLES)]
-        axes.plot(
-            one["coverage"], one["risk"], color=color, linestyle=style, linewidth=1.4, label=name.replace("_", " ")
-        )
+        label = name.replace("_", " ")
+        axes.plot(curve["coverage"], curve["risk"], color=color, linestyle=style, linewidth=1.4, label=label)
     risk = "error rate among them" if scores.task == "classification" else "mean squared error among them"
-    top = table.loc[table["measure"].isin(given) & (table["coverage"] >= SETTLED), "risk"].max()
+    top = table.loc[table["measure"].isin(names) & (table["coverage"] >= LEAST_COVERAGE), "risk"].max()
     label_axes(axes, "coverage (share of the inputs, least uncertain first)", risk, (0, 1), (0, 1.05 * top or 1))
     add_legend(axes)
     return finish(figure, path)

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# As in R's picture. In grey they are 0.36 and 0.75 of white, far enough apart for print and for every eye.
+# The colours of R's pictures. In grey they are 0.36 and 0.75 of white, so they differ in print and for colour-blind
+# readers.
 PREDICTED, OTHER = "#36648B", "#BFBFBF"
 
 INK = "black"
@@ -25,21 +26,21 @@ INK = "black"
 # In points.
 BIG, SMALL = 9.0, 8.0
 
-LETTERS = 16  # of the smaller size in an inch, on average
+LETTERS = 16  # mean number of letters of the smaller size in an inch
 
 FILE_DPI = 150
 
 
 def check_matplotlib() -> None:
-    """It is an extra, and asked for only where something is drawn."""
+    """Refuse to draw without matplotlib, which is an optional dependency."""
     try:
-        import matplotlib  # noqa: F401  (only whether it is there)
+        import matplotlib  # noqa: F401  (tests only that it is installed)
     except ImportError as error:
         raise ImportError("Pictures need matplotlib; run `pip install mcdropout[plot]`.") from error
 
 
 def check_picture_path(path: str | os.PathLike[str], figure: Figure) -> None:
-    """Of a kind that matplotlib writes, and in a folder that exists."""
+    """Refuse a path whose format matplotlib cannot write, or whose folder does not exist."""
     endings = sorted(figure.canvas.get_supported_filetypes())
     if Path(path).suffix[1:].lower() not in endings:
         raise ValueError(f'`path` must end in one of .{", .".join(endings)}; got "{os.fspath(path)}".')
@@ -51,7 +52,7 @@ PALE = "#8C8C8C"
 
 
 def plain_axes(axes: Axes) -> None:
-    """Light ticks and grid lines."""
+    """Give axes light ticks and grid lines."""
     axes.tick_params(labelsize=SMALL, length=2, color=INK, labelcolor=INK)
     axes.grid(True, color="#E0E0E0", linewidth=0.6)
     axes.set_axisbelow(True)
@@ -61,26 +62,31 @@ def plain_axes(axes: Axes) -> None:
 
 PicturePath = str | os.PathLike[str]
 
-BAND = "#DCE3EA"  # a band behind another
+BAND = "#DCE3EA"  # the outer of two bands
 
 GRID = "#E0E0E0"
 
-STYLES = ("-", "--", ":", "-.", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 4)), (0, (8, 3)))  # lines told apart without colour
+STYLES = ("-", "--", ":", "-.", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 4)), (0, (8, 3)))  # lines that differ without colour
 
 PANEL = (4.2, 3.2)  # width and height in inches
 
-GOLDEN = 0.618034  # its multiples lie far from each other on (0, 1)
+GOLDEN = 0.618034  # its multiples modulo 1 are spread evenly over (0, 1)
 
 
 def make_panels(
-    rows: int, columns: int, *, heights: Sequence[float] | None = None, size: tuple[float, float] = PANEL
+    rows: int,
+    columns: int,
+    *,
+    heights: Sequence[float] | None = None,
+    size: tuple[float, float] = PANEL,
+    share_x: bool = False,
 ) -> tuple[Figure, list[Axes]]:
-    """A figure of panels, in rows and columns."""
+    """Make a figure with panels in rows and columns. The panels are listed row by row."""
     check_matplotlib()
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=size, layout="constrained", facecolor="white")
-    panels = figure.subplots(rows, columns, squeeze=False, gridspec_kw={"height_ratios": heights})
+    panels = figure.subplots(rows, columns, sharex=share_x, squeeze=False, gridspec_kw={"height_ratios": heights})
     return figure, list(panels.ravel())
 
 
@@ -116,14 +122,14 @@ def finish(figure: Figure, path: PicturePath | None) -> Figure:
 
 
 def check_scores(scores: object) -> MCScores:
-    """What `mc_scores()` returned."""
+    """Refuse anything but a result of `mc_scores()`."""
     if not isinstance(scores, MCScores):
         raise TypeError(f"`scores` must be what `mc_scores()` returns; got {shown(type(scores).__name__)}.")
     return scores
 
 
 def one_column(x: object, name: str) -> Array:
-    """Numbers of one column, (input,)."""
+    """The numbers of one column as an array of shape (input,)."""
     try:
         values = np.asarray(x, dtype=np.float64)
     except (TypeError, ValueError) as error:

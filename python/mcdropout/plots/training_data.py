@@ -1,4 +1,4 @@
-"""Pictures of the data and the course of a training run."""
+"""Pictures of the training data and of the training history."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ import numpy as np
 import pandas as pd
 
 from ..checks import check_length, shown
-from ..data.images import Scale, as_image_rows
+from ..data.images import as_image_rows
 from ..data.labels import Label, as_label, as_label_set, as_labels
-from .images import Positions, as_positions, draw_picture
-from .names import told_apart
+from .draws import row_names
+from .images import Positions, as_positions, draw_picture, scaled_pixels
+from .names import distinct_names
 from .style import (
     INK,
     PANEL,
@@ -30,11 +31,11 @@ from .style import (
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-SIDE = 1.1  # of an image of the grid, in inches
+SIDE = 1.1  # side of an image of the grid, in inches
 
-N_GRID = 40  # images: rows of eight
+N_GRID = 40  # images in the grid: five rows of eight
 
-MOST_LABELS = 60  # that can be read below each other
+MOST_LABELS = 60  # more rows of labels are not legible
 
 METRICS = {"loss": "loss", "accuracy": "accuracy (share right)", "rmse": "RMSE (unit of y)"}
 
@@ -44,7 +45,7 @@ def mc_balance_table(y: object, labels: Sequence[Label] | None = None) -> pd.Dat
 
     Args:
         y: The labels of the inputs.
-        labels: All labels there are; by default those of `y`.
+        labels: All possible labels. By default those of `y`.
 
     Returns:
         A table with columns label, n and share.
@@ -69,7 +70,7 @@ def mc_plot_balance(y: object, labels: Sequence[Label] | None = None, *, path: P
 
     Args:
         y: The labels of the inputs.
-        labels: All labels there are; by default those of `y`.
+        labels: All possible labels. By default those of `y`.
         path: Also write the picture to this file. The ending decides the format: .png, .pdf or .svg.
 
     Returns:
@@ -87,29 +88,26 @@ def mc_plot_balance(y: object, labels: Sequence[Label] | None = None, *, path: P
     table = mc_balance_table(y, labels)
     drawn = table if len(table) <= MOST_LABELS else table.nlargest(MOST_LABELS, "n")
     check_matplotlib()
-    names = told_apart(drawn["label"])
+    names = distinct_names(drawn["label"])
     figure, (axes,) = make_panels(1, 1, size=(PANEL[0] + 0.8, 0.8 + 0.22 * len(drawn)))
     axes.barh(range(len(drawn)), drawn["n"], height=0.75, color=PREDICTED)
     for place, (n, share) in enumerate(zip(drawn["n"], drawn["share"], strict=True)):
         axes.text(n, place, f" {n:,} ({100 * share:.1f} %)", size=SMALL, color=INK, va="center_baseline")
     label_axes(axes, f"inputs, of {table['n'].sum():,}", "", (0, 1.35 * max(int(drawn["n"].max()), 1)))
-    axes.set_yticks(range(len(drawn)), names)
-    for text in axes.get_yticklabels():
-        text.set(parse_math=False)
+    row_names(axes, names)
     axes.set_ylim(len(drawn) - 0.5, -0.5)
-    axes.grid(False, axis="y")
     return finish(figure, path)
 
 
 def mc_plot_images(
     images: object, titles: object = None, *, inputs: Positions | None = None, path: PicturePath | None = None
 ) -> Figure:
-    """Draw a grid of images, each with its number, and its title where there are any.
+    """Draw a grid of images, each with its number and, if `titles` is given, its title.
 
     Args:
-        images: All images that were predicted: (input, height, width) or (input, height, width, channel), grey, RGB or
-            RGBA, in [0, 1] or else scaled to it; or image files.
-        titles: One for each image, its label for example.
+        images: All images: (input, height, width) or (input, height, width, channel), grey, RGB or RGBA; or image
+            files. Pixels outside [0, 1] are scaled to it.
+        titles: One title for each image, for example its label.
         inputs: Positions of the inputs that are drawn, from 0. By default the first 40.
         path: Also write the picture to this file. The ending decides the format: .png, .pdf or .svg.
 
@@ -118,7 +116,7 @@ def mc_plot_images(
         inline`.
 
     Raises:
-        ValueError: For titles of another length, and for positions that are not there.
+        ValueError: For titles of another length, and for positions that do not exist.
         ImportError: Without matplotlib.
 
     Examples:
@@ -129,14 +127,13 @@ def mc_plot_images(
     rows = as_image_rows(images)
     n = rows.shape[0]
     chosen = np.arange(min(n, N_GRID)) if inputs is None else as_positions(inputs, n)
-    words = None if titles is None else [str(one) for one in np.asarray(titles).ravel().tolist()]
+    words = None if titles is None else [str(title) for title in np.asarray(titles).ravel().tolist()]
     short: dict[str, str] = {}
     if words is not None:
         check_length(len(words), "titles", n, "images")
-        titled = dict.fromkeys(words[i] for i in chosen)
-        short = dict(zip(titled, told_apart(titled, SIDE - 0.2), strict=True))
-    pixels = rows.take(chosen)
-    pictures = Scale(float(pixels.min()), float(pixels.max())).applied(pixels)
+        shown_titles = dict.fromkeys(words[i] for i in chosen)
+        short = dict(zip(shown_titles, distinct_names(shown_titles, SIDE - 0.2), strict=True))
+    pictures = scaled_pixels(rows.take(chosen))
     columns = min(8, len(chosen))
     n_rows = math.ceil(len(chosen) / columns)
     figure, panels = make_panels(n_rows, columns, size=(columns * SIDE, n_rows * (SIDE + 0.3)))
@@ -150,10 +147,10 @@ def mc_plot_images(
 
 
 def mc_plot_history(model: object, *, path: PicturePath | None = None) -> Figure:
-    """Draw a training history: loss and metric by epoch, of the training inputs and of those kept for validation.
+    """Draw a training history: loss and metric of each epoch, for the training and the validation inputs.
 
     Args:
-        model: What `mc_fit()` returned, or its `history`, which has the numbers.
+        model: The result of `mc_fit()`, or its `history`, which has the numbers.
         path: Also write the picture to this file. The ending decides the format: .png, .pdf or .svg.
 
     Returns:

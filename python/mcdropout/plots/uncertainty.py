@@ -1,4 +1,4 @@
-"""The picture of the uncertainties of right and wrong predictions."""
+"""Histograms of the uncertainty of groups of inputs."""
 
 from __future__ import annotations
 
@@ -35,17 +35,18 @@ def mc_uncertainty_table(
     """The numbers of `mc_plot_uncertainty()`: one row for each group and bin of the measure.
 
     Args:
-        prediction: What `mc_predict()` returned.
-        y: The true label of each input: groups are right and wrong predictions.
-        prediction_out: The prediction of other inputs: groups are inputs from inside and outside.
-        measure: The measure of uncertainty, any of those of `mc_scores()`. By default the predictive entropy; for
-            values the standard deviation with the noise where the model has it.
-        n_bins: Bins of the histogram.
+        prediction: The result of `mc_predict()`.
+        y: The true label of each input: the groups are right and wrong predictions.
+        prediction_out: The prediction of other inputs: the groups are inputs inside and outside the training
+            distribution.
+        measure: A measure of uncertainty of `mc_scores()`. By default the predictive entropy; for values the standard
+            deviation, with the noise if the model has it.
+        n_bins: The number of bins of the histogram.
 
     Returns:
         A table with columns measure, group ("right" and "wrong" with `y`, "in" and "out" with `prediction_out`, else
-        "all"), from, to (a bin holds what is above `from` and up to `to`, the first one also its `from`), n and share
-        (of the group).
+        "all"), from, to, n and share (of the group). A bin counts values above `from` and up to `to`; the first bin
+        also counts its `from`.
 
     Raises:
         ValueError: For both `y` and `prediction_out`, and for a measure that the prediction does not have.
@@ -68,7 +69,7 @@ def mc_uncertainty_table(
     uncertainty = measured(prediction, measure)
     groups = {"all": uncertainty}
     if y is not None and prediction_out is not None:
-        raise ValueError("`y` and `prediction_out` must not be given both: each alone makes two groups.")
+        raise ValueError("`y` and `prediction_out` must not both be given: each of them defines two groups.")
     if y is not None:
         if prediction.task != "classification":
             raise ValueError("`y` must not be given with values, which are not right or wrong.")
@@ -99,18 +100,19 @@ def mc_plot_uncertainty(
     n_bins: int = 30,
     path: PicturePath | None = None,
 ) -> Figure:
-    """Draw histograms of the uncertainty: of right and wrong predictions, or of inputs from inside and outside.
+    """Draw histograms of the uncertainty: of right and wrong predictions, or of inputs inside and outside.
 
-    Each group is drawn as shares of its own inputs, so that a small one can be compared with a large one. The less they
-    overlap, the better the uncertainty tells them apart. `mc_uncertainty_table()` gives the numbers.
+    The bars are shares of the inputs of a group, so groups of different size can be compared. The less the groups
+    overlap, the better the uncertainty separates them. `mc_uncertainty_table()` gives the numbers.
 
     Args:
-        prediction: What `mc_predict()` returned.
-        y: The true label of each input: groups are right and wrong predictions.
-        prediction_out: The prediction of other inputs: groups are inputs from inside and outside.
-        measure: The measure of uncertainty, any of those of `mc_scores()`. By default the predictive entropy; for
-            values the standard deviation with the noise where the model has it.
-        n_bins: Bins of the histogram.
+        prediction: The result of `mc_predict()`.
+        y: The true label of each input: the groups are right and wrong predictions.
+        prediction_out: The prediction of other inputs: the groups are inputs inside and outside the training
+            distribution.
+        measure: A measure of uncertainty of `mc_scores()`. By default the predictive entropy; for values the standard
+            deviation, with the noise if the model has it.
+        n_bins: The number of bins of the histogram.
         path: Also write the picture to this file. The ending decides the format: .png, .pdf or .svg.
 
     Returns:
@@ -134,10 +136,10 @@ def mc_plot_uncertainty(
     """
     table = mc_uncertainty_table(prediction, y, prediction_out, measure=measure, n_bins=n_bins)
     figure, (axes,) = make_panels(1, 1)
-    looks = {"fill": True, "color": OTHER}, {"color": INK, "linewidth": 1.6}
-    for look, (name, group) in zip(looks, table.groupby("group", sort=False), strict=False):
+    styles = {"fill": True, "color": OTHER}, {"color": INK, "linewidth": 1.6}
+    for style, (name, group) in zip(styles, table.groupby("group", sort=False), strict=False):
         edges = np.append(group["from"].to_numpy(), group["to"].iloc[-1])
-        axes.stairs(group["share"], edges, label=f"{name} ({group['n'].sum():,})", **look)
+        axes.stairs(group["share"], edges, label=f"{name} ({group['n'].sum():,})", **style)
     label_axes(axes, label_of(str(table["measure"].iloc[0])), "share of the group")
     add_legend(axes)
     return finish(figure, path)

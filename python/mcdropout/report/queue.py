@@ -19,7 +19,7 @@ from ..predictions.uncertainty import measured, usual_measure
 
 @dataclass(frozen=True)
 class Queue:
-    """What the review queue shows: the inputs in order of uncertainty, and what to call them."""
+    """The review queue: the inputs in order of uncertainty, with their names."""
 
     prediction: MCPrediction
     measure: str
@@ -46,7 +46,7 @@ def make_queue(
     uncertainty = measured(prediction, measure)
     truth = None
     if y is not None:
-        truth = true_codes(y, prediction) if _is_classes(prediction) else true_values(y, prediction)
+        truth = (true_codes if prediction.task == "classification" else true_values)(y, prediction)
     rows = None if images is None else as_image_rows(images, len(prediction))
     return Queue(
         prediction=prediction,
@@ -62,16 +62,12 @@ def make_queue(
     )
 
 
-def _is_classes(prediction: MCPrediction) -> bool:
-    return prediction.task == "classification"
-
-
 def _names(prediction: MCPrediction, images: Rows | None, first: int) -> list[str]:
-    """Ids if there are any, else the inputs' numbers; with the names of image files behind."""
+    """The ids of the inputs, or else their numbers, followed by the names of image files."""
     n = len(prediction)
     names = [f"input {i + first}" for i in range(n)]
     if prediction.ids is not None:
-        names = [f"id {one}" for one in prediction.ids]
+        names = [f"id {input_id}" for input_id in prediction.ids]
     files = getattr(images, "paths", None)
     if files is None:
         return names
@@ -79,14 +75,14 @@ def _names(prediction: MCPrediction, images: Rows | None, first: int) -> list[st
 
 
 def is_wrong(queue: Queue) -> Array | None:
-    """Which predicted labels are wrong; None where this is not known."""
+    """Which predicted labels are wrong; None if the true labels are not known."""
     if queue.truth is None or not queue.of_classes:
         return None
     return predicted_codes(queue.prediction) != queue.truth
 
 
 def bounds(prediction: MCPrediction) -> tuple[Array, Array]:
-    """The interval of a new observation where the model tells its noise, else that of its mean."""
+    """The interval of a new observation if the model has noise, else the interval of the mean."""
     if prediction.pred_lower is None or prediction.pred_upper is None:
         return prediction.lower, prediction.upper
     return prediction.pred_lower, prediction.pred_upper

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import os
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
@@ -23,7 +24,7 @@ from .words import bar_words, key_facts, lead, monitor_words
 
 TITLE = "How sure the predictions are"
 
-PAGE = 100  # cards that are shown at first and printed, and added by a press of the button
+PAGE = 100  # cards that are shown and printed at first, and that each press of the button adds
 
 
 def mc_report(
@@ -40,26 +41,23 @@ def mc_report(
 ) -> Path:
     """Write a report of a prediction: one HTML file that needs no network and no other file.
 
-    It has a summary; with `y` the scores; the policy in words, and the tier of each input; the state of a monitor; and
-    the
-    review queue: every input, the most uncertain first, with its image, its most probable labels as bars with the
-    interval
-    of the draws, and filters by tier, label and name. It is made for the screen, the phone and paper: it prints the
-    cards
-    that are shown, and says how many it leaves out.
+    The report has a summary, the scores (with `y`), the policy in words, the tier of each input, the state of a monitor
+    and the review queue. The queue shows every input, the most uncertain first, with its image and with its most
+    probable labels as bars with the interval of the draws. It has filters by tier, label and name. The page is made for
+    screens, phones and paper. It prints the cards that are shown, and says how many cards it leaves out.
 
     Args:
-        prediction: What `mc_predict()` returned.
-        images: All images that were predicted, as for `mc_plot_probabilities()`. They are put in as thumbnails. Of
-            image files, the names are shown too.
-        y: The true label of each input, or the values observed.
-        policy: What `mc_triage()` returned.
-        path: The file to write, which ends in .html.
-        monitor: What `mc_monitor()` returned.
-        measure: The measure of uncertainty that sorts the queue. By default the policy's first, else the predictive
-            entropy; for values the standard deviation with the noise where the model has it.
+        prediction: The result of `mc_predict()`.
+        images: All images that were predicted, as for `mc_plot_probabilities()`. The report contains thumbnails. It
+            also shows the names of image files.
+        y: The true label of each input, or the observed values.
+        policy: The result of `mc_triage()`.
+        path: The file to write. Its name ends in .html.
+        monitor: The result of `mc_monitor()`.
+        measure: The measure of uncertainty that sorts the queue. By default the first measure of the policy. Without a
+            policy it is the predictive entropy; for values the standard deviation, with the noise if the model has it.
         title: The title of the page.
-        n_shown: Cards that are shown at first.
+        n_shown: The number of cards that are shown at first.
 
     Returns:
         The path.
@@ -80,34 +78,34 @@ def mc_report(
         >>> mcd.mc_report(prediction, y=y, path="report.html").name
         'report.html'
     """
-    return write_report(
-        prediction, images, y, policy, path=path, monitor=monitor, measure=measure, title=title, n_shown=n_shown
-    )
+    contents = ReportContents(prediction, images, y, policy, monitor, measure)
+    return write_report(contents, path=path, title=title, n_shown=n_shown)
 
 
-def write_report(
-    prediction: MCPrediction,
-    images: object,
-    y: object,
-    policy: MCPolicy | None,
-    *,
-    path: str | os.PathLike[str],
-    monitor: object,
-    measure: str | None,
-    title: str,
-    n_shown: int,
-    first: int = 0,
-) -> Path:
-    """The same, with the number that the first input is called by."""
-    prediction = check_prediction(prediction)
+@dataclass(frozen=True)
+class ReportContents:
+    """What a report is about: arguments of `mc_report()`, not yet checked."""
+
+    prediction: MCPrediction
+    images: object
+    y: object
+    policy: MCPolicy | None
+    monitor: object
+    measure: str | None
+    first: int = 0  # the number of the first input: 0 in Python, 1 in R
+
+
+def write_report(contents: ReportContents, *, path: str | os.PathLike[str], title: str, n_shown: int) -> Path:
+    """Check the contents and write the report."""
+    prediction = check_prediction(contents.prediction)
     target = _checked_path(path)
     _check_extras()
     if not isinstance(title, str):
         raise ValueError(f"`title` must be text; got {shown(title)}.")
     n_shown = check_count(n_shown, "n_shown")
-    drift = monitor_words(monitor)
-    queue = make_queue(prediction, images, y, policy, measure, first)
-    scores = None if y is None else mc_scores(prediction, y)
+    drift = monitor_words(contents.monitor)
+    queue = make_queue(prediction, contents.images, contents.y, contents.policy, contents.measure, contents.first)
+    scores = None if contents.y is None else mc_scores(prediction, contents.y)
     containers.write_text(target, _page(queue, scores, drift, title, n_shown))
     return target
 
@@ -150,7 +148,7 @@ def _template(name: str) -> str:
 
 
 def _hash(text: str) -> str:
-    """What the page's security policy knows its own style and script by."""
+    """The hash by which the security policy of the page recognises its own style and script."""
     return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
 
@@ -171,7 +169,7 @@ def _checked_path(path: str | os.PathLike[str]) -> Path:
 
 def _check_extras() -> None:
     try:
-        import jinja2  # noqa: F401  (only whether it is there)
+        import jinja2  # noqa: F401  (tests only that it is installed)
         import PIL  # noqa: F401
     except ImportError as error:
         raise ImportError("Reports need jinja2 and Pillow; run `pip install mcdropout[report]`.") from error

@@ -1,4 +1,4 @@
-"""The rows of inputs that the page's script shows."""
+"""The rows of inputs that the script of the page shows."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ MOST_BARS = 5  # the most probable labels of each input
 
 
 def data(queue: Queue, n_shown: int) -> dict[str, Any]:
-    """What the page's script makes the cards from."""
+    """The data from which the script of the page makes the cards."""
     prediction = queue.prediction
     pictures, small = thumbnails(queue.images, queue.order)
-    names = [str(one) for one in labels_of(prediction)] if queue.of_classes else output_names(prediction)
-    makes_row = _class_rows(queue) if queue.of_classes else _value_rows(queue)
+    names = [str(label) for label in labels_of(prediction)] if queue.of_classes else output_names(prediction)
+    queue_rows = _class_rows(queue) if queue.of_classes else _value_rows(queue)
     rows = []
-    for place, (row, picture) in enumerate(zip(makes_row, pictures, strict=True), start=1):
+    for place, (row, picture) in enumerate(zip(queue_rows, pictures, strict=True), start=1):
         rows.append({"place": place, **row, "image": picture})
     return {
         "rows": rows,
@@ -37,7 +37,7 @@ def data(queue: Queue, n_shown: int) -> dict[str, Any]:
 
 def _class_rows(queue: Queue) -> Iterable[dict[str, Any]]:
     prediction = queue.prediction
-    labels = [str(one) for one in labels_of(prediction)]
+    labels = [str(label) for label in labels_of(prediction)]
     codes = predicted_codes(prediction)
     ranked = np.argsort(-prediction.mean, axis=1, kind="stable")[:, :MOST_BARS]
     parts = [cast(Array, getattr(prediction, name)) for name in ENTROPIES]
@@ -62,36 +62,40 @@ def _class_rows(queue: Queue) -> Iterable[dict[str, Any]]:
             "wrong": truth is not None and truth != int(codes[i]),
             "uncertainty": uncertainty,
             "bars": bars,
-            **_place_of(queue, i),
+            **_name_and_tier(queue, i),
         }
 
 
 def _value_rows(queue: Queue) -> Iterable[dict[str, Any]]:
-    """Each output as a dot with its interval, on a scale from the least to the greatest of all inputs."""
+    """Each output as a dot with its interval. Its scale runs from the least to the greatest bound of all inputs."""
     prediction = queue.prediction
     lower, upper = bounds(prediction)
     mean, lower, upper = (part.reshape(len(prediction), -1)[:, :MOST_BARS] for part in (prediction.mean, lower, upper))
     low = lower.min(axis=0)
     width = np.maximum(upper.max(axis=0) - low, np.finfo(np.float64).tiny)
-    seen = None if queue.truth is None else queue.truth.reshape(len(prediction), -1)
+    truth = None if queue.truth is None else queue.truth.reshape(len(prediction), -1)
     for i in queue.order:
         scaled = [np.round((part[i] - low) / width, 3) for part in (mean, lower, upper)]
         bars = [[k, f"{mean[i, k]:.4g}", *(float(part[k]) for part in scaled)] for k in range(len(low))]
-        observed = "" if seen is None else f"; observed {', '.join(f'{one:.4g}' for one in seen[i, :MOST_BARS])}"
+        observed = "" if truth is None else f"; observed {_numbers(truth[i, :MOST_BARS])}"
         yield {
-            "head": ", ".join(f"{one:.4g}" for one in mean[i]),
+            "head": _numbers(mean[i]),
             "predicted": None,
             "truth": None,
             "wrong": False,
             "uncertainty": f"{label_of(queue.measure)} {queue.uncertainty[i]:.4g}{observed}",
             "bars": bars,
-            **_place_of(queue, i),
+            **_name_and_tier(queue, i),
         }
 
 
-def _place_of(queue: Queue, i: int) -> dict[str, Any]:
-    found: dict[str, Any] = {"name": queue.names[i], "tier": None, "reason": ""}
+def _numbers(values: Array) -> str:
+    return ", ".join(f"{value:.4g}" for value in values)
+
+
+def _name_and_tier(queue: Queue, i: int) -> dict[str, Any]:
+    fields: dict[str, Any] = {"name": queue.names[i], "tier": None, "reason": ""}
     if queue.decisions is not None and queue.policy is not None:
-        found["tier"] = queue.policy.tiers.index(queue.decisions["tier"].iat[i])
-        found["reason"] = queue.decisions["reason"].iat[i]
-    return found
+        fields["tier"] = queue.policy.tiers.index(queue.decisions["tier"].iat[i])
+        fields["reason"] = queue.decisions["reason"].iat[i]
+    return fields

@@ -20,14 +20,14 @@ MEANINGS = {
     "brier": "Brier score, summed over the labels (0 is best, 2 worst)",
     "brier_halved": "Brier score, halved (0 to 1)",
     "ece_equal_width": "expected calibration error, bins of equal width",
-    "ece_equal_mass": "expected calibration error, bins of as many inputs",
+    "ece_equal_mass": "expected calibration error, bins of equally many inputs",
     "classwise_ece": "calibration error of each label's probability, mean",
 }
 
 
 @dataclass(frozen=True)
 class _Table:
-    """Text in cells, ready to be shown."""
+    """A table whose cells are text."""
 
     columns: Sequence[str]
     rows: Sequence[Sequence[str]]
@@ -39,7 +39,7 @@ class _Table:
 
 
 def tier_table(queue: Queue) -> _Table | None:
-    """How many inputs each tier has, and with the truth how many of them are wrong."""
+    """The number of inputs in each tier and, if the true labels are known, the number of wrong predictions."""
     if queue.decisions is None or queue.policy is None:
         return None
     tiers = queue.decisions["tier"].to_numpy()
@@ -47,18 +47,18 @@ def tier_table(queue: Queue) -> _Table | None:
     columns = ["tier", "inputs", "share"] + ([] if wrong is None else ["wrong", "share wrong"])
     rows = []
     for name in queue.policy.tiers:
-        inside = tiers == name
-        n = int(inside.sum())
+        in_tier = tiers == name
+        n = int(in_tier.sum())
         row = [name, f"{n:,}", percent(n / len(tiers))]
         if wrong is not None:
-            bad = int(wrong[inside].sum())
-            row += [f"{bad:,}", percent(bad / n) if n else "–"]
+            n_wrong = int(wrong[in_tier].sum())
+            row += [f"{n_wrong:,}", percent(n_wrong / n) if n else "–"]
         rows.append(row)
     return _Table(columns, rows)
 
 
 def counts(queue: Queue) -> list[tuple[str, str, float]]:
-    """Each predicted label with how many inputs it has, and that in per cent of the most frequent one's."""
+    """Each predicted label, its number of inputs, and this number in per cent of that of the most frequent label."""
     if not queue.of_classes:
         return []
     names = [str(label) for label in labels_of(queue.prediction)]
@@ -70,12 +70,11 @@ def score_tables(scores: MCScores) -> list[tuple[str, _Table]]:
     """The tables of the scores, each with its title."""
     if scores.task == "classification":
         rows = [[words, number_words(getattr(scores, name))] for name, words in MEANINGS.items()]
-        tables = [
+        return [
             ("Over all inputs", _Table(["score", "value"], rows)),
             ("How well each measure of uncertainty finds the errors", _measure_table(scores)),
             ("By label", _Table.of(cast(pd.DataFrame, scores.by_label))),
         ]
-        return tables
     values = [name for name in ("rmse", "mae", "log_density", "crps") if getattr(scores, name) is not None]
     columns = {name: getattr(scores, name) for name in values}
     by_output = pd.DataFrame({"output": range(1, len(columns["rmse"]) + 1), **columns})

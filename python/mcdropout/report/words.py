@@ -18,7 +18,7 @@ from .queue import Queue
 def lead(queue: Queue) -> str:
     """The first sentences of the report."""
     n = len(queue.prediction)
-    words = f"{_many(n, 'input')}, each predicted by {queue.prediction.draws_in_words()} of the network."
+    words = f"{_count(n, 'input')}, each predicted by {queue.prediction.draws_in_words()} of the network."
     if queue.decisions is None:
         return words
     first = cast(MCPolicy, queue.policy).tiers[0]
@@ -27,7 +27,7 @@ def lead(queue: Queue) -> str:
 
 
 def key_facts(queue: Queue, scores: MCScores | None) -> list[tuple[str, str]]:
-    """The facts at the top of the report: what, and how much."""
+    """The facts at the top of the report, each a name and a value."""
     prediction = queue.prediction
     facts = [("inputs", f"{len(prediction):,}"), ("draws", prediction.draws_in_words().removesuffix(" draws"))]
     if prediction.is_calibrated():
@@ -49,16 +49,16 @@ def key_facts(queue: Queue, scores: MCScores | None) -> list[tuple[str, str]]:
 
 
 def bar_words(queue: Queue) -> str:
-    """What the bars of an input show."""
+    """The explanation of the bars of an input."""
     level = f"{100 * queue.prediction.level:g} %"
     if queue.of_classes:
         words = f"Bars: mean probability of the most probable labels; lines: the {level} interval of the draws."
         return words if queue.truth is None else f"{words} Bold: the true label."
-    return f"Dots: the mean; lines: the {level} interval, on a scale from the least to the greatest of all inputs."
+    return f"Dots: the mean; lines: the {level} interval. Scale: least to greatest bound of all inputs."
 
 
 def number_words(value: object) -> str:
-    """A number with as many digits as a reader wants."""
+    """A number rounded to four digits, or a value as text."""
     if isinstance(value, (bool, np.bool_, str)):
         return str(value)
     if isinstance(value, (int, np.integer)):
@@ -72,13 +72,13 @@ def percent(share: float) -> str:
     return f"{100 * share:.1f} %"
 
 
-def _many(n: int, what: str) -> str:
-    return f"{n:,} {what}" if n == 1 else f"{n:,} {what}s"
+def _count(n: int, noun: str) -> str:
+    return f"{n:,} {noun}" if n == 1 else f"{n:,} {noun}s"
 
 
 def monitor_words(monitor: object) -> str | None:
     """The state of a monitor in words."""
-    if monitor is None or isinstance(monitor, str):  # R has the words already
+    if monitor is None or isinstance(monitor, str):  # R passes the words themselves
         return monitor
     words = getattr(monitor, "words", None)
     if not callable(words):

@@ -131,5 +131,5 @@ class MCSampler:
 
     def _feed(self, network: TorchModel | KerasModel, x: Any) -> InputSource:
         if isinstance(self.model, FrozenNetwork):
-            x = self.model.looked_at(x, device=network.replica.device)
+            x = self.model.extract(x, device=network.replica.device)
         return network.feed(x)

@@ -60,7 +60,7 @@ def mc_train_on_batch(
     """
     objective = objective_of(model)
     if isinstance(model, FrozenNetwork):
-        model, x = model.head, model.looked_at(x)
+        model, x = model.head, model.extract(x)
     variational = bool(variational_layers(model))
     if variational and kl_weight is None:
         raise ValueError(

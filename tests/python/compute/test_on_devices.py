@@ -2,19 +2,18 @@
 
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from processes import pytest_command
 from torch.utils import backend_registration
 
 TESTS = Path(__file__).resolve().parents[1]
 
 
 def run_the_cases_on(device):
-    command = [sys.executable, "-m", "pytest", "-q", "--tb=short", "-p", "no:cacheprovider"]
     done = subprocess.run(
-        [*command, str(TESTS / "device_cases.py")],
+        [*pytest_command(), "-p", "no:cacheprovider", str(TESTS / "device_cases.py")],
         env={
             **os.environ,
             "PYTHONPATH": os.pathsep.join((str(TESTS.parents[1] / "python"), str(TESTS))),

@@ -1,6 +1,7 @@
-"""The networks: shapes, tasks, units, seeds, and every refusal by its text."""
+"""Plain networks: shapes, tasks, units, seeds, and the messages of wrong arguments."""
 
 import json
+from typing import Any
 
 import numpy as np
 import pytest
@@ -48,7 +49,7 @@ def test_cnn_reads_the_channel_axis_as_the_last():
         ("regression", "none", 3, "values"),
     ],
 )
-def test_each_task_says_what_it_puts_out(task, noise, columns, outputs):
+def test_each_task_names_its_outputs(task, noise, columns, outputs):
     for model in (
         mc_mlp(5, n_outputs=3, task=task, noise=noise),
         mc_cnn((8, 8, 1), n_outputs=3, task=task, noise=noise),
@@ -69,7 +70,7 @@ def test_the_noise_of_a_homoscedastic_network_is_one_number_per_output():
     assert torch.equal(log_variances[0], log_variances[3])
 
 
-def test_values_come_in_the_callers_units():
+def test_values_are_in_the_callers_units():
     model = mc_mlp(2, n_outputs=3, task="regression", noise="heteroscedastic")
     targets = np.array([[300.0, 1.0, -5.0], [300.02, 5.0, -5.0]])  # means 300.01, 3, -5; std 0.01, 2, none
     model.set_scales((np.zeros(2), np.ones(2)), targets)
@@ -87,21 +88,24 @@ def test_targets_far_from_zero_keep_their_digits():
     targets = 300 + 0.01 * np.linspace(-1, 1, 7)[:, None]
     model.set_scales(None, targets)
     standard = model.standard_targets(torch.from_numpy(targets)).numpy()
-    # the centre is rounded to float32 (1.5e-5 at 300, 0.3 % of this spread); the spread is right to 1e-5
+    # the centre is rounded to float32 (1.5e-5 at 300, 0.3 % of this spread); the spread is exact to 1e-5
     np.testing.assert_allclose(standard.std(), 1, rtol=1e-5)
 
 
-def test_a_table_is_standardised_inside_and_a_constant_column_is_harmless():
+def test_a_table_is_standardised_and_a_constant_column_is_not_scaled_up():
     model = mc_mlp(3, LABELS)
-    mean, std = np.array([10.0, -4.0, 7.1]), np.array([2.0, 0.5, 1e-16])  # a mean of 7.1s has such a residue
+    mean, std = (
+        np.array([10.0, -4.0, 7.1]),
+        np.array([2.0, 0.5, 1e-16]),
+    )  # rounding gives a constant column of 7.1 this std
     model.set_scales((mean, std), None)
     plain = mc_mlp(3, LABELS)
     x = torch.tensor([[12.0, -4.5, 7.1], [8.0, -3.0, 7.3]])
-    z = torch.tensor([[1.0, -1.0, 0.0], [-1.0, 2.0, 0.2]])  # a new value is no 2e15 standard deviations away
+    z = torch.tensor([[1.0, -1.0, 0.0], [-1.0, 2.0, 0.2]])  # and not 2e15 standard deviations
     torch.testing.assert_close(model(x), plain(z), atol=1e-5, rtol=1e-5)
 
 
-def test_units_once_settled_stay():
+def test_units_are_set_only_once():
     model = mc_mlp(2, LABELS)
     model.set_scales((np.array([1.0, 2.0]), np.array([3.0, 4.0])), None)
     model.set_scales((np.array([5.0, 6.0]), np.array([7.0, 8.0])), None)
@@ -109,24 +113,30 @@ def test_units_once_settled_stay():
 
 
 @pytest.mark.parametrize("make", [mc_mlp, lambda *a, **k: mc_cnn((8, 8, 1), *a[1:], **k)])
-def test_the_first_weights_come_from_the_seed_alone(make):
+def test_the_first_weights_depend_only_on_the_seed(make):
     torch.manual_seed(11)
-    one = make(4, LABELS, seed=5)
+    first = make(4, LABELS, seed=5)
     torch.manual_seed(22)
     same, other = make(4, LABELS, seed=5), make(4, LABELS, seed=6)
-    assert torch.equal(one.layers.output.weight, same.layers.output.weight)
-    assert not torch.equal(one.layers.output.weight, other.layers.output.weight)
+    assert torch.equal(first.layers.output.weight, same.layers.output.weight)
+    assert not torch.equal(first.layers.output.weight, other.layers.output.weight)
 
 
-def test_making_a_network_moves_no_global_generator():
+def numpy_state() -> np.ndarray:
+    """The state of NumPy's global generator."""
+    state: Any = np.random.get_state()
+    return state[1]
+
+
+def test_making_a_network_does_not_change_the_global_generators():
     torch.manual_seed(3)
     np.random.seed(3)
-    torch_state, numpy_state = torch.get_rng_state(), np.random.get_state()[1]
+    torch_before, numpy_before = torch.get_rng_state(), numpy_state()
     mc_cnn((8, 8, 1), LABELS)
     with pytest.raises(ValueError, match="`dropout` must be"):
         mc_mlp(3, LABELS, dropout=2)
-    assert torch.equal(torch.get_rng_state(), torch_state)
-    assert (np.random.get_state()[1] == numpy_state).all()
+    assert torch.equal(torch.get_rng_state(), torch_before)
+    assert (numpy_state() == numpy_before).all()
 
 
 @pytest.mark.parametrize(
@@ -140,11 +150,11 @@ def test_making_a_network_moves_no_global_generator():
     ids=["cnn classes", "cnn values", "mlp binary", "mlp values"],
 )
 def test_a_network_is_rebuilt_from_its_spec_through_json(model):
-    again = build_plain(json.loads(json.dumps(model.spec)))
-    again.load_state_dict(model.state_dict())
+    rebuilt = build_plain(json.loads(json.dumps(model.spec)))
+    rebuilt.load_state_dict(model.state_dict())
     x = torch.rand(3, *model.input_shape)
-    assert torch.equal(again(x), model(x))
-    assert (again.labels, again.outputs, again.spec) == (model.labels, model.outputs, model.spec)
+    assert torch.equal(rebuilt(x), model(x))
+    assert (rebuilt.labels, rebuilt.outputs, rebuilt.spec) == (model.labels, model.outputs, model.spec)
 
 
 def test_only_the_two_known_kinds_are_built():
@@ -152,13 +162,16 @@ def test_only_the_two_known_kinds_are_built():
         build_plain({"kind": "os.system", "command": "true"})
 
 
-def test_numbers_as_r_has_them_are_welcome():
-    model = mc_cnn([8.0, 8.0, 1.0], [1.0, 2.0], filters=[2.0], kernel_size=3.0, hidden=4.0, dropout=0.5, seed=7.0)
+def test_whole_numbers_may_be_floats_as_in_r():
+    sizes: dict[str, Any] = {"input_shape": [8.0, 8.0, 1.0], "filters": [2.0], "kernel_size": 3.0, "hidden": 4.0}
+    labels: Any = [1.0, 2.0]
+    seed: Any = 7.0
+    model = mc_cnn(labels=labels, dropout=0.5, seed=seed, **sizes)
     assert model.labels == (1, 2)
     assert model.spec["filters"] == [2]
 
 
-def test_dropout_follows_every_hidden_layer_and_the_features_if_asked():
+def test_dropout_follows_every_hidden_layer_and_with_input_dropout_the_features():
     model = mc_mlp(4, LABELS, hidden=(5, 6), dropout=(0.3, 0.4), input_dropout=0.2)
     assert layer_kinds(model) == ["Dropout", *(["Linear", "ReLU", "Dropout"] * 2), "Linear"]
     assert [layer.p for layer in model.layers if isinstance(layer, nn.Dropout)] == [0.2, 0.3, 0.4]
@@ -196,7 +209,7 @@ def test_every_activation_is_made(activation):
         ({"labels": LABELS, "seed": -1}, r"`seed` must be a whole number from 0 to 2\^53 - 1; got -1"),
     ],
 )
-def test_arguments_that_cannot_work_get_one_sentence(arguments, message):
+def test_wrong_arguments_are_refused_with_one_sentence(arguments, message):
     with pytest.raises(ValueError, match=message):
         mc_mlp(4, **arguments)
 
@@ -220,7 +233,7 @@ def test_arguments_that_cannot_work_get_one_sentence(arguments, message):
         ),
     ],
 )
-def test_images_that_cannot_work_get_the_arithmetic(shape, arguments, message):
+def test_images_that_are_too_small_are_refused_with_the_arithmetic(shape, arguments, message):
     with pytest.raises(ValueError, match=message):
         mc_cnn(shape, LABELS, **arguments)
 
@@ -229,11 +242,11 @@ def test_images_that_cannot_work_get_the_arithmetic(shape, arguments, message):
     ("shape", "message"),
     [
         ((5, 8, 9), r"must have shape \(input, 8, 9, 1\); got \(5, 8, 9\). Add the channel axis at the end"),
-        ((8, 9, 1), "One input alone still needs the input axis in front"),
+        ((8, 9, 1), "A single input also needs the input axis in front"),
         ((5, 1, 8, 9), "Move the channel axis to the end"),
         ((5, 8, 9, 3), r"must have shape \(input, 8, 9, 1\); got \(5, 8, 9, 3\)\.$"),
     ],
 )
-def test_inputs_of_another_shape_are_refused_with_a_way_out(shape, message):
+def test_inputs_of_another_shape_are_refused_with_a_suggestion(shape, message):
     with pytest.raises(ValueError, match=message):
         mc_cnn((8, 9, 1), LABELS).check_input_shape(shape)

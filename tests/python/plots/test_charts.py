@@ -1,14 +1,16 @@
-"""Pictures are read back: what a reader would see on the figure, against the numbers of the scores and the data."""
+"""What figures show equals the numbers of the scores and the data."""
 
 from __future__ import annotations
 
 import re
 from dataclasses import replace
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
 import pytest
 from matplotlib import pyplot
+from matplotlib.figure import Figure
 
 import mcdropout as mcd
 
@@ -23,8 +25,17 @@ def scores(case):
     return mcd.mc_scores(*case, n_bins=8)
 
 
-def line(axes, number):
+def axes_of(figure: Figure) -> list[Any]:
+    """The axes of a figure. Their artists are of many classes, which the types of matplotlib do not distinguish."""
+    return list(figure.axes)
+
+
+def line(axes: Any, number: int) -> np.ndarray:
     return axes.lines[number].get_xydata()
+
+
+def rows_with(table: pd.DataFrame, column: str, value: object) -> pd.DataFrame:
+    return cast(pd.DataFrame, table[table[column] == value])
 
 
 # Scores ---------------------------------------------------------------------------------------------------
@@ -34,7 +45,7 @@ def line(axes, number):
 def test_reliability_shows_the_accuracy_of_each_bin(scores, binning):
     figure = mcd.mc_plot_reliability(scores, binning=binning)
     bins = scores.reliability[scores.reliability["binning"] == binning]
-    above, below = figure.axes
+    above, below = axes_of(figure)
     np.testing.assert_array_equal(line(above, 0), [[0, 0], [1, 1]])
     np.testing.assert_array_equal(line(above, 1), bins[["confidence", "accuracy"]])
     (whiskers,) = above.collections
@@ -45,18 +56,18 @@ def test_reliability_shows_the_accuracy_of_each_bin(scores, binning):
 
 
 def test_risk_coverage_shows_the_curves(scores):
-    (axes,) = mcd.mc_plot_risk_coverage(scores, measures=["std", "least_confidence"]).axes
+    (axes,) = axes_of(mcd.mc_plot_risk_coverage(scores, measures=["std", "least_confidence"]))
     for number, name in enumerate(["std", "least_confidence"]):
-        one = scores.risk_coverage[scores.risk_coverage["measure"] == name]
-        np.testing.assert_array_equal(line(axes, number), one[["coverage", "risk"]])
-    assert len({one.get_linestyle() for one in axes.lines}) == 2  # told apart without colour
+        curve = rows_with(scores.risk_coverage, "measure", name)
+        np.testing.assert_array_equal(line(axes, number), curve[["coverage", "risk"]])
+    assert len({curve.get_linestyle() for curve in axes.lines}) == 2  # they differ without colour
     assert [text.get_text() for text in axes.get_legend().get_texts()] == ["std", "least confidence"]
 
 
-def test_one_uncertaintyless_error_does_not_flatten_the_curve(classes_of):
-    sure = np.linspace(0.99, 0.6, 400)
-    prediction = classes_of(np.stack([np.stack([sure, 1 - sure], axis=1)] * 3), ["a", "b"])
-    y = np.where(np.arange(400) % 10 == 0, "b", "a")  # the surest of all is wrong: a risk of 1 at the start
+def test_an_error_of_the_most_certain_input_does_not_flatten_the_curve(classes_of):
+    confidence = np.linspace(0.99, 0.6, 400)
+    prediction = classes_of(np.stack([np.stack([confidence, 1 - confidence], axis=1)] * 3), ["a", "b"])
+    y = np.where(np.arange(400) % 10 == 0, "b", "a")  # the most certain input is wrong: the risk starts at 1
     (axes,) = mcd.mc_plot_risk_coverage(mcd.mc_scores(prediction, y)).axes
     assert axes.get_ylim()[1] < 0.2
     (flat,) = mcd.mc_plot_risk_coverage(mcd.mc_scores(prediction, ["a"] * 399 + ["a"])).axes
@@ -78,21 +89,23 @@ def test_uncertainty_table_counts_right_and_wrong(case):
     table = mcd.mc_uncertainty_table(prediction, y, measure="mutual_information", n_bins=7)
     wrong = prediction.predicted != y
     for name, chosen in (("right", ~wrong), ("wrong", wrong)):
-        one = table[table["group"] == name]
+        bins = rows_with(table, "group", name)
         values = prediction.mutual_information[chosen]
-        assert one["n"].sum() == len(values)
-        by_hand = [((values > a) & (values <= b)).sum() for a, b in zip(one["from"], one["to"], strict=True)]
-        by_hand[0] += (values == one["from"].iloc[0]).sum()
-        assert one["n"].tolist() == by_hand
-        np.testing.assert_allclose(one["share"].sum(), 1)
+        assert bins["n"].sum() == len(values)
+        by_hand = [((values > a) & (values <= b)).sum() for a, b in zip(bins["from"], bins["to"], strict=True)]
+        by_hand[0] += (values == bins["from"].iloc[0]).sum()
+        assert bins["n"].tolist() == by_hand
+        np.testing.assert_allclose(bins["share"].sum(), 1)
 
 
 def test_uncertainty_table_of_in_and_out_has_the_same_bins(case):
     prediction = case[0]
     table = mcd.mc_uncertainty_table(prediction[:400], prediction_out=prediction[400:])
-    assert table.groupby("group", sort=False)["n"].sum().to_dict() == {"in": 400, "out": 100}
-    one, other = (table[table["group"] == name].reset_index(drop=True) for name in ("in", "out"))
-    pd.testing.assert_frame_equal(one[["from", "to"]], other[["from", "to"]])
+    assert table["group"].unique().tolist() == ["in", "out"]
+    inside, outside = (rows_with(table, "group", name).reset_index(drop=True) for name in ("in", "out"))
+    assert (inside["n"].sum(), outside["n"].sum()) == (400, 100)
+    columns = ["from", "to"]
+    pd.testing.assert_frame_equal(inside.loc[:, columns], outside.loc[:, columns])
 
 
 def test_uncertainty_of_one_group_and_of_values(case, example_values):
@@ -103,7 +116,7 @@ def test_uncertainty_of_one_group_and_of_values(case, example_values):
 
 
 def test_uncertainty_draws_the_shares(case):
-    (axes,) = mcd.mc_plot_uncertainty(*case).axes
+    (axes,) = axes_of(mcd.mc_plot_uncertainty(*case))
     table = mcd.mc_uncertainty_table(*case)
     for patch, name in zip(axes.patches, ("right", "wrong"), strict=True):
         np.testing.assert_array_equal(patch.get_data().values, table.loc[table["group"] == name, "share"])
@@ -111,8 +124,8 @@ def test_uncertainty_draws_the_shares(case):
 
 
 def test_all_uncertainty_at_zero_still_has_bins(classes_of):
-    sure = classes_of(np.tile(np.array([1.0, 0.0]), (3, 5, 1)))
-    assert mcd.mc_uncertainty_table(sure)["n"].sum() == 5
+    certain = classes_of(np.tile(np.array([1.0, 0.0]), (3, 5, 1)))
+    assert mcd.mc_uncertainty_table(certain)["n"].sum() == 5
 
 
 # Posterior ------------------------------------------------------------------------------------------------
@@ -131,7 +144,7 @@ def test_draws_table_has_every_draw_of_the_chosen_inputs(example_classes):
     assert mcd.mc_draws_table(prediction)["input"].unique().tolist() == order.tolist()
 
 
-def test_draws_that_were_saved_are_left_out(example_classes):
+def test_skipped_draws_are_left_out(example_classes):
     prediction, _ = example_classes(4, n_labels=3, n_draws=6)
     prediction.samples[4:, 1] = np.nan
     table = mcd.mc_draws_table(prediction, [0, 1])
@@ -141,14 +154,14 @@ def test_draws_that_were_saved_are_left_out(example_classes):
 def test_draws_of_classes_are_dots_beside_their_mean_and_interval(example_classes):
     prediction, _ = example_classes(20, n_labels=5, n_draws=6)
     figure = mcd.mc_plot_draws(prediction, inputs=[7, 3, 7])
-    for axes, i in zip(figure.axes, [7, 3], strict=True):
+    for axes, i in zip(axes_of(figure), [7, 3], strict=True):
         top = np.argsort(-prediction.mean[i], kind="stable")[:3]
         assert [text.get_text() for text in axes.get_yticklabels()] == [prediction.labels[k] for k in top]
         for row, k in enumerate(top):
             bar, dots, diamond = axes.lines[3 * row : 3 * row + 3]
             np.testing.assert_array_equal(bar.get_xdata(), [prediction.lower[i, k], prediction.upper[i, k]])
             np.testing.assert_array_equal(dots.get_xdata(), prediction.samples[:, i, k])
-            assert (np.abs(dots.get_ydata() - row) <= 0.25).all()  # no dot in another's row
+            assert (np.abs(dots.get_ydata() - row) <= 0.25).all()  # every dot is in its row
             assert diamond.get_xdata()[0] == prediction.mean[i, k]
         assert f"input {i}: entropy {prediction.predictive_entropy[i]:.2f} nats" in axes.get_title(loc="left")
 
@@ -180,9 +193,9 @@ def test_draws_of_values_have_a_panel_per_output(example_values):
     assert [text.get_text() for text in first.get_yticklabels()] == ["input 4", "input 0"]
 
 
-def test_posterior_shows_the_layers_and_their_surest_weights():
+def test_posterior_shows_the_layers_and_the_weights_with_the_highest_signal():
     net = mcd.mc_bayes_mlp(4, ["a", "b"], hidden=3, prior=mcd.mc_prior_normal(0, 0.5))
-    left, right = mcd.mc_plot_posterior(net, n_weights=4).axes
+    left, right = axes_of(mcd.mc_plot_posterior(net, n_weights=4))
     layers, weights = mcd.mc_posterior_table(net), mcd.mc_weights_table(net, n_weights=4)
     thin, thick = left.collections
     for lines, low, high in ((thin, "std_5", "std_95"), (thick, "std_25", "std_75")):
@@ -205,15 +218,17 @@ def test_band_follows_x(example_values, noise):
     x = np.random.default_rng(3).permutation(20) / 2
     table = mcd.mc_band_table(prediction, x, y)
     assert ("pred_lower" in table) == noise
-    for number, one in table.groupby("output"):
-        assert one["x"].is_monotonic_increasing
-        np.testing.assert_array_equal(one["x"], x[one["input"]])
+    assert set(table["output"]) == {1, 2}
+    for k in range(2):
+        rows = rows_with(table, "output", k + 1)
+        assert rows["x"].is_monotonic_increasing
+        np.testing.assert_array_equal(rows["x"], x[rows["input"]])
         for name in ("mean", "lower", "upper"):
-            np.testing.assert_array_equal(one[name], getattr(prediction, name)[one["input"], number - 1])
-        np.testing.assert_array_equal(one["y"], y[one["input"], number - 1])
+            np.testing.assert_array_equal(rows[name], getattr(prediction, name)[rows["input"], k])
+        np.testing.assert_array_equal(rows["y"], y[rows["input"], k])
     figure = mcd.mc_plot_band(prediction, x, y, x_label="speed (km/h)", y_label="way (m)")
     assert len(figure.axes) == 2
-    first = table[table["output"] == 1]
+    first = rows_with(table, "output", 1)
     np.testing.assert_array_equal(line(figure.axes[0], 0), first[["x", "mean"]])
     np.testing.assert_array_equal(line(figure.axes[0], 1), first[["x", "y"]])
     assert len(figure.axes[0].collections) == (2 if noise else 1)
@@ -226,7 +241,7 @@ def test_band_follows_x(example_values, noise):
 def test_balance_counts_every_label():
     table = mcd.mc_balance_table(["b", "a", "b", "b"], labels=["a", "b", "c"])
     assert table.values.tolist() == [["a", 1, 0.25], ["b", 3, 0.75], ["c", 0, 0.0]]
-    (axes,) = mcd.mc_plot_balance(["b", "a", "b", "b"], labels=["a", "b", "c"]).axes
+    (axes,) = axes_of(mcd.mc_plot_balance(["b", "a", "b", "b"], labels=["a", "b", "c"]))
     assert [bar.get_width() for bar in axes.patches] == [1, 3, 0]
     assert [text.get_text() for text in axes.get_yticklabels()] == ["a", "b", "c"]
     assert " 3 (75.0 %)" in [text.get_text() for text in axes.texts]
@@ -234,7 +249,7 @@ def test_balance_counts_every_label():
 
 def test_balance_of_many_labels_draws_the_most_frequent():
     y = np.repeat(np.arange(70), np.arange(1, 71))
-    (axes,) = mcd.mc_plot_balance(y).axes
+    (axes,) = axes_of(mcd.mc_plot_balance(y))
     assert len(axes.patches) == 60
     assert min(bar.get_width() for bar in axes.patches) == 11
 
@@ -243,7 +258,7 @@ def test_grid_shows_the_chosen_images():
     images = np.random.default_rng(4).uniform(size=(12, 5, 7))
     figure = mcd.mc_plot_images(images, titles=[f"t{i}" for i in range(12)], inputs=[11, 3])
     assert [axes.get_title(loc="left") for axes in figure.axes] == ["11: t11", "3: t3"]
-    for axes, number in zip(figure.axes, (11, 3), strict=True):
+    for axes, number in zip(axes_of(figure), (11, 3), strict=True):
         np.testing.assert_allclose(axes.images[0].get_array(), images[number], rtol=1e-6)  # float32
     assert len(mcd.mc_plot_images(np.zeros((50, 4, 4, 3))).axes) == 40
 
@@ -260,7 +275,7 @@ def test_history_shows_training_and_validation():
 # All of them ----------------------------------------------------------------------------------------------
 
 
-def test_every_picture_is_written_and_pyplot_left_alone(case, scores, example_values, tmp_path):
+def test_every_picture_is_written_and_pyplot_does_not_change(case, scores, example_values, tmp_path):
     prediction, y = case
     values, observed = example_values(20)
     before = dict(pyplot.rcParams)
@@ -286,18 +301,20 @@ def test_every_picture_is_written_and_pyplot_left_alone(case, scores, example_va
     assert dict(pyplot.rcParams) == before
 
 
-def test_what_cannot_be_drawn_is_said_in_one_sentence(case, scores, example_values):
+def test_wrong_arguments_of_pictures_are_refused_with_one_sentence(case, scores, example_values):
+    prediction, y = case
     values, observed = example_values(20)
+    number: Any = 3  # of no accepted type
     for error, message, draw in (
-        (TypeError, '`scores` must be what `mc_scores()` returns; got "int".', lambda: mcd.mc_plot_reliability(3)),
+        (TypeError, '`scores` must be what `mc_scores()` returns; got "int".', lambda: mcd.mc_plot_reliability(number)),
         (ValueError, "`scores` must be of classes to have a reliability diagram; got those of values.",
          lambda: mcd.mc_plot_reliability(mcd.mc_scores(values, observed))),
         (ValueError, '`measures` must be one of "predictive_entropy"',
          lambda: mcd.mc_plot_risk_coverage(scores, measures="uncertainty")),
         (ValueError, "`measures` must name at least one measure; got none.",
          lambda: mcd.mc_plot_risk_coverage(scores, measures=[])),
-        (ValueError, "`y` and `prediction_out` must not be given both",
-         lambda: mcd.mc_uncertainty_table(*case, case[0])),
+        (ValueError, "`y` and `prediction_out` must not both be given",
+         lambda: mcd.mc_uncertainty_table(prediction, y, prediction)),
         (ValueError, "`y` must not be given with values", lambda: mcd.mc_uncertainty_table(values, observed)),
         (ValueError, "`prediction` must be of values to be drawn as a band; got one of classes.",
          lambda: mcd.mc_band_table(case[0], np.arange(500))),

@@ -1,80 +1,32 @@
-"""Pictures are read back: what a reader would see on the figure, against the prediction's own numbers."""
+"""What figures of class probabilities show equals the numbers of the prediction."""
 
 import builtins
-import itertools
 import subprocess
 import sys
 from dataclasses import replace
+from typing import Any
 
 import matplotlib
 import numpy as np
 import pytest
-from matplotlib import pyplot
-from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib import pyplot, style
 from matplotlib.collections import LineCollection
 from matplotlib.colors import to_hex
+from probability_pictures import LABELS, MEAN, bar_axes, image_axes, many_labels, prediction_of, words
 
-from mcdropout.plots.names import LABEL_WIDTH, text_width, told_apart
 from mcdropout.plots.probabilities import mc_plot_probabilities, mc_probabilities_table
 from mcdropout.plots.style import OTHER, PREDICTED
 from mcdropout.predictions.prediction import MCPrediction
 
-LABELS = ("Shirt", "Coat", "Bag")
-# Of three labels, (input, label). By predictive entropy the inputs are ordered 3, 1, 0, 2.
-MEAN = np.array([[0.70, 0.30, 0.00], [0.10, 0.60, 0.30], [0.98, 0.02, 0.00], [0.33, 0.33, 0.34]])
 ENTROPY = -np.sum(MEAN * np.log(np.where(MEAN > 0, MEAN, 1)), axis=1)
-
-
-def prediction_of(mean=MEAN, labels=LABELS, ids=None, level=0.9):
-    """A prediction with these mean probabilities, and intervals that no other label or input shares."""
-    spread = np.linspace(0.01, 0.2, mean.size).reshape(mean.shape)
-    order = np.argsort(-mean, axis=1, kind="stable")
-    total = -np.sum(mean * np.log(np.where(mean > 0, mean, 1)), axis=1)
-    return MCPrediction(
-        task="classification",
-        mean=mean,
-        variance=spread**2,
-        lower=np.clip(mean - spread, 0, 1),
-        upper=np.clip(mean + 2 * spread, 0, 1),
-        predicted=np.array(labels)[order[:, 0]],
-        second=np.array(labels)[order[:, 1]],
-        predictive_entropy=total,
-        expected_entropy=0.75 * total,
-        mutual_information=0.25 * total,
-        labels=tuple(labels),
-        ids=ids,
-        n_samples=7,
-        level=level,
-        seed=1,
-        masks="shared",
-        engine="folded",
-        engine_reason="",
-        device="cpu",
-        precision="float32",
-        seconds=0.0,
-    )
 
 
 def values_prediction():
     classes = prediction_of()
     fields = ("n_samples", "level", "seed", "masks", "engine", "engine_reason", "device", "precision", "seconds")
-    rest = {name: getattr(classes, name) for name in fields}
+    settings: dict[str, Any] = {name: getattr(classes, name) for name in fields}
     ones = np.ones((4, 1))
-    return MCPrediction(task="regression", mean=ones, variance=ones, lower=ones, upper=ones, **rest)
-
-
-def many_labels(n_inputs=2, n_labels=25):
-    weights = np.linspace(1, 3, n_inputs * n_labels).reshape(n_inputs, n_labels) ** 6
-    mean = np.random.default_rng(3).permuted(weights / weights.sum(axis=1, keepdims=True), axis=1)
-    return prediction_of(mean, [f"a label whose end alone tells, {number}" for number in range(n_labels)])
-
-
-def bar_axes(figure):
-    return [axes for axes in figure.axes if axes.patches]
-
-
-def image_axes(figure):
-    return [axes for axes in figure.axes if axes.images]
+    return MCPrediction(task="regression", mean=ones, variance=ones, lower=ones, upper=ones, **settings)
 
 
 def widths(axes):
@@ -82,15 +34,11 @@ def widths(axes):
 
 
 def whiskers(axes):
-    """Ends of the whiskers, (bar, 2), from the first bar to the last."""
-    (lines,) = [one for one in axes.collections if isinstance(one, LineCollection)]
+    """Ends of the whiskers (bar, 2), from the first bar to the last."""
+    (lines,) = [artist for artist in axes.collections if isinstance(artist, LineCollection)]
     segments = np.array(lines.get_segments())  # (bar, end, x and y)
     np.testing.assert_array_equal(segments[:, :, 1], np.arange(len(segments))[:, None].repeat(2, axis=1))
     return segments[:, :, 0]
-
-
-def words(figure):
-    return [text.get_text() for text in figure.texts]
 
 
 def headlines(figure):
@@ -128,10 +76,10 @@ def test_ids_have_a_column_of_their_own():
 # The picture ----------------------------------------------------------------------------------------------
 
 
-def test_the_caption_says_from_how_many_to_how_many_draws_inputs_took():
-    for counts, said in ((np.array([10, 15, 33, 10]), "10 to 33 draws"), (np.array([15, 15, 15, 15]), "15 draws")):
+def test_the_caption_gives_the_least_and_greatest_number_of_draws():
+    for counts, draws in ((np.array([10, 15, 33, 10]), "10 to 33 draws"), (np.array([15, 15, 15, 15]), "15 draws")):
         figure = mc_plot_probabilities(replace(prediction_of(), n_samples=counts))
-        assert any(f"mean probability of each label over {said}; whiskers" in text for text in words(figure))
+        assert any(f"mean probability of each label over {draws}; whiskers" in text for text in words(figure))
 
 
 def test_bars_are_the_means_and_whiskers_the_intervals():
@@ -155,7 +103,7 @@ def test_first_label_is_on_top_and_all_probabilities_fit():
     assert right > 1
 
 
-def test_predicted_bar_alone_is_dark():
+def test_only_the_predicted_bar_is_dark():
     (axes,) = bar_axes(mc_plot_probabilities(prediction_of(), inputs=[1]))
     colors = [to_hex(bar.get_facecolor()) for bar in axes.patches]
     assert [color.upper() for color in colors] == [OTHER, PREDICTED, OTHER]
@@ -164,17 +112,17 @@ def test_predicted_bar_alone_is_dark():
 def test_predicted_and_other_bars_differ_in_grey():
     grey = [sum(weight * int(color[i : i + 2], 16) for i, weight in ((1, 0.299), (3, 0.587), (5, 0.114)))
             for color in (PREDICTED, OTHER)]  # fmt: skip
-    assert grey[1] - grey[0] > 90  # of 255; ITU-R BT.601 luma, as converters to grey take it
+    assert grey[1] - grey[0] > 90  # of 255; ITU-R BT.601 luma, the usual conversion to grey
 
 
-def test_interval_that_does_not_hold_the_mean_is_drawn_as_it_is():
-    prediction = replace(prediction_of(), lower=MEAN * 0, upper=MEAN * 0 + 0.01)  # one draw far out pulls the mean
+def test_interval_without_the_mean_is_drawn_unchanged():
+    prediction = replace(prediction_of(), lower=MEAN * 0, upper=MEAN * 0 + 0.01)  # as with a single extreme draw
     (axes,) = bar_axes(mc_plot_probabilities(prediction, inputs=[0]))
     np.testing.assert_array_equal(whiskers(axes), [[0, 0.01]] * 3)
 
 
 def test_words_name_the_labels_and_the_parts_of_the_entropy():
-    # Input 1: -(.1 log .1 + .6 log .6 + .3 log .3) = .8979; three quarters are .6734, the rest .2245.
+    # Input 1: -(.1 log .1 + .6 log .6 + .3 log .3) = .8979; three quarters are .6734, one quarter .2245.
     figure = mc_plot_probabilities(prediction_of(), inputs=[1], truth=["Coat", "Bag", "Shirt", "Bag"])
     assert headlines(figure) == ["Coat (0.60), second Bag"]
     assert "input 1, true label Bag" in words(figure)
@@ -184,7 +132,7 @@ def test_words_name_the_labels_and_the_parts_of_the_entropy():
     assert "diamond: the true label" in caption
 
 
-def test_second_label_is_named_only_where_it_has_a_chance():
+def test_second_label_is_named_only_if_it_is_probable_enough():
     assert headlines(mc_plot_probabilities(prediction_of(), inputs=[2])) == ["Shirt (0.98)"]
 
 
@@ -198,7 +146,7 @@ def test_true_label_has_the_diamond_and_bold_letters():
 
 def test_truth_is_matched_by_name_and_shown_for_the_chosen_inputs():
     prediction = prediction_of(labels=(7, 8, 9))
-    figure = mc_plot_probabilities(prediction, inputs=[3, 1], truth=["7", "8", "9", "7"])  # as R hands them over
+    figure = mc_plot_probabilities(prediction, inputs=[3, 1], truth=["7", "8", "9", "7"])  # R passes them as strings
     assert [text for text in words(figure) if "true label" in text][1:] == [
         "input 3, true label 7",
         "input 1, true label 8",
@@ -228,67 +176,9 @@ def test_of_many_labels_the_ten_most_probable_are_drawn():
     np.testing.assert_array_equal(whiskers(axes)[:, 1], prediction.upper[1][top])
     shown = [text.get_text() for text in axes.get_yticklabels()]
     assert shown[10] == "15 others"
-    assert [text.split()[-1] for text in shown[:10]] == [str(code) for code in top]  # cut, but the end is there
-    rest = 1 - prediction.mean[1][top].sum()
-    assert [text.get_text() for text in axes.texts] == [f"{rest:.2f} together"]
-
-
-# Differing at the start, in the middle, at the end, in two places, and in one letter that a cut would leave out.
-LONG_ALIKE = {
-    "start": [f"{where} lobe of the lung, squamous cell carcinoma" for where in ("left upper", "left lower", "right")],
-    "middle": [f"lesion of the {side} upper lobe of the lung" for side in ("left", "right", "middle")],
-    "end": [f"squamous cell carcinoma of the lung, stage {stage}" for stage in ("I", "II", "III")],
-    "two places": [f"prefix that is long {a} and long between {b} and behind" for a, b in ("xy", "xz", "wy")],
-    "a letter": [f"{'a' * 30}{letter}{'b' * 30}" for letter in "xyz"],
-    "lengths": ["very " * repeats + "long" for repeats in (8, 9, 10)],
-}
-
-
-@pytest.mark.parametrize("labels", LONG_ALIKE.values(), ids=LONG_ALIKE)
-def test_labels_that_differ_anywhere_look_different(labels):
-    short = told_apart(labels)
-    assert len(set(short)) == 3
-    assert max(map(text_width, short)) <= LABEL_WIDTH
-    (axes,) = bar_axes(mc_plot_probabilities(prediction_of(labels=labels), inputs=[1]))
-    assert [text.get_text() for text in axes.get_yticklabels()] == short
-    figure = mc_plot_probabilities(prediction_of(ids=np.array([*labels, "a"])), inputs=[0, 1, 2])
-    assert len({text for text in words(figure) if text.startswith("id ")}) == 3
-
-
-def test_labels_that_fit_are_shown_as_they_are_and_a_word_that_differs_as_a_whole():
-    assert told_apart(["cat", "dog", "cat"]) == ["cat", "dog", "cat"]
-    assert told_apart(LONG_ALIKE["middle"]) == ["…left…", "…right…", "…middle…"]
-
-
-@pytest.mark.parametrize("labels", [LABELS, ["W" * 40, r"$\nope$ costs", "a\nlabel   in lines"]])
-@pytest.mark.parametrize("with_images", [True, False])
-def test_no_text_overlaps_another_or_leaves_the_page(labels, with_images):
-    prediction = prediction_of(
-        np.repeat(MEAN, 2, axis=0), labels, ids=np.array([f"number {i} of a long row" for i in range(8)])
-    )
-    check_texts(mc_plot_probabilities(prediction, np.zeros((8, 3, 9)) if with_images else None, truth=[labels[0]] * 8))
-
-
-@pytest.mark.parametrize("n_inputs", [1, 2, 5])
-def test_no_text_overlaps_another_for_many_labels(n_inputs):
-    prediction = many_labels(n_inputs)
-    check_texts(mc_plot_probabilities(prediction, np.zeros((n_inputs, 9, 3)), truth=[prediction.labels[0]] * n_inputs))
-
-
-def check_texts(figure):
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()
-    axes = [one for axes in bar_axes(figure) for one in (*axes.get_xticklabels(), *axes.get_yticklabels(), *axes.texts)]
-    names = [axes.xaxis.label for axes in bar_axes(figure)]
-    boxes = [text.get_window_extent() for text in (*figure.texts, *axes, *names) if text.get_text()]
-    assert len(boxes) > 10
-    page = figure.bbox
-    for box in boxes:
-        assert page.x0 <= box.x0 <= box.x1 <= page.x1
-        assert page.y0 <= box.y0 <= box.y1 <= page.y1
-    pictures = [axes.get_window_extent() for axes in image_axes(figure)]
-    for one, other in itertools.combinations((*boxes, *pictures), 2):
-        assert min(one.x1, other.x1) - max(one.x0, other.x0) <= 1 or min(one.y1, other.y1) - max(one.y0, other.y0) <= 1
+    assert [text.split()[-1] for text in shown[:10]] == [str(code) for code in top]  # shortened names keep their end
+    left_out = 1 - prediction.mean[1][top].sum()
+    assert [text.get_text() for text in axes.texts] == [f"{left_out:.2f} together"]
 
 
 # Images ---------------------------------------------------------------------------------------------------
@@ -330,12 +220,12 @@ def test_image_files_are_read_only_where_they_are_drawn(tmp_path):
     from mcdropout.data.images import ImageFiles
 
     paths = [tmp_path / f"{number}.png" for number in range(4)]
-    Image.fromarray(np.full((5, 5), 51, np.uint8)).save(paths[1])  # the only one that is there
+    Image.fromarray(np.full((5, 5), 51, np.uint8)).save(paths[1])  # the other files do not exist
     figure = mc_plot_probabilities(prediction_of(), ImageFiles(paths, size=5), inputs=[1])
     np.testing.assert_allclose(image_axes(figure)[0].images[0].get_array(), np.full((5, 5), 0.2), atol=1e-7)
 
 
-# Files, and what is left as found ---------------------------------------------------------------------------
+# Files and global state -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("ending", "begins"), [("png", b"\x89PNG"), ("pdf", b"%PDF"), ("svg", b"<?xml")])
@@ -362,12 +252,12 @@ def test_drawing_loads_neither_pyplot_nor_torch():
         " predicted=one + 1, second=one, predictive_entropy=one, expected_entropy=one, mutual_information=one))\n"
         "print('matplotlib.pyplot' in sys.modules, 'torch' in sys.modules)"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stdout.strip(), done.stderr) == (0, "False False", "")
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (process.returncode, process.stdout.strip(), process.stderr) == (0, "False False", "")
 
 
 def test_user_styles_leave_the_picture_legible():
-    with matplotlib.rc_context(), matplotlib.style.context("dark_background"):
+    with matplotlib.rc_context(), style.context("dark_background"):
         figure = mc_plot_probabilities(prediction_of(), inputs=[0])
     axes = bar_axes(figure)[0]
     assert to_hex(figure.get_facecolor()) == to_hex(axes.get_facecolor()) == "#ffffff"
@@ -455,13 +345,13 @@ def test_path_must_be_writable_as_a_picture(tmp_path):
         mc_plot_probabilities(prediction_of(), path=tmp_path / "nowhere" / "picture.png")
 
 
-def test_missing_matplotlib_is_said_in_one_sentence(monkeypatch):
+def test_missing_matplotlib_is_named_with_the_command_to_install_it(monkeypatch):
     load = builtins.__import__
 
-    def without_matplotlib(name, *rest, **more):
+    def without_matplotlib(name, *args, **kwargs):
         if name.partition(".")[0] == "matplotlib":
             raise ImportError(name)
-        return load(name, *rest, **more)
+        return load(name, *args, **kwargs)
 
     monkeypatch.setattr(builtins, "__import__", without_matplotlib)
     assert len(mc_probabilities_table(prediction_of())) == 12

@@ -1,4 +1,4 @@
-"""The report is read back as text, and opened in a real browser where there is one."""
+"""The report is read as text, and opened in a real browser if one is installed."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import sys
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import browser as browser_module
 import numpy as np
@@ -26,14 +27,14 @@ EVIL_IMAGE = '"><img src=x onerror="window.ran = true">'
 
 
 def data_of(path: Path) -> dict:
-    """What the page's script makes the cards from."""
-    inside = re.search(r'<script type="application/json" id="data">(.*?)</script>', path.read_text("utf-8"), re.DOTALL)
-    assert inside is not None
-    return json.loads(inside[1])
+    """The data from which the script of the page makes the cards."""
+    match = re.search(r'<script type="application/json" id="data">(.*?)</script>', path.read_text("utf-8"), re.DOTALL)
+    assert match is not None
+    return json.loads(match[1])
 
 
 def text_of(path: Path) -> str:
-    """What a reader sees of the page without its script."""
+    """The text of the page that a reader sees without its script."""
 
     class Reader(HTMLParser):
         words, inside = [], []
@@ -68,7 +69,7 @@ def case(example_classes):
     return prediction, images, y, mc_triage(prediction, y, max_error=0.2)
 
 
-# What it holds --------------------------------------------------------------------------------------------
+# Contents -------------------------------------------------------------------------------------------------
 
 
 def test_queue_has_every_input_the_most_uncertain_first(case, tmp_path):
@@ -128,17 +129,17 @@ def test_large_images_are_made_smaller(case, tmp_path, channels, kind):
 
 
 def test_thumbnails_look_like_their_images(case, tmp_path):
-    y, x = np.mgrid[0:224, 0:160] / 224  # smooth, so that each way of making it smaller gives the same
+    y, x = np.mgrid[0:224, 0:160] / 224  # smooth, so every way of resizing gives the same
     image = np.stack([x, y, 1 - x], axis=-1)
     images = np.stack([image, image[::-1], image[:, ::-1]])
     prediction = case[0][:3]
     for row in data_of(mc_report(prediction, images, path=tmp_path / "report.html"))["rows"]:
-        wanted = images[int(row["name"].removeprefix("input "))]
-        found = pixels_of(row["image"]) / 255
-        assert found.shape == (88, 63, 3)
+        image = images[int(row["name"].removeprefix("input "))]
+        thumbnail = pixels_of(row["image"]) / 255
+        assert thumbnail.shape == (88, 63, 3)
         at = [np.round((np.arange(n) + 0.5) * side / n - 0.5).astype(int) for n, side in ((88, 224), (63, 160))]
-        # 6 of 255 for JPEG, and half a pixel of an image that rises by 1/88 from one to the next
-        np.testing.assert_allclose(found, wanted[np.ix_(*at)], atol=6 / 255 + 1 / 88)
+        # 6 of 255 for JPEG, and 1/88, the difference between neighbouring pixels
+        np.testing.assert_allclose(thumbnail, image[np.ix_(*at)], atol=6 / 255 + 1 / 88)
 
 
 def test_large_image_files_are_decoded_no_larger_than_needed(case, tmp_path):
@@ -148,20 +149,20 @@ def test_large_image_files_are_decoded_no_larger_than_needed(case, tmp_path):
     data = data_of(mc_report(case[0][:3], files, path=tmp_path / "report.html"))
     assert not data["small"]
     assert data["rows"][0]["image"].startswith("jpeg;base64,")
-    found = pixels_of(data["rows"][0]["image"]) / 255
+    thumbnail = pixels_of(data["rows"][0]["image"]) / 255
     exact = Image.open(tmp_path / "one.jpg").resize((88, 66), Image.Resampling.BILINEAR)
-    np.testing.assert_allclose(found, np.asarray(exact) / 255, atol=8 / 255)  # two times JPEG
+    np.testing.assert_allclose(thumbnail, np.asarray(exact) / 255, atol=8 / 255)  # compressed as JPEG twice
     assert files.within(88).take(slice(0, 1)).shape == (1, 66, 88, 3)
     assert files.shape == (3, 120, 160, 3)
 
 
-def test_as_many_cards_are_shown_and_printed_as_asked_for(case, tmp_path):
+def test_n_shown_cards_are_shown_and_printed(case, tmp_path):
     path = mc_report(case[0], path=tmp_path / "report.html", n_shown=25)
     assert data_of(path)["page"] == 25
     assert "Show 25 more" in text_of(path)
 
 
-def test_scores_policy_and_drift_are_there_in_words(case, tmp_path):
+def test_the_report_describes_scores_policy_and_drift_in_words(case, tmp_path):
     prediction, images, y, policy = case
 
     class Monitor:
@@ -190,14 +191,14 @@ def test_without_truth_policy_and_images_it_leaves_them_out(case, tmp_path):
     assert all(row["image"] is None and row["truth"] is None for row in data_of(path)["rows"])
 
 
-def test_the_queue_goes_by_the_measure_of_the_policy_or_ones_own(case, tmp_path):
+def test_the_queue_is_sorted_by_the_measure_of_the_policy_or_of_the_caller(case, tmp_path):
     prediction, _, y, _ = case
     policy = mc_triage(prediction, y, budget=0.2, measure="std")
-    one = mc_report(prediction, None, y, policy, path=tmp_path / "one.html")
-    assert "The most uncertain first, by standard deviation." in text_of(one)
-    two = mc_report(prediction, path=tmp_path / "two.html", measure="mutual_information")
+    by_policy = mc_report(prediction, None, y, policy, path=tmp_path / "policy.html")
+    assert "The most uncertain first, by standard deviation." in text_of(by_policy)
+    by_measure = mc_report(prediction, path=tmp_path / "measure.html", measure="mutual_information")
     order = np.argsort(-prediction.mutual_information, kind="stable")
-    assert [row["name"] for row in data_of(two)["rows"]] == [f"input {i}" for i in order]
+    assert [row["name"] for row in data_of(by_measure)["rows"]] == [f"input {i}" for i in order]
 
 
 def test_values_have_their_intervals_and_scores(example_values, tmp_path):
@@ -206,15 +207,17 @@ def test_values_have_their_intervals_and_scores(example_values, tmp_path):
     rows, text = data_of(path)["rows"], text_of(path)
     first = int(np.argmax(np.sqrt(prediction.total_variance.mean(axis=1))))
     assert rows[0]["name"] == f"input {first}"
-    assert [bar[1] for bar in rows[0]["bars"]] == [f"{one:.4g}" for one in prediction.mean[first]]
+    assert [bar[1] for bar in rows[0]["bars"]] == [f"{value:.4g}" for value in prediction.mean[first]]
     assert f"observed {y[first, 0]:.4g}, {y[first, 1]:.4g}" in rows[0]["uncertainty"]
     for row in rows:
         for _, _, mean, lower, upper in row["bars"]:
             assert 0 <= lower <= mean <= upper <= 1
-    assert f"1 {mc_scores(prediction, y).rmse[0]:.4g}" in text
+    rmse = mc_scores(prediction, y).rmse
+    assert rmse is not None
+    assert f"1 {rmse[0]:.4g}" in text
 
 
-def test_long_labels_are_shown_whole(case, tmp_path):
+def test_long_labels_are_shown_completely(case, tmp_path):
     page = mc_report(case[0], path=tmp_path / "report.html")
     assert "ellipsis" not in Path(page).read_text(encoding="utf-8")
 
@@ -230,7 +233,7 @@ def test_ids_and_file_names_are_shown(case, tmp_path):
     assert {row["name"] for row in data["rows"]} == {f"id ann, {folder}/one.png", f"id bob, {folder}/two.png"}
 
 
-# Nothing runs, nothing is loaded --------------------------------------------------------------------------
+# No other script runs, and nothing is downloaded ----------------------------------------------------------
 
 
 def test_labels_ids_and_titles_are_escaped(example_classes, tmp_path):
@@ -240,22 +243,22 @@ def test_labels_ids_and_titles_are_escaped(example_classes, tmp_path):
     page = path.read_text("utf-8")
     assert "window.ran = true</script>" not in page
     assert "<img src=x" not in page
-    assert page.count("<script") == 2  # the data and the page's own
+    assert page.count("<script") == 2  # the data and the script of the page
     assert EVIL in data_of(path)["names"]
 
 
-def test_the_page_names_no_other_place(case, tmp_path):
+def test_the_page_refers_to_no_other_file_or_address(case, tmp_path):
     page = mc_report(*case, path=tmp_path / "report.html").read_text("utf-8")
     assert not re.findall(r"""(?:https?:)?//[a-z]|url\(|@import|<link|src=""", page.split('id="data">')[0])
 
 
-def test_a_failed_report_leaves_the_old_one(case, tmp_path, monkeypatch):
+def test_a_failed_report_does_not_change_the_old_file(case, tmp_path):
     path = tmp_path / "report.html"
     path.write_text("old")
     with pytest.raises(ValueError, match="images"):
         mc_report(case[0], case[1][:5], path=path)
     assert path.read_text() == "old"
-    assert [one.name for one in tmp_path.iterdir()] == ["report.html"]
+    assert [file.name for file in tmp_path.iterdir()] == ["report.html"]
 
 
 # Errors ---------------------------------------------------------------------------------------------------
@@ -279,21 +282,22 @@ def test_a_failed_report_leaves_the_old_one(case, tmp_path, monkeypatch):
         ({"measure": "uncertainty"}, "`measure` must be one of"),
     ],
 )
-def test_what_cannot_be_is_said_in_one_sentence(case, tmp_path, monkeypatch, arguments, message):
+def test_wrong_arguments_are_refused_with_one_sentence(case, tmp_path, monkeypatch, arguments, message):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ValueError, match=re.escape(message)):
         mc_report(case[0], **{"path": "report.html", **arguments})
     assert not list(tmp_path.iterdir())
 
 
-def test_policy_and_monitor_must_be_ours(case, tmp_path):
+def test_policy_and_monitor_must_be_of_this_package(case, tmp_path):
+    number: Any = 3
     with pytest.raises(TypeError, match="`policy` must be what `mc_triage\\(\\)` returns"):
-        mc_report(case[0], policy=3, path=tmp_path / "r.html")
+        mc_report(case[0], policy=number, path=tmp_path / "r.html")
     with pytest.raises(TypeError, match='`monitor` must be what `mc_monitor\\(\\)` returns; got "int"'):
         mc_report(case[0], monitor=3, path=tmp_path / "r.html")
 
 
-def test_without_jinja2_it_says_what_to_install(case, tmp_path, monkeypatch):
+def test_without_jinja2_the_error_names_the_packages_to_install(case, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "jinja2", None)
     with pytest.raises(
         ImportError, match=re.escape("Reports need jinja2 and Pillow; run `pip install mcdropout[report]`.")
@@ -308,19 +312,19 @@ def test_without_jinja2_it_says_what_to_install(case, tmp_path, monkeypatch):
 def browser(tmp_path_factory):
     if browser_module.CHROMIUM is None:
         pytest.skip("needs Chromium (Debian: `apt-get install chromium`)")
-    opened = browser_module.Browser(tmp_path_factory.mktemp("browser"))
-    yield opened
-    opened.close()
+    browser = browser_module.Browser(tmp_path_factory.mktemp("browser"))
+    yield browser
+    browser.close()
 
 
-def cards(browser, what=""):
-    return browser.evaluate(f"[...document.querySelectorAll('.card {what}')].map(one => one.textContent)")
+def cards(browser, selector=""):
+    return browser.evaluate(f"[...document.querySelectorAll('.card {selector}')].map(node => node.textContent)")
 
 
-def choose(browser, which, value):
+def choose(browser, field, value):
     browser.evaluate(
-        f"(() => {{ const one = document.getElementById('{which}'); one.value = {json.dumps(value)};"
-        " one.dispatchEvent(new Event('input')); })()"
+        f"(() => {{ const input = document.getElementById('{field}'); input.value = {json.dumps(value)};"
+        " input.dispatchEvent(new Event('input')); })()"
     )
 
 
@@ -328,25 +332,25 @@ def test_browser_shows_the_queue_and_filters_it(browser, case, tmp_path):
     prediction, images, y, policy = case
     browser.open(mc_report(prediction, images, y, policy, path=tmp_path / "report.html"))
     assert len(cards(browser)) == PAGE
-    said = "100 shown of 600. 500 less uncertain ones are left out, here and on paper."
-    assert browser.evaluate("document.getElementById('shown').textContent") == said
+    status = "100 shown of 600. 500 less uncertain ones are left out, here and on paper."
+    assert browser.evaluate("document.getElementById('shown').textContent") == status
     browser.evaluate("document.getElementById('next').click()")
     assert len(cards(browser)) == 2 * PAGE
     tiers = mc_decide(policy, prediction)["tier"].to_numpy()
     choose(browser, "tier", "1")
     choose(browser, "label", "2")
     browser.evaluate("document.getElementById('all').click()")
-    both = (tiers == policy.tiers[1]) & (prediction.predicted == "Bag")
-    assert len(cards(browser)) == both.sum() > 0
+    matching = (tiers == policy.tiers[1]) & (prediction.predicted == "Bag")
+    assert len(cards(browser)) == matching.sum() > 0
     assert all("Bag" in head and "refer" in head for head in cards(browser, "h3"))
     choose(browser, "right", "wrong")
-    assert len(cards(browser)) == (both & (y != "Bag")).sum() > 0
-    for which in ("tier", "label", "right"):
-        choose(browser, which, "")
+    assert len(cards(browser)) == (matching & (y != "Bag")).sum() > 0
+    for field in ("tier", "label", "right"):
+        choose(browser, field, "")
     choose(browser, "name", "INPUT 17")
     browser.evaluate("document.getElementById('all').click()")
     assert len(cards(browser)) == 11  # 17 and 170 to 179
-    assert browser.evaluate("[...document.images].every(one => one.complete && one.naturalWidth === 8)")
+    assert browser.evaluate("[...document.images].every(image => image.complete && image.naturalWidth === 8)")
     assert not browser.told("Runtime.exceptionThrown", "Log.entryAdded")
 
 
@@ -354,13 +358,13 @@ def test_browser_draws_bars_as_wide_as_the_probability(browser, case, tmp_path):
     browser.open(mc_report(case[0], path=tmp_path / "report.html"))
     first = data_of(tmp_path / "report.html")["rows"][0]["bars"]
     shares = browser.evaluate(
-        "[...document.querySelector('.card').querySelectorAll('.track')].map(one => "
-        "one.firstElementChild.getBoundingClientRect().width / one.getBoundingClientRect().width)"
+        "[...document.querySelector('.card').querySelectorAll('.track')].map(track => "
+        "track.firstElementChild.getBoundingClientRect().width / track.getBoundingClientRect().width)"
     )
     np.testing.assert_allclose(shares, [bar[2] for bar in first], atol=0.005)  # a pixel of 200
 
 
-def test_browser_runs_no_label_and_asks_nobody(browser, example_classes, tmp_path):
+def test_browser_runs_no_label_and_sends_no_request(browser, example_classes, tmp_path):
     prediction, y = example_classes(80, labels=[EVIL, EVIL_IMAGE, "c", "d"])
     Image.fromarray(np.zeros((4, 4), np.uint8)).save(tmp_path / "one.png")
     evil_file = tmp_path / "<img src=x onerror=window.ran=true>.png"
@@ -370,12 +374,12 @@ def test_browser_runs_no_label_and_asks_nobody(browser, example_classes, tmp_pat
     browser.open(path)
     assert browser.evaluate("typeof window.ran") == "undefined"
     assert browser.evaluate("document.querySelector('h1').textContent") == EVIL
-    assert any(EVIL in one for one in cards(browser, "h3"))
-    assert all(evil_file.name in one for one in cards(browser, ".name"))
-    asked = {event["request"]["url"][:5] for event in browser.told("Network.requestWillBeSent")}
-    assert asked <= {"file:", "data:"}
+    assert any(EVIL in head for head in cards(browser, "h3"))
+    assert all(evil_file.name in name for name in cards(browser, ".name"))
+    schemes = {event["request"]["url"][:5] for event in browser.told("Network.requestWillBeSent")}
+    assert schemes <= {"file:", "data:"}
     assert not browser.told("Runtime.exceptionThrown", "Log.entryAdded", "Page.javascriptDialogOpening")
-    # what is put in later does not run either: the page's own policy forbids it
+    # markup that is inserted later does not run either: the security policy of the page forbids it
     browser.evaluate("document.body.insertAdjacentHTML('beforeend', '<img src=data:x onerror=\"window.ran = true\">')")
     browser.evaluate("new Promise(done => setTimeout(done, 200))")
     assert browser.evaluate("typeof window.ran") == "undefined"
@@ -383,7 +387,7 @@ def test_browser_runs_no_label_and_asks_nobody(browser, example_classes, tmp_pat
 
 @pytest.mark.parametrize("width", [360, 768, 1280])
 def test_browser_needs_no_scrolling_sideways(browser, example_classes, tmp_path, width):
-    labels = ["a label that is very much longer than labels ought to be, " * 3, "Bag", "C", "D"]
+    labels = ["a label that is much longer than usual labels, " * 3, "Bag", "C", "D"]
     prediction, y = example_classes(120, labels=labels)
     images = np.zeros((120, 28, 28))
     policy = mc_triage(prediction, y, budget=(0.3, 0.2), tiers=3)
@@ -401,7 +405,7 @@ def test_browser_prints_it(browser, case, tmp_path):
     assert hidden == ["none", "none"]
 
 
-def test_prediction_is_left_as_it_was(case, tmp_path):
+def test_a_report_does_not_change_its_prediction_and_images(case, tmp_path):
     prediction, images, y, policy = case
     before = {name: np.copy(value) for name, value in vars(prediction).items() if isinstance(value, np.ndarray)}
     pixels = images.copy()

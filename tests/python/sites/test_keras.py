@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from processes import pytest_command
 
 import mcdropout as mcd
 from mcdropout.sites.keras.loading import load_keras
@@ -42,7 +43,7 @@ def tested(request, folder):
         pytest.skip(f"needs Keras on {request.param}: FOR_TESTS=yes tools/setup.sh")
     own = ["-W", "ignore:__array__ implementation:DeprecationWarning"]  # of Keras's own conversion to NumPy
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "--tb=short", *own, str(TESTS / "keras_cases.py")],
+        [*pytest_command(), *own, str(TESTS / "keras_cases.py")],
         env=environment(KERAS_BACKEND=request.param, MCDROPOUT_KERAS_DRAWS=str(folder)),
         capture_output=True,
         text=True,

@@ -6,9 +6,9 @@
   const template = document.getElementById("card").content.firstElementChild;
   const fields = ["tier", "label", "truth", "right", "name"];
   const filters = fields.map((id) => document.getElementById(id)).filter(Boolean);
-  let found = [];
+  let matching = [];
 
-  // What users named goes in as text alone, so that no label and no file name is ever read as markup.
+  // Text of users is inserted as text only, so no label and no file name is read as markup.
   const make = (tag, kind, text) => {
     const element = document.createElement(tag);
     element.className = kind;
@@ -17,8 +17,8 @@
   };
   const percent = (share) => `${Math.min(Math.max(share, 0), 1) * 100}%`;
 
-  function bar(one, truth) {
-    const [label, text, mean, lower, upper] = one;
+  function bar(values, truth) {
+    const [label, text, mean, lower, upper] = values;
     const item = make("li", "");
     const name = make("span", label === truth ? "label true" : "label", data.names[label]);
     name.title = data.names[label];
@@ -52,44 +52,43 @@
     item.querySelector(".uncertainty").textContent = row.uncertainty;
     item.querySelector(".reason").textContent = row.reason;
     const bars = item.querySelector(".bars");
-    row.bars.forEach((one) => bars.append(bar(one, row.truth)));
+    row.bars.forEach((values) => bars.append(bar(values, row.truth)));
     if (data.is_share && bars.firstElementChild) bars.firstElementChild.className = "top";
     return item;
   }
 
-  function more(wanted) {
+  function showMore(count) {
     const start = cards.children.length;
-    const next = found.slice(start, start + wanted).map(card);
-    const all = document.createDocumentFragment();
-    next.forEach((one) => all.append(one));
-    cards.append(all);
+    const fragment = document.createDocumentFragment();
+    fragment.append(...matching.slice(start, start + count).map(card));
+    cards.append(fragment);
     const shown = cards.children.length;
-    const many = (n) => n.toLocaleString("en");
-    const of = found.length === data.rows.length ? "" : ` that fit, of ${many(data.rows.length)}`;
-    const rest = found.length - shown;
-    const left = rest ? ` ${many(rest)} less uncertain ones are left out, here and on paper.` : "";
-    document.getElementById("shown").textContent = `${many(shown)} shown of ${many(found.length)}${of}.${left}`;
-    document.getElementById("more").hidden = shown === found.length;
+    const words = (n) => n.toLocaleString("en");
+    const total = matching.length === data.rows.length ? "" : ` that match, of ${words(data.rows.length)}`;
+    const hidden = matching.length - shown;
+    const note = hidden ? ` ${words(hidden)} less uncertain ones are left out, here and on paper.` : "";
+    document.getElementById("shown").textContent = `${words(shown)} shown of ${words(matching.length)}${total}.${note}`;
+    document.getElementById("more").hidden = shown === matching.length;
   }
 
   const tests = {
-    tier: (row, wanted) => row.tier === Number(wanted),
-    label: (row, wanted) => row.predicted === Number(wanted),
-    truth: (row, wanted) => row.truth === Number(wanted),
-    right: (row, wanted) => row.wrong === (wanted === "wrong"),
-    name: (row, wanted) => row.name.toLowerCase().includes(wanted.toLowerCase()),
+    tier: (row, value) => row.tier === Number(value),
+    label: (row, value) => row.predicted === Number(value),
+    truth: (row, value) => row.truth === Number(value),
+    right: (row, value) => row.wrong === (value === "wrong"),
+    name: (row, value) => row.name.toLowerCase().includes(value.toLowerCase()),
   };
   function refresh() {
-    const set = filters.filter((one) => one.value !== "");
-    found = data.rows.filter((row) => set.every((one) => tests[one.id](row, one.value)));
+    const active = filters.filter((filter) => filter.value !== "");
+    matching = data.rows.filter((row) => active.every((filter) => tests[filter.id](row, filter.value)));
     cards.replaceChildren();
-    more(data.page);
+    showMore(data.page);
   }
 
-  filters.forEach((one) => one.addEventListener("input", refresh));
+  filters.forEach((filter) => filter.addEventListener("input", refresh));
   document.getElementById("filters").addEventListener("submit", (event) => event.preventDefault());
   document.getElementById("filters").hidden = false;
-  document.getElementById("next").addEventListener("click", () => more(data.page));
-  document.getElementById("all").addEventListener("click", () => more(found.length));
+  document.getElementById("next").addEventListener("click", () => showMore(data.page));
+  document.getElementById("all").addEventListener("click", () => showMore(matching.length));
   refresh();
 })();

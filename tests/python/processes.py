@@ -1,0 +1,24 @@
+"""Tests that run in a process of their own."""
+
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def pytest_command() -> list[str]:
+    """The command that runs pytest; it measures coverage if this process does."""
+    coverage = sys.modules.get("coverage")
+    if coverage is None or coverage.Coverage.current() is None:
+        return [sys.executable, "-m", "pytest", "-q", "--tb=short"]
+    measured = ["coverage", "run", "--parallel-mode", f"--rcfile={ROOT / 'pyproject.toml'}"]
+    return [
+        sys.executable,
+        "-m",
+        *measured,
+        f"--data-file={ROOT / '.setup' / 'coverage'}",
+        "-m",
+        "pytest",
+        "-q",
+        "--tb=short",
+    ]
