@@ -130,7 +130,10 @@ test_that("bad settings of Bayesian networks are refused in one sentence", {
   expect_refusal(mc_prior_custom("normal"), '`distribution` must be a torch.distributions object; got "str".')
   expect_refusal(mc_posterior_normal(-1), "`scale` must be a number above 0; got -1.")
   expect_refusal(mc_posterior_custom(3), "`make` must be a function of location and scale; got 3.0.")
-  expect_refusal(bayes_net(prior = 3), "`prior` must be made by one of the mc_prior_...() functions; got 3.0.")
+  expect_refusal(
+    bayes_net(prior = 3),
+    "`prior` must be made by one of the mc_prior_...() functions; got 3.0."
+  )
   expect_refusal(
     bayes_net(prior = mc_prior_normal(c(1, 2, 3))),
     "`prior` must be of one number for all weights, or of their shape (8, 4); got shape (3,)."
@@ -174,8 +177,8 @@ test_that("bad settings of Bayesian networks are refused in one sentence", {
   expect_refusal(
     mc_train_on_batch(bayes_net(), small_x(), small_y()),
     paste(
-      "`kl_weight` must be given for a network with variational layers; use one over the number of all training",
-      "inputs."
+      "`kl_weight` must be given for a network with variational layers; use one over the number",
+      "of all training inputs."
     )
   )
   expect_refusal(
