@@ -1094,7 +1094,7 @@ def test_a_forked_process_predicts_or_says_what_does(monkeypatch):
     model, x, _ = made("cnn")
     here = predict(model, x).mean
     if BACKEND != "torch":  # would wait for ever
-        monkeypatch.setattr("mcdropout.compute.forks.LEFT_BEHIND", set())
+        monkeypatch.setattr("mcdropout.compute.forks.BROKEN_BY_FORK", set())
         monkeypatch.setattr(torch, "set_num_threads", lambda n: None)
         in_forked_child()
         with pytest.raises(RuntimeError, match='Keras\'s backend .* forked .*"spawn" or "forkserver".*makeCluster'):
