@@ -451,7 +451,7 @@ def test_codes_of_any_type_are_whole_numbers_and_others_are_not_cut(kind):
     np.testing.assert_array_equal(predict(model, x, **kwargs).samples, whole)
     if "float" in kind:
         x["words"][5, 2] = 1.5
-        assert "`words` must hold whole numbers, as `model` takes no others there; got 1.5" in raised(
+        assert "`words` must hold whole numbers, because `model` needs them there; got 1.5" in raised(
             model, x, **kwargs
         )
 
@@ -1094,7 +1094,7 @@ def test_a_forked_process_predicts_or_says_what_does(monkeypatch):
     model, x, _ = made("cnn")
     here = predict(model, x).mean
     if BACKEND != "torch":  # would wait for ever
-        monkeypatch.setattr("mcdropout.compute.forks.LEFT_BEHIND", set())
+        monkeypatch.setattr("mcdropout.compute.forks.BROKEN_BY_FORK", set())
         monkeypatch.setattr(torch, "set_num_threads", lambda n: None)
         in_forked_child()
         with pytest.raises(RuntimeError, match='Keras\'s backend .* forked .*"spawn" or "forkserver".*makeCluster'):

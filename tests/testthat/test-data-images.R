@@ -44,12 +44,12 @@ test_that("files that are no idx files are refused", {
   writeLines("hello", "text.idx")
   expect_refusal(
     mc_read_idx("short.idx"),
-    '`path` must be a whole idx file; got "short.idx", which has 9 bytes where its first ones promise 11.',
+    '`path` must be a complete idx file; got "short.idx", which has 9 bytes instead of the 11 that its header states.',
     "unreadable_file"
   )
   expect_refusal(
     mc_read_idx("text.idx"),
-    '`path` must be an idx file; got "text.idx", which starts otherwise.',
+    '`path` must be an idx file; got "text.idx", which starts differently.',
     "unreadable_file"
   )
   expect_refusal(

@@ -229,7 +229,7 @@ test_that("columns of data frames are found by their names", {
   expect_equal(point(unserialize(serialize(net, NULL)), x[4:1]), usual)
   must <- "`x` must have the columns that `model` was trained on, in any order; got "
   expect_error(point(net, setNames(x, c("a", "b", "c", "e"))), paste0(must, 'no "d".'), fixed = TRUE)
-  expect_error(point(net, cbind(x, e = 1)), paste0(must, '"e" besides.'), fixed = TRUE)
+  expect_error(point(net, cbind(x, e = 1)), paste0(must, 'also "e".'), fixed = TRUE)
   held <- list(x[4:1], small_y())
   trained <- mc_fit(small_net(), x, small_y(), epochs = 2, validation_data = held, seed = 1, progress = FALSE)
   expect_equal(point(trained, x), usual)

@@ -13,27 +13,27 @@ import torch
 
 from ..errors import ForkedProcess
 
-CANNOT_FORK = ("tensorflow", "jax")  # wait for ever in a process forked off one that has them
+CANNOT_FORK = ("tensorflow", "jax")  # these wait for ever in a process that was forked after they were imported
 
-LEFT_BEHIND: set[str] = set()  # of them, those that this process was forked off with
+BROKEN_BY_FORK: set[str] = set()  # those of `CANNOT_FORK` that were imported when this process was forked
 
-LOCKS: WeakSet[Any] = WeakSet()  # which nobody holds in a process that is forked off
+LOCKS: WeakSet[Any] = WeakSet()  # released in a forked process
 
-IN_CHILD: list[Callable[[], object]] = []  # what else such a process does first
+IN_CHILD: list[Callable[[], object]] = []  # functions that a forked process calls first
 
 
 def in_forked_child() -> None:
-    """Make a process that was just forked off able to compute: with one thread of torch.
+    """Make a process that was just forked able to compute, with one thread of torch.
 
-    The others were not copied, and what is shared out among them would be waited for for ever. Python calls this by
-    itself; R's `parallel::mclapply()` forks past it, so the R package calls it.
+    A fork does not copy torch's other threads, and torch would wait for them for ever. Python calls this function
+    after its own forks. It does not notice the forks of R's `parallel::mclapply()`, so the R package calls it there.
     """
-    LEFT_BEHIND.update(name for name in CANNOT_FORK if name in sys.modules)
+    BROKEN_BY_FORK.update(name for name in CANNOT_FORK if name in sys.modules)
     torch.set_num_threads(1)
     for lock in LOCKS:
-        lock._at_fork_reinit()  # as `threading` does with its own
-    for one in IN_CHILD:
-        one()
+        lock._at_fork_reinit()  # as `threading` does with its own locks
+    for function in IN_CHILD:
+        function()
 
 
 if hasattr(os, "register_at_fork"):
@@ -41,13 +41,13 @@ if hasattr(os, "register_at_fork"):
 
 
 def check_can_go_on(backend: str) -> None:
-    """Refuse a backend of Keras's that this process was forked off with."""
-    if backend in LEFT_BEHIND:
+    """Refuse a backend of Keras that was imported before this process was forked."""
+    if backend in BROKEN_BY_FORK:
         raise ForkedProcess(f"Keras's backend {backend}")
 
 
 def shared_lock() -> threading.RLock:
-    """A lock that is free in a process that is forked off, whoever held it."""
-    made = threading.RLock()
-    LOCKS.add(made)
-    return made
+    """A lock that is free in a forked process, also where a thread held it during the fork."""
+    lock = threading.RLock()
+    LOCKS.add(lock)
+    return lock

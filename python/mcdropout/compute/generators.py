@@ -1,4 +1,4 @@
-"""The global random generators of torch, NumPy and Python: their states, saved and restored."""
+"""The random generators of torch, NumPy and Python: their states, saved and restored."""
 
 from __future__ import annotations
 
@@ -14,84 +14,114 @@ from torch import Tensor
 from .devices import current_device
 from .forks import shared_lock
 
+TORCH_GENERATORS = shared_lock()  # held by the one thread that changes torch's global generators
+
+OTHER_GENERATORS = shared_lock()  # the same for the global generators of Python and NumPy
+
+N_REPEATS = 3  # runs that show whether a block moves a generator, or another thread does
+
 
 def generator_states(device: torch.device) -> list[Tensor]:
-    """States of the generators that a model on the device may draw from: the host's, and the device's own."""
+    """States of the global generators that a model on the device may use: the host's, and the device's own."""
     states = [torch.get_rng_state()]
     if device.type != "cpu":
-        card: Any = torch.get_device_module(device)
-        states.append(card.get_rng_state(*_named(device)))
+        gpu: Any = torch.get_device_module(device)
+        states.append(gpu.get_rng_state(*_device_argument(device)))
     return states
 
 
 def restore_generators(states: list[Tensor], device: torch.device) -> None:
-    """Set the generators to the states that they had."""
+    """Give the global generators the states that `generator_states()` returned."""
     torch.set_rng_state(states[0])
     if device.type != "cpu":
-        card: Any = torch.get_device_module(device)
-        card.set_rng_state(states[1], *_named(device))
+        gpu: Any = torch.get_device_module(device)
+        gpu.set_rng_state(states[1], *_device_argument(device))
 
 
 def seed_generators(seed: int, device: torch.device) -> None:
-    """Start both from `seed`, and those of no other device, as `torch.manual_seed()` would."""
+    """Start these generators from `seed`; `torch.manual_seed()` would also start those of other devices."""
     torch.default_generator.manual_seed(seed)
     if device.type != "cpu":
-        card: Any = torch.get_device_module(device)
+        gpu: Any = torch.get_device_module(device)
         with current_device(device):
-            card.manual_seed(seed)
+            gpu.manual_seed(seed)
 
 
-def _named(device: torch.device) -> tuple[torch.device, ...]:
-    return () if device.type == "mps" else (device,)  # of Apple's there is one
+def _device_argument(device: torch.device) -> tuple[torch.device, ...]:
+    return () if device.type == "mps" else (device,)  # Apple's functions take no device
 
 
-GENERATORS = shared_lock()  # torch's global generators are lent to one at a time
+@contextmanager
+def torch_generators_kept(device: torch.device) -> Iterator[None]:
+    """Restore torch's global generators after the block; other threads wait until then."""
+    with TORCH_GENERATORS:
+        states = generator_states(device)
+        try:
+            yield
+        finally:
+            restore_generators(states, device)
+
+
+@contextmanager
+def generator_kept(generator: torch.Generator | None, seed: int) -> Iterator[None]:
+    """Start a generator, if there is one, from `seed`, and restore it after the block."""
+    if generator is None:
+        yield
+        return
+    state = generator.get_state()
+    try:
+        generator.manual_seed(seed)
+        yield
+    finally:
+        generator.set_state(state)
 
 
 @contextmanager
 def other_generators_kept(
-    start: int | None = None, waits: bool = True
+    seed: int | None = None, waits: bool = True
 ) -> Iterator[Callable[[Callable[[], object]], tuple[str, ...]]]:
-    """Put Python's and NumPy's global generators back if the block moves them, begun at `start` if that is given.
+    """Restore the global generators of Python and NumPy after the block, if the block moves them.
 
-    What is given to the block is a function that names those that it has moved. All threads share them, and what others
-    drew is not to come again, so it runs a part of the block some times more: what does not move each time is theirs.
+    The block gets a function that names the generators which the block has moved. All threads share these generators,
+    and the draws of other threads must not be repeated. So the function runs a part of the block again: a generator
+    that does not move every time was moved by another thread.
+
+    seed: Start both generators from this number, and restore them in any case. waits: Wait for other blocks to end.
     """
-    ours: set[str] = set()
+    moved_by_block: set[str] = set()
 
-    def moved(again: Callable[[], object]) -> tuple[str, ...]:
-        ours.update(_moved(before))
-        for _ in range(TIMES_AGAIN):
-            if ours:
-                now = _other_states()
+    def names_of_moved(again: Callable[[], object]) -> tuple[str, ...]:
+        moved_by_block.update(_moved_since(states))
+        for _ in range(N_REPEATS):
+            if moved_by_block:
+                states_now = _other_states()
                 again()
-                ours.intersection_update(_moved(now))
-        return tuple(sorted(ours))
+                moved_by_block.intersection_update(_moved_since(states_now))
+        return tuple(sorted(moved_by_block))
 
-    with OTHERS_WATCHED if waits else nullcontext():  # else two would mix theirs, and put back each other's
-        before = _other_states()
+    # without the lock two blocks would mix their draws and restore each other's states
+    with OTHER_GENERATORS if waits else nullcontext():
+        states = _other_states()
         try:
-            if start is not None:
-                random.seed(start)
-                np.random.seed(start % 2**32)
-            yield moved
+            if seed is not None:
+                random.seed(seed)
+                np.random.seed(seed % 2**32)
+            yield names_of_moved
         finally:
-            if start is not None or ours:
-                random.setstate(before[0])
-                np.random.set_state(before[1])
-
-
-TIMES_AGAIN = 3
-
-OTHERS_WATCHED = shared_lock()
+            if seed is not None or moved_by_block:
+                random.setstate(states[0])
+                np.random.set_state(states[1])
 
 
 def _other_states() -> tuple[Any, Any]:
     return random.getstate(), np.random.get_state()
 
 
-def _moved(before: tuple[Any, Any]) -> set[str]:
-    """Which of the two are not as they were."""
-    now = _other_states()
-    same = now[0] == before[0], all(map(np.array_equal, now[1], before[1]))
-    return {name for name, one in zip(("Python's `random`", "`numpy.random`"), same, strict=True) if not one}
+def _moved_since(states: tuple[Any, Any]) -> set[str]:
+    """Names of the generators whose states have changed."""
+    states_now = _other_states()
+    unchanged = {
+        "Python's `random`": states_now[0] == states[0],
+        "`numpy.random`": all(map(np.array_equal, states_now[1], states[1])),
+    }
+    return {name for name, same in unchanged.items() if not same}

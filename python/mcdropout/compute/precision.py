@@ -1,8 +1,8 @@
 """Reduced precision: which functions of torch compute in it, and which stay in float32.
 
-The cast is made where every call of a model is intercepted, so that it reaches the calls inside torch's functions too:
-products of matrices and convolutions take their float32 arguments in the reduced type, normalisations and what must
-have all its arguments in one type take them in float32, and everything else works on what it is given.
+Every call of a model is intercepted, and the cast happens there. So the cast also reaches calls inside torch's
+functions. Matrix products and convolutions get their float32 arguments in the reduced type. Normalisations, and
+functions that need all arguments in one type, get them in float32. All other functions get their arguments unchanged.
 """
 
 from __future__ import annotations
@@ -15,9 +15,10 @@ from torch import Tensor
 
 PRECISIONS = ("float32", "bfloat16", "float16")  # as torch names them
 
-TF32 = "tf32"  # what a GPU may take float32 in: 10 bits of each number
+TF32 = "tf32"  # a GPU may round float32 to this type, with 10 bits of fraction
 
-ROUNDING = {"float32": 1e-4, TF32: 1e-2, "bfloat16": 5e-2, "float16": 5e-2}  # of sums of products in another order
+# largest relative difference between sums of products in another order
+ROUNDING = {"float32": 1e-4, TF32: 1e-2, "bfloat16": 5e-2, "float16": 5e-2}
 
 PRODUCTS = frozenset(
     (
@@ -40,32 +41,32 @@ IN_FLOAT32 = frozenset(
 
 
 def rounding(precision: str, device: torch.device) -> float:
-    """How far apart, on their own scale, numbers of a network may be that are computed in two ways."""
+    """Largest relative difference between two ways to compute the same numbers of a network."""
     return ROUNDING[TF32 if precision == "float32" and _may_round(device) else precision]
 
 
 def _may_round(device: torch.device) -> bool:
-    """Whether the user's settings let a device take products of float32 in TF32: convolutions, if they are torch's."""
+    """Whether the user's settings allow TF32 for float32 products. Torch's defaults allow it for convolutions."""
     if device.type != "cuda":
         return False
     try:
         return bool(torch.backends.cudnn.allow_tf32 or torch.backends.cuda.matmul.allow_tf32)
-    except RuntimeError:  # set in torch's newer way, which the older cannot read
+    except RuntimeError:  # set by torch's newer interface, which the older one cannot read
         return True
 
 
 def cast_arguments(func: Any, args: tuple, kwargs: dict[str, Any], dtype: torch.dtype) -> tuple[tuple, dict[str, Any]]:
-    """The arguments as `func` takes them where `dtype` is the precision of the network."""
+    """The arguments of `func`, cast for a network of precision `dtype`."""
     if func in PRODUCTS:
-        given, wanted = torch.float32, dtype
+        source, target = torch.float32, dtype
     elif func in IN_FLOAT32:
-        given, wanted = dtype, torch.float32
+        source, target = dtype, torch.float32
     else:
         return args, kwargs
-    return _cast(args, given, wanted), {name: _cast(one, given, wanted) for name, one in kwargs.items()}
+    return _cast(args, source, target), {name: _cast(value, source, target) for name, value in kwargs.items()}
 
 
-def _cast(value: Any, given: torch.dtype, wanted: torch.dtype) -> Any:
+def _cast(value: Any, source: torch.dtype, target: torch.dtype) -> Any:
     if isinstance(value, Tensor):
-        return value.to(wanted) if value.dtype == given else value
-    return type(value)(_cast(one, given, wanted) for one in value) if type(value) in (tuple, list) else value
+        return value.to(target) if value.dtype == source else value
+    return type(value)(_cast(item, source, target) for item in value) if type(value) in (tuple, list) else value

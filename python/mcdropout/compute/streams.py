@@ -1,4 +1,4 @@
-"""Random numbers of torch that come from generators of our own, so that the global ones stay as they are."""
+"""Random numbers of torch from generators of this package, so that the global generators do not change."""
 
 from __future__ import annotations
 
@@ -14,29 +14,48 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from .devices import CPU
-from .generators import GENERATORS, generator_states, restore_generators, seed_generators
+from .generators import (
+    generator_kept,
+    generator_states,
+    other_generators_kept,
+    restore_generators,
+    seed_generators,
+    torch_generators_kept,
+)
 
 
 @contextmanager
 def seeded_generators(start: int, own: torch.Generator | None = None) -> Iterator[None]:
-    """Inside, torch and a generator of the model's own begin at `start`; afterwards the latter is as before."""
-    before = None if own is None else own.get_state()
-    try:
-        if own is not None:
-            own.manual_seed(start)
-        with OwnStream(start):
-            yield
-    finally:
-        if own is not None and before is not None:
-            own.set_state(before)
+    """Start torch, and a generator that the model holds, from `start`; the model's generator is restored afterwards."""
+    with generator_kept(own, start), OwnStream(start):
+        yield
+
+
+@contextmanager
+def random_state_kept() -> Iterator[Callable[[], bool]]:
+    """Keep torch's global generators unchanged, for all threads; gives a function that says whether the block drew."""
+    with OwnStream(0) as stream:
+        yield lambda: stream.has_drawn
+
+
+@contextmanager
+def generators_watched() -> Iterator[Callable[[Callable[[], object]], tuple[str, ...]]]:
+    """Keep all global generators unchanged; gives a function that names the sources of random numbers that were used.
+
+    The function runs a part of the block again, as that of `other_generators_kept()` does.
+    """
+    with random_state_kept() as torch_has_drawn, other_generators_kept() as names_of_moved:
+        yield lambda again: (*names_of_moved(again), *(("compiled code",) if torch_has_drawn() else ()))
 
 
 class OwnStream(TorchDispatchMode):
-    """Inside, all that torch draws in this thread comes from generators of this object's own, started from `seed`.
+    """Inside, all random numbers of torch in this thread come from generators of this object, started from `seed`.
 
-    The numbers are those of the global generators started from there, but these, which all threads share, stay as they
-    are. Only what takes no generator, as fused dropout on a GPU does, has them lent for that one operation. `seed`
-    None: as the host's global generator would go on.
+    They are the numbers that the global generators would give from this seed. The global generators, which all threads
+    share, do not change. Some operations accept no generator, such as fused dropout on a GPU. For these, the global
+    generators get the states of this object's generators for the time of one operation.
+
+    seed: None continues from the state of the host's global generator.
     """
 
     def __init__(self, seed: int | None) -> None:
@@ -44,7 +63,7 @@ class OwnStream(TorchDispatchMode):
         self.start(seed)
 
     def start(self, seed: int | None) -> None:
-        """Start from another seed, wherever the generators are."""
+        """Start again from a seed."""
         self.seed = seed
         self.generators: dict[torch.device, torch.Generator | _State] = {}
         self.starts: dict[torch.device, Tensor] = {}
@@ -52,7 +71,9 @@ class OwnStream(TorchDispatchMode):
     @property
     def has_drawn(self) -> bool:
         """Whether anything was drawn since the start."""
-        return any(not torch.equal(one.get_state(), self.starts[device]) for device, one in self.generators.items())
+        return any(
+            not torch.equal(generator.get_state(), self.starts[device]) for device, generator in self.generators.items()
+        )
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         kwargs = kwargs or {}
@@ -61,33 +82,33 @@ class OwnStream(TorchDispatchMode):
         device = _device_of(args, kwargs)
         if device.type == "meta" or _argument(func, "dropout_p", args, kwargs) == 0:
             return func(*args, **kwargs)
-        drawing, generator = _with_generator(func), self.generator(device)
-        if drawing is not None and isinstance(generator, torch.Generator):
-            named = dict(zip((one.name for one in func._schema.arguments), args, strict=False))
+        overload, generator = _with_generator(func), self.generator(device)
+        if overload is not None and isinstance(generator, torch.Generator):
+            named = dict(zip((argument.name for argument in func._schema.arguments), args, strict=False))
             place = next((at for at, name in enumerate(named) if name == "generator"), len(args))
-            return drawing(*args[:place], **{**dict(list(named.items())[place:]), **kwargs, "generator": generator})
-        with self:  # it may be made of others
-            made = func.decompose(*args, **kwargs)
-        if made is not NotImplemented:
-            return made
+            return overload(*args[:place], **{**dict(list(named.items())[place:]), **kwargs, "generator": generator})
+        with self:  # the parts of the operation may accept a generator
+            result = func.decompose(*args, **kwargs)
+        if result is not NotImplemented:
+            return result
         with self.lent(device):
             return func(*args, **kwargs)
 
     def drawn(self, func: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        """What a function of torch's gives inside; the commonest on a CPU are computed as torch does, which is quick.
+        """The result of a torch function inside this mode; the most common functions on a CPU skip the mode's overhead.
 
-        A function that makes a tensor says where by the keyword `device`.
+        A function that creates a tensor needs the keyword `device`.
         """
         device = args[0].device if args and isinstance(args[0], Tensor) else kwargs.get("device")
-        made = self._quickly(func, args, kwargs) if device == CPU and "generator" not in kwargs else None
-        if made is not None:
-            return made
+        result = self._quickly(func, args, kwargs) if device == CPU and "generator" not in kwargs else None
+        if result is not None:
+            return result
         with self:
             return func(*args, **kwargs)
 
     def _quickly(self, func: Any, args: tuple, kwargs: dict) -> Tensor | None:
         generator: Any = self.generator(CPU)
-        if func in TAKING_GENERATORS:
+        if func in WITH_GENERATOR:
             return func(*args, **kwargs, generator=generator)
         if func is torch.randn_like and len(args) == 1 and not kwargs:
             return torch.empty_like(args[0]).normal_(generator=generator)
@@ -100,41 +121,37 @@ class OwnStream(TorchDispatchMode):
         return None
 
     def generator(self, device: torch.device) -> torch.Generator | _State:
-        """Our generator of a device; its state alone where torch makes none."""
+        """This object's generator for a device; only a state where torch has no separate generators."""
         if device not in self.generators:
             try:
-                made = torch.Generator(device)
-                made.set_state(torch.get_rng_state()) if self.seed is None else made.manual_seed(self.seed)
+                generator = torch.Generator(device)
+                generator.set_state(torch.get_rng_state()) if self.seed is None else generator.manual_seed(self.seed)
             except RuntimeError:
-                made = _State(self.seed, device)
-            self.generators[device], self.starts[device] = made, made.get_state()
+                generator = _State(self.seed, device)
+            self.generators[device], self.starts[device] = generator, generator.get_state()
         return self.generators[device]
 
     @contextmanager
     def lent(self, device: torch.device) -> Iterator[None]:
-        """Inside, the global generators go on where ours are; afterwards they are as they were, and ours go on."""
-        own = [self.generator(one) for one in dict.fromkeys((CPU, device))]
-        with GENERATORS:
-            before = generator_states(device)
-            restore_generators([one.get_state() for one in own], device)
+        """Inside, the global generators continue from this object's states, and their draws move this object on."""
+        generators = [self.generator(place) for place in dict.fromkeys((CPU, device))]
+        with torch_generators_kept(device):
+            restore_generators([generator.get_state() for generator in generators], device)
             try:
                 yield
             finally:
-                for one, state in zip(own, generator_states(device), strict=True):
-                    one.set_state(state)
-                restore_generators(before, device)
+                for generator, state in zip(generators, generator_states(device), strict=True):
+                    generator.set_state(state)
 
 
 class _State:
-    """The state of a device's global generator, for devices that have no other."""
+    """A state of a device's global generator, for devices without separate generators."""
 
     def __init__(self, seed: int | None, device: torch.device) -> None:
-        with GENERATORS:
-            before = generator_states(device)
+        with torch_generators_kept(device):
             if seed is not None:
                 seed_generators(seed, device)
             self.state = generator_states(device)[1]
-            restore_generators(before, device)
 
     def get_state(self) -> Tensor:
         return self.state
@@ -144,7 +161,7 @@ class _State:
 
 
 class OwnDraws(TorchFunctionMode):
-    """As its `stream`, for code that is run often: looks at those functions alone that may draw."""
+    """The same random numbers as its `stream`, with less overhead: it intercepts only functions that may draw."""
 
     def __init__(self, stream: OwnStream) -> None:
         super().__init__()
@@ -154,7 +171,7 @@ class OwnDraws(TorchFunctionMode):
         return self.stream.drawn(func, *args, **kwargs or {}) if may_draw(func) else func(*args, **kwargs or {})
 
 
-TAKING_GENERATORS = {torch.rand, torch.randn, torch.randint, Tensor.normal_, Tensor.uniform_, Tensor.bernoulli_}
+WITH_GENERATOR = {torch.rand, torch.randn, torch.randint, Tensor.normal_, Tensor.uniform_, Tensor.bernoulli_}
 
 DRAWING = (
     *("rand", "dropout", "bernoulli", "normal", "uniform", "multinomial", "poisson", "binomial", "exponential"),
@@ -165,7 +182,7 @@ DRAWING = (
 
 @cache
 def may_draw(func: Any) -> bool:
-    """Whether the name of a torch function says that it may draw; operators of others' libraries do not tell."""
+    """Whether a torch function may draw, by its name; an operator of another library always may."""
     name = getattr(func, "__name__", "")
     return any(word in name for word in DRAWING) or isinstance(
         func, torch._ops.OpOverload | torch._ops.OpOverloadPacket
@@ -179,16 +196,16 @@ def _draws(func: Any) -> bool:
 
 @cache
 def _with_generator(func: Any) -> Any:
-    """The operation, or its twin, that takes a generator; None where there is none."""
-    twins = ("generator",) if func._overloadname == "default" else (f"{func._overloadname}_generator",)
-    for one in (func, *(getattr(func.overloadpacket, name, None) for name in twins)):
-        if one is not None and any(argument.name == "generator" for argument in one._schema.arguments):
-            return one
+    """The operation, or its overload, that accepts a generator; None where there is none."""
+    name = "generator" if func._overloadname == "default" else f"{func._overloadname}_generator"
+    for overload in (func, getattr(func.overloadpacket, name, None)):
+        if overload is not None and any(argument.name == "generator" for argument in overload._schema.arguments):
+            return overload
     return None
 
 
 def _argument(func: Any, name: str, args: tuple, kwargs: dict) -> Any:
-    """What an operation is given under this name; None where it has no such argument."""
+    """The value of an operation's argument; None where the operation has no such argument."""
     for place, argument in enumerate(func._schema.arguments):
         if argument.name == name:
             return args[place] if place < len(args) else kwargs.get(name, argument.default_value)
@@ -196,6 +213,6 @@ def _argument(func: Any, name: str, args: tuple, kwargs: dict) -> Any:
 
 
 def _device_of(args: tuple, kwargs: dict) -> torch.device:
-    """Where an operation works."""
-    tensor = next((one for one in args if isinstance(one, Tensor)), None)
+    """The device of an operation."""
+    tensor = next((value for value in args if isinstance(value, Tensor)), None)
     return torch.device(kwargs.get("device") or "cpu") if tensor is None else tensor.device

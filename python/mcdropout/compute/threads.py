@@ -1,4 +1,4 @@
-"""Threads: one for each device, and workers that share the chunks of one prediction."""
+"""Threads: one thread for each device, and workers that share the chunks of one prediction."""
 
 from __future__ import annotations
 
@@ -13,18 +13,19 @@ import torch
 
 from .forks import shared_lock
 
-Given = TypeVar("Given")
+Job = TypeVar("Job")
 
-Made = TypeVar("Made")
+Result = TypeVar("Result")
 
 
 class DeviceThreads:
-    """Work for several devices, each driven by a thread of its own; with one, the caller's thread does it."""
+    """Work for several devices, each with its own thread; the work of a single device runs in the caller's thread."""
 
     def __init__(self, n_devices: int) -> None:
-        # a new thread knows the caller's setting in some of torch's operations only, before it is told
-        told = partial(torch.set_num_threads, torch.get_num_threads())
-        self.threads = [ThreadPoolExecutor(1, initializer=told) for _ in range(n_devices)] if n_devices > 1 else []
+        # a new thread follows the caller's number of threads in only some operations of torch until it sets the number
+        set_threads = partial(torch.set_num_threads, torch.get_num_threads())
+        n_threads = n_devices if n_devices > 1 else 0
+        self.threads = [ThreadPoolExecutor(1, initializer=set_threads) for _ in range(n_threads)]
 
     def __enter__(self) -> DeviceThreads:
         return self
@@ -35,73 +36,71 @@ class DeviceThreads:
         for thread in self.threads:
             thread.shutdown()
 
-    def in_order(self, work: Callable[[Given, int], Made], given: Iterable[Given]) -> Iterator[Made]:
-        """work(one, device_index) for each of `given`, in order; the threads take turns, and each has one more waiting.
+    def in_order(self, work: Callable[[Job, int], Result], jobs: Iterable[Job]) -> Iterator[Result]:
+        """work(job, device_index) for each job, in order; the threads take turns, and each has one more job waiting.
 
-        `given` is asked by the caller's thread alone: it may be an iterator that no other may touch.
+        Only the caller's thread iterates over `jobs`, so an iterator that belongs to this thread is allowed.
         """
         if not self.threads:
-            for one in given:
-                yield work(one, 0)
+            for job in jobs:
+                yield work(job, 0)
             return
-        under_way: deque[Future[Made]] = deque()
-        for number, one in enumerate(given):
+        running: deque[Future[Result]] = deque()
+        for number, job in enumerate(jobs):
             device_index = number % len(self.threads)
-            under_way.append(self.threads[device_index].submit(work, one, device_index))
-            if len(under_way) == 2 * len(self.threads):
-                yield result_of(under_way.popleft())
-        while under_way:
-            yield result_of(under_way.popleft())
+            running.append(self.threads[device_index].submit(work, job, device_index))
+            if len(running) == 2 * len(self.threads):
+                yield result_of(running.popleft())
+        while running:
+            yield result_of(running.popleft())
 
 
-def result_of(future: Future[Made]) -> Made:
-    """The result of a thread, waited for in a way that lets an interrupt in."""
+def result_of(future: Future[Result]) -> Result:
+    """Wait for the result of a thread; an interrupt can stop the wait."""
     while True:
         try:
-            return future.result(timeout=0.1)  # an interrupt from R is seen between waits only
+            return future.result(timeout=0.1)  # an interrupt from R is noticed only between waits
         except TimeoutError:
             if future.done():
                 raise
 
 
-T = TypeVar("T")
-
-NEW_THREADS = shared_lock()  # how many threads of torch a new thread gets is one number for the whole process
+NEW_THREADS = shared_lock()  # the number of torch threads of a new thread is one setting of the whole process
 
 
-def _threads_of_one(n: int) -> ThreadPoolExecutor:
-    """So many threads, each of which works with one thread of torch.
+def _single_threaded_pool(n: int) -> ThreadPoolExecutor:
+    """A pool of `n` threads, each of which works with one thread of torch.
 
-    Torch has no such setting for one thread alone: what one sets, all that come after it start with. So all are made
-    before there is any work, and a last one, which does nothing else, puts back what new threads had.
+    Torch has no such setting for a single thread: new threads start with the number that any thread set last. So all
+    threads are started before any work. A last thread only restores the number for new threads.
     """
-    pool, all_here = ThreadPoolExecutor(n), Barrier(n)
+    pool, all_started = ThreadPoolExecutor(n), Barrier(n)
 
-    def settle() -> int:
-        usual = torch.get_num_threads()
-        all_here.wait()  # so that none takes the place of another
+    def use_one_thread() -> int:
+        n_before = torch.get_num_threads()
+        all_started.wait()  # so that no thread runs this function twice
         torch.set_num_threads(1)
-        return usual
+        return n_before
 
     with NEW_THREADS:
         try:
-            usual = [result_of(one) for one in [pool.submit(settle) for _ in range(n)]]
-        except BaseException:  # no room for so many
-            all_here.abort()
+            n_before = [result_of(future) for future in [pool.submit(use_one_thread) for _ in range(n)]]
+        except BaseException:  # the system has no room for so many threads
+            all_started.abort()
             pool.shutdown(wait=False)
             raise
-        last = Thread(target=torch.set_num_threads, args=(usual[0],))
-        last.start()
-        last.join()
+        restoring = Thread(target=torch.set_num_threads, args=(n_before[0],))
+        restoring.start()
+        restoring.join()
     return pool
 
 
 class Workers:
-    """Threads that work on chunks side by side, for as long as one prediction takes.
+    """Threads that work on chunks in parallel, for the time of one prediction.
 
-    Each computes with one thread of torch: whole chunks side by side wait for nobody, where threads that share every
-    small operation wait for each other at its end, and the numbers do not depend on how many there are. They are made
-    once, when the first two chunks come: every new thread would take memory of its own and keep it.
+    Each worker computes with one thread of torch. Workers on different chunks never wait for each other, while threads
+    that share every small operation wait at its end. The numbers do not depend on the number of workers. The threads
+    start once, at the first call with two or more chunks: every new thread takes memory and keeps it.
     """
 
     def __init__(self, n_workers: int) -> None:
@@ -109,10 +108,10 @@ class Workers:
         self.pool: ThreadPoolExecutor | None = None
 
     @classmethod
-    def wanted(cls, workers: int | None, device: torch.device, sharing: int = 1) -> Workers:
-        """As many as asked for; else, on a CPU, as torch would use for one operation: elsewhere one drives all.
+    def for_device(cls, workers: int | None, device: torch.device, sharing: int = 1) -> Workers:
+        """Workers for a device: by default, on a CPU as many as torch has threads; one on any other device.
 
-        `sharing`: how many groups of workers use the device.
+        sharing: How many groups of workers use the device.
         """
         return cls(workers or (max(1, torch.get_num_threads() // sharing) if device.type == "cpu" else 1))
 
@@ -123,10 +122,10 @@ class Workers:
         if self.pool is not None:
             self.pool.shutdown(cancel_futures=True)
 
-    def map_parallel(self, work: Callable[[slice], T], parts: list[slice]) -> Iterator[T]:
+    def map_parallel(self, work: Callable[[slice], Result], parts: list[slice]) -> Iterator[Result]:
         """The results for all parts, in order."""
         if self.n_workers == 1 or len(parts) == 1:
             return map(work, parts)
         if self.pool is None:
-            self.pool = _threads_of_one(self.n_workers)
+            self.pool = _single_threaded_pool(self.n_workers)
         return map(result_of, [self.pool.submit(work, part) for part in parts])

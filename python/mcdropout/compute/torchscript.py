@@ -1,7 +1,7 @@
-"""Loops over small steps of torch, run outside Python's lock.
+"""Loops over small torch operations, run outside Python's lock.
 
-Each step of such a loop is short, and several workers that take them would wait for Python's lock between any two.
-TorchScript runs the whole loop without it. It is on its way out of torch; where it is gone the same runs in Python.
+Each step of such a loop is short, so several workers would wait for Python's lock between any two steps. TorchScript
+runs the whole loop without the lock. Torch deprecates TorchScript; without it, the same function runs in Python.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import torch
 
 @cache
 def native(function: Callable[..., Any]) -> Callable[..., Any]:
-    """`function` as TorchScript, or as it is."""
+    """`function` as TorchScript, or unchanged where TorchScript cannot compile it."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)

@@ -1,1 +1,1 @@
-"""What users hold, as rows, labels, images and batches."""
+"""The users' data as rows, labels, images and batches."""

@@ -1,4 +1,4 @@
-"""Folders of images that are read when they are needed, and the scale of pixels."""
+"""Folders of images that are read on demand, and the scale of pixels."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 
 IMAGE_SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 
-MODES = {"grey": "L", "rgb": "RGB"}  # ours: Pillow's
+MODES = {"grey": "L", "rgb": "RGB"}  # values of `color`: modes of Pillow
 
-DECODERS = min(8, os.cpu_count() or 1)  # threads: Pillow lets go of Python's lock while it decodes
+DECODERS = min(8, os.cpu_count() or 1)  # threads: Pillow releases Python's lock while it decodes
 
 
 def mc_read_images(
@@ -33,20 +33,20 @@ def mc_read_images(
     color: str = "grey",
     labels: Sequence[Label] | None = None,
 ) -> ImageFiles:
-    """Images in folders, one folder for each label. None is opened before its pixels are needed.
+    """Images in folders, one folder for each label. A file is opened only when its pixels are needed.
 
     Args:
-        path: The folder. If it has no folders in it, its images are without labels, to predict.
+        path: The folder. If it contains no folders, its images have no labels; they are for prediction.
         size: Height and width in pixels, or one number for a square. Images are resized to it.
         color: "grey" or "rgb".
-        labels: The labels in their order. They may name some that have no folder here. By default the names of the
-            folders, sorted.
+        labels: The labels in their order. A label may have no folder here. By default the names of the folders,
+            sorted.
 
     Returns:
         The images, which `mc_fit()` and `mc_predict()` take.
 
     Raises:
-        ValueError: Where there is no such folder, no image in it, or a folder that is not among `labels`.
+        ValueError: If there is no such folder, no image in it, or a folder that is not among `labels`.
 
     Examples:
         >>> import mcdropout as mcd
@@ -62,12 +62,12 @@ def mc_read_images(
         raise ValueError(f"`path` must be a folder of folders, one per label; got {shown(str(path))}.")
     folders = sorted(entry for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith("."))
     files = {folder.name: _image_files(folder) for folder in folders} if folders else {"": _image_files(root)}
-    paths = [file for found in files.values() for file in found]
+    paths = [file for in_folder in files.values() for file in in_folder]
     if not paths:
         raise ValueError(f"`path` must hold images ({_suffixes()}); got {shown(str(path))}, which has none.")
     if not folders:
         return ImageFiles(paths, None, labels, size, color)
-    y = [name for name, found in files.items() for _ in found]
+    y = [name for name, in_folder in files.items() for _ in in_folder]
     if labels is None and len(set(y)) > 1:
         labels = sorted(set(y))
     return ImageFiles(paths, y, labels, size, color)
@@ -76,8 +76,8 @@ def mc_read_images(
 class ImageFiles:
     """Images on disk that behave as an array (input, height, width, channel), pixels in [0, 1].
 
-    `y` has the label of each as a string (None if not known), `labels` all labels. `images[index]` is a
-    choice of the files, still unread; `take(index)` reads and resizes those files alone.
+    `y` has the label of each image as a string (None if not known), `labels` all labels. `images[index]` selects
+    files without reading them; `take(index)` reads and resizes only the selected files.
     """
 
     def __init__(
@@ -91,7 +91,7 @@ class ImageFiles:
         self.paths = [str(path) for path in paths]
         self.color = check_choice(color, "color", list(MODES))
         self.size = _image_size(size)
-        self.roughly = False
+        self.decode_small = False
         self.y = None if y is None else np.asarray([str(label) for label in y])
         self.labels = None if labels is None else tuple(str(label) for label in as_label_set(labels))
         if self.y is not None:
@@ -99,11 +99,11 @@ class ImageFiles:
             self._check_labels(self.y)
 
     def _check_labels(self, y: np.ndarray) -> None:
-        strange = [] if self.labels is None else sorted(set(y.tolist()) - set(self.labels))
-        if strange:
+        unknown = [] if self.labels is None else sorted(set(y.tolist()) - set(self.labels))
+        if unknown:
             raise ValueError(
                 f"`labels` must include the label of every image; got {', '.join(self.labels or ())}, "
-                f'without "{strange[0]}".'
+                f'without "{unknown[0]}".'
             )
 
     @property
@@ -115,26 +115,24 @@ class ImageFiles:
         return len(self.paths)
 
     def __getitem__(self, index: slice | np.ndarray | Sequence[int]) -> ImageFiles:
-        chosen = np.arange(len(self))[index]
-        if np.ndim(chosen) == 0:
-            chosen = chosen[None]  # one image is still an array of inputs
-        y = None if self.y is None else self.y[chosen]
-        return ImageFiles([self.paths[i] for i in chosen], y, self.labels, self.size, self.color)
+        positions = np.atleast_1d(np.arange(len(self))[index])  # one image is still an array of inputs
+        y = None if self.y is None else self.y[positions]
+        return ImageFiles([self.paths[i] for i in positions], y, self.labels, self.size, self.color)
 
     def within(self, side: int) -> ImageFiles:
-        """The same files, read no larger than fits into a square of that side; of JPEGs no more is decoded."""
+        """The same files, read at a size that fits into a square of that side; JPEGs are decoded at a reduced size."""
         shrink = min(1.0, side / max(self.size))
-        size = [max(1, round(shrink * one)) for one in self.size]
+        size = [max(1, round(shrink * length)) for length in self.size]
         small = ImageFiles(self.paths, self.y, self.labels, size, self.color)
-        small.roughly = True
+        small.decode_small = True
         return small
 
     def take(self, index: slice | np.ndarray) -> np.ndarray:
-        """Pixels of those files, (input, height, width, channel) float32 in [0, 1]."""
-        chosen = [self.paths[i] for i in np.arange(len(self))[index]]
-        out = np.empty((len(chosen), *self.shape[1:]), np.float32)
+        """Pixels of the selected files, (input, height, width, channel) float32 in [0, 1]."""
+        paths = [self.paths[i] for i in np.arange(len(self))[index]]
+        out = np.empty((len(paths), *self.shape[1:]), np.float32)
         with ThreadPoolExecutor(DECODERS) as pool:
-            for i, pixels in enumerate(pool.map(self._read, chosen)):
+            for i, pixels in enumerate(pool.map(self._read, paths)):
                 out[i] = pixels
         return out
 
@@ -142,22 +140,22 @@ class ImageFiles:
         pillow, ops = _pillow()
         try:
             with pillow.open(path) as image:
-                if self.roughly:
+                if self.decode_small:
                     image.draft(None, (2 * self.size[1], 2 * self.size[0]))  # a JPEG is decoded at 1/2, 1/4 or 1/8
                 return _resized(ops.exif_transpose(image), self.size, MODES[self.color])
         except (OSError, SyntaxError, ValueError, pillow.DecompressionBombError) as error:
             raise UnreadableFile(f"`x` must hold readable images; got {shown(path)}: {error}.") from error
 
     def __repr__(self) -> str:
-        known = "no labels" if self.labels is None else f"labels: {', '.join(self.labels)}"
-        return f"ImageFiles: {self.shape}, {self.color}, {known}"
+        labels = "no labels" if self.labels is None else f"labels: {', '.join(self.labels)}"
+        return f"ImageFiles: {self.shape}, {self.color}, {labels}"
 
 
 def _resized(image: Image.Image, size: tuple[int, int], mode: str) -> np.ndarray:
     """Pixels in [0, 1], (height, width, channel)."""
     bilinear = _pillow()[0].Resampling.BILINEAR
     height, width = size
-    if image.mode.startswith("I"):  # 16-bit grey, which Pillow would cut off at 255 instead of scaling
+    if image.mode.startswith("I"):  # 16-bit grey: Pillow would clip it at 255 instead of scaling it
         grey = np.asarray(image.convert("F").resize((width, height), bilinear)) / np.float32(65535)
         return np.repeat(grey[..., None], len(mode), axis=-1)
     pixels = in_unit_interval(np.asarray(image.convert(mode).resize((width, height), bilinear)))
@@ -185,7 +183,7 @@ def _suffixes() -> str:
 
 
 def _pillow() -> tuple[Any, Any]:
-    """Pillow's modules Image and ImageOps: an extra, so looked for only where files are read."""
+    """Pillow's modules Image and ImageOps, imported only where files are read: Pillow is an extra."""
     try:
         from PIL import Image, ImageOps
     except ImportError as error:
@@ -194,7 +192,7 @@ def _pillow() -> tuple[Any, Any]:
 
 
 def as_image_rows(images: object, n_inputs: int | None = None) -> Rows:
-    """Images that can be taken a batch at a time, one for each of the inputs of a prediction, if there is one."""
+    """Images that are read a batch at a time; with `n_inputs`, exactly one for each input of a prediction."""
     rows = as_rows(images, "images")
     if n_inputs is not None:
         check_length(rows.shape[0], "images", n_inputs, "prediction")
@@ -209,20 +207,20 @@ def as_image_rows(images: object, n_inputs: int | None = None) -> Rows:
 
 @dataclass(frozen=True)
 class Scale:
-    """From the least and the greatest of some pixels to [0, 1], if they are not within it already."""
+    """A linear map of pixels from [low, high] to [0, 1]; pixels that are in [0, 1] already do not change."""
 
     low: float
     high: float
 
     @classmethod
     def of(cls, rows: Rows) -> Scale:
-        """That of all images; what is read from files is in [0, 1]."""
+        """The scale of all images; pixels from files are in [0, 1]."""
         if not isinstance(rows, ArrayRows):
             return cls(0, 1)
         return cls(float(rows.values.min()), float(rows.values.max()))
 
     def applied(self, pixels: np.ndarray) -> np.ndarray:
-        """Pixels in [0, 1], grey ones without an axis of channels."""
+        """Pixels in [0, 1]; grey images lose their axis of channels."""
         if self.low < 0 or self.high > 1:
             pixels = (pixels - self.low) / max(self.high - self.low, np.finfo(np.float32).tiny)
         return pixels[..., 0] if pixels.shape[-1] == 1 and pixels.ndim == 4 else pixels

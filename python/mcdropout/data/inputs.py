@@ -13,11 +13,11 @@ from torch import Tensor
 
 from ..checks import shown
 
-Part = slice | Tensor  # which inputs: a slice, or positions
+Part = slice | Tensor  # selects inputs: a slice, or positions
 
-Path = tuple[int | str, ...]  # where an array is: its position or keyword, and its name in a mapping that lies there
+Path = tuple[int | str, ...]  # of an array: its position or keyword, then its name inside a mapping
 
-Casts = Mapping[Path, torch.dtype]  # the types that a model takes instead of those given, where they lie
+Casts = Mapping[Path, torch.dtype]  # types that the model needs instead of those of `x`
 
 Kinds = tuple[tuple[Path, torch.dtype], ...]
 
@@ -26,8 +26,8 @@ Kinds = tuple[tuple[Path, torch.dtype], ...]
 class Inputs:
     """Some inputs as the model is called with them: `model(*args, **kwargs, **constants)`.
 
-    Each of `args` and `kwargs` is a tensor, None, or a mapping of such. All tensors there have one entry for each
-    input; `constants` are the same for all inputs.
+    Each of `args` and `kwargs` is a tensor, None, or a mapping of these. Their tensors have one entry for each input;
+    `constants` are the same for all inputs.
     """
 
     args: tuple[Any, ...]
@@ -39,48 +39,48 @@ class Inputs:
         return self.n
 
     def __getitem__(self, part: Part) -> Inputs:
-        """Some of them."""
+        """The selected inputs."""
         n = len(range(*part.indices(self.n))) if isinstance(part, slice) else len(part)
         return self.changed(lambda _, value: value[part], n)
 
     def changed(self, change: Callable[[Path, Tensor], Tensor], n: int | None = None) -> Inputs:
-        """With every tensor changed but the constants; of `n` inputs then, by default of as many."""
+        """The inputs with every tensor changed, except the constants; `n` is the new number of inputs."""
         args = tuple(_changed((place,), value, change) for place, value in enumerate(self.args))
         kwargs = {name: _changed((name,), value, change) for name, value in self.kwargs.items()}
         return Inputs(args, kwargs, self.n if n is None else n, self.constants)
 
     def each_tensor(self, change: Callable[[Tensor], Tensor]) -> Inputs:
-        """The same, wherever the tensor is."""
+        """The inputs with every tensor changed, without regard to its path."""
         return self.changed(lambda _, value: change(value))
 
     @property
     def arrays(self) -> dict[Path, Tensor]:
-        """The tensors that have an entry for each input, by where they are."""
-        found: dict[Path, Tensor] = {}
+        """The tensors that have one entry for each input, by their paths."""
+        tensors: dict[Path, Tensor] = {}
 
         def note(path: Path, value: Tensor) -> Tensor:
-            found[path] = value
+            tensors[path] = value
             return value
 
         self.changed(note)
-        return found
+        return tensors
 
     @property
     def nbytes(self) -> int:
-        """Size of all tensors that have an entry for each input."""
+        """Size of all tensors that have one entry for each input."""
         return sum(value.nbytes for value in self.arrays.values())
 
     def clone(self) -> Inputs:
-        """A copy that may be written to."""
+        """A copy that the model may change in place."""
         constants = _changed((), self.constants, lambda _, value: value.clone())
         return self.with_constants(constants).each_tensor(Tensor.clone)
 
     def with_constants(self, constants: dict[str, Any]) -> Inputs:
-        """With these beside them."""
+        """The inputs with these constants."""
         return Inputs(self.args, self.kwargs, self.n, constants)
 
     def noised(self, generator: torch.Generator) -> Inputs:
-        """With noise added to the floating point inputs, for each of them the same however many there are."""
+        """The inputs with noise on floating tensors; the noise of an input does not depend on the number of inputs."""
 
         def add(_: Path, value: Tensor) -> Tensor:
             if not value.is_floating_point():
@@ -91,7 +91,7 @@ class Inputs:
         return self.changed(add)
 
     def cast(self, casts: Casts) -> Inputs:
-        """With the types that the model takes."""
+        """The inputs in the types that the model needs."""
         if not casts:
             return self
 
@@ -105,12 +105,12 @@ class Inputs:
 
     @property
     def kinds(self) -> Kinds:
-        """The type of each array, by which a model may take it in another way."""
+        """The type of each array: the casts depend on it."""
         return tuple((path, value.dtype) for path, value in self.arrays.items())
 
     @property
     def signature(self) -> tuple[Any, ...]:
-        """Shapes and types of one input, by which a model may go other ways."""
+        """Shapes and types of one input: the stochastic calls of a model may depend on them."""
         return tuple((path, tuple(value.shape[1:]), value.dtype) for path, value in self.arrays.items())
 
     @property
@@ -119,14 +119,14 @@ class Inputs:
         return ", ".join(_shape_words(value) for value in self.arrays.values())
 
     def name(self, path: Path) -> str:
-        """What messages call an array."""
-        words = [one for one in path if isinstance(one, str)]
+        """The name of an array in messages."""
+        words = [word for word in path if isinstance(word, str)]
         if words or len(self.arrays) == 1:
             return f"`{words[-1]}`" if words else "`x`"
         return f"`x`'s array number {int(path[0]) + 1}"
 
     def cycled(self, n: int) -> Inputs:
-        """The first n, starting again where there are fewer."""
+        """The first n inputs, repeated if there are fewer."""
         return self[torch.arange(n) % self.n]
 
 
@@ -134,9 +134,9 @@ def _changed(path: Path, value: Any, change: Callable[[Path, Tensor], Tensor]) -
     if isinstance(value, Tensor):
         return change(path, value)
     if isinstance(value, Mapping):
-        return {name: _changed((*path, name), one, change) for name, one in value.items()}
+        return {name: _changed((*path, name), part, change) for name, part in value.items()}
     if type(value) in (tuple, list):
-        return type(value)(_changed((*path, place), one, change) for place, one in enumerate(value))
+        return type(value)(_changed((*path, place), part, change) for place, part in enumerate(value))
     return value
 
 
@@ -150,27 +150,28 @@ def _shape_words(x: Tensor) -> str:
 
 @dataclass(frozen=True)
 class Takes:
-    """What a model can be given by keyword."""
+    """The arguments that a model accepts by keyword."""
 
     required: tuple[str, ...] = ()
     optional: tuple[str, ...] = ()
-    anything: bool = True  # besides
-    positional: tuple[str, ...] = ()  # of both, those that may be given by position, in that order
-    mapping: bool = False  # whether one argument may be a mapping, which then has other names
+    anything: bool = True  # whether it accepts any other keyword too
+    positional: tuple[str, ...] = ()  # those of both that may be given by position, in their order
+    mapping: bool = False  # whether one argument may be a mapping; its keys are not argument names
 
     @classmethod
     def of(cls, forward: Callable[..., Any]) -> Takes:
-        """As its signature tells, if it has one."""
+        """The arguments in the signature of a function; any keyword if it has no signature."""
         try:
             parameters = inspect.signature(forward).parameters
         except (TypeError, ValueError):
             return cls()
-        named = [one for one in parameters.values() if one.kind in (one.POSITIONAL_OR_KEYWORD, one.KEYWORD_ONLY)]
+        by_keyword = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+        named = [parameter for parameter in parameters.values() if parameter.kind in by_keyword]
         return cls(
-            tuple(one.name for one in named if one.default is one.empty),
-            tuple(one.name for one in named if one.default is not one.empty),
-            any(one.kind is one.VAR_KEYWORD for one in parameters.values()),
-            tuple(one.name for one in named if one.kind is one.POSITIONAL_OR_KEYWORD),
+            tuple(parameter.name for parameter in named if parameter.default is parameter.empty),
+            tuple(parameter.name for parameter in named if parameter.default is not parameter.empty),
+            any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()),
+            tuple(parameter.name for parameter in named if parameter.kind is parameter.POSITIONAL_OR_KEYWORD),
         )
 
     def __contains__(self, name: str) -> bool:
@@ -182,38 +183,38 @@ class Takes:
 
     def check(self, names: Iterable[str], argument: str) -> None:
         """Refuse names that the model does not take."""
-        strange = next((name for name in names if name not in self), None)
-        if strange is not None:
+        unknown = next((name for name in names if name not in self), None)
+        if unknown is not None:
             known = ", ".join((*self.required, *self.optional)) or "none"
-            raise ValueError(f"`{argument}` must have names that `model` takes ({known}); got {shown(strange)}.")
+            raise ValueError(f"`{argument}` must have names that `model` takes ({known}); got {shown(unknown)}.")
 
 
 def _check_whole(x: Tensor, name: str) -> None:
-    broken = x[x != x.trunc()]
-    if len(broken):
-        raise ValueError(f"{name} must hold whole numbers, as `model` takes no others there; got {broken[0]:g}.")
+    fractional = x[x != x.trunc()]
+    if len(fractional):
+        raise ValueError(f"{name} must hold whole numbers, because `model` needs them there; got {fractional[0]:g}.")
 
 
-def as_constants(given: Any, takes: Takes, dtype: torch.dtype) -> dict[str, Any]:
-    """What a model is given beside its inputs, by keyword; arrays become tensors, floating ones of the model's type.
+def as_constants(constants: Any, takes: Takes, dtype: torch.dtype) -> dict[str, Any]:
+    """The keyword arguments of a model besides its inputs; arrays become tensors, floating ones of the model's type.
 
-    Raises ValueError for what is no mapping of names, and for names that the model does not take.
+    Raises ValueError for a value that is not a mapping by name, and for names that the model does not take.
     """
-    if given is None or (isinstance(given, list | tuple) and not given):  # as an empty list of R's comes
+    if constants is None or (isinstance(constants, list | tuple) and not constants):  # R passes list() as an empty list
         return {}
-    if not isinstance(given, Mapping) or not all(isinstance(name, str) for name in given):
-        raise ValueError(f"`constants` must give names to what `model` takes beside `x`; got {shown(given)}.")
-    takes.check(given, "constants")
-    return {name: _as_constant(value, dtype) for name, value in given.items()}
+    if not isinstance(constants, Mapping) or not all(isinstance(name, str) for name in constants):
+        raise ValueError(f"`constants` must give names to what `model` takes beside `x`; got {shown(constants)}.")
+    takes.check(constants, "constants")
+    return {name: _as_constant(value, dtype) for name, value in constants.items()}
 
 
 def _as_constant(value: Any, dtype: torch.dtype) -> Any:
     if isinstance(value, np.ndarray) and value.dtype.kind in "buifc":
         value = torch.from_numpy(value.astype(value.dtype.newbyteorder("="), order="C"))
     if isinstance(value, Mapping):
-        return {name: _as_constant(one, dtype) for name, one in value.items()}
+        return {name: _as_constant(part, dtype) for name, part in value.items()}
     if type(value) in (tuple, list):
-        parts = [_as_constant(one, dtype) for one in value]
+        parts = [_as_constant(part, dtype) for part in value]
         return parts if type(value) is list else tuple(parts)
     if isinstance(value, Tensor):
         return value.detach().to(dtype) if value.is_floating_point() else value.detach()
@@ -222,12 +223,12 @@ def _as_constant(value: Any, dtype: torch.dtype) -> Any:
 
 def check_given_once(constants: Iterable[str], inputs: Inputs, takes: Takes) -> None:
     """Refuse constants that have the name of an input, given by position or by keyword."""
-    given = {*takes.positional[: len(inputs.args)], *inputs.kwargs}
-    twice = next((name for name in constants if name in given), None)
+    input_names = {*takes.positional[: len(inputs.args)], *inputs.kwargs}
+    twice = next((name for name in constants if name in input_names), None)
     if twice is not None:
         raise ValueError(f"`constants` must not name what `x` gives; got {shown(twice)}.")
 
 
 def placed_constants(constants: dict[str, Any], device: torch.device) -> dict[str, Any]:
-    """With all tensors on a device."""
+    """The constants with all tensors on a device."""
     return _changed((), constants, lambda _, value: value.to(device))

@@ -34,18 +34,18 @@ def as_label_set(labels: Iterable[object], name: str = "labels") -> tuple[Label,
     """The declared labels of a model, at least two and all different, in the order given."""
     if isinstance(labels, str) or not isinstance(labels, Iterable):
         raise ValueError(f"`{name}` must be a list of at least two labels; got {shown(labels)}.")
-    found = tuple(as_label(label) for label in labels)
-    if len(found) < 2:
-        raise ValueError(f"`{name}` must be a list of at least two labels; got {shown(list(found))}.")
-    texts = [str(label) for label in found]  # 3 and "3" could not be told apart once they cross languages
-    twice = next((label for label in found if texts.count(str(label)) > 1), None)
+    label_set = tuple(as_label(label) for label in labels)
+    if len(label_set) < 2:
+        raise ValueError(f"`{name}` must be a list of at least two labels; got {shown(list(label_set))}.")
+    texts = [str(label) for label in label_set]  # R cannot tell 3 from "3"
+    twice = next((label for label in label_set if texts.count(str(label)) > 1), None)
     if twice is not None:
         raise ValueError(f"`{name}` must all be different; got {shown(twice)} more than once.")
-    return found
+    return label_set
 
 
 def label_array(labels: Sequence[Label]) -> np.ndarray:
-    """Labels as NumPy has them: integers, truth values, or strings (also where they are mixed)."""
+    """Labels as a NumPy array of integers, of truth values, or of strings; mixed labels become strings."""
     kinds = {type(label) for label in labels}
     if kinds == {int} or kinds == {bool}:
         return np.array(labels)
@@ -57,9 +57,9 @@ def as_labels(
 ) -> tuple[np.ndarray, tuple[Label, ...]]:
     """Position of each input's label in `labels`, (input,) int64, and the labels themselves.
 
-    `y` has strings, whole numbers, truth values, a categorical (unused categories are welcome), or one-hot
-    rows (input, label). Without `labels` they are the categories, or what occurs in `y`, sorted. With them, a
-    label is looked up as it is, and then by its text, so that "3" from R meets 3.
+    `y` has strings, whole numbers, truth values, a categorical (unused categories are allowed), or one-hot rows
+    (input, label). Without `labels`, the labels are the categories, or the sorted values of `y`. With `labels`, a
+    value of `y` is looked up unchanged, and then by its text, so that "3" from R matches 3.
 
     Raises ValueError for a missing or unknown label, naming the first input that has one.
     """
@@ -89,7 +89,7 @@ def as_targets(y: object, n_outputs: int | None, name: str = "y") -> np.ndarray:
 
 
 def _label_values(y: Any, declared: tuple[Label, ...] | None, name: str) -> tuple[list[Any], list[Any] | None]:
-    """One plain value per input, and the labels that `y` itself declares, if it does."""
+    """One plain value per input, and the labels that `y` itself declares, or None."""
     if is_a(y, "pandas", "DataFrame"):
         return _from_one_hot(from_table(y, name), list(y.columns), name)
     if is_pandas(y) and hasattr(y.dtype, "categories"):

@@ -11,11 +11,11 @@ def _loaded(module: str) -> ModuleType | None:
 
 
 def is_a(value: object, module: str, name: str) -> bool:
-    """Whether `value` is of a class of a module that may not be imported."""
+    """Whether `value` is of a class of a module, without importing that module."""
     loaded = _loaded(module)
     return loaded is not None and isinstance(value, getattr(loaded, name))
 
 
 def is_pandas(value: object) -> bool:
-    """Whether `value` is one of the containers of pandas."""
+    """Whether `value` is a container of pandas."""
     return any(is_a(value, "pandas", name) for name in ("DataFrame", "Series", "Index", "Categorical"))

@@ -17,14 +17,14 @@ from .libraries import is_a, is_pandas
 if TYPE_CHECKING:
     import torch
 
-PIECE = 1 << 18  # numbers looked at in one go: 2 MB of doubles, which stays in cache
+PIECE = 1 << 18  # numbers that are checked at once: 2 MB of doubles stay in cache
 
 LARGEST = float(np.finfo(np.float32).max)
 
 
 @runtime_checkable
 class Rows(Protocol):
-    """Inputs that can be taken a batch at a time: an array in memory, or files that are read when needed."""
+    """Inputs that are taken a batch at a time: an array in memory, or files that are read on demand."""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -32,19 +32,19 @@ class Rows(Protocol):
         ...
 
     def take(self, index: slice | np.ndarray) -> np.ndarray:
-        """Those inputs alone, float32, C-contiguous and writable."""
+        """The selected inputs, float32, C-contiguous and writable."""
         ...
 
 
 class ArrayRows:
-    """Rows of an array of any numeric type and memory order; never copied or cast as a whole.
+    """Rows of an array of any numeric type and memory order; the array is never copied or cast at once.
 
     columns: the names of a table's columns, if they are words and all different.
     """
 
     def __init__(self, values: np.ndarray, columns: Sequence[object] = ()) -> None:
         self.values = values
-        words = tuple(one for one in columns if isinstance(one, str))
+        words = tuple(column for column in columns if isinstance(column, str))
         self.columns = words if len(set(words)) == len(columns) else ()
 
     @property
@@ -53,35 +53,35 @@ class ArrayRows:
         return self.values.shape
 
     def take(self, index: slice | np.ndarray) -> np.ndarray:
-        """Those inputs alone, float32, C-contiguous and writable."""
+        """The selected inputs, float32, C-contiguous and writable."""
         rows = np.ascontiguousarray(self.values[index], dtype=np.float32)
-        # An axis of size 1 may keep any stride, and torch chooses its memory format, so its last bits, by strides.
+        # An axis of size 1 may have any stride. Torch chooses a memory format, and so the last bits, by the strides.
         rows = rows.reshape(-1).reshape(rows.shape)
-        return rows if rows.flags.writeable else rows.copy()  # torch takes no read-only memory
+        return rows if rows.flags.writeable else rows.copy()  # torch does not accept read-only memory
 
 
 def as_rows(x: object, name: str = "x") -> Rows:
-    """Anything that holds inputs along its first axis: array, tensor, data frame, nested lists, image files.
+    """Rows of an array, tensor, data frame, nested list or image files, with inputs along the first axis.
 
-    Raises ValueError where there are no inputs, and TypeError where they are not numbers.
+    Raises ValueError if there are no inputs, and TypeError if they are not numbers.
     """
     columns = list(cast(Any, x).columns) if is_a(x, "pandas", "DataFrame") else ()
     rows = cast(Rows, x) if _is_rows(x) else ArrayRows(as_numbers(x, name), columns)
     if len(rows.shape) == 0:
-        raise ValueError(f"`{name}` must have a first axis of inputs; got one number alone.")
+        raise ValueError(f"`{name}` must have a first axis of inputs; got a single number.")
     if 0 in rows.shape:
         raise ValueError(f"`{name}` must hold at least one input; got shape {tuple(rows.shape)}.")
     return rows
 
 
 def doubles(rows: Rows, index: slice | np.ndarray) -> np.ndarray:
-    """Those inputs alone in float64, with all the digits that they are held with; copied."""
+    """A copy of the selected inputs in float64, with all their digits."""
     values = rows.values[index] if isinstance(rows, ArrayRows) else rows.take(index)
     return np.array(values, dtype=np.float64, order="C")
 
 
 def row_names_of(x: object) -> Any | None:
-    """The index of a table, unless it only counts from 0; of several inputs, that of the first which has one."""
+    """The index of the first table among the inputs, unless the index only counts from 0."""
     parts = x.values() if isinstance(x, Mapping) else x if isinstance(x, tuple) else (x,)
     for part in parts:
         if is_a(part, "pandas", "DataFrame") or is_a(part, "pandas", "Series"):
@@ -97,31 +97,31 @@ def columns_of(rows: Rows) -> tuple[str, ...]:
 
 
 def in_order(rows: Rows, columns: Sequence[str], name: str = "x") -> Rows:
-    """A table with its columns in the order of `columns`; what has no names is taken as it is.
+    """A table with its columns in the order of `columns`; rows without column names do not change.
 
-    Raises ValueError where the names are others.
+    Raises ValueError if the column names differ.
     """
-    own = columns_of(rows)
-    if not own or not columns or own == tuple(columns):
+    names = columns_of(rows)
+    if not names or not columns or names == tuple(columns):
         return rows
-    strange = next((one for one in own if one not in columns), None)
-    missing = next((one for one in columns if one not in own), None)
-    if strange is not None or missing is not None:
-        got = f"no {shown(missing)}" if missing is not None else f"{shown(strange)} besides"
+    unknown = next((name for name in names if name not in columns), None)
+    missing = next((name for name in columns if name not in names), None)
+    if unknown is not None or missing is not None:
+        got = f"no {shown(missing)}" if missing is not None else f"also {shown(unknown)}"
         raise ValueError(f"`{name}` must have the columns that `model` was trained on, in any order; got {got}.")
     assert isinstance(rows, ArrayRows)
-    return ArrayRows(rows.values[:, [own.index(one) for one in columns]], columns)
+    return ArrayRows(rows.values[:, [names.index(column) for column in columns]], columns)
 
 
 def check_finite(rows: Rows, name: str = "x") -> None:
-    """Refuse NaN, infinite values, and those too large for float32, naming the first input that has one.
+    """Refuse NaN, infinite values, and values too large for float32; the error names the first such input.
 
-    Files are not opened: what is decoded from them is finite.
+    Files are not opened: their pixels are always finite.
     """
     if not isinstance(rows, ArrayRows) or rows.values.dtype.kind != "f":
         return
     values = rows.values
-    if _all_usable(values):
+    if _all_finite(values):
         return
     step = max(PIECE // max(values[0].size, 1), 1)
     for start in range(0, len(values), step):
@@ -142,7 +142,7 @@ def _is_rows(x: object) -> bool:
 
 
 def as_numbers(x: Any, name: str) -> np.ndarray:
-    """An array of numbers of what users hold; `name` is the argument in messages."""
+    """The numbers of an array, tensor, table or list as an array; `name` is the argument in messages."""
     if is_a(x, "pandas", "DataFrame"):
         return from_table(x, name)
     if is_a(x, "pandas", "Series") and x.dtype.kind in "buif":
@@ -157,41 +157,41 @@ def as_numbers(x: Any, name: str) -> np.ndarray:
 
 
 def without_mask(x: Any) -> Any:
-    """A masked array with NaN, or None, where it is masked: what lies below is nothing that the caller means."""
-    if isinstance(x, list | tuple) and any(isinstance(one, np.ma.MaskedArray) for one in x):
+    """A masked array with NaN or None instead of each masked value; the hidden value has no meaning."""
+    if isinstance(x, list | tuple) and any(isinstance(part, np.ma.MaskedArray) for part in x):
         x = np.ma.stack(x)
     if not isinstance(x, np.ma.MaskedArray) or not np.ma.is_masked(x):
         return x
-    kind, lacking = (np.float64, np.nan) if x.dtype.kind in "buif" else (object, None)
-    values = np.asarray(x).astype(kind)
-    values[np.ma.getmaskarray(x)] = lacking
+    dtype, missing = (np.float64, np.nan) if x.dtype.kind in "buif" else (object, None)
+    values = np.asarray(x).astype(dtype)
+    values[np.ma.getmaskarray(x)] = missing
     return values
 
 
 def from_tensor(x: torch.Tensor) -> np.ndarray:
-    """A tensor as an array, in float32 where NumPy does not have its type."""
+    """A tensor as an array, in float32 if NumPy lacks its type."""
     x = x.detach().cpu()
     known = not x.is_floating_point() or str(x.dtype) in ("torch.float16", "torch.float32", "torch.float64")
     return (x if known else x.float()).resolve_conj().resolve_neg().numpy()  # NumPy has no bfloat16
 
 
 def from_table(x: Any, name: str) -> np.ndarray:
-    """A table's numbers: whole numbers or truth values where all columns hold such, else float64."""
+    """The numbers of a table: whole numbers or truth values if all columns have them, else float64."""
     words = [str(column) for column, dtype in x.dtypes.items() if dtype.kind not in "buif"]
     if words:
         raise TypeError(f"`{name}` must have numeric columns only; got {shown(words[0])}, which is not.")
     whole = all(dtype.kind in "bi" or (dtype.kind == "u" and dtype.itemsize < 8) for dtype in x.dtypes)
-    may_lack = any(not isinstance(dtype, np.dtype) for dtype in x.dtypes)  # pandas's own types
-    if not whole or x.empty or (may_lack and x.isna().to_numpy().any()):
+    nullable = any(not isinstance(dtype, np.dtype) for dtype in x.dtypes)  # pandas's own types
+    if not whole or x.empty or (nullable and x.isna().to_numpy().any()):
         return x.to_numpy(dtype=np.float64, na_value=np.nan)
     return x.to_numpy(dtype=bool if all(dtype.kind == "b" for dtype in x.dtypes) else np.int64)
 
 
-def _all_usable(values: np.ndarray) -> bool:
-    flat = values.reshape(-1, order="A")  # a view, for C and Fortran order alike
+def _all_finite(values: np.ndarray) -> bool:
+    flat = values.reshape(-1, order="A")  # a view in C order and in Fortran order
     for start in range(0, flat.size, PIECE):
         piece = flat[start : start + PIECE]
-        # as Python's numbers: float16 would take LARGEST for infinity; NaN fails both
+        # as Python floats, because float16 rounds LARGEST to infinity; NaN fails both comparisons
         if not (float(piece.min()) >= -LARGEST and float(piece.max()) <= LARGEST):
             return False
     return True

@@ -43,8 +43,8 @@ def mc_sample_data() -> SampleData:
     They are the first 600 (100) images of each label, in the order of the full set.
 
     Returns:
-        The images (input, 28, 28, 1) in [0, 1], their labels, and the names of the labels. The licence is MIT, beside
-        the data.
+        The images (input, 28, 28, 1) in [0, 1], their labels, and the names of the labels. The MIT licence lies in the
+        folder of the data.
 
     References:
         Xiao, Rasul and Vollgraf (2017), Fashion-MNIST, arXiv:1708.07747.
@@ -88,14 +88,14 @@ def mc_read_idx(path: str | os.PathLike[str]) -> np.ndarray:
     content = _unzipped(check_path(path))
     rank = content[3] if len(content) >= 4 else 0
     if len(content) < 4 + 4 * rank or content[:2] != b"\0\0" or content[2] not in IDX_TYPES:
-        raise UnreadableFile(f"`path` must be an idx file; got {shown(str(path))}, which starts otherwise.")
+        raise UnreadableFile(f"`path` must be an idx file; got {shown(str(path))}, which starts differently.")
     dtype = np.dtype(IDX_TYPES[content[2]])
     shape = tuple(int(size) for size in np.frombuffer(content, ">u4", count=rank, offset=4))
-    wanted = 4 + 4 * rank + dtype.itemsize * math.prod(shape)
-    if len(content) != wanted:
+    n_bytes = 4 + 4 * rank + dtype.itemsize * math.prod(shape)
+    if len(content) != n_bytes:
         raise UnreadableFile(
-            f"`path` must be a whole idx file; got {shown(str(path))}, "
-            f"which has {len(content)} bytes where its first ones promise {wanted}."
+            f"`path` must be a complete idx file; got {shown(str(path))}, "
+            f"which has {len(content)} bytes instead of the {n_bytes} that its header states."
         )
     values = np.frombuffer(content, dtype, offset=4 + 4 * rank).reshape(shape)
     return values.astype(dtype.newbyteorder("="))

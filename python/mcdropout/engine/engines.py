@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ..compute.devices import empty_cache
 from ..compute.forks import shared_lock
-from ..compute.memory import is_out_of_memory, let_go_of_what_it_made, out_of_memory_passed_over
+from ..compute.memory import free_frames, is_out_of_memory, suppress_out_of_memory
 from ..data.inputs import Inputs
 from ..errors import OutOfMemory
 from ..predictions.outputs import Outputs
@@ -180,7 +180,7 @@ class EngineChoice:
                 if engine.name == "loop" or is_out_of_memory(error):
                     raise
                 failure = _first_line(error)
-                let_go_of_what_it_made(error)
+                free_frames(error)
             with self.lock:
                 if self.engine is engine:  # else another worker was first
                     self.failed[engine.name] = failure
@@ -191,7 +191,7 @@ class EngineChoice:
         *candidates, loop = self.passes.engines()
         masks = self.passes.masks(range(2), ids, self.passes.names)
         looped = None
-        with out_of_memory_passed_over(), self.passes.borrowed() as replica:
+        with suppress_out_of_memory(), self.passes.borrowed() as replica:
             looped = loop.run(replica, inputs, masks)
         if looped is None:
             self._choose_on_fewer(inputs, ids)
@@ -206,7 +206,7 @@ class EngineChoice:
                     result = engine.run(replica, inputs, masks)
             except Exception as error:  # there are as many ways to fail as models are written
                 failures.append(f"{engine.name} failed: {_first_line(error)}")
-                let_go_of_what_it_made(error)
+                free_frames(error)
                 continue
             if same_numbers(looped, result, self.passes.tolerance):
                 engine.settle()

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..compute.devices import empty_cache
-from ..compute.memory import out_of_memory_passed_over
+from ..compute.memory import suppress_out_of_memory
 from ..compute.threads import Workers
 from ..data.inputs import Inputs
 from ..errors import OutOfMemory
@@ -115,7 +115,7 @@ class SamplingPlan:
     def _part(self, inputs: Inputs, ids: np.ndarray, draws: range, part: slice) -> Tensor:
         """A few inputs; where memory runs out, half as much at a time."""
         inputs, ids = inputs[part], ids[part]
-        with out_of_memory_passed_over():
+        with suppress_out_of_memory():
             return _joined([self._chunk(inputs, ids, some_draws) for some_draws in self.sizes.draw_parts(draws)], 0)
         return self._in_halves(inputs, ids, draws)
 

@@ -60,7 +60,7 @@ class Sampler:
                 stack.enter_context(OwnStream(self.seed))
                 stack.enter_context(other_generators_kept(self.seed))
             workers_of_devices = [
-                Workers.wanted(self.workers, device, self.devices.count(device)) for device in self.devices
+                Workers.for_device(self.workers, device, self.devices.count(device)) for device in self.devices
             ]
             yield [stack.enter_context(workers) for workers in workers_of_devices]
         all_passes = [plan.passes for plan in self.plans.values()]

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ..checks import shown
+from ..compute.streams import random_state_kept
 from ..data.conversion import InputConversion, has_whole_numbers, ways_to_take
 from ..data.inputs import Casts, Inputs, Kinds, Path, Takes
 from ..data.labels import Label
@@ -28,7 +29,6 @@ from ..sites.keras.replica import Replica
 from ..sites.lookups import check_looked_up
 from ..sites.probe import Probe
 from ..sites.site import at_rate
-from ..sites.trials import random_state_kept
 from .options import SamplingOptions, SiteOptions
 
 # Words in the names of losses; with cross-entropies, `from_logits` says the rest.

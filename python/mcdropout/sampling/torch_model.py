@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from ..checks import check_choice
 from ..compute.devices import as_devices
 from ..compute.precision import PRECISIONS
+from ..compute.streams import random_state_kept
 from ..data.conversion import InputConversion, has_whole_numbers, ways_to_take
 from ..data.inputs import Casts, Inputs, Kinds, Path, Takes, as_constants, check_given_once, placed_constants
 from ..data.labels import Label
@@ -29,7 +30,6 @@ from ..sites.interception import CarefulMode, StochasticMode
 from ..sites.probe import Probe, probe
 from ..sites.replica import Replica, explained, first_line, replicate, unwrapped, with_gradients_if_asked
 from ..sites.site import at_rate
-from ..sites.trials import random_state_kept
 from ..variational.convolutions import BayesConv2d
 from .options import SamplingOptions, SiteOptions
 

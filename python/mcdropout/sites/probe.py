@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ..compute.precision import rounding
+from ..compute.streams import generators_watched
 from ..data.inputs import Inputs
 from ..errors import NoStochasticSites
 from .axes import check_mapped, site_of
@@ -22,7 +23,7 @@ from .calls import NUMBERS, STOCHASTIC_DEPTH, StochasticCall
 from .comparison import alike
 from .replica import Replica, raise_flags
 from .site import REST, Call, Site, is_random, owner_of, tensors_in, where_of
-from .trials import calls_in_training, generators_watched, noised_calls, owners_to_raise, probe_calls, without_effect
+from .trials import calls_in_training, noised_calls, owners_to_raise, probe_calls, without_effect
 
 
 @dataclass

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 import warnings
 import zlib
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,8 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
-from ..compute.generators import other_generators_kept
-from ..compute.streams import OwnStream, seeded_generators
+from ..compute.streams import generators_watched, seeded_generators
 from ..data.inputs import Inputs
 from .axes import mapped_apart
 from .calls import NUMBERS, Shape, StochasticCall
@@ -243,20 +242,3 @@ def owners_to_raise(
     raised = sorted({owner_of(name) for name in active if name not in seen})
     unlike = {owner_of(name) for name, call in in_training.items() if call.drop.kind not in ("scale", "alpha")}
     return raised, [path for path in raised if path not in unlike]
-
-
-@contextmanager
-def random_state_kept() -> Iterator[Callable[[], bool]]:
-    """Keep torch's generators as they are, for all threads; gives a function that says whether the block drew."""
-    with OwnStream(0) as stream:
-        yield lambda: stream.has_drawn
-
-
-@contextmanager
-def generators_watched() -> Iterator[Callable[[Callable[[], object]], tuple[str, ...]]]:
-    """Keep all generators as they are; gives a function that names what drew, besides calls that are met.
-
-    The function is given a part of the block to run again, as that of `other_generators_kept()` is.
-    """
-    with random_state_kept() as torch_has_drawn, other_generators_kept() as others_moved:
-        yield lambda again: (*others_moved(again), *(("compiled code",) if torch_has_drawn() else ()))

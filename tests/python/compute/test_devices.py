@@ -343,10 +343,10 @@ def test_inputs_travel_from_pinned_memory_beside_the_work(monkeypatch):
     monkeypatch.setattr(torch.Tensor, "pin_memory", lambda x: (said.append("pinned"), x)[1])
     monkeypatch.setattr(torch.Tensor, "to", copied)
     monkeypatch.setattr(torch.Tensor, "record_stream", lambda _, stream: said.append(f"used {stream.name}"))
-    transfers._copying.cache_clear()
+    transfers._copy_stream.cache_clear()
     x = torch.arange(3.0)
     copy = to_device(x, torch.device("cuda:1"))
-    transfers._copying.cache_clear()
+    transfers._copy_stream.cache_clear()
     assert said == ["pinned", "copied beside to cuda:1, waiting False", "here waits for beside", "used here"]
     assert torch.equal(copy, x)
 

@@ -63,9 +63,9 @@ def test_idx_files_of_every_type_are_read(tmp_path, dtype, code, pack):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", '`path` must be an idx file; got .*values", which starts otherwise'),
+        (b"", '`path` must be an idx file; got .*values", which starts differently'),
         (b"\x80\x04K\x03.", "`path` must be an idx file"),
-        (idx(np.zeros((2, 3), "u1"), 8)[:-1], "has 17 bytes where its first ones promise 18"),
+        (idx(np.zeros((2, 3), "u1"), 8)[:-1], "has 17 bytes instead of the 18 that its header states"),
         (idx(np.zeros((2, 3), "u1"), 8)[:9], "`path` must be an idx file"),
         (gzip.compress(b"\0\0\x08\x01" * 50, mtime=0)[:-9], "`path` must be a readable file"),
     ],

@@ -68,7 +68,7 @@ def test_image_files_are_rows_already():
     [
         (np.zeros((0, 3)), ValueError, r"`x` must hold at least one input; got shape \(0, 3\)"),
         ([], ValueError, "`x` must hold at least one input"),
-        (3.0, ValueError, "`x` must have a first axis of inputs; got one number alone"),
+        (3.0, ValueError, "`x` must have a first axis of inputs; got a single number"),
         ([[1, 2], [3]], ValueError, "`x` must be an array of one shape; got lists of unequal lengths"),
         ([["a", "b"]], TypeError, "`x` must hold numbers; got text"),
         (np.array([1, None]), TypeError, "`x` must hold numbers; got objects of several kinds"),

@@ -1028,7 +1028,7 @@ def test_other_columns_are_refused(named):
         for call in (mcd.mc_predict, mcd.mc_predict_point, lambda model, x, **_: fit(model, x, y)):
             with pytest.raises(ValueError, match=re.escape(must + got)):
                 call(model, x.rename(columns=change), progress=False)
-    with pytest.raises(ValueError, match=re.escape(must + '"weight" besides.')):
+    with pytest.raises(ValueError, match=re.escape(must + 'also "weight".')):
         mcd.mc_predict(model, x.assign(weight=1.0), progress=False)
     assert same_weights(model, before)
 

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ...compute.streams import random_state_kept
 from ...data.inputs import Inputs
 from ...errors import NoStochasticSites
 from ..axes import site_of
@@ -17,7 +18,7 @@ from ..calls import StochasticCall
 from ..comparison import alike
 from ..probe import Probe, nothing_to_sample
 from ..site import Call, is_random, owner_of, where_of
-from ..trials import USUAL, Trial, owners_to_raise, random_state_kept, without_effect
+from ..trials import USUAL, Trial, owners_to_raise, without_effect
 from .loading import load_keras
 from .numbers import TORCHS_OWN
 from .passes import KerasCall, KerasSite, Layout, Pass, ProbePass

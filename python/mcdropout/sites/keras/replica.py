@@ -21,8 +21,8 @@ import torch
 from torch import Tensor
 
 from ...compute.precision import ROUNDING, TF32, rounding
+from ...compute.streams import random_state_kept
 from ...data.inputs import Inputs
-from ..trials import random_state_kept
 from .layers import announce, apply, cells, intercept, keyed_class
 from .loading import SHARED_ATTRIBUTES, keras_source, load_keras
 from .numbers import TORCHS_OWN, numbers_met
