@@ -8,33 +8,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 from scipy import stats
+from small_models import DRAWS, Apply, numbers, predict
 from torch import nn
 
 import mcdropout as mcd
 from mcdropout.variational.layer import kl_divergence_of, variational_layers
 
-N, DRAWS = 7, 6
-
-
-def numbers(*shape, seed=0):
-    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
-
-
-def predict(model, x, n_samples=DRAWS, **options):
-    return mcd.mc_predict(model, x, n_samples, **({"outputs": "values", "seed": 3, "progress": False} | options))
-
-
-class Apply(nn.Module):
-    """A function of the module and its input, as a model; its weights from a seed."""
-
-    def __init__(self, function, **modules):
-        super().__init__()
-        self.function = function
-        for name, module in modules.items():
-            self.add_module(name, module)
-
-    def forward(self, x):
-        return self.function(self, x)
+N = 7
 
 
 @pytest.fixture(autouse=True)

@@ -85,22 +85,19 @@ def _mask_shape(func: Any, x: Tensor) -> Shape:
     return shape[:kept] + (1,) * (x.ndim - kept)
 
 
-def _attention(
-    mode: Mode,
-    func: Any,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attn_mask: Tensor | None = None,
-    dropout_p: float = 0.0,
-    is_causal: bool = False,
-    scale: float | None = None,
-    enable_gqa: bool = False,
-) -> Tensor:
-    """Scaled dot product attention, its weights dropped by their mask between softmax and sum.
+ATTENTION = inspect.signature(
+    lambda query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False, scale=None, enable_gqa=False: None
+)  # of `F.scaled_dot_product_attention`, which is built in and has no signature of its own
 
-    Where nothing is dropped, torch's fused kernel computes it.
+
+def _attention(mode: Mode, func: Any, *args: Any, **kwargs: Any) -> Tensor:
+    """Scaled dot product attention: the dropout mask is applied to the weights, between softmax and sum.
+
+    Without dropout, torch's fused kernel computes the result.
     """
+    bound = ATTENTION.bind(*args, **kwargs)
+    bound.apply_defaults()
+    query, key, value, attn_mask, dropout_p, is_causal, scale, enable_gqa = bound.args
     if dropout_p == 0:
         mode.skip()
         return func(query, key, value, attn_mask=attn_mask, is_causal=is_causal, scale=scale, enable_gqa=enable_gqa)
@@ -114,11 +111,11 @@ def _attention(
         hidden = attn_mask.logical_not() if attn_mask.dtype == torch.bool else None
         scores = scores + attn_mask if hidden is None else scores.masked_fill(hidden, -math.inf)
     weights = scores.softmax(dim=-1)
-    if attn_mask is not None:  # as torch: where there is nothing to see, 0
+    if attn_mask is not None:  # as in torch: 0 where every key is hidden
         weights = weights.masked_fill((scores == -math.inf).all(dim=-1, keepdim=True), 0)
     drop = StochasticCall("scaled_dot_product_attention", float(dropout_p), True, tuple(weights.shape))
     weights = mode.apply(drop, weights)
-    with mode:  # `value` may have to be repeated for the draws that the weights now have
+    with mode:  # the mode repeats `value` for the draws where the weights have a mask for each draw
         return weights @ value
 
 

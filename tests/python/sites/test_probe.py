@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from small_models import DRAWS, Apply, numbers, predict
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -18,28 +19,7 @@ from mcdropout.sites.calls import StochasticCall
 from mcdropout.sites.comparison import same_numbers
 from mcdropout.sites.site import Call
 
-N, DRAWS = 40, 6
-
-
-def numbers(*shape, seed=0):
-    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
-
-
-def predict(model, x, n_samples=DRAWS, **options):
-    return mcd.mc_predict(model, x, n_samples, **({"outputs": "values", "seed": 3, "progress": False} | options))
-
-
-class Apply(nn.Module):
-    """A function of the module and the input, as a model."""
-
-    def __init__(self, function, **modules):
-        super().__init__()
-        self.function = function
-        for name, module in modules.items():
-            self.add_module(name, module)
-
-    def forward(self, x):
-        return self.function(self, x)
+N = 40
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ import math
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import wraps
 from importlib import import_module
 from typing import Any
@@ -105,29 +106,40 @@ def _dropout_asked(on: Pass, path: str, run: Run, inputs: Any, rate: Any, noise_
     return on.apply(path, drop, inputs) if drop.rate > 0 else inputs
 
 
-def _asked(
-    on: Pass, path: str, run: Run, operation: str, kind: str, shape: Any, dtype: Any, make: Any, rate: float = math.nan
-) -> Any:
-    """`make(numbers)` of keyed numbers of that kind, or what Keras draws itself."""
-    keras = load_keras()
-    sizes = tuple(int(size) for size in shape)
-    drop = StochasticCall(operation, rate, True, sizes, kind)
-    numbers = on.numbers(on.named(path), drop, keras.ops.zeros(sizes, keras.config.floatx()))
-    if numbers is GIVEN or isinstance(numbers, int):
-        return run(numbers)
-    return keras.ops.cast(make(numbers), dtype or keras.config.floatx())
+@dataclass(frozen=True)
+class NumbersCall:
+    """One call of a Keras function of random numbers."""
+
+    on: Pass
+    path: str  # of the layer that calls
+    run: Run  # what Keras does itself
+    shape: Any
+    dtype: Any
+
+    def keyed(self, operation: str, kind: str, compute_result: Callable[[Any], Any], rate: float = math.nan) -> Any:
+        """`compute_result(numbers)` of keyed numbers of this kind, or what Keras draws itself."""
+        keras = load_keras()
+        sizes = tuple(int(size) for size in self.shape)
+        drop = StochasticCall(operation, rate, True, sizes, kind)
+        numbers = self.on.numbers(self.on.named(self.path), drop, keras.ops.zeros(sizes, keras.config.floatx()))
+        if numbers is GIVEN or isinstance(numbers, int):
+            return self.run(numbers)
+        return keras.ops.cast(compute_result(numbers), self.dtype or keras.config.floatx())
 
 
 def _uniform_asked(on: Pass, path: str, run: Run, shape: Any, minval: Any, maxval: Any, dtype: Any, seed: Any) -> Any:
-    return _asked(on, path, run, "uniform", "uniforms", shape, dtype, lambda u: u * (maxval - minval) + minval)
+    call = NumbersCall(on, path, run, shape, dtype)
+    return call.keyed("uniform", "uniforms", lambda u: u * (maxval - minval) + minval)
 
 
 def _normal_asked(on: Pass, path: str, run: Run, shape: Any, mean: Any, stddev: Any, dtype: Any, seed: Any) -> Any:
-    return _asked(on, path, run, "normal", "normals", shape, dtype, lambda z: z * stddev + mean)
+    call = NumbersCall(on, path, run, shape, dtype)
+    return call.keyed("normal", "normals", lambda z: z * stddev + mean)
 
 
 def _truncated_asked(on: Pass, path: str, run: Run, shape: Any, mean: Any, stddev: Any, dtype: Any, seed: Any) -> Any:
-    return _asked(on, path, run, "truncated_normal", "normals", shape, dtype, lambda z: _truncated(z) * stddev + mean)
+    call = NumbersCall(on, path, run, shape, dtype)
+    return call.keyed("truncated_normal", "normals", lambda z: _truncated(z) * stddev + mean)
 
 
 def _truncated(normal: Any) -> Any:
@@ -142,11 +154,12 @@ def _binomial_asked(
     ops = load_keras().ops
     if not (np.asarray(ops.convert_to_numpy(counts)) == 1).all():
         return _left_to_keras("binomial")(on, path, run)
+    call = NumbersCall(on, path, run, shape, dtype)
     if isinstance(probabilities, (int, float, np.number)):
         rate = 1 - float(probabilities)
-        return _asked(on, path, run, "bernoulli", "keep", shape, dtype, lambda kept: kept, rate)
+        return call.keyed("bernoulli", "keep", lambda kept: kept, rate)
     below = ops.convert_to_tensor(probabilities)
-    return _asked(on, path, run, "bernoulli", "uniforms", shape, dtype, lambda u: u < ops.cast(below, u.dtype))
+    return call.keyed("bernoulli", "uniforms", lambda u: u < ops.cast(below, u.dtype))
 
 
 def _left_to_keras(operation: str) -> Callable[..., Any]:
