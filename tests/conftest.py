@@ -26,6 +26,7 @@ def on_the_host():
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("CUDA_VISIBLE_DEVICES", "")
         patch.setattr("mcdropout.compute.devices.has_gpu", lambda: False)
+        patch.setattr("torch.cuda.is_available", lambda: False)  # which remembers what it found
         yield
 
 
@@ -33,6 +34,7 @@ def on_the_host():
 def gpus_where_asked_for(request, monkeypatch):
     """Tests that are marked find the GPUs that this process was started with."""
     if request.node.get_closest_marker("gpu"):
+        monkeypatch.setattr("torch.cuda.is_available", lambda: HAS_GPU)
         if VISIBLE is None:
             monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
         else:

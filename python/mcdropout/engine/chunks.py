@@ -55,7 +55,8 @@ class ChunkSizes:
         budget = chunk_bytes(device, CHUNK_BYTES)
         self.draws, inputs = chunk_sizes(n_samples, max(ROW_BYTES, row_bytes), at_least, budget)
         most = chunk_bytes(device, PREFIX_BYTES) // max(1, prefix_bytes)
-        self.most_inputs = max(1, min(batch_size, most))  # in a pass before the first site
+        # in a pass before the first site; small batches leave a GPU waiting for the host
+        self.most_inputs = max(1, min(batch_size, most) if device.type == "cpu" else most)
         self.inputs = min(inputs, self.most_inputs)
         self.loop_inputs = min(inputs * self.draws, self.most_inputs)
         self.n_samples = n_samples

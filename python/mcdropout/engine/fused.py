@@ -12,7 +12,7 @@ The probes saw which call takes each result, so they tell which calls can be def
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..compute.devices import piece_size
+from ..compute.gpu_kernels import MOST_INPUTS, is_worthwhile, masked_maximum, packed_bits
 from ..compute.torchscript import native
 from ..sites.calls import Shape
 from ..sites.interception import FUSABLE
@@ -40,11 +41,11 @@ def fused_calls(probe: Probe, device: torch.device, masks: str) -> dict[str, str
     """The calls that are deferred, each with the site at which its chain ends.
 
     They are dropouts before a max-pool or a linear layer, and before the former a relu, a convolution, and the max-pool
-    before that. For a pool they are deferred on a CPU only: elsewhere a piece at a time is too little work.
+    before that. For a pool they are deferred on CPUs and CUDA devices only.
     """
     uses, sites = probe.sole_uses, probe.sites
     before = {}
-    if device.type == "cpu":
+    if device.type in ("cpu", "cuda"):
         before = {name: name for name, site in sites.items() if _is(uses.get(name), POOL) and can_be_pooled(site)}
     for kind in (RELU, CONVOLUTION, POOL):
         before |= {name: before[use] for name, use in uses.items() if use in before and _is(name, kind)}
@@ -107,6 +108,10 @@ class Convolution:
             columns -= (self.shape[3] - width) * stride[1]
         return F.conv2d(**{**self.arguments, "input": first_of(x, rows, columns)})[:, :, :height, :width]
 
+    def without_bias(self) -> tuple[Convolution, Tensor | None]:
+        """The convolution without its bias, and the bias."""
+        return replace(self, arguments={**self.arguments, "bias": None}), self.arguments.get("bias")
+
     def _unpadded(self) -> bool:
         padding = self.arguments.get("padding", 0)
         return padding == "valid" or (padding != "same" and not any(pair(padding)))
@@ -131,10 +136,34 @@ class Pooling:
 
     def computed(self, height: int, width: int) -> Tensor:
         """The first rows and columns of its result."""
-        x = first_of(self.source, height * self.kernel[0], width * self.kernel[1])
+        high, wide = height * self.kernel[0], width * self.kernel[1]
+        n_elements = len(self.mask) * self.n_inputs * self.shape[1] * high * wide
+        if is_worthwhile(self.mask.device, n_elements) and self.kernel[0] * self.kernel[1] <= MOST_INPUTS - 2:
+            pooled = self._computed_by_kernels(high, wide)
+            if pooled is not None:
+                return pooled.flatten(0, 1)
         factor = self.site.factor if self.mask.dtype == torch.uint8 else 1.0
-        x = x.unflatten(0, (-1, self.n_inputs))
+        x = first_of(self.source, high, wide).unflatten(0, (-1, self.n_inputs))
         return masked_max_pool(x, self.mask, self.kernel, self.relu, factor).flatten(0, 1)
+
+    def _computed_by_kernels(self, high: int, wide: int) -> Tensor | None:
+        """(draw, input, channel, height, width), by kernels of a GPU; None where they cannot be compiled.
+
+        They add the bias of a convolution too, which torch adds in a pass of its own.
+        """
+        kept = _windows((self.mask > 0).to(torch.uint8)[:, :, :, :high, :wide], self.kernel)
+        packed = packed_bits(len(kept))(*kept)
+        if packed is None:
+            return None
+        source, bias = self.source, None
+        if isinstance(source, Convolution):
+            source, bias = source.without_bias()
+        x = first_of(source, high, wide).unflatten(0, (-1, self.n_inputs))
+        bias = x.new_zeros(x.shape[2]) if bias is None else bias
+        pooled = masked_maximum(len(kept), self.relu)(
+            packed.to(x.dtype), bias, *_windows(x, self.kernel), factor=self.site.factor
+        )
+        return None if pooled is None else pooled.movedim(-1, 2)
 
 
 Source = Tensor | Convolution | Pooling
@@ -171,6 +200,12 @@ def plain_kernel(
 def pair(value: int | Kernel) -> Kernel:
     """(vertical, horizontal) of an argument that torch takes as one number or two."""
     return (value, value) if isinstance(value, int) else (value[0], value[-1])
+
+
+def _windows(x: Tensor, kernel: Kernel) -> list[Tensor]:
+    """The entries of each window: (draw, input, height, width, channel) for each place in the window."""
+    x = x.movedim(2, -1)
+    return [x[:, :, row :: kernel[0], column :: kernel[1]] for row in range(kernel[0]) for column in range(kernel[1])]
 
 
 def masked_max_pool(x: Tensor, mask: Tensor, kernel: Kernel, relu: bool = False, factor: float = 1.0) -> Tensor:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..compute.devices import piece_size
+from ..compute.gpu_kernels import fields_reached, fields_reached_or_settled, is_worthwhile, philox_words
 from ..compute.streams import seeded_generators
 from ..compute.torchscript import native
 from ..sites.site import NORMAL_KINDS, Site, mask_numbers
@@ -48,17 +49,21 @@ def keep_masks(
     threshold = math.floor(scaled)
     n_bytes = -(-n_elements * bits // 8)
     n_masks = len(draws) * len(ids)
+    key, tail = site_key(seed, masks, site), site_key(seed, masks, site, "tail")
+    if is_worthwhile(draws.device, n_masks * n_elements):
+        kept = _kept_by_kernels(key, tail, scaled, bits, n_elements, draws, ids, channels)
+        if kept is not None:
+            return kept
     empty = room or partial(torch.empty, dtype=torch.uint8, device=draws.device)
     kept = empty(n_masks * n_elements).view(n_masks, n_elements)
     draw, one = draws.repeat_interleave(len(ids)), ids.repeat(len(draws))  # one row for each (draw, id)
-    given = n_bytes, bits, threshold, *site_key(seed, masks, site), *MULTIPLIERS, *WEYL
+    given = n_bytes, bits, threshold, *key, *MULTIPLIERS, *WEYL
     step = max(1, piece_size(draws.device, BLOCKS_AT_ONCE) * 16 // n_bytes)
     if scaled == threshold:
         # channels whose fields fill whole words of 64 bits are unpacked into such words
         words = kept.view(torch.int64) if channels > 1 and channels * bits % 64 == 0 else kept.new_empty(0, 0).long()
         native(_decide_by_pieces)(kept, words, draw, one, channels, step, *given)
         return kept.view(len(draws), len(ids), n_elements)
-    tail = site_key(seed, masks, site, "tail")
     for start in range(0, n_masks, step):
         rows = slice(start, start + step)
         piece = torch.empty_like(kept[rows])
@@ -74,6 +79,35 @@ def _field_bits(rate: float) -> tuple[float, int]:
         if rate * 2**bits == int(rate * 2**bits):
             return rate * 2**bits, bits
     return rate * 256, 8
+
+
+def _kept_by_kernels(
+    key: Key, tail: Key, scaled: float, bits: int, n_elements: int, draws: Tensor, ids: Tensor, channels: int
+) -> Tensor | None:
+    """As `keep_masks()`, by kernels of a GPU; None where they cannot be compiled or fields do not fill whole bytes."""
+    channels = n_elements if channels == 1 else channels  # elements in their own order are channels of one place
+    lanes, rest = divmod(channels * bits, 8)  # the bytes of a place; each holds the fields of some channels
+    if rest:
+        return None
+    n_bytes, threshold = n_elements // channels * lanes, math.floor(scaled)
+    counter = [part.int()[:, None, None, None] for part in (draws, *halves(ids))]
+    draw, low, high = counter[0][:, None], counter[1], counter[2]  # (draw, id, place, field, lane)
+    block = torch.arange(-(-n_bytes // 16), dtype=torch.int32, device=draws.device)
+    words = philox_words(block, draw[..., 0, 0], low[..., 0, 0], high[..., 0, 0], k0=key[0], k1=key[1])
+    if words is None:
+        return None
+    data = torch.stack(words, dim=2).flatten(2).view(torch.uint8)[..., :n_bytes]
+    data = data.unflatten(2, (lanes, -1)).mT.unsqueeze(-2)
+    if scaled == threshold:
+        shift = torch.arange(0, 8, bits, dtype=torch.uint8, device=draws.device)[:, None]
+        # in memory as the result is to be: a kernel's result lies as its first tensor does
+        shift = shift.expand(data.shape[2], -1, lanes).contiguous()
+        kept = fields_reached(shift, data, field=2**bits - 1, threshold=threshold)
+    else:
+        element = torch.arange(n_elements, dtype=torch.int32, device=draws.device).view(lanes, -1).T.unsqueeze(1)
+        options = {"k0": tail[0], "k1": tail[1], "threshold": threshold, "limit": round((scaled - threshold) * 2**32)}
+        kept = fields_reached_or_settled(element.contiguous(), data.int(), draw, low, high, **options)
+    return None if kept is None else kept.to(torch.uint8).reshape(len(draws), len(ids), n_elements)
 
 
 def _decide_by_pieces(

@@ -33,6 +33,8 @@ from .torch_model import TorchModel
 
 GROUP_BYTES = 2 << 20  # batches are drawn together as long as neither they nor their draws are larger
 
+GPU_GROUP_BYTES = 32 << 20  # the same on a GPU, which small groups leave waiting for the host
+
 DRAWS_BYTES = 8 << 20  # draws at a time on a CPU, float32; there are some copies of them for a while
 
 
@@ -53,7 +55,8 @@ def draw_all(
         check_room(shape, 1 if noise is None else 2, values.itemsize)
     devices = sampler.devices
     most_bytes = chunk_bytes(devices[0], DRAWS_BYTES)
-    size = group_size(request, 4 * out[0].numel(), sampler.input_bytes, most_bytes, len(devices) > 1)
+    group_bytes = GROUP_BYTES if devices[0].type == "cpu" else GPU_GROUP_BYTES
+    size = group_size(request, 4 * out[0].numel(), sampler.input_bytes, most_bytes, len(devices) > 1, group_bytes)
     collected = ResultBuilder(feed.n_inputs, request)
     # beside a GPU: the next batch is on its way before this one's summaries are waited for
     behind = 0 if devices[0].type == "cpu" or len(devices) > 1 else 1
@@ -119,13 +122,20 @@ def draw_all(
     )
 
 
-def group_size(request: SamplingOptions, output_bytes: int, input_bytes: int, most_bytes: int, single: bool) -> int:
+def group_size(
+    request: SamplingOptions,
+    output_bytes: int,
+    input_bytes: int,
+    most_bytes: int,
+    single: bool,
+    group_bytes: int = GROUP_BYTES,
+) -> int:
     """Inputs that are drawn together: a batch, several where both they and their draws are small, fewer where large.
 
     `single`: one batch at most, as where several devices take turns.
     """
     draws_bytes = request.n_samples * output_bytes
-    batches = 1 if single else max(1, GROUP_BYTES // (max(draws_bytes, input_bytes) * request.batch_size))
+    batches = 1 if single else max(1, group_bytes // (max(draws_bytes, input_bytes) * request.batch_size))
     return max(1, min(batches * request.batch_size, most_bytes // draws_bytes))
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 import threading
 import types
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -212,6 +212,8 @@ def _fixed_as_off(node: Any) -> bool:
 
 def _copied(value: Any, memo: dict[int, Any]) -> Any:
     """A copy of an attribute, its modules and tensors replaced by the replica's; shared where it cannot be copied."""
+    if type(value) in (dict, OrderedDict) and not value:  # a module has a dozen of them, and `deepcopy` is slow
+        return memo.setdefault(id(value), type(value)())
     try:
         return copy.deepcopy(value, memo)
     except Exception:  # locks, open files, tensors with a history

@@ -96,7 +96,8 @@ def mc_fit(
             or "stop" ends training.
         precision: "float32", or "bfloat16" or "float16" for mixed precision.
         device: "auto" (the first GPU, if there is one), "cpu", "cuda", "cuda:1" and so on.
-        seed: Decides the held-out part, the order and the dropout. None draws a seed, or uses the checkpoint's.
+        seed: Decides the held-out part, the order and the dropout. None draws a seed, or uses the checkpoint's. A GPU
+            drops other units than a CPU with the same seed.
             Networks of this package draw from their own generators. Other modules draw from torch's global generators
             during each step; no other thread should draw from these at that time.
         checkpoint: A file that is written after every epoch. If it exists, training continues from it, and ends with

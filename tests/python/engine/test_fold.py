@@ -144,7 +144,7 @@ def probed(model, x):
 
 def test_what_leads_to_a_pool_waits_for_it():
     _, found = probed(convolutional(), numbers(N, 1, 12, 12))
-    cpu, elsewhere = torch.device("cpu"), torch.device("cuda")
+    cpu, elsewhere = torch.device("cpu"), torch.device("mps")
     first = dict.fromkeys(["convolution 1", "relu 1", "2[0]"], "2[0]")
     second = dict.fromkeys(["pool 1", "convolution 2", "relu 2", "6[0]"], "6[0]")
     assert fused_calls(found, cpu, "shared") == first | second
