@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .data.images import ImageFiles as ImageFiles
     from .data.images import mc_read_images as mc_read_images
+    from .data.samples import SampleData as SampleData
     from .data.samples import mc_read_idx as mc_read_idx
     from .data.samples import mc_sample_data as mc_sample_data
     from .decisions.acquisition import mc_acquire as mc_acquire
@@ -71,6 +73,7 @@ if TYPE_CHECKING:
     from .sampling.predict import mc_predict as mc_predict
     from .sampling.predict import mc_predict_point as mc_predict_point
     from .sampling.predict import mc_sites as mc_sites
+    from .sampling.sampler import MCSampler as MCSampler
     from .sampling.sampler import mc_sampler as mc_sampler
     from .training.fit import mc_fit as mc_fit
     from .training.one_batch import mc_train_on_batch as mc_train_on_batch
@@ -91,12 +94,13 @@ if TYPE_CHECKING:
     from .variational.priors import mc_prior_normal as mc_prior_normal
     from .variational.priors import mc_prior_student_t as mc_prior_student_t
 
-HOMES = {  # where each public name lives
+HOMES = {  # the module of each public name
     "BayesConv1d": "variational.convolutions",
     "BayesConv2d": "variational.convolutions",
     "BayesLinear": "variational.linear",
     "FrozenNetwork": "networks.frozen",
     "IdenticalDraws": "errors",
+    "ImageFiles": "data.images",
     "MCCalibration": "evaluation.calibration",
     "MCConformal": "evaluation.conformal",
     "MCConvergence": "evaluation.convergence",
@@ -104,11 +108,13 @@ HOMES = {  # where each public name lives
     "MCNetwork": "networks.network",
     "MCPolicy": "decisions.policy",
     "MCPrediction": "predictions.prediction",
+    "MCSampler": "sampling.sampler",
     "MCScores": "evaluation.result",
     "NoStochasticSites": "errors",
     "OutOfMemory": "errors",
     "Posterior": "variational.posteriors",
     "Prior": "variational.priors",
+    "SampleData": "data.samples",
     "UnreadableFile": "errors",
     "mc_acquire": "decisions.acquisition",
     "mc_apply": "evaluation.apply",
@@ -176,7 +182,7 @@ __all__ = list(HOMES)  # pyright: ignore[reportUnsupportedDunderAll]  (one list,
 
 
 def _version() -> str:
-    """The version of the checkout or R package that this core lies in, else of what pip installed."""
+    """The version of the checkout or the R package around this core, else the version that pip installed."""
     description = Path(__file__).parents[2] / "DESCRIPTION"
     if description.exists():
         return next(line.split()[1] for line in description.read_text().splitlines() if line.startswith("Version:"))

@@ -807,7 +807,7 @@ def test_codes_out_of_range_are_named(value, number, batch_size):
 def test_what_is_looked_up_is_checked_without_going_on():
     asked = mcd.mc_sampler(tagged(), WORDS, DRAWS, outputs="values", seed=3)
     network = asked.prepared[1]
-    with network.telling(network.placed(network.feed(WORDS).head(3), network.replica.device)):
+    with network.failures_explained(network.placed(network.source(WORDS).head(3), network.replica.device)):
         assert network.replica.now.on.n_looked_up == 2
         assert not network.replica.now.on.counts  # the dropout behind was not met
 

@@ -76,8 +76,31 @@ def mc_read_images(
 class ImageFiles:
     """Images on disk that behave as an array (input, height, width, channel), pixels in [0, 1].
 
-    `y` has the label of each image as a string (None if not known), `labels` all labels. `images[index]` selects
-    files without reading them; `take(index)` reads and resizes only the selected files.
+    `images[index]` selects files without reading them; `take(index)` reads and resizes only the selected files.
+    `mc_read_images()` makes one of a folder.
+
+    Args:
+        paths: The files.
+        y: The label of each image; None if not known.
+        labels: All labels.
+        size: Height and width to which images are resized, or one number for both.
+        color: "grey" or "rgb".
+
+    Attributes:
+        paths: The files.
+        y: The label of each image as a string; None if not known.
+        labels: All labels; None if not known.
+        size: Height and width.
+        shape: (input, height, width, channel).
+
+    Raises:
+        ValueError: For labels that do not fit, a size that is none, or an unknown color.
+
+    Examples:
+        >>> import mcdropout as mcd
+        >>> images = mcd.ImageFiles(["a.png", "b.png"], y=["cat", "dog"], size=(32, 48))
+        >>> images.shape, images[1:].y.tolist()
+        ((2, 32, 48, 1), ['dog'])
     """
 
     def __init__(

@@ -22,7 +22,21 @@ IDX_TYPES = {0x08: "u1", 0x09: "i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E
 
 @dataclass(frozen=True)
 class SampleData:
-    """Images, (input, height, width, channel) float32 in [0, 1], with the label of each as a string."""
+    """Images with their labels, in one part to train and one part to test.
+
+    Attributes:
+        x_train: The images to train, (input, height, width, channel), float32 in [0, 1].
+        y_train: The label of each, as strings.
+        x_test: The images to test.
+        y_test: The label of each.
+        labels: All labels.
+
+    Examples:
+        >>> import mcdropout as mcd
+        >>> data = mcd.mc_sample_data()
+        >>> isinstance(data, mcd.SampleData), data.x_test.shape, data.y_test[0] in data.labels
+        (True, (1000, 28, 28, 1), True)
+    """
 
     x_train: np.ndarray
     y_train: np.ndarray

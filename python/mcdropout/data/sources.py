@@ -34,10 +34,10 @@ BATCH_SIZE = 32  # into which a Dataset is cut
 class ArraySource:
     """Inputs in memory (or in files): arrays of one length, by position or by keyword, alone or in mappings."""
 
-    def __init__(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], taking: InputConversion) -> None:
-        self.taking = taking
-        self.args = tuple(_rows_in(value, "x", taking) for value in args)
-        self.kwargs = {name: _rows_in(value, name, taking) for name, value in kwargs.items()}
+    def __init__(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], conversion: InputConversion) -> None:
+        self.conversion = conversion
+        self.args = tuple(_rows_in(value, "x", conversion) for value in args)
+        self.kwargs = {name: _rows_in(value, name, conversion) for name, value in kwargs.items()}
         given = [*_rows_of(self.args), *_rows_of(self.kwargs)]
         if not given:
             raise ValueError("`x` must hold at least one array; got none.")
@@ -59,18 +59,18 @@ class ArraySource:
         def taken(rows: Any) -> Any:
             if isinstance(rows, Mapping):
                 return {name: taken(one) for name, one in rows.items()}
-            return None if rows is None else self.taking.tensor(rows, part)
+            return None if rows is None else self.conversion.tensor(rows, part)
 
         args = tuple(taken(rows) for rows in self.args)
         return Inputs(args, taken(self.kwargs), len(range(*part.indices(self.n_inputs or 0))))
 
 
-def _rows_in(value: Any, name: str, taking: InputConversion) -> Any:
+def _rows_in(value: Any, name: str, conversion: InputConversion) -> Any:
     if value is None:
         return None
     if isinstance(value, Mapping):
-        return {key: _rows_in(one, key, taking) for key, one in value.items()}
-    rows = in_order(as_rows(value, name), taking.columns, name)
+        return {key: _rows_in(one, key, conversion) for key, one in value.items()}
+    rows = in_order(as_rows(value, name), conversion.columns, name)
     check_finite(rows, name)
     if isinstance(rows, ArrayRows) and rows.values.dtype.kind == "u" and rows.values.max() > np.iinfo(np.int64).max:
         raise ValueError(f"`{name}` must hold whole numbers of 64 bits with their sign; got {rows.values.max()}.")
@@ -130,8 +130,8 @@ class StreamSource:
     counts: of a Dataset or DataLoader; None of any other iterator.
     """
 
-    def __init__(self, batches: Iterable[Any], taking: InputConversion, counts: Counts | None = None) -> None:
-        self.taking, self.loaded = taking, counts is not None
+    def __init__(self, batches: Iterable[Any], conversion: InputConversion, counts: Counts | None = None) -> None:
+        self.conversion, self.loaded = conversion, counts is not None
         self.counts = counts or Counts()
         self.n_inputs = self.counts.n_inputs
         self.source = iter(batches)
@@ -155,7 +155,7 @@ class StreamSource:
 
     def _inputs(self, batch: Any) -> Inputs:
         inputs = inputs_in(batch, self.loaded)
-        takes = self.taking.takes
+        takes = self.conversion.takes
         if isinstance(inputs, Mapping) and takes.is_argument(inputs):
             args, kwargs = (inputs,), {}
         elif isinstance(inputs, Mapping):
@@ -167,8 +167,8 @@ class StreamSource:
                     f"`x` comes in batches of (inputs, target), whose inputs are one array, and `model` takes "
                     f"{', '.join(takes.required)}; give them as ((first, second), target), or as a mapping by keyword."
                 )
-        feed = ArraySource(args, kwargs, self.taking)
-        n = feed.n_inputs or 1
+        source = ArraySource(args, kwargs, self.conversion)
+        n = source.n_inputs or 1
         target: Any = batch[1] if inputs is not batch and len(batch) == 2 else None
         if len(getattr(target, "shape", ())) and target.shape[0] != n:
             raise ValueError(
@@ -176,7 +176,7 @@ class StreamSource:
                 f"{target.shape[0]} targets."
             )
         self.counts.check(n, self.seen)
-        return next(feed.batches(n))
+        return next(source.batches(n))
 
 
 def _check_pair(batch: Any) -> None:
@@ -246,7 +246,7 @@ def _by_keyword(batch: Mapping[str, Any], takes: Takes) -> dict[str, Any]:
 InputSource = ArraySource | StreamSource
 
 
-def source_of(x: Any, taking: InputConversion) -> InputSource:
+def source_of(x: Any, conversion: InputConversion) -> InputSource:
     """Inputs in any form: an array, a tuple of arrays (by position), a mapping (by keyword), a torch Dataset or
     DataLoader, or an iterator of batches.
 
@@ -258,17 +258,17 @@ def source_of(x: Any, taking: InputConversion) -> InputSource:
     does not take, batches of more than two parts, lists of two images, and a loader that does not give all inputs in
     their order.
     """
-    if isinstance(x, Mapping) and taking.takes.is_argument(x):
+    if isinstance(x, Mapping) and conversion.takes.is_argument(x):
         x = (x,)
     if isinstance(x, Mapping):
-        taking.takes.check(x, "x")
-        return ArraySource((), x, taking)
+        conversion.takes.check(x, "x")
+        return ArraySource((), x, conversion)
     if isinstance(x, tuple):
-        return ArraySource(x, {}, taking)
+        return ArraySource(x, {}, conversion)
     batches = in_batches(x)
     if batches is None:
-        return ArraySource((x,), {}, taking)
-    return StreamSource(batches, taking, Counts.of(x))
+        return ArraySource((x,), {}, conversion)
+    return StreamSource(batches, conversion, Counts.of(x))
 
 
 def in_batches(x: Any, batch_size: int = BATCH_SIZE) -> Iterator[Any] | None:

@@ -24,7 +24,7 @@ from ..predictions.truth import check_prediction, predicted_codes, true_codes, t
 from ..progress import Progress
 from ..sampling.draw import DRAWS_BYTES, draw_all
 from ..sampling.model import network_of, sampler_for
-from ..sampling.options import SamplingOptions, SiteOptions
+from ..sampling.options import ModelOptions, SamplingOptions, SiteOptions
 from ..sampling.predict import mc_predict
 from ..sites.keras.loading import is_keras, is_keras_2
 
@@ -314,19 +314,19 @@ def mc_compare_rates(
         raise ValueError(f"`rates` must be at least one rate, all different; got {shown(given)}.")
     if isinstance(x, Iterator) and len(wished) > 1:
         raise ValueError("`x` must be inputs that can be read anew for each rate; got a stream that is read but once.")
-    seed, besides = check_seed(seed), SiteOptions.checked(True, gaussian_noise)
+    seed, site_options = check_seed(seed), SiteOptions.checked(True, gaussian_noise)
     refit = callable(model) and not isinstance(model, nn.Module) and not is_keras(model) and not is_keras_2(model)
     losses, rows = [], []
     for rate in wished:
         started = time.perf_counter()
-        asked, inputs = split_backbone(model(rate) if refit else model, x, device)
-        network = network_of(asked, outputs, labels, select, precision, device, constants)
+        network_to_ask, inputs = split_backbone(model(rate) if refit else model, x, device)
+        network = network_of(network_to_ask, ModelOptions(outputs, labels, select, precision, device, constants))
         values = network.outputs.task == "regression"  # whose loss needs the draws
-        request = SamplingOptions.checked(n_samples, batch_size, 0.95, "shared", None, values, None, seed)
-        feed = network.feed(inputs)
-        sampler = sampler_for(network, feed, request, besides, rate=None if refit else rate)
+        options = SamplingOptions.checked(n_samples, batch_size, 0.95, "shared", None, values, None, seed)
+        source = network.source(inputs)
+        sampler = sampler_for(network, source, options, site_options, rate=None if refit else rate)
         sampler.warned = bool(rows) and not refit  # the first rate has warned of the same model
-        prediction = draw_all(network, sampler, feed, request, None, progress, started)
+        prediction = draw_all(network, sampler, source, options, None, progress, started)
         loss, more = _loss(check_prediction(prediction, "x"), y)
         losses.append(loss)
         rows.append({"rate": rate, "loss": float(loss.mean()), **more})

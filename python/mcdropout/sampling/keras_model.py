@@ -1,9 +1,9 @@
-"""A Keras model as `mc_predict()` sees it."""
+"""A Keras model, wrapped for `mc_predict()`."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -16,7 +16,6 @@ from ..checks import shown
 from ..compute.streams import random_state_kept
 from ..data.conversion import InputConversion, has_whole_numbers, ways_to_take
 from ..data.inputs import Casts, Inputs, Kinds, Path, Takes
-from ..data.labels import Label
 from ..data.sources import InputSource, source_of
 from ..engine.keras_passes import KerasPasses
 from ..engine.plan import SamplingPlan
@@ -29,9 +28,9 @@ from ..sites.keras.replica import Replica
 from ..sites.lookups import check_looked_up
 from ..sites.probe import Probe
 from ..sites.site import at_rate
-from .options import SamplingOptions, SiteOptions
+from .options import ModelOptions, SamplingOptions, SiteOptions
 
-# Words in the names of losses; with cross-entropies, `from_logits` says the rest.
+# Words in the names of losses; of a cross-entropy, `from_logits` says whether outputs are logits.
 CLASSIFICATION_LOSSES = ("crossentropy",)
 
 REGRESSION_LOSSES = ("mean_squared", "mean_absolute", "huber", "log_cosh")
@@ -44,34 +43,26 @@ class KerasModel:
     model: Any
     replica: Replica
     outputs: Outputs
-    taking: InputConversion
-    named: dict[str, Any]  # the symbolic inputs of a model that has some
-    settled: dict[Kinds, Casts] = field(default_factory=dict)  # how it takes arrays of these types
-    lookups: dict[Any, int] = field(default_factory=dict)  # in embeddings in one pass, by the signature of its inputs
+    conversion: InputConversion
+    named: dict[str, Any]  # the symbolic inputs by name, if the model has symbolic inputs
+    known_casts: dict[Kinds, Casts] = field(default_factory=dict)  # the types to which arrays of these types are cast
+    lookups: dict[Any, int] = field(default_factory=dict)  # lookups of embeddings in one pass, by inputs' signature
 
     @classmethod
-    def of(
-        cls,
-        model: Any,
-        outputs: str | None,
-        labels: Iterable[Label] | None,
-        select: Select | None,
-        precision: str,
-        device: str | Sequence[str],
-        constants: Mapping[str, Any] | None = None,
-    ) -> KerasModel:
-        """Check what can be known before anything runs."""
+    def of(cls, model: Any, options: ModelOptions) -> KerasModel:
+        """The wrapped model; checks everything that can be checked before the model runs."""
         backend = check_keras(model)
-        if precision != "float32":
+        if options.precision != "float32":
             raise ValueError(
-                f"`precision` of a Keras model is that of its layers, by their dtype policy; got {shown(precision)}."
+                "`precision` of a Keras model is that of its layers, by their dtype policy; got "
+                f"{shown(options.precision)}."
             )
-        if constants:
+        if options.constants:
             raise ValueError(
-                f"`constants` are for torch modules, and Keras models take inputs alone; got {shown(list(constants))}; "
-                "hold them in a model around it, which calls it with them."
+                "`constants` are for torch modules, and Keras models take inputs alone; got "
+                f"{shown(list(options.constants))}; hold them in a model around it, which calls it with them."
             )
-        where = _device(backend)
+        where, device, select = _device(backend), options.device, options.select
         if isinstance(device, (list, tuple)) and len(device) == 1:
             device = device[0]
         if device not in ("auto", where.type, str(where)):
@@ -79,17 +70,17 @@ class KerasModel:
                 f"`device` of a Keras model is where Keras has put it, {where}; got {shown(device)}. Set it by "
                 "`keras.device()`."
             )
-        meaning = Outputs.declared(outputs or outputs_of(model, select), labels, select, None)
-        replica = Replica(model, backend, where, meaning.tensor)
+        outputs = Outputs.declared(options.outputs or outputs_of(model, select), options.labels, select, None)
+        replica = Replica(model, backend, where, outputs.tensor)
         inputs = _named_inputs(model)
-        taking = InputConversion(
-            dtype=torch.float64 if any(one.dtype == "float64" for one in model.weights) else torch.float32,
+        conversion = InputConversion(
+            dtype=torch.float64 if any(weights.dtype == "float64" for weights in model.weights) else torch.float32,
             takes=Takes(tuple(inputs), (), False) if inputs else replace(Takes.of(model.call), mapping=True),
         )
-        return cls(model, replica, replace(meaning, select=None), taking, inputs)
+        return cls(model, replica, replace(outputs, select=None), conversion, inputs)
 
-    def feed(self, x: Any) -> InputSource:
-        """`x` checked, as inputs that can be taken batch by batch."""
+    def source(self, x: Any) -> InputSource:
+        """The source of the inputs `x`, checked."""
         if hasattr(x, "as_numpy_iterator"):  # a dataset of TensorFlow's
             if _shuffles(x):
                 raise ValueError(
@@ -98,135 +89,140 @@ class KerasModel:
                 )
             x = x.as_numpy_iterator()
         if isinstance(x, Mapping) and set(x) == {"inputs"} != set(self.named or x):
-            x = x["inputs"]  # as Keras calls what a model is given
-        return source_of(tuple(x) if isinstance(x, list) and self._takes_several() else x, self.taking)
+            x = x["inputs"]  # Keras's name for the inputs of a model
+        return source_of(tuple(x) if isinstance(x, list) and self._takes_several() else x, self.conversion)
 
     def _takes_several(self) -> bool:
         return len(symbolic_inputs(self.model)) > 1
 
     def sampler(
-        self, example: Inputs, request: SamplingOptions, besides: SiteOptions, rate: float | None = None
+        self, example: Inputs, options: SamplingOptions, site_options: SiteOptions, rate: float | None = None
     ) -> Sampler:
-        """Find the sites, check the outputs, and make ready to draw; `rate` in place of the rates of all dropouts."""
+        """Find the sites, check the outputs, and prepare to draw; `rate` replaces the rates of all dropouts."""
 
         def make_plan(inputs: Inputs, _: torch.device) -> SamplingPlan:
             replica = self._new_replica()
-            with self.telling(inputs):
-                probed = probe_keras(replica, inputs.cycled, besides.gaussian_noise)
+            with self.failures_explained(inputs):
+                result = probe_keras(replica, inputs.cycled, site_options.gaussian_noise)
             if rate is not None:
-                probed.sites = at_rate(probed.sites, rate)
-            self.outputs.check(probed.output, probed.n_inputs)
-            # TensorFlow and JAX have threads of their own
+                result.sites = at_rate(result.sites, rate)
+            self.outputs.check(result.output, result.n_inputs)
+            # TensorFlow and JAX start threads themselves
             more_replicas = self._new_replica if replica.backend == "torch" else None
-            passes = KerasPasses(probed, replica, more_replicas, self.outputs, request.seed, request.masks)
-            return SamplingPlan.of(passes, request.n_samples, request.batch_size)
+            passes = KerasPasses(result, replica, more_replicas, self.outputs, options.seed, options.masks)
+            return SamplingPlan.of(passes, options.n_samples, options.batch_size)
 
-        return Sampler(make_plan, example, request.seed, request.workers, [self.replica.device])
+        return Sampler(make_plan, example, options.seed, options.workers, [self.replica.device])
 
-    def settle(self, inputs: Inputs) -> Casts:
-        """The types that the model takes for those of these inputs; found out on the first three where it says none."""
+    def casts_for(self, inputs: Inputs) -> Casts:
+        """The types to which these inputs are cast: those the model declares, else those of a trial on three inputs."""
         kinds = inputs.kinds
-        if kinds not in self.settled:
-            self.settled[kinds] = _whole_numbers_wanted(self.named) if self.named else self._found_out(inputs.cycled(3))
-        return self.settled[kinds]
+        if kinds not in self.known_casts:
+            self.known_casts[kinds] = (
+                _whole_numbers_wanted(self.named) if self.named else self._find_casts(inputs.cycled(3))
+            )
+        return self.known_casts[kinds]
 
-    def _found_out(self, head: Inputs) -> Casts:
+    def _find_casts(self, head: Inputs) -> Casts:
         if not has_whole_numbers(head):
             return {}
-        ways = ways_to_take(head, self.taking.dtype)
+        ways = ways_to_take(head, self.conversion.dtype)
         return next((casts for casts in ways if self._takes(head.cast(casts))), {})
 
     def _takes(self, inputs: Inputs) -> bool:
         try:
             with random_state_kept():
                 self.replica.run(inputs, CarefulPass(inputs))
-        except Exception:  # each backend has errors of its own
+        except Exception:  # each backend raises its own types of errors
             return False
         return True
 
     @contextmanager
-    def telling(self, inputs: Inputs, first: int = 0) -> Iterator[None]:
-        """If the model fails on these inputs, say so in one sentence; if it looks up what is not there, before."""
+    def failures_explained(self, inputs: Inputs, first: int = 0) -> Iterator[None]:
+        """Refuse lookups out of range before the block; explain a failure of the model inside it in one sentence."""
         try:
             self._check_lookups(inputs, first)
             yield
         except Exception as error:
-            self.settled.pop(inputs.kinds, None)  # other numbers of these types may be taken
+            self.known_casts.pop(inputs.kinds, None)  # other numbers of these types may work
             if not str(error).startswith("`") and not isinstance(error, MemoryError):
                 self.point(inputs)
             raise
 
     @cached_property
     def tables(self) -> list[tuple[Path, int, str]] | None:
-        """Where the inputs are that embeddings look up, and the size and name of each; None where one gets others."""
-        places = {id(one): ((place,), (name,)) for place, (name, one) in enumerate(self.named.items())}
-        found = []
+        """The paths of the inputs of embeddings, with the size and name of each embedding.
+
+        None if an embedding gets anything but an input of the model.
+        """
+        paths = {id(x): ((place,), (name,)) for place, (name, x) in enumerate(self.named.items())}
+        tables = []
         for layer in filter(looks_up, self.model._flatten_layers()):
-            given = [places.get(id(node.input_tensors[0]), ()) for node in layer._inbound_nodes]
-            if not given or not all(given):
+            looked_up = [paths.get(id(node.input_tensors[0]), ()) for node in layer._inbound_nodes]
+            if not looked_up or not all(looked_up):
                 return None
-            found += [(place, layer.input_dim, layer.name) for both in given for place in both]
-        return found
+            tables += [
+                (path, layer.input_dim, layer.name) for by_place_and_name in looked_up for path in by_place_and_name
+            ]
+        return tables
 
     def _check_lookups(self, inputs: Inputs, first: int) -> None:
-        """Refuse numbers that embeddings do not have: backends wrap them, or make them NaN."""
+        """Refuse numbers out of the range of an embedding, which backends would wrap or turn into NaN."""
         if self.tables is not None:
             arrays = inputs.arrays
-            for place, size, name in self.tables:
-                if place in arrays:
-                    check_looked_up(
-                        arrays[place].long(), (0, size - 1), name, inputs, lambda place=place: [place], first
-                    )
+            for path, size, name in self.tables:
+                if path in arrays:
+                    check_looked_up(arrays[path].long(), (0, size - 1), name, inputs, lambda path=path: [path], first)
             return
         careful = CarefulPass(inputs, first, self.lookups.get(inputs.signature, math.inf))
-        with suppress(Exception), random_state_kept():  # what else is wrong is told of when it comes again
+        with suppress(Exception), random_state_kept():  # other errors come again in the block, and are explained there
             self.replica.run(inputs, careful)
             self.lookups[inputs.signature] = careful.n_looked_up
         if careful.trouble is not None:
             raise careful.trouble
 
     def placed(self, inputs: Inputs, _: torch.device) -> Inputs:
-        """Inputs stay with the host: the replica hands them to Keras."""
-        return inputs.cast(self.settle(inputs))
+        """Inputs in the types that the model takes; they stay on the host until the replica passes them to Keras."""
+        return inputs.cast(self.casts_for(inputs))
 
     def _new_replica(self) -> Replica:
         return Replica(self.model, self.replica.backend, self.replica.device, self.replica.take)
 
     def point(self, inputs: Inputs) -> Tensor:
-        """What the model returns with nothing dropped."""
+        """The output of the model with dropout off."""
         return self.replica.to_torch(self.replica.take(run_or_explain(self.replica, inputs, Pass())))
 
-    def probed(self, head: Callable[[int], Inputs], besides: SiteOptions) -> Probe:
-        """Its sites, and what else the probes find out."""
-        with self.telling(head(3)):
-            return probe_keras(self.replica, head, besides.gaussian_noise)
+    def probed(self, head: Callable[[int], Inputs], site_options: SiteOptions) -> Probe:
+        """The probe of the model: its sites, among others."""
+        with self.failures_explained(head(3)):
+            return probe_keras(self.replica, head, site_options.gaussian_noise)
 
     def is_of_values(self) -> bool:
-        """Whether it is known to be a network for values."""
+        """Whether the model is known to predict values."""
         return outputs_of(self.model, None) == "values"
 
 
 def _device(backend: str) -> torch.device:
-    """Where masks are made: next to the model on torch, else on the CPU."""
+    """The device of the masks: on torch that of the model, else the CPU."""
     if backend != "torch":
         return torch.device("cpu")
     return load_keras().ops.convert_to_tensor(0.0).device
 
 
 def _named_inputs(model: Any) -> dict[str, Any]:
-    """The symbolic inputs by name: those of the dictionary that the model was made with, where there is one."""
+    """The symbolic inputs by name, as in the dictionary that the model was made with if there is one."""
     graph = getattr(model, "_functional", None) or model  # of a sequential model
     struct = getattr(graph, "_inputs_struct", None)
-    return struct if isinstance(struct, dict) else {one.name: one for one in symbolic_inputs(model)}
+    return struct if isinstance(struct, dict) else {x.name: x for x in symbolic_inputs(model)}
 
 
 def _whole_numbers_wanted(inputs: dict[str, Any]) -> Casts:
-    """Which inputs are to be whole numbers, by their place and by their name: Keras would cut others.
+    """The inputs that must be whole numbers, by their place and by their name; Keras would truncate others.
 
-    To all else Keras gives the type that is said of its input.
+    All other inputs are cast by Keras to the declared type.
     """
-    wanted = [(place, name) for place, (name, one) in enumerate(inputs.items()) if "int" in str(one.dtype)]
-    return {(where,): torch.int64 for pair in wanted for where in pair}
+    whole = [(place, name) for place, (name, x) in enumerate(inputs.items()) if "int" in str(x.dtype)]
+    return {(path,): torch.int64 for place_and_name in whole for path in place_and_name}
 
 
 def _shuffles(dataset: Any) -> bool:
@@ -234,10 +230,10 @@ def _shuffles(dataset: Any) -> bool:
 
 
 def outputs_of(model: Any, select: Select | None) -> str | None:
-    """What the model returns, where its last activation or its loss says so for sure; else None.
+    """What the model returns, if its last activation or its loss is clear; else None.
 
-    A softmax gives probabilities, and so does the sigmoid of a single output. What has no activation is logits or
-    values as the loss says that it was compiled with.
+    A softmax gives probabilities, and so does the sigmoid of a single output. Without an activation, the loss that the
+    model was compiled with tells logits from values.
     """
     last = _last_layer(model, select)
     activation = _activation(last) if last is not None else ""
@@ -247,30 +243,30 @@ def outputs_of(model: Any, select: Select | None) -> str | None:
     if activation == "sigmoid":
         return "probabilities" if single else None
     if activation in ("linear", ""):
-        said = _said_by_loss(model)
-        return None if said == "probabilities" and activation == "linear" else said
+        by_loss = _outputs_by_loss(model)
+        return None if by_loss == "probabilities" and activation == "linear" else by_loss
     return None
 
 
 def _last_layer(model: Any, select: Select | None) -> Any:
-    """The layer that made the wanted output; None where no graph tells."""
+    """The layer that computes the selected output; None if no graph of the model shows it."""
     graph = getattr(model, "_functional", None) or model  # of a sequential model
     struct = getattr(graph, "_outputs_struct", None)  # as the model returns them
     named = struct if isinstance(struct, dict) else {}
-    found = load_keras().tree.flatten(struct) if struct is not None else []
+    tensors = load_keras().tree.flatten(struct) if struct is not None else []
     if isinstance(select, str) and select in named:
-        found = load_keras().tree.flatten(named[select])
-    elif isinstance(select, int) and 0 <= select < len(found):
-        found = [found[select]]
-    if len(found) != 1 or callable(select):
+        tensors = load_keras().tree.flatten(named[select])
+    elif isinstance(select, int) and 0 <= select < len(tensors):
+        tensors = [tensors[select]]
+    if len(tensors) != 1 or callable(select):
         return None
-    layer = found[0]._keras_history.operation
+    layer = tensors[0]._keras_history.operation
     nested = isinstance(layer, load_keras().Model)
     return _last_layer(layer, None) if nested else layer
 
 
 def _activation(layer: Any) -> str:
-    """The name of its activation; "" where it is not known."""
+    """The name of the activation of a layer; "" if it is not known."""
     kinds = load_keras().layers
     if isinstance(layer, kinds.Softmax):
         return "softmax" if layer.axis == -1 else ""
@@ -279,7 +275,8 @@ def _activation(layer: Any) -> str:
     return getattr(layer.activation, "__name__", "")
 
 
-def _said_by_loss(model: Any) -> str | None:
+def _outputs_by_loss(model: Any) -> str | None:
+    """What the model returns according to its loss; None if the loss does not say."""
     loss = getattr(model, "loss", None)
     if loss is None or isinstance(loss, (dict, list, tuple)):
         return None

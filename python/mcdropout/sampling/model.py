@@ -1,41 +1,30 @@
-"""The model that users give, as a torch or a Keras one."""
+"""The model of the user, as a torch model or a Keras model."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from torch import nn
 
 from ..checks import shown
-from ..data.labels import Label
 from ..data.sources import InputSource
 from ..engine.sampler import Sampler
-from ..predictions.outputs import Select
 from ..sites.keras.loading import check_keras, is_keras, is_keras_2, load_model
 from .keras_model import KerasModel
-from .options import SamplingOptions, SiteOptions
+from .options import ModelOptions, SamplingOptions, SiteOptions
 from .torch_model import TorchModel
 
 
-def network_of(
-    model: Any,
-    outputs: str | None,
-    labels: Iterable[Label] | None,
-    select: Select | None,
-    precision: str,
-    device: str | Sequence[str],
-    constants: Mapping[str, Any] | None = None,
-) -> TorchModel | KerasModel:
-    """How to run this model, by the library that it was made with."""
+def network_of(model: Any, options: ModelOptions) -> TorchModel | KerasModel:
+    """The model, wrapped for the library that it was made with."""
     if isinstance(model, (str, os.PathLike)) and str(model).endswith(".keras"):
         model = load_model(model)
-    return kind_of(model).of(model, outputs, labels, select, precision, device, constants)
+    return kind_of(model).of(model, options)
 
 
 def kind_of(model: Any) -> type[TorchModel] | type[KerasModel]:
-    """What runs models of the library that this one was made with; refuses what is no model."""
+    """The class that wraps models of this library. Raises TypeError for an object that is no model."""
     if is_keras(model) or is_keras_2(model):
         check_keras(model)
         return KerasModel
@@ -45,7 +34,11 @@ def kind_of(model: Any) -> type[TorchModel] | type[KerasModel]:
 
 
 def sampler_for(
-    network: TorchModel | KerasModel, feed: InputSource, request: SamplingOptions, besides: SiteOptions, **more: Any
+    network: TorchModel | KerasModel,
+    source: InputSource,
+    options: SamplingOptions,
+    site_options: SiteOptions,
+    **more: Any,
 ) -> Sampler:
-    """The sampler of a network for inputs like the first ones."""
-    return network.sampler(network.placed(feed.head(3), network.replica.device), request, besides, **more)
+    """A sampler of the network, for inputs like the first three of `source`."""
+    return network.sampler(network.placed(source.head(3), network.replica.device), options, site_options, **more)

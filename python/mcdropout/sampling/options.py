@@ -1,31 +1,45 @@
-"""The options of a prediction, checked."""
+"""The options of a model and of a prediction."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from ..checks import as_whole_number, check_choice, check_count, check_flag, check_number, check_seed, shown
+from ..data.labels import Label
+from ..predictions.outputs import Select
 
 MASKS = ("shared", "per_input")
 
-FIRST_ROUND = 10  # draws before `tolerance` is first looked at; each further round adds about a half
+FIRST_ROUND = 10  # draws before the first comparison with `tolerance`; each further round adds about a half
 
 
 def check_ids(ids: Any) -> list[Any]:
-    """Whole numbers of 64 bits, or words."""
-    found = list(ids) if isinstance(ids, Iterable) and not isinstance(ids, str) else [ids]
-    for one in found:
-        number = as_whole_number(one)
-        if not (isinstance(one, str) or (number is not None and -(2**63) <= number < 2**63)) or found == [ids]:
-            raise ValueError(f"`ids` must be whole numbers or words, one per input; got {shown(one)}.")
-    return found
+    """The ids as a list: whole numbers of 64 bits, or words."""
+    checked = list(ids) if isinstance(ids, Iterable) and not isinstance(ids, str) else [ids]
+    for value in checked:
+        number = as_whole_number(value)
+        if not (isinstance(value, str) or (number is not None and -(2**63) <= number < 2**63)) or checked == [ids]:
+            raise ValueError(f"`ids` must be whole numbers or words, one per input; got {shown(value)}.")
+    return checked
+
+
+@dataclass(frozen=True)
+class ModelOptions:
+    """How to run a model and what its outputs mean, as the user says it; each kind of model checks them."""
+
+    outputs: str | None = None
+    labels: Iterable[Label] | None = None
+    select: Select | None = None
+    precision: str = "float32"
+    device: str | Sequence[str] = "auto"
+    constants: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True)
 class SamplingOptions:
-    """What is asked of a prediction, checked."""
+    """The options of one prediction, checked."""
 
     n_samples: int
     batch_size: int
@@ -48,7 +62,7 @@ class SamplingOptions:
         workers: int | None,
         seed: int | None,
     ) -> SamplingOptions:
-        """Each argument in turn."""
+        """The options, each argument checked in turn."""
         return cls(
             check_count(n_samples, "n_samples", at_least=2),
             check_count(batch_size, "batch_size"),
@@ -61,7 +75,7 @@ class SamplingOptions:
         )
 
     def rounds(self) -> list[range]:
-        """The draws in rounds, fixed in advance: all at once, or 10, 15, 22, 33, ... with `tolerance`."""
+        """The draws of each round: all in one round, or up to 10, 15, 22, 33, ... with `tolerance`."""
         ends = [self.n_samples]
         if self.tolerance is not None:
             ends, end = [], FIRST_ROUND
@@ -74,12 +88,12 @@ class SamplingOptions:
 
 @dataclass(frozen=True)
 class SiteOptions:
-    """What is sampled besides dropout, if that is wished."""
+    """Which kinds of randomness are sampled in addition to dropout."""
 
     stochastic_depth: bool
     gaussian_noise: bool
 
     @classmethod
     def checked(cls, stochastic_depth: bool, gaussian_noise: bool) -> SiteOptions:
-        """Each in turn."""
+        """The options, each argument checked."""
         return cls(check_flag(stochastic_depth, "stochastic_depth"), check_flag(gaussian_noise, "gaussian_noise"))

@@ -1,4 +1,4 @@
-"""`mc_predict()`: draw networks, run the inputs through them, and keep the summaries."""
+"""`mc_predict()`: draw networks, run the inputs through them, and summarise the outputs."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from ..sites.keras.loading import is_keras
 from ..sites.table import advice_on, caveats_on, sites_table
 from .draw import draw_all
 from .model import network_of, sampler_for
-from .options import SamplingOptions, SiteOptions, check_ids
+from .options import ModelOptions, SamplingOptions, SiteOptions, check_ids
 from .results import check_numbers, check_sound, is_sound
 
 
@@ -55,11 +55,9 @@ def mc_predict(
 ) -> MCPrediction:
     """Predict with many networks, drawn by dropout masks and by the posteriors of Bayesian layers.
 
-    The result for an input depends on the model, that input, `seed` and `n_samples` alone, up to rounding (about 1e-5;
-    1e-3
-    where a GPU takes convolutions in TF32). The same call gives the same numbers to the bit on one machine with the
-    same
-    number of threads of torch.
+    The result for an input depends only on the model, that input, `seed` and `n_samples`, up to rounding (about 1e-5;
+    1e-3 where a GPU computes convolutions in TF32). The same call gives the same numbers to the bit on one machine with
+    the same number of threads of torch.
 
     Args:
         model: Any torch module with dropout or Bayesian layers, or a Keras 3 model on its backend torch, TensorFlow or
@@ -136,17 +134,17 @@ def mc_predict(
         ((3, 2), (20, 3, 2))
     """
     started = time.perf_counter()
-    request = SamplingOptions.checked(n_samples, batch_size, level, masks, tolerance, keep_samples, workers, seed)
+    options = SamplingOptions.checked(n_samples, batch_size, level, masks, tolerance, keep_samples, workers, seed)
     names = row_names_of(x)
     model, x = split_backbone(model, x, device)
-    besides = SiteOptions.checked(stochastic_depth, gaussian_noise)
-    network = network_of(model, outputs, labels, select, precision, device, constants)
-    feed = network.feed(x)
+    site_options = SiteOptions.checked(stochastic_depth, gaussian_noise)
+    network = network_of(model, ModelOptions(outputs, labels, select, precision, device, constants))
+    source = network.source(x)
     ids = None if ids is None else check_ids(ids)
-    if ids is not None and feed.n_inputs is not None:
-        check_length(len(ids), "ids", feed.n_inputs, "x")
-    sampler = sampler_for(network, feed, request, besides)
-    return with_index(draw_all(network, sampler, feed, request, ids, progress, started), names)
+    if ids is not None and source.n_inputs is not None:
+        check_length(len(ids), "ids", source.n_inputs, "x")
+    sampler = sampler_for(network, source, options, site_options)
+    return with_index(draw_all(network, sampler, source, options, ids, progress, started), names)
 
 
 def mc_predict_point(
@@ -164,9 +162,8 @@ def mc_predict_point(
 ) -> np.ndarray:
     """The ordinary prediction with dropout off, to compare with.
 
-    Random numbers that the model draws in prediction are those that its own call would draw now; the generators that
-    they
-    come from stay where they are.
+    Random numbers that the model draws in prediction are those that a call of the model would draw now. The generators
+    that they come from are not moved.
 
     Args:
         model: As in `mc_predict()`.
@@ -200,8 +197,8 @@ def mc_predict_point(
     """
     batch_size = check_count(batch_size, "batch_size")
     model, x = split_backbone(model, x, device)
-    network = network_of(model, outputs, labels, select, precision, device, constants)
-    feed = network.feed(x)
+    network = network_of(model, ModelOptions(outputs, labels, select, precision, device, constants))
+    source = network.source(x)
     parts, n_seen, stream = [], 0, OwnStream(None)
 
     def point(placed: Inputs) -> Any:
@@ -209,13 +206,13 @@ def mc_predict_point(
             return network.point(placed)
 
     with (
-        reporting(progress, feed.n_inputs, "input", "Predicting") as report,
+        reporting(progress, source.n_inputs, "input", "Predicting") as report,
         other_generators_kept(waits=False) as moved,
     ):
-        network.settle(feed.head(3))
-        for inputs in feed.batches(batch_size):
+        network.casts_for(source.head(3))
+        for inputs in source.batches(batch_size):
             placed = network.placed(inputs, network.replica.device)
-            with network.telling(placed, n_seen):
+            with network.failures_explained(placed, n_seen):
                 result = point(placed)
             if not parts:
                 network.outputs.check(result, len(inputs))
@@ -225,7 +222,7 @@ def mc_predict_point(
             parts.append(values[0].cpu().numpy())
             n_seen += len(inputs)
             report(len(inputs))
-        moved(lambda: point(network.placed(feed.head(1), network.replica.device)))
+        moved(lambda: point(network.placed(source.head(1), network.replica.device)))
     return np.concatenate(parts)
 
 
@@ -240,9 +237,8 @@ def mc_sites(
     """List the places where `mc_predict(model, x)` samples: one row for each site.
 
     Warns of random numbers that are left out or cannot be keyed. Warns also where the spread is likely to say little:
-    dropout before the last layer alone, and rates under 0.1 or over 0.7 (but for values, in networks of this package
-    and
-    Keras models).
+    dropout before the last layer alone, and rates under 0.1 or over 0.7 (but not for values, in networks of this
+    package and Keras models).
 
     Args:
         model: As in `mc_predict()`.
@@ -269,14 +265,14 @@ def mc_sites(
         [0.2]
     """
     model, x = split_backbone(model, x)
-    besides = SiteOptions.checked(stochastic_depth, gaussian_noise)
+    site_options = SiteOptions.checked(stochastic_depth, gaussian_noise)
     where = "cpu" if isinstance(model, nn.Module) and not is_keras(model) else "auto"
     outputs = None if isinstance(model, MCNetwork) else "values"
-    network = network_of(model, outputs, None, None, "float32", where, constants)
-    feed = network.feed(x)
-    network.settle(feed.head(3))
-    found = network.probed(lambda n: network.placed(feed.head(n), network.replica.device), besides)
-    check_numbers(found.output, found.n_inputs)
-    for text in (*caveats_on(found), *advice_on(found, classifier=not network.is_of_values())):
+    network = network_of(model, ModelOptions(outputs, device=where, constants=constants))
+    source = network.source(x)
+    network.casts_for(source.head(3))
+    probe = network.probed(lambda n: network.placed(source.head(n), network.replica.device), site_options)
+    check_numbers(probe.output, probe.n_inputs)
+    for text in (*caveats_on(probe), *advice_on(probe, classifier=not network.is_of_values())):
         warn(text)
-    return sites_table(found)
+    return sites_table(probe)

@@ -22,9 +22,9 @@ from ..predictions.summaries import standard_error, summarise_classes, summarise
 from ..sites.site import tensors_in
 from .options import SamplingOptions
 
-PIECE_NUMBERS = 1 << 16  # of them that are summarised at once: in float64 they and what is made of them stay in cache
+PIECE_NUMBERS = 1 << 16  # numbers that are summarised at once: in float64 they and their results stay in cache
 
-ASKED_FROM = 16 << 20  # of fewer bytes nobody asks whether memory has room: to ask takes as long as a small prediction
+LEAST_CHECKED_BYTES = 16 << 20  # for less, free memory is not asked for: that takes as long as a small prediction
 
 
 @dataclass
@@ -38,11 +38,11 @@ class Batch:
 
 @dataclass
 class BatchSummary:
-    """What is kept of the draws of some inputs."""
+    """The summaries of some inputs, and their draws if they are kept."""
 
     places: np.ndarray  # positions among all inputs
     n_draws: int
-    arrays: Callable[[], dict[str, np.ndarray]]  # as soon as the device has made them: see `Drawn.summarised()`
+    arrays: Callable[[], dict[str, np.ndarray]]  # waits for the device; see `DrawnBatch.summarised()`
 
 
 @dataclass
@@ -54,24 +54,24 @@ class DrawnBatch:
     outputs: Outputs
 
     def pieces(self) -> list[slice]:
-        """The inputs, on a CPU so many at a time that the summaries are made in cache."""
+        """Slices of the inputs: on a CPU so few at a time that they are summarised in cache, else all."""
         n = len(self.places)
         step = max(1, PIECE_NUMBERS // self.raw[:, 0].numel()) if self.raw.is_cpu else n
         return [slice(start, start + step) for start in range(0, n, step)]
 
-    def summarised(self, request: SamplingOptions, piece: slice) -> BatchSummary:
-        """Summaries by their names, "sound" (whether all numbers are finite), and the draws where they are wanted."""
+    def summarised(self, options: SamplingOptions, piece: slice) -> BatchSummary:
+        """Summaries by their names, "sound" (whether all numbers are finite), and the draws if they are kept."""
         values, noise = self.outputs.draws(self.raw[:, piece])
         if self.outputs.task == "classification":
-            made = summarise_classes(values, request.level)
+            tensors = summarise_classes(values, options.level)
         else:
-            made = summarise_values(values, noise, request.level)
-        made["sound"] = is_sound(values)
-        if request.keep_samples:
-            made["samples"] = values.contiguous()
+            tensors = summarise_values(values, noise, options.level)
+        tensors["sound"] = is_sound(values)
+        if options.keep_samples:
+            tensors["samples"] = values.contiguous()
             if noise is not None:
-                made["noise_variances"] = noise.contiguous()
-        return BatchSummary(self.places[piece], len(values), to_host_async(made))
+                tensors["noise_variances"] = noise.contiguous()
+        return BatchSummary(self.places[piece], len(values), to_host_async(tensors))
 
     def largest_error(self, piece: slice) -> Tensor:
         """The largest Monte Carlo standard error of each input's means, (input,)."""
@@ -81,28 +81,28 @@ class DrawnBatch:
 
 def is_sound(values: Tensor) -> Tensor:
     """Whether all numbers of each input are finite."""
-    if is_on_host(values) and bool(values.sum(dtype=torch.float64).isfinite()):  # then all that it met are
+    if is_on_host(values) and bool(values.sum(dtype=torch.float64).isfinite()):  # a finite sum has finite terms
         return torch.ones(values.shape[1], dtype=torch.bool)
     return values.isfinite().flatten(2).all(dim=-1).all(dim=0)
 
 
 class ResultBuilder:
-    """Summaries, and the draws where they are wanted, of the inputs so far."""
+    """The summaries of all inputs so far, and their draws if they are kept."""
 
-    def __init__(self, n_inputs: int | None, request: SamplingOptions) -> None:
-        self.n_inputs, self.request = n_inputs, request
+    def __init__(self, n_inputs: int | None, options: SamplingOptions) -> None:
+        self.n_inputs, self.options = n_inputs, options
         self.counts = GrowingArray((), n_inputs)
         self.summaries: dict[str, GrowingArray] = {}
         self.draws: list[GrowingArray | None] = [None, None]  # samples, noise variances
         self.n_seen = 0
 
     def put(self, parts: Iterable[BatchSummary]) -> None:
-        """Take over a batch."""
+        """Add the summaries of a batch."""
         for part in parts:
             arrays, places = part.arrays(), part.places
             check_sound(arrays.pop("sound"), places)
             self.n_seen += len(places)
-            if self.request.tolerance is not None:
+            if self.options.tolerance is not None:
                 self.counts.put(places, np.full(len(places), part.n_draws))
             for which, name in enumerate(("samples", "noise_variances")):
                 if name in arrays:
@@ -114,24 +114,24 @@ class ResultBuilder:
     def _keep(self, which: int, places: np.ndarray, draws: np.ndarray) -> None:
         store = self.draws[which]
         if store is None:
-            store = self.draws[which] = GrowingArray((self.request.n_samples,), self.n_inputs)
+            store = self.draws[which] = GrowingArray((self.options.n_samples,), self.n_inputs)
         store.put(places, draws)
 
     def summary(self) -> dict[str, np.ndarray]:
-        """Each summary for all inputs, in their order; they are handed over and not kept."""
-        return {name: self.summaries.pop(name).whole() for name in list(self.summaries)}
+        """Each summary for all inputs, in their order; this object keeps no reference to them."""
+        return {name: self.summaries.pop(name).to_array() for name in list(self.summaries)}
 
     def n_drawn(self) -> np.ndarray:
-        """Draws that each input took."""
-        return self.counts.whole()
+        """The number of draws of each input."""
+        return self.counts.to_array()
 
     def samples(self) -> np.ndarray | None:
-        """The draws that were kept."""
-        return None if self.draws[0] is None else self.draws[0].whole()
+        """The draws, if they are kept."""
+        return None if self.draws[0] is None else self.draws[0].to_array()
 
     def noise_variances(self) -> np.ndarray | None:
-        """Their noise variances."""
-        return None if self.draws[1] is None else self.draws[1].whole()
+        """The noise variances of the draws, if there are any."""
+        return None if self.draws[1] is None else self.draws[1].to_array()
 
 
 def check_sound(sound: np.ndarray, places: np.ndarray) -> None:
@@ -144,19 +144,19 @@ def check_sound(sound: np.ndarray, places: np.ndarray) -> None:
 
 
 def check_numbers(output: Any, n_inputs: int) -> None:
-    """Name the first input for which a model returned NaN or infinity; not minus infinity, as logits may be that."""
-    by_input = [one for one in tensors_in(output) if one.is_floating_point() and one.ndim and len(one) == n_inputs]
+    """Name the first input for which a model returned NaN or infinity; a logit may be minus infinity."""
+    by_input = [x for x in tensors_in(output) if x.is_floating_point() and x.ndim and len(x) == n_inputs]
     if by_input:
         unsound = (by_input[0].isnan() | by_input[0].isposinf()).reshape(n_inputs, -1).any(dim=1)
         check_sound(~unsound.cpu().numpy(), np.arange(n_inputs))
 
 
 class GrowingArray:
-    """An array that is filled by the positions of inputs, and grows where nobody knows how many will come.
+    """An array that is filled by the positions of inputs, and grows if their number is not known.
 
-    One place for all batches: a small array kept from each would hold on to the memory around it.
+    One array for all batches: a small array kept from each batch would fragment the memory.
 
-    `before`: lengths of the axes before that of the inputs; what is put may be shorter there, and NaN is left.
+    before: lengths of the axes before the axis of the inputs. Values may be shorter there; the array has NaN then.
     """
 
     def __init__(self, before: tuple[int, ...], n_inputs: int | None) -> None:
@@ -168,13 +168,13 @@ class GrowingArray:
         axis = len(self.before)
         self.n = max(self.n, int(places.max()) + 1)
         if self.array is None and values.shape[: axis + 1] == (*self.before, self.n_inputs) and _run_of(places):
-            self.array = np.array(values, order="C")  # all at once
+            self.array = np.array(values, order="C")  # these are all inputs
             return
         if self.array is None or self.array.shape[axis] < self.n:
             self._grow(values)
         assert self.array is not None
-        own = slice(places[0], places[-1] + 1) if _run_of(places) else places
-        self.array[(*map(slice, values.shape[:axis]), own)] = values
+        along_inputs = slice(places[0], places[-1] + 1) if _run_of(places) else places
+        self.array[(*map(slice, values.shape[:axis]), along_inputs)] = values
 
     def _grow(self, values: np.ndarray) -> None:
         axis = len(self.before)
@@ -187,25 +187,26 @@ class GrowingArray:
         if old is not None:
             self.array[(slice(None),) * axis + (slice(old.shape[axis]),)] = old
 
-    def whole(self) -> np.ndarray:
-        """What was put, in the order of the inputs."""
+    def to_array(self) -> np.ndarray:
+        """The values, in the order of the inputs."""
         assert self.array is not None
         if self.array.shape[len(self.before)] == self.n:
             return self.array
         if self.before:
             return self.array[(slice(None),) * len(self.before) + (slice(self.n),)].copy()
-        self.array.resize((self.n, *self.array.shape[1:]), refcheck=False)  # where it is: a copy would take as much
+        self.array.resize((self.n, *self.array.shape[1:]), refcheck=False)  # in place: a copy would need as much again
         return self.array
 
 
 def _run_of(places: np.ndarray) -> bool:
+    """Whether the positions follow each other."""
     return places[-1] - places[0] + 1 == len(places)
 
 
 def check_room(shape: tuple[int, ...], arrays: int, itemsize: int) -> None:
-    """Refuse to keep draws of this shape, so many bytes a number, that memory has no room for."""
+    """Raise OutOfMemory if draws of this shape do not fit into free memory; `itemsize` is the bytes of a number."""
     needed = itemsize * math.prod(shape) * arrays
-    if needed > ASKED_FROM and needed > (free := free_memory()):
+    if needed > LEAST_CHECKED_BYTES and needed > (free := free_memory()):
         raise OutOfMemory(
             f"`keep_samples` would need {needed / 2**30:.1f} GiB for {shape[0]} draws of {shape[1]} inputs, and "
             f"{free / 2**30:.1f} GiB are free; set it to false to get the summaries alone."

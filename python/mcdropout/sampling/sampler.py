@@ -1,4 +1,4 @@
-"""`mc_sampler()`: a model prepared once for many small predictions."""
+"""`mc_sampler()`: a model that is prepared once for many small predictions."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ..sites.keras.loading import load_model
 from .draw import draw_all
 from .keras_model import KerasModel
 from .model import kind_of, network_of, sampler_for
-from .options import SamplingOptions, SiteOptions
+from .options import ModelOptions, SamplingOptions, SiteOptions
 from .snapshots import Snapshot
 from .torch_model import TorchModel
 
@@ -39,13 +39,11 @@ def mc_sampler(
     device: str | Sequence[str] = "auto",
     seed: int | None = None,
 ) -> MCSampler:
-    """Prepare `mc_predict()` for a service that is asked again and again.
+    """Prepare `mc_predict()` for a service that predicts again and again.
 
-    Sites, masks and chunks are made once. They are made anew in the first call after the model was changed: trained on,
-    or
-    given other weights, statistics or rates. Answers are those of `mc_predict()` with shared masks, the same seed and
-    no
-    draws kept.
+    Sites, masks and chunks are made once. They are made anew in the first call after the model was changed: trained, or
+    given other weights, statistics or rates. Predictions are those of `mc_predict()` with shared masks, the same seed
+    and `keep_samples=False`.
 
     Args:
         model: As in `mc_predict()`.
@@ -85,51 +83,77 @@ def mc_sampler(
         >>> ask(np.zeros((1, 4))).mean.shape
         (1, 2)
     """
-    request = SamplingOptions.checked(n_samples, 128, level, "shared", None, False, None, seed)
-    besides = SiteOptions.checked(stochastic_depth, gaussian_noise)
-    labels = None if labels is None else list(labels)
+    options = SamplingOptions.checked(n_samples, 128, level, "shared", None, False, None, seed)
+    site_options = SiteOptions.checked(stochastic_depth, gaussian_noise)
+    labels = None if labels is None else list(labels)  # an iterator could be read only once
+    model_options = ModelOptions(outputs, labels, select, precision, device, constants)
     if isinstance(model, (str, os.PathLike)) and str(model).endswith(".keras"):
         model = load_model(model)
     kind_of(model)
 
     def network() -> TorchModel | KerasModel:
         inner = model.head if isinstance(model, FrozenNetwork) else model
-        return network_of(inner, outputs, labels, select, precision, device, constants)
+        return network_of(inner, model_options)
 
-    prepared = MCSampler(model, network, request, besides)
-    prepared(example)  # the engine is chosen and the masks are made here, not in the first answer
+    prepared = MCSampler(model, network, options, site_options)
+    prepared(example)  # so that the engine is chosen and the masks are made here, not in the first prediction
     return prepared
 
 
 class MCSampler:
-    """What `mc_sampler()` gives: call it with inputs.
+    """A prepared model, made by `mc_sampler()`; call it with inputs to predict them.
 
-    It answers as the model is when it is called: the first call after a change takes as long as `mc_predict()` does.
-    What is written behind torch's back into weights of another device than the one that draws (by `weight.data`, by
-    NumPy) is not seen there; make a new sampler then.
+    Predictions follow the model: the first call after a change of the model takes as long as `mc_predict()` does. One
+    kind of change is not seen: numbers written by `weight.data` or by NumPy into weights on another device than the one
+    that draws. Make a new sampler after such a change.
+
+    Attributes:
+        model: The model, as it was given to `mc_sampler()`.
+
+    Examples:
+        >>> import mcdropout as mcd
+        >>> import numpy as np
+        >>> sampler = mcd.mc_sampler(mcd.mc_mlp(4, labels=["no", "yes"]), np.ones((3, 4)), seed=1)
+        >>> isinstance(sampler, mcd.MCSampler), len(sampler(np.zeros((2, 4))))
+        (True, 2)
     """
 
     def __init__(
-        self, model: Any, network: Callable[[], TorchModel | KerasModel], request: SamplingOptions, besides: SiteOptions
+        self,
+        model: Any,
+        network: Callable[[], TorchModel | KerasModel],
+        options: SamplingOptions,
+        site_options: SiteOptions,
     ) -> None:
-        self.model, self.network, self.request, self.besides = model, network, request, besides
+        self.model, self.network, self.options, self.site_options = model, network, options, site_options
         self.prepared: tuple[Snapshot, TorchModel | KerasModel, Sampler] | None = None
 
     def __call__(self, x: Any) -> MCPrediction:
-        """Predict these inputs."""
+        """Predict inputs like those of the `example`.
+
+        Args:
+            x: The inputs, as in `mc_predict()`.
+
+        Returns:
+            The prediction, without its draws.
+
+        Raises:
+            ValueError: For inputs that the model cannot take.
+        """
         names = row_names_of(x)
         started = time.perf_counter()
-        known = self.prepared
-        if known is None or not known[0].holds():
-            seen, network = Snapshot(self.model), self.network()
-            feed = self._feed(network, x)
-            known = self.prepared = seen, network, sampler_for(network, feed, self.request, self.besides)
+        prepared = self.prepared
+        if prepared is None or not prepared[0].holds():
+            snapshot, network = Snapshot(self.model), self.network()
+            source = self._source(network, x)
+            prepared = snapshot, network, sampler_for(network, source, self.options, self.site_options)
+            self.prepared = prepared
         else:
-            feed = self._feed(known[1], x)
-        _, network, sampler = known
-        return with_index(draw_all(network, sampler, feed, self.request, None, False, started), names)
+            source = self._source(prepared[1], x)
+        _, network, sampler = prepared
+        return with_index(draw_all(network, sampler, source, self.options, None, False, started), names)
 
-    def _feed(self, network: TorchModel | KerasModel, x: Any) -> InputSource:
+    def _source(self, network: TorchModel | KerasModel, x: Any) -> InputSource:
         if isinstance(self.model, FrozenNetwork):
             x = self.model.extract(x, device=network.replica.device)
-        return network.feed(x)
+        return network.source(x)

@@ -1,4 +1,4 @@
-"""Whether a model has changed: a record of all that its predictions depend on."""
+"""Records of a model, to see whether it has changed."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from ..variational.layer import variational_layers
 
 
 class Snapshot:
-    """What a prediction depends on in a model, as it is now: tensors, attributes, and what lists and mappings hold.
+    """The parts of a model that its predictions depend on: tensors, attributes, the members of lists and mappings.
 
-    Looked at by identity and by torch's counts of writes. Tensors that a replica has copies of, and weights that draws
-    are made from, are compared whole: these may also have been written to behind torch's back.
+    They are compared by identity and by torch's counts of writes. Tensors that a replica copies, and weights from which
+    draws are made, are compared by value: they may also have been written without torch's notice.
     """
 
     def __init__(self, model: Any) -> None:
@@ -25,10 +25,10 @@ class Snapshot:
         self.arrays: list[tuple[np.ndarray, np.ndarray]] = []
         self.holders: list[tuple[Any, list[Any]]] = []
         self.tensors: list[tuple[Tensor, Tensor, tuple[Any, ...], Tensor | None]] = []
-        self.seen: dict[int, Any] = {}  # kept alive, so that no other comes to have their ids
-        keras = is_keras(model)  # whose replicas read the user's own variables
+        self.seen: dict[int, Any] = {}  # keeps the objects alive, so that no other object gets one of their ids
+        keras = is_keras(model)  # replicas of Keras models read the variables of the user's model
         layers = {} if keras else variational_layers(model)
-        self.copied = {id(one) for layer in layers.values() for one in layer.parameters()}
+        self.copied = {id(parameter) for layer in layers.values() for parameter in layer.parameters()}
         for layer in [model, *model._flatten_layers(include_self=False)] if keras else model.modules():
             self._note(vars(layer), 1 if keras else 3)
 
@@ -39,7 +39,7 @@ class Snapshot:
             self.seen[id(value)] = value
             compared = not isinstance(value, nn.Parameter) or id(value) in self.copied
             compared = compared and value.layout == torch.strided and not value.is_quantized
-            alias = value.detach()  # so that its memory goes to no other tensor
+            alias = value.detach()  # keeps the memory, so that no other tensor gets it
             self.tensors.append((value, alias, _state_of(value), alias.clone() if compared else None))
         elif isinstance(value, np.ndarray) and not value.dtype.hasobject:
             self.seen[id(value)] = value
@@ -64,10 +64,10 @@ class Snapshot:
             self._note(vars(value), depth - 2)
 
     def holds(self) -> bool:
-        """Whether all is as it was."""
-        if any(map(len, self.empty)) or not all(_is_same(*one) for one in self.holders):
+        """Whether the model is unchanged."""
+        if any(map(len, self.empty)) or not all(_is_same(*holder_and_parts) for holder_and_parts in self.holders):
             return False
-        if not all(_is_same_array(*one) for one in self.arrays):
+        if not all(_is_same_array(*array_and_copy) for array_and_copy in self.arrays):
             return False
         return all(
             _state_of(tensor) == state and (copy is None or _is_equal(tensor, copy))
@@ -76,13 +76,14 @@ class Snapshot:
 
 
 def _parts(holder: Any) -> Any:
+    """The members of a list, set, mapping or array of objects."""
     if isinstance(holder, np.ndarray):
-        return holder.ravel().tolist()  # of objects: these themselves
+        return holder.ravel().tolist()  # the objects themselves
     return holder.values() if isinstance(holder, dict) else holder
 
 
 def _is_same(holder: Any, parts: list[Any]) -> bool:
-    """Whether it holds the same objects; in which mode a module is does not matter, since a replica sets its own."""
+    """Whether a holder has the same members; the mode of a module does not matter, because a replica sets it."""
     now = _parts(holder)
     if len(now) != len(parts):
         return False
@@ -90,11 +91,11 @@ def _is_same(holder: Any, parts: list[Any]) -> bool:
         return True
     if not isinstance(holder, dict) or "training" not in holder:
         return False
-    return all(one is part or name == "training" for (name, one), part in zip(holder.items(), parts, strict=True))
+    return all(value is part or name == "training" for (name, value), part in zip(holder.items(), parts, strict=True))
 
 
 def _state_of(tensor: Tensor) -> tuple[Any, ...]:
-    """What changes when a tensor is written to by torch, or gets other memory."""
+    """The properties of a tensor that change when torch writes to it or it gets other memory."""
     version = 0 if tensor.is_inference() else tensor._version
     return (version, tensor.data_ptr(), tensor.stride()) if tensor.layout == torch.strided else (version,)
 

@@ -25,7 +25,7 @@ from mcdropout.engine.fold import FoldedEngine, FoldedMode
 from mcdropout.engine.loop import LoopEngine
 from mcdropout.sampling.draw import _drawn
 from mcdropout.sampling.model import network_of, sampler_for
-from mcdropout.sampling.options import SamplingOptions, SiteOptions
+from mcdropout.sampling.options import ModelOptions, SamplingOptions, SiteOptions
 from mcdropout.sampling.results import Batch
 from mcdropout.sites.replica import replicate
 
@@ -384,11 +384,11 @@ def test_drawing_asks_the_device_for_nothing(x, outputs, engine, only_engine, mo
     model = nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Dropout(0.25), nn.Linear(8, 4))
     if outputs == "probabilities":
         model.append(nn.Softmax(dim=-1))
-    network = network_of(model.eval(), outputs, None, None, "float32", "cpu")
+    network = network_of(model.eval(), ModelOptions(outputs, device="cpu"))
     request = SamplingOptions.checked(DRAWS, 128, 0.95, "shared", None, True, 1, 3)
-    feed = network.feed(numbers(N, 3))
-    sampler = sampler_for(network, feed, request, SiteOptions(True, False))
-    inputs = next(feed.batches(N))
+    source = network.source(numbers(N, 3))
+    sampler = sampler_for(network, source, request, SiteOptions(True, False))
+    inputs = next(source.batches(N))
 
     def one_batch():
         batch = Batch(inputs, np.arange(N), 0)
@@ -449,17 +449,17 @@ def test_passes_and_masks_lie_on_the_device(masks, make):
     meta = torch.device("meta")
     model = make().eval()
     x = numbers(3, 2, 8, 8)[:, 0] if isinstance(model, nn.TransformerEncoderLayer) else numbers(3, 2, 8, 8)
-    network = network_of(model, "values", None, None, "float32", "cpu")
+    network = network_of(model, ModelOptions("values", device="cpu"))
     request = SamplingOptions.checked(DRAWS, 128, 0.95, masks, None, True, 1, 3)
     network.outputs.check = lambda *_: None
-    passes = sampler_for(network, network.feed(x), request, SiteOptions(True, False)).first.passes
+    passes = sampler_for(network, network.source(x), request, SiteOptions(True, False)).first.passes
     passes.device = meta
     sites = {name: site for name, site in passes.probe.sites.items() if site.rate != 0.3}  # its ties ask for numbers
     made = passes.masks(range(DRAWS), np.arange(3), frozenset(sites))
     assert {mask.device for mask in made.values()} == {meta}
     replica = replicate(model, meta)
     replica.device = torch.device("cpu")  # that of its autocast, of which torch has none without numbers
-    inputs = network.feed(x).head(3).each_tensor(lambda one: one.to(meta))
+    inputs = network.source(x).head(3).each_tensor(lambda one: one.to(meta))
     with replica.predicting(), FoldedMode(replica, sites, made, 3, fused={}):  # fused on a CPU alone
         out = replica.run(inputs)
     assert (out.device, len(out)) == (meta, 3 * DRAWS)

@@ -28,6 +28,7 @@ from torch.utils.data.distributed import DistributedSampler
 import mcdropout as mcd
 from mcdropout import MCPrediction
 from mcdropout.sampling import model, torch_model
+from mcdropout.sampling.options import ModelOptions
 
 N, STEPS, LABELS, DRAWS = 11, 4, 5, 8
 
@@ -717,11 +718,13 @@ class Scaled(nn.Module):
 
 
 def test_a_failure_on_another_device_is_looked_at_with_the_constants_of_the_first():
-    network = model.network_of(Scaled(), "values", None, None, "float32", "cpu", {"scale": np.ones(3, np.float32)})
-    placed = network.placed(network.feed(np.arange(N) % 5 + 1).head(N), torch.device("cpu"))
+    network = model.network_of(
+        Scaled(), ModelOptions("values", device="cpu", constants={"scale": np.ones(3, np.float32)})
+    )
+    placed = network.placed(network.source(np.arange(N) % 5 + 1).head(N), torch.device("cpu"))
     there = placed.with_constants({"scale": torch.ones(3, device="meta")})
     said = "must hold whole numbers from 0 to 4, which `model` looks up in `embed`; got 5 in input number 5"
-    with pytest.raises(ValueError, match=said), network.telling(there):
+    with pytest.raises(ValueError, match=said), network.failures_explained(there):
         raise RuntimeError
 
 
