@@ -1,7 +1,7 @@
 """Checks of plain arguments.
 
-Each check returns the value in the form that the rest of the package relies on, or raises an error of one sentence:
-the argument, what it must be, what came. `R/checks.R` uses the same sentences; a bridge test compares them.
+Each check returns the value in the type that the package works with, or raises an error of one sentence: the argument,
+what it must be, what it is. `R/checks.R` uses the same sentences; a bridge test compares them.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from pathlib import Path
 
 import numpy as np
 
-PASSED_OVER = (__name__.partition(".")[0], "contextlib")  # whose lines no warning points at
+SKIPPED_PACKAGES = (__name__.partition(".")[0], "contextlib")  # a warning never points at their lines
 
 MAX_SEED = 2**53 - 1  # the largest whole number that R's doubles hold exactly
 
 
 def warn(text: str) -> None:
-    """Warn of something at the line, outside this package, that called us: it decides whose the warning is."""
+    """Warn, with the line outside this package that made the call as the place of the warning."""
     level, frame = 1, sys._getframe()
-    while frame is not None and frame.f_globals.get("__name__", "").partition(".")[0] in PASSED_OVER:
+    while frame is not None and frame.f_globals.get("__name__", "").partition(".")[0] in SKIPPED_PACKAGES:
         level, frame = level + 1, frame.f_back
     warnings.warn(text, stacklevel=level)
 
@@ -37,17 +37,19 @@ def shown(value: object) -> str:
     text = f'"{value}"' if isinstance(value, str) else repr(value)
     if len(text) <= 80:
         return text
-    return f"{text[:38]}...{text[-39:]}" if isinstance(value, str) else text[:77] + "..."  # a path ends in its file
+    return (
+        f"{text[:38]}...{text[-39:]}" if isinstance(value, str) else text[:77] + "..."
+    )  # the end of a path names the file
 
 
 def as_whole_number(value: object) -> int | None:
-    """`value` as an int if it is a whole number of any type; 50.0 is one, True is not."""
+    """`value` as an int if it is a whole number of any type, such as 50.0; else, as for True, None."""
     number = as_real_number(value)
     return int(number) if number is not None and number == int(number) else None
 
 
 def as_real_number(value: object) -> int | float | None:
-    """`value` as a Python number if it is a finite one of any type; True is not."""
+    """`value` as a Python number if it is a finite number of any type; else, as for True, None."""
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, float, np.integer, np.floating)):
         return None
     number = value.item() if isinstance(value, np.generic) else value
@@ -71,7 +73,7 @@ def check_number(
     below: float | None = None,
     at_most: float | None = None,
 ) -> float:
-    """A finite number within the bounds that are given."""
+    """A finite number within the bounds that are not None."""
     number = as_real_number(value)
     words: list[str] = []
     fits = number is not None
@@ -91,7 +93,7 @@ def check_number(
 
 
 def check_flag(value: object, name: str) -> bool:
-    """True or False, nothing that merely counts as such."""
+    """True or False, and no value that Python only treats as true or false."""
     if isinstance(value, bool):
         return value
     raise ValueError(f"`{name}` must be true or false; got {shown(value)}.")
@@ -129,6 +131,6 @@ def check_path(value: object, name: str = "path") -> Path:
 
 
 def check_length(got: int, name: str, wanted: int, of: str) -> None:
-    """Two arguments that must be of one length."""
+    """Check that an argument is as long as another; `of` names the other."""
     if got != wanted:
         raise ValueError(f"`{name}` must be as long as `{of}` ({wanted}); got length {got}.")

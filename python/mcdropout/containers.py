@@ -1,6 +1,7 @@
-"""One file of named arrays and a JSON description (safetensors), or of JSON alone: opening one runs no code.
+"""The two kinds of files: named arrays with a JSON description (safetensors), or JSON alone.
 
-What models, checkpoints, predictions and policies have in common on disk. Files appear whole or not at all.
+Models, checkpoints, predictions and policies are kept in them. Opening a file runs no code. A file is complete or does
+not exist.
 """
 
 from __future__ import annotations
@@ -27,12 +28,12 @@ START = b'{"__metadata__":{"mcdropout":'  # after the eight bytes of safetensors
 
 
 def write(path: str | os.PathLike[str], kind: str, arrays: Arrays, facts: Facts) -> None:
-    """Write arrays and facts (what JSON can hold) to `path`, in one step: an old file stays until then."""
+    """Write arrays and facts (what JSON can hold) to `path`, in one step: until then an old file stays."""
     _in_one_step(path, lambda file: safetensors.numpy.save_file(_in_c_order(arrays), file, _metadata(kind, facts)))
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:
-    """Write what `to_text` gave to `path`, in one step too."""
+    """Write the result of `to_text()` to `path`, in one step."""
     _in_one_step(path, lambda file: file.write_text(text, encoding="utf-8"))
 
 
@@ -49,9 +50,9 @@ def _in_one_step(path: str | os.PathLike[str], write_to: Callable[[Path], object
     unfinished = target.with_name(f".{target.name}.{os.getpid()}")
     try:
         unfinished.touch()
-        rights = unfinished.stat().st_mode  # those that new files have here; safetensors makes its own private
+        mode = unfinished.stat().st_mode  # that of new files in this folder; safetensors makes its files private
         write_to(unfinished)
-        unfinished.chmod(rights)
+        unfinished.chmod(mode)
         os.replace(unfinished, target)
     finally:
         unfinished.unlink(missing_ok=True)
@@ -72,17 +73,17 @@ def read(path: str | os.PathLike[str], kinds: tuple[str, ...]) -> tuple[str, Arr
 
 
 def to_bytes(kind: str, arrays: Arrays, facts: Facts) -> bytes:
-    """What `write` would write."""
+    """The content of the file that `write()` would write."""
     return safetensors.numpy.save(_in_c_order(arrays), _metadata(kind, facts))
 
 
 def from_bytes(content: bytes, kinds: tuple[str, ...], name: str = "bytes") -> tuple[str, Arrays, Facts]:
-    """Kind, arrays and facts of what `to_bytes` or `to_text` gave; `name` is what a message calls it."""
-    text = content[:1] == b"{" and content[8 : 8 + len(START)] != START
-    if not text and content[8 : 8 + len(START)] != START:
+    """Kind, arrays and facts of a result of `to_bytes()` or `to_text()`; messages call it `name`."""
+    is_text = content[:1] == b"{" and content[8 : 8 + len(START)] != START
+    if not is_text and content[8 : 8 + len(START)] != START:
         raise UnreadableFile(f"`path` must be a file that mcdropout wrote; got {name}, which is not.")
     try:
-        arrays, facts = ({}, _facts_of_text(content)) if text else _parts(content)
+        arrays, facts = ({}, _facts_of_text(content)) if is_text else _parts(content)
         version, kind = int(facts.pop("format")), facts.pop("kind")
     except (safetensors.SafetensorError, ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         raise UnreadableFile(f"`path` must be a whole file; got {name}, which is cut short.") from error

@@ -8,15 +8,15 @@ class NoStochasticSites(ValueError):
 
 
 class IdenticalDraws(ValueError):
-    """Every draw came out the same, so the spread would say nothing."""
+    """All draws are the same, so their spread would say nothing."""
 
 
 class OutOfMemory(MemoryError):
-    """What was asked for does not fit in memory."""
+    """A result does not fit in memory."""
 
 
 class ForkedProcess(RuntimeError):
-    """The process was forked, and what is to compute cannot go on in such a one."""
+    """The process was forked, and a library that computes cannot work in a forked process."""
 
     def __init__(self, what: str) -> None:
         super().__init__(
@@ -26,4 +26,4 @@ class ForkedProcess(RuntimeError):
 
 
 class UnreadableFile(ValueError):
-    """A file that is not ours, is cut short, or was written by a newer version."""
+    """A file that this package did not write, that is cut short, or that a newer version wrote."""

@@ -1,4 +1,4 @@
-"""What `mc_...()` functions return, to and from disk: one file each, opened by either language, running no code."""
+"""Save and load networks, predictions and decisions: one file each, for both languages. Loading runs no code."""
 
 from __future__ import annotations
 
@@ -20,9 +20,10 @@ if TYPE_CHECKING:
     from .networks.frozen import FrozenNetwork
     from .networks.network import MCNetwork
 
-DAMAGED = (KeyError, TypeError, ValueError, RuntimeError, AttributeError, IndexError, OverflowError)  # parts do not fit
+# errors that parts which do not fit together raise
+DAMAGED = (KeyError, TypeError, ValueError, RuntimeError, AttributeError, IndexError, OverflowError)
 
-TEXTS = {  # what is kept as JSON
+TEXTS = {  # kept as JSON
     "policy": MCPolicy,
     "calibration": MCCalibration,
     "conformal": MCConformal,
@@ -37,13 +38,10 @@ Saveable: TypeAlias = "MCNetwork | FrozenNetwork | MCPrediction | Learnt"
 def mc_save(object: Saveable, path: str | os.PathLike[str]) -> None:
     """Write a network of this package, a prediction, or what was learnt on one to one file.
 
-    Networks and predictions become a safetensors file: the arrays as they are, and a JSON description. What
-    `mc_triage()`,
-    `mc_calibrate()`, `mc_conformal()` and `mc_monitor()` return becomes JSON. The file appears in one step, so an older
-    one
-    of that name is lost only when the new one is complete. Of a network with a frozen backbone the head is written, and
-    the
-    name of the backbone.
+    Networks and predictions become a safetensors file: arrays and a JSON description. The results of `mc_triage()`,
+    `mc_calibrate()`, `mc_conformal()` and `mc_monitor()` become JSON. The file appears in one step, so an older file of
+    that name is replaced only when the new one is complete. Of a network with a frozen backbone, the head and the name
+    of the backbone are written.
 
     Args:
         object: What to write.
@@ -100,24 +98,24 @@ def mc_load(path: str | os.PathLike[str]) -> Saveable:
 
 
 def model_to_bytes(model: MCNetwork | FrozenNetwork) -> bytes:
-    """What `mc_save()` would write, for those who keep a network elsewhere than in a file."""
+    """The content of the file that `mc_save()` would write, to keep a network elsewhere than in a file."""
     return containers.to_bytes("model", *_model_state(model))
 
 
 def model_from_bytes(content: bytes) -> MCNetwork | FrozenNetwork:
-    """The network that `model_to_bytes()` was given."""
+    """The network whose bytes `model_to_bytes()` returned."""
     _, arrays, facts = containers.from_bytes(bytes(content), ("model",))
     return _model(arrays, facts)
 
 
 def text_of(learnt: Learnt) -> str:
-    """What `mc_save()` would write of what was learnt on a prediction."""
+    """The content of the file that `mc_save()` would write of a result that is kept as JSON."""
     kind = next(kind for kind, cls in TEXTS.items() if isinstance(learnt, cls))
     return containers.to_text(kind, learnt.to_state())
 
 
 def from_text(text: str) -> Learnt:
-    """What `text_of()` was given."""
+    """The object whose text `text_of()` returned."""
     kind, _, facts = containers.from_bytes(text.encode(), tuple(TEXTS))
     return TEXTS[kind].from_state(facts)
 
@@ -128,14 +126,14 @@ def _model_state(model: MCNetwork | FrozenNetwork) -> tuple[dict[str, np.ndarray
     from .networks.specs import savable_spec
 
     if isinstance(model, FrozenNetwork):
-        arrays, facts = _model_state(model.head)  # type: ignore[arg-type]  # what is none of ours is refused there
+        arrays, facts = _model_state(model.head)  # type: ignore[arg-type]  # it refuses heads of other packages
         return arrays, {**facts, "backbone": model.savable_facts()}
     if not isinstance(model, MCNetwork):
         raise TypeError(
             "`object` must be a network of mc_cnn() or mc_mlp(), a prediction, or what was learnt on one; "
             f"got {type(model).__name__}. Save other torch modules with torch.save()."
         )
-    # float() for half precision, which NumPy does not have in full; the network is float32 when opened
+    # float32, because NumPy has no bfloat16
     arrays = {
         name: (values.float() if values.is_floating_point() else values).detach().cpu().numpy()
         for name, values in model.state_dict().items()
@@ -151,11 +149,11 @@ def _model(arrays: dict[str, np.ndarray], facts: dict[str, Any]) -> MCNetwork | 
     from .networks.frozen import rebuild_frozen
     from .networks.specs import build
 
-    with torch.device("meta"):  # shapes alone: nothing is allocated for a network that the arrays do not fill
+    with torch.device("meta"):  # only shapes: no memory is allocated for a network that the arrays do not fill
         shapes = {name: tuple(values.shape) for name, values in build(facts["spec"]).state_dict().items()}
-    rests = {name for name in shapes if name.endswith("_rest")}
-    if rests.isdisjoint(arrays):  # files of the first version have none
-        arrays |= {name: np.zeros(shapes[name], np.float32) for name in rests}
+    remainders = {name for name in shapes if name.endswith("_rest")}
+    if remainders.isdisjoint(arrays):  # files of the first version have none
+        arrays |= {name: np.zeros(shapes[name], np.float32) for name in remainders}
     if shapes != {name: values.shape for name, values in arrays.items()}:
         raise ValueError("The arrays do not fit the network that the file describes.")
     model = build(facts["spec"])

@@ -1,4 +1,4 @@
-"""What R calls besides the public functions. `R/bridge.R` finds everything else by its public name.
+"""Functions that only R calls. `R/bridge.R` finds all others by their public names.
 
 Torch is imported only by the functions that need it.
 """
@@ -38,24 +38,24 @@ def labels_and_codes(y: Any, labels: Sequence[Label] | None) -> tuple[np.ndarray
 def image_files(
     paths: Sequence[str], y: Sequence[str] | None, labels: Sequence[str] | None, size: Sequence[int], color: str
 ) -> ImageFiles:
-    """Files of images that are read when they are needed."""
+    """Images on disk that are read when they are needed."""
     return ImageFiles(paths, y=y, labels=labels, size=size, color=color)
 
 
 def output_number(number: int) -> CountedFromOne:
-    """The place of an output, from 0, which messages show from 1."""
+    """The position of an output, counted from 0, that messages show counted from 1."""
     from .predictions.outputs import CountedFromOne
 
     return CountedFromOne(number)
 
 
 def model_to_bytes(model: MCNetwork | FrozenNetwork) -> bytes:
-    """A network as `mc_save()` would write it."""
+    """The content of the file that `mc_save()` would write of a network."""
     return files.model_to_bytes(model)
 
 
 def model_from_bytes(content: bytes) -> MCNetwork | FrozenNetwork:
-    """The network that `model_to_bytes()` was given."""
+    """The network whose bytes `model_to_bytes()` returned."""
     return files.model_from_bytes(content)
 
 
@@ -65,7 +65,7 @@ def learnt_to_text(learnt: files.Learnt) -> str:
 
 
 def learnt_from_text(text: str) -> files.Learnt:
-    """What `learnt_to_text()` was given."""
+    """The object whose text `learnt_to_text()` returned."""
     return files.from_text(text)
 
 
@@ -86,7 +86,10 @@ def report(
     measure: Any,
     **page: Any,
 ) -> None:
-    """`mc_report()` with inputs counted from 1, and the words of a monitor."""
+    """`mc_report()` with inputs counted from 1, and the words of a monitor.
+
+    page: the further arguments of `write_report()`.
+    """
     contents = ReportContents(prediction, images, y, policy, monitor, measure, first=1)
     write_report(contents, path=path, **page)
 

@@ -1,4 +1,4 @@
-"""How a long run tells how far it is: a bar, or the caller's own function."""
+"""Progress of long runs: a bar, or a function of the caller."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Progress = bool | Callable[[int, int, str], object]
 
 
 class Report(Protocol):
-    """Is told how many more are done and, where it changes, what is being done."""
+    """Called with the number of units that were completed since the last call, and with a text if it changes."""
 
     def __call__(self, more: int, text: str = "") -> None: ...
 
@@ -26,15 +26,15 @@ class Report(Protocol):
 def reporting(
     progress: Progress, total: int | None, unit: str, text: str = "", done: int = 0, every: float = 0
 ) -> Iterator[Report]:
-    """What tells of progress: a bar, the caller's function of (done, total, text), or nothing.
+    """Report progress by a bar, by the caller's function of (done, total, text), or not at all.
 
-    total: None where nobody knows it, which the caller's function sees as 0. done: what is done already. every: seconds
+    total: None if it is not known; the caller's function gets 0 then. done: units completed before. every: seconds
     between two calls of the caller's function.
     """
     if callable(progress):
         last = -math.inf
 
-        def tell(more: int, text: str = text) -> None:
+        def call(more: int, text: str = text) -> None:
             nonlocal done, last
             done += more
             now = time.perf_counter()
@@ -42,10 +42,10 @@ def reporting(
                 last = now
                 progress(done, total or 0, text)
 
-        yield tell
+        yield call
         return
     show = check_flag(progress, "progress")
-    # seconds: a log file wants few lines
+    # seconds between two updates; a log file gets a line for each
     pause = 0.2 if sys.stderr is not None and sys.stderr.isatty() else 5.0
     with tqdm(
         total=total, initial=done, desc=text, unit=unit, leave=False, delay=1.0, mininterval=pause, disable=not show

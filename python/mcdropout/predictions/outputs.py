@@ -20,7 +20,7 @@ Select = str | int | Callable[[Any], Tensor]
 
 
 class CountedFromOne(int):
-    """A part's place, from 0 as any, that is shown as R counts."""
+    """The position of a part, counted from 0, that messages show counted from 1 as in R."""
 
     def __repr__(self) -> str:
         return str(self + 1)
@@ -31,20 +31,20 @@ class Outputs:
     """The meaning of a model's outputs, checked once on a few inputs."""
 
     kind: str
-    labels: tuple[Label, ...] = ()  # () for values, and until the first output says how many there are
+    labels: tuple[Label, ...] = ()  # () for values, and until the number of labels is known from the first output
     select: Select | None = None
     label_axis: int = 1
-    callers: Callable[[Tensor], Tensor] | None = None  # from standard to the caller's units
+    callers: Callable[[Tensor], Tensor] | None = None  # converts standardised values into the caller's units
 
     @classmethod
     def declared(
         cls, kind: str | None, labels: Iterable[Label] | None, select: Select | None, known: Outputs | None
     ) -> Outputs:
-        """What the caller says, held against what the model itself tells (`known`), if it does."""
+        """The meaning as the caller declares it, checked against the model's own (`known`), if it has one."""
         if known is not None and kind not in (None, known.kind):
             raise ValueError(f'`outputs` is known for this model, "{known.kind}"; got {shown(kind)}.')
         if known is None and kind is None:
-            words = ", ".join(f'"{one}"' for one in OUTPUTS)
+            words = ", ".join(f'"{kind}"' for kind in OUTPUTS)
             raise ValueError(f"`outputs` must say what `model` returns, one of {words}; got none.")
         named = known.labels if known is not None else ()
         if labels is not None:
@@ -58,14 +58,14 @@ class Outputs:
         return "classification" if self.kind in ("logits", "probabilities") else "regression"
 
     def tensor(self, result: Any) -> Tensor:
-        """The tensor in what the model returned."""
+        """The selected tensor of the model's result."""
         if callable(self.select):
             result = self.select(result)
         elif self.select is not None:
             result = self._selected(result)
         elif self.kind == "logits" and isinstance(result, Mapping) and "logits" in result:
-            result = result["logits"]  # as Hugging Face names them
-        if not isinstance(result, (Mapping, tuple, list)) and hasattr(result, "ndim"):  # a tensor, also of Keras
+            result = result["logits"]  # the name that Hugging Face gives them
+        if not isinstance(result, (Mapping, tuple, list)) and hasattr(result, "ndim"):  # a tensor of torch or Keras
             if "complex" in str(result.dtype):
                 raise ValueError(
                     "`model` must return real numbers; got complex ones, of which `select` can take parts."
@@ -88,7 +88,7 @@ class Outputs:
         raise ValueError(f"`select` must name a part of what `model` returns ({parts}); got {shown(self.select)}.")
 
     def check(self, result: Any, n_inputs: int) -> None:
-        """See that the outputs are what they are said to be, on `n_inputs` inputs."""
+        """Check that the outputs for `n_inputs` inputs fit the declared meaning."""
         out = self.tensor(result).float()
         if out.ndim < 2 or len(out) != n_inputs:
             raise ValueError(
@@ -99,8 +99,8 @@ class Outputs:
         if out.numel() == 0:
             raise ValueError(f"`model` must return at least one number for an input; got shape {tuple(out.shape)}.")
         if self.task == "classification":
-            self.label_axis = self._found_label_axis(out)
-            unsound = (out.isnan() | out.isposinf()).flatten(1).any(dim=1)  # of which is told where they are met
+            self.label_axis = self._find_label_axis(out)
+            unsound = (out.isnan() | out.isposinf()).flatten(1).any(dim=1)  # the draws will be checked for these
             if not bool(unsound.all()):
                 self._check_meaning(out[~unsound].movedim(self.label_axis, -1))
             n_labels = max(2, out.shape[self.label_axis])
@@ -114,10 +114,10 @@ class Outputs:
                 f"`model` must return as many log variances as means; got {out.shape[-1]} columns, an odd number."
             )
 
-    def _found_label_axis(self, out: Tensor) -> int:
-        """The axis of the labels: the last of two, else the one that is as long as `labels`.
+    def _find_label_axis(self, out: Tensor) -> int:
+        """The axis of the labels: the second of two axes, else the one axis that is as long as `labels`.
 
-        A single channel, the second axis or the last, is that of the second of two labels.
+        With two labels, a single channel (the second axis or the last) holds the second label.
         """
         if out.ndim == 2:
             return 1
@@ -133,7 +133,7 @@ class Outputs:
         )
 
     def _check_meaning(self, out: Tensor) -> None:
-        """Declared logits that are all probabilities, or the other way round, are an error."""
+        """Refuse declared logits that are all probabilities, and declared probabilities that are none."""
         sums = out.sum(dim=-1)
         between = bool(((out >= 0) & (out <= 1)).all())
         single = out.shape[-1] == 1
@@ -155,14 +155,17 @@ class Outputs:
             )
 
     def draws(self, out: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Raw outputs (draw, input, ...) to (draw, input, ..., label) or means, and the noise variance where told."""
+        """Probabilities (draw, input, ..., label) or means of raw outputs (draw, input, ...), and the noise variance.
+
+        The noise variance is None if the model does not return one.
+        """
         out = out.float() if self.callers is None else self.callers(out.double())
         if self.kind == "mean_log_variance":
             mean, log_variance = out.chunk(2, dim=-1)
             return mean, log_variance.exp()
         if self.kind == "values":
             return out, None
-        # (draw, label, input, ...) in memory: what follows works along the inputs, many at a time
+        # in memory (draw, label, input, ...), because summaries work on many inputs at once
         out = out.movedim(self.label_axis + 1, 1).contiguous()
         if out.shape[1] == 1:
             out = self._two_labels(out)
@@ -176,18 +179,19 @@ class Outputs:
         return torch.cat([1 - out, out], dim=1)
 
 
-def _known_labels(given: tuple[Label, ...], own: tuple[Label, ...]) -> tuple[Label, ...]:
-    """A network's own labels, which may be given again, in their order, as R or text has them."""
-    if [str(one) for one in given] == [str(one) for one in own]:
-        return own
-    if not own:
-        raise ValueError(f"`labels` must be left out where `model` is a network for values; got {listed(given)}.")
+def _known_labels(declared: tuple[Label, ...], known: tuple[Label, ...]) -> tuple[Label, ...]:
+    """The labels of the network. The caller may repeat them in their order, as any type with the same text."""
+    if [str(label) for label in declared] == [str(label) for label in known]:
+        return known
+    if not known:
+        raise ValueError(f"`labels` must be left out where `model` is a network for values; got {listed(declared)}.")
     raise ValueError(
-        f"`labels` must be left out, or be those of `model` in their order, {listed(own)}; got {listed(given)}."
+        f"`labels` must be left out, or be those of `model` in their order, {listed(known)}; got {listed(declared)}."
     )
 
 
 def _parts(result: Any) -> str:
+    """The parts of a model's result in words; "" if it has no parts."""
     if isinstance(result, Mapping):
         return ", ".join(f'"{name}"' for name in result)
     if isinstance(result, (tuple, list)):

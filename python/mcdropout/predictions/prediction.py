@@ -1,4 +1,4 @@
-"""The result of `mc_predict()`: NumPy arrays, and where they came from. Needs no torch."""
+"""The result of `mc_predict()`: NumPy arrays and their provenance. Needs no torch."""
 
 from __future__ import annotations
 
@@ -44,30 +44,29 @@ BY_DRAW = ("samples", "noise_variances")  # (draw, input, ...)
 class MCPrediction:
     """Predictions with their uncertainty, one entry for each input.
 
-    For classes the numbers are of the class probabilities, (input, label). For values they are of the model's mean,
-    (input,
-    output).
+    For classes the numbers describe the class probabilities, (input, label). For values they describe the mean that the
+    model predicts, (input, output).
 
     Attributes:
         mean: The mean over the draws.
         variance: The variance over the draws, with divisor n - 1; for values the epistemic part.
-        std: Its square root.
+        std: The square root of `variance`.
         lower: The lower end of the interval of the draws at `level`.
-        upper: Its upper end.
+        upper: The upper end of that interval.
         mcse: The Monte Carlo standard error of `mean`.
         predicted: The most probable label, (input,).
         second: The second most probable label, (input,).
         confidence: The mean probability of `predicted`, (input,).
-        margin: Its lead over `second`, (input,).
+        margin: The mean probability of `predicted` minus that of `second`, (input,).
         predictive_entropy: The total uncertainty in nats, (input,): `expected_entropy` + `mutual_information`.
         expected_entropy: The aleatoric part in nats, (input,).
         mutual_information: The epistemic part in nats, (input,).
-        aleatoric_variance: Of values: the variance of the noise, where the model has it.
-        total_variance: Of values: the variance with the noise.
+        aleatoric_variance: For values: the variance of the noise, if the model predicts it.
+        total_variance: For values: `variance` + `aleatoric_variance`.
         samples: The draws (draw, input, output), or None: float32, or float64 for values of a network of this package.
         noise_variances: The variance of the noise of each draw.
-        temperature: The temperature that `mc_apply()` has calibrated the draws to: 1 as drawn, None in older files.
-        ids: What tables and pictures call the inputs: as they were given, or else the index of a pandas `x`.
+        temperature: The temperature that `mc_apply()` applied to the draws: 1 if none, None in older files.
+        ids: The names of the inputs in tables and pictures: the argument `ids`, else the index of a pandas `x`.
     """
 
     task: str  # "classification" or "regression"
@@ -75,7 +74,7 @@ class MCPrediction:
     variance: Array
     lower: Array
     upper: Array
-    n_samples: int | Array  # draws: of all inputs, or with `tolerance` of each
+    n_samples: int | Array  # draws of all inputs; with `tolerance`, draws of each input
     level: float
     seed: int
     masks: str
@@ -104,7 +103,7 @@ class MCPrediction:
     samples: Array | None = None
     noise_variances: Array | None = None
     temperature: float | None = 1.0
-    id_names: tuple[str | None, ...] = ("id",)  # of the index of tables; several where an id has several parts
+    id_names: tuple[str | None, ...] = ("id",)  # names of the index of tables; several if an id has several parts
 
     @property
     def std(self) -> Array:
@@ -113,7 +112,7 @@ class MCPrediction:
 
     @property
     def mcse(self) -> Array:
-        """Monte Carlo standard error of `mean`: what more draws would take away."""
+        """Monte Carlo standard error of `mean`: the part of its error that more draws reduce."""
         return self.std / np.sqrt(self._draws_of_each())
 
     @property
@@ -128,7 +127,7 @@ class MCPrediction:
 
     @property
     def pred_int(self) -> Array | None:
-        """Interval of a new observation, noise included, (input, output, 2), where the model tells its noise."""
+        """Interval of a new observation, noise included, (input, output, 2); None if the model predicts no noise."""
         if self.pred_lower is None or self.pred_upper is None:
             return None
         return np.stack([self.pred_lower, self.pred_upper], axis=-1)
@@ -137,7 +136,7 @@ class MCPrediction:
         """Log density of observed values under the mixture of the draws, (input, output), in nats per output.
 
         log of the mean over draws of Normal(y; mean_t, noise variance_t), not the density at the mean parameters.
-        Needs a model that tells its noise, and the draws.
+        Needs a model that predicts its noise, and the draws.
         Reference: Gal and Ghahramani (2016), arXiv:1506.02142, appendix 4.4.
         """
         if self.samples is None or self.noise_variances is None:
@@ -150,11 +149,11 @@ class MCPrediction:
         observed = observed.reshape(self.mean.shape)
         means, variances = self.samples.astype(np.float64), self.noise_variances.astype(np.float64)
         terms = -0.5 * (np.log(2 * np.pi * variances) + (observed - means) ** 2 / variances)
-        terms = np.where(np.isnan(means), -np.inf, terms)  # draws that an input did not need
+        terms = np.where(np.isnan(means), -np.inf, terms)  # an input that met `tolerance` has no further draws
         return logsumexp(terms, axis=0) - np.log(self._draws_of_each())
 
     def _draws_of_each(self) -> Array:
-        """Number of draws, to be divided by: one number, or one for each input along the first axis."""
+        """Number of draws, as a divisor: one number, or one for each input along the first axis."""
         counts = np.asarray(self.n_samples)
         return counts.reshape(-1, *(1,) * (self.mean.ndim - 1)) if counts.ndim else counts
 
@@ -167,9 +166,9 @@ class MCPrediction:
         if isinstance(where, np.ndarray) and where.size == 0:
             where = where.astype(np.int64)  # an empty list has no type
         by_input = (*BY_INPUT, "ids", *(["n_samples"] if isinstance(self.n_samples, np.ndarray) else []))
-        taken = {name: value[where] for name in by_input if (value := getattr(self, name)) is not None}
-        taken |= {name: value[:, where] for name in BY_DRAW if (value := getattr(self, name)) is not None}
-        return replace(self, **taken)
+        selected = {name: value[where] for name in by_input if (value := getattr(self, name)) is not None}
+        selected |= {name: value[:, where] for name in BY_DRAW if (value := getattr(self, name)) is not None}
+        return replace(self, **selected)
 
     def __repr__(self) -> str:
         what = f"{self.mean[:1].size} outputs" if self.labels is None else f"{len(self.labels)} labels"
@@ -180,11 +179,11 @@ class MCPrediction:
         )
 
     def is_calibrated(self) -> bool:
-        """Whether `mc_apply()` has changed the draws, as far as is known."""
+        """Whether `mc_apply()` has changed the draws; False if an older file does not say."""
         return self.temperature not in (None, 1)
 
     def draws_in_words(self) -> str:
-        """How many draws there are: with `tolerance`, from the fewest to the most that an input took."""
+        """The number of draws in words: with `tolerance`, the least and the greatest number of an input."""
         counts = np.atleast_1d(self.n_samples)
         least, most = (counts.min(), counts.max()) if len(counts) else (0, 0)
         return f"{most} draws" if least == most else f"{least} to {most} draws"
@@ -192,8 +191,8 @@ class MCPrediction:
     def to_pandas(self) -> pd.DataFrame:
         """One row per input; for classes one column per label for the mean, lower and upper probability.
 
-        Of values, lower and upper are the interval of the mean, pred_lower and pred_upper that of a new observation,
-        where the model tells its noise (`.pred_lower` and `.pred_int_lower` in R's table, named as tidymodels does).
+        For values, lower and upper are the interval of the mean. pred_lower and pred_upper are the interval of a new
+        observation, if the model predicts its noise (`.pred_lower` and `.pred_int_lower` in R, as in tidymodels).
 
         Raises ValueError for class probabilities with further axes, such as segmentation maps: use the arrays.
         """
@@ -204,7 +203,7 @@ class MCPrediction:
         return self._values_table()
 
     def _classes_table(self) -> pd.DataFrame:
-        one_each = (
+        single_columns = (
             "predicted",
             "confidence",
             "second",
@@ -214,7 +213,7 @@ class MCPrediction:
             "mutual_information",
             "variation_ratio",
         )
-        columns: dict[str, Any] = {name: getattr(self, name) for name in one_each}
+        columns: dict[str, Any] = {name: getattr(self, name) for name in single_columns}
         assert self.labels is not None
         for place, label in enumerate(self.labels):
             columns[f"mean_{label}"] = self.mean[:, place]
@@ -244,45 +243,45 @@ class MCPrediction:
         return pd.DataFrame(columns, index=index_of(self))
 
     def to_state(self) -> tuple[dict[str, Array], dict[str, Any]]:
-        """Numeric arrays, and the rest as JSON can hold it: what a file keeps. Labels are kept as codes."""
+        """The content of a file: numeric arrays, and facts as JSON can hold them. Labels are kept as codes."""
         arrays: dict[str, Array] = {}
-        rest: dict[str, Any] = {}
+        facts: dict[str, Any] = {}
         for field in fields(self):
             value = getattr(self, field.name)
             if field.name == "id_names" and (self.ids is None or value == ("id",) or len(value) > 1):
                 continue
             if field.name in ("predicted", "second") and value is not None:
                 assert self.labels is not None
-                codes = {str(label): code for code, label in enumerate(self.labels)}
-                found = [codes[str(one)] for one in value.ravel()]
-                arrays[field.name] = np.array(found, dtype=np.int64).reshape(value.shape)
+                code_of = {str(label): code for code, label in enumerate(self.labels)}
+                codes = [code_of[str(label)] for label in value.ravel()]
+                arrays[field.name] = np.array(codes, dtype=np.int64).reshape(value.shape)
             elif isinstance(value, np.ndarray) and value.dtype.kind in "iuf":
                 arrays[field.name] = value
             elif field.name in ("ids", "id_names") and value is not None:
-                rest[field.name] = [_plain(one) for one in value]
+                facts[field.name] = [_plain(name) for name in value]
             elif value is not None:
-                rest[field.name] = list(value) if isinstance(value, (tuple, np.ndarray)) else value
-        return arrays, rest
+                facts[field.name] = list(value) if isinstance(value, (tuple, np.ndarray)) else value
+        return arrays, facts
 
     @classmethod
-    def from_state(cls, arrays: Mapping[str, Array], rest: Mapping[str, Any]) -> MCPrediction:
-        """The prediction that `to_state()` took apart."""
-        known: dict[str, Any] = {"temperature": None} | dict(rest) | dict(arrays)
-        if known.get("labels") is not None:
-            known["labels"] = tuple(known["labels"])
-            names = label_array(known["labels"])
+    def from_state(cls, arrays: Mapping[str, Array], facts: Mapping[str, Any]) -> MCPrediction:
+        """The prediction of what `to_state()` returned."""
+        values: dict[str, Any] = {"temperature": None} | dict(facts) | dict(arrays)
+        if values.get("labels") is not None:
+            values["labels"] = tuple(values["labels"])
+            names = label_array(values["labels"])
             for name in ("predicted", "second"):
-                known[name] = names[_whole_numbers(known[name])]
-        if isinstance(known.get("ids"), list):
-            known["ids"] = np.array(known["ids"], dtype=object)
-        if "id_names" in known:
-            known["id_names"] = tuple(known["id_names"])
-        prediction = cls(**known)
+                values[name] = names[_whole_numbers(values[name])]
+        if isinstance(values.get("ids"), list):
+            values["ids"] = np.array(values["ids"], dtype=object)
+        if "id_names" in values:
+            values["id_names"] = tuple(values["id_names"])
+        prediction = cls(**values)
         prediction._check_parts()
         return prediction
 
     def _check_parts(self) -> None:
-        """Refuse parts that cannot be those of one prediction."""
+        """Refuse parts that do not fit together."""
         if self.task not in ("classification", "regression") or (self.task == "classification") != bool(self.labels):
             raise ValueError(f"A prediction must be of classes with labels, or of values; got task {self.task!r}.")
         for name in (*BY_INPUT, *BY_DRAW, "ids"):
@@ -299,7 +298,7 @@ class MCPrediction:
 
 
 def index_of(prediction: MCPrediction) -> pd.Index:
-    """What the rows of a table with one row per input are called: the ids, or positions from 0."""
+    """The index of a table with one row per input: the ids, or positions from 0."""
     if prediction.ids is None:
         return pd.RangeIndex(len(prediction), name="input")
     names = prediction.id_names
@@ -309,23 +308,23 @@ def index_of(prediction: MCPrediction) -> pd.Index:
 
 
 def with_index(prediction: MCPrediction, index: Any | None) -> MCPrediction:
-    """The prediction with a table's index as ids, where it has none."""
+    """The prediction with the index of a table as ids, if it has no ids."""
     if index is None or prediction.ids is not None:
         return prediction
     return replace(prediction, ids=index.to_numpy(), id_names=tuple(index.names))
 
 
-def _plain(one: Any) -> Any:
-    """An id, or its name, as JSON can hold it: a number or words."""
-    if one is None or isinstance(one, (str, int)):
-        return one
-    if isinstance(one, np.integer):
-        return int(one)
-    return ", ".join(map(str, one)) if isinstance(one, tuple) else str(one)
+def _plain(name: Any) -> Any:
+    """An id, or the name of ids, as JSON can hold it: a number or text."""
+    if name is None or isinstance(name, (str, int)):
+        return name
+    if isinstance(name, np.integer):
+        return int(name)
+    return ", ".join(map(str, name)) if isinstance(name, tuple) else str(name)
 
 
 def _whole_numbers(codes: Array) -> Array:
-    """Codes from 0; a negative one would count from the end."""
+    """Codes as int64. Refuses negative codes, which would count from the end."""
     if codes.min(initial=0) < 0:
         raise ValueError("Codes of labels must count from 0.")
     return codes.astype(np.int64)

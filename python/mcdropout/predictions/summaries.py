@@ -1,9 +1,9 @@
-"""Draws to numbers: mean, variance, intervals, entropies, and the Monte Carlo error of each.
+"""Summaries of draws: mean, variance, intervals, entropies, and their Monte Carlo errors.
 
 Every function takes draws as a tensor (draw, input, output) on any device and works in float64, so that rounding
 stays far below the Monte Carlo error. Entropies are in nats, with 0 log 0 = 0. All parts of a decomposition come
-from one set of draws, so they add up. Draws of which the inputs lie innermost in memory are summarised several times
-as fast as others: labels are few, inputs are many.
+from the same draws, so they add up. Draws with the inputs innermost in memory are summarised several times as fast,
+because there are many inputs and few labels.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ TINY = 2.0**-1022  # float64's least normal number: 0 log 0 is taken as 0 log of
 def mean_and_variance(draws: Tensor) -> tuple[Tensor, Tensor]:
     """Mean over the draws, and variance with the n - 1 divisor (R's `var`), both (input, output).
 
-    The variance is taken around the mean, never as a difference of squares, which loses all digits when the mean
-    is large beside the spread.
+    The variance is the mean square around the mean. A difference of squares would lose all digits of a spread that is
+    small beside the mean.
     """
     draws = draws.double()
     mean = draws.mean(dim=0)
@@ -69,16 +69,16 @@ def entropy_parts(draws: Tensor) -> dict[str, Tensor]:
     """
     draws = draws.double()
     mean = draws.mean(dim=0)
-    own = entropy(draws)  # (draw, input)
+    entropies = entropy(draws)  # (draw, input)
     cross = -(draws * _log(mean)).sum(dim=-1)  # (draw, input); its mean over the draws is the entropy of the mean
-    predictive, expected = entropy(mean), own.mean(dim=0)
+    predictive, expected = entropy(mean), entropies.mean(dim=0)
     return {
         "predictive_entropy": predictive,
         "expected_entropy": expected,
         "mutual_information": (predictive - expected).clamp(min=0),
         "predictive_entropy_mcse": standard_error(cross),
-        "expected_entropy_mcse": standard_error(own),
-        "mutual_information_mcse": standard_error(cross - own),
+        "expected_entropy_mcse": standard_error(entropies),
+        "mutual_information_mcse": standard_error(cross - entropies),
     }
 
 
@@ -92,8 +92,8 @@ def variation_ratio(draws: Tensor) -> Tensor:
 
     Reference: Freeman (1965), Elementary applied statistics; Gal (2016), Uncertainty in deep learning, section 3.3.
     """
-    votes = (draws == draws.amax(dim=-1, keepdim=True)).float()  # summed faster than whole numbers, and as exactly
-    if not is_on_host(draws) or float(votes.sum(dim=-1).amax()) > 1:  # where labels are level the first has the vote
+    votes = (draws == draws.amax(dim=-1, keepdim=True)).float()  # sums are exact, and faster than of whole numbers
+    if not is_on_host(draws) or float(votes.sum(dim=-1).amax()) > 1:  # of equal labels the first gets the vote
         labels = torch.arange(draws.shape[-1], device=draws.device)
         votes = (draws.argmax(dim=-1, keepdim=True) == labels).float()
     return 1 - votes.sum(dim=0).amax(dim=-1).double() / len(draws)
@@ -120,7 +120,7 @@ def summarise_classes(draws: Tensor, level: float) -> dict[str, Tensor]:
 
 
 def summarise_values(draws: Tensor, noise_variance: Tensor | None, level: float) -> dict[str, Tensor]:
-    """All summaries of values (draw, input, output...); `noise_variance` of the same shape where the model tells it.
+    """All summaries of values (draw, input, output...); `noise_variance` has the same shape, or is None.
 
     The total variance is the law of total variance: aleatoric E[noise variance] + epistemic Var[mean]. `pred_lower`
     and `pred_upper` are quantiles of the equal mixture of one normal distribution per draw.
@@ -150,8 +150,8 @@ def mixture_quantile(means: Tensor, variances: Tensor, probability: float) -> Te
     bracket down to float64's rounding.
     """
     means, scales = means.double(), variances.double().sqrt()
-    member = means + scales * NormalDist().inv_cdf(probability)
-    low, high = member.amin(dim=0), member.amax(dim=0)
+    of_members = means + scales * NormalDist().inv_cdf(probability)
+    low, high = of_members.amin(dim=0), of_members.amax(dim=0)
     for _ in range(60):
         middle = (low + high) / 2
         below = torch.special.ndtr((middle - means) / scales).mean(dim=0) < probability

@@ -1,4 +1,4 @@
-"""What scores, calibration and decisions read of a prediction and of true labels or values. Needs no torch."""
+"""Predictions and true labels or values, checked for scores, calibration and decisions. Needs no torch."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .prediction import Array, MCPrediction
 
 
 def check_prediction(prediction: object, name: str = "prediction") -> MCPrediction:
-    """A prediction of at least one input, all of whose means are numbers, without further axes for classes."""
+    """A prediction of at least one input, with finite means and, for classes, one row of probabilities per input."""
     if not isinstance(prediction, MCPrediction):
         raise TypeError(f"`{name}` must be what `mc_predict()` returns; got {shown(type(prediction).__name__)}.")
     if len(prediction) == 0:
@@ -26,25 +26,24 @@ def check_prediction(prediction: object, name: str = "prediction") -> MCPredicti
 
 
 def check_classes(prediction: object, instead: str, name: str = "prediction") -> MCPrediction:
-    """A prediction of classes; `instead` says what there is for values."""
-    found = check_prediction(prediction, name)
-    if found.task != "classification":
+    """A prediction of classes; `instead` ends the message with what to use for values."""
+    checked = check_prediction(prediction, name)
+    if checked.task != "classification":
         raise ValueError(f"`{name}` must be of classes; got one of values{instead}.")
-    return found
+    return checked
 
 
 def check_labels(prediction: MCPrediction, labels: Sequence[Label], of: str, name: str = "prediction") -> None:
-    """The same labels in the same order as those of what was fitted, or of another prediction."""
-    ours, theirs = ([str(label) for label in some] for some in (labels_of(prediction), labels))
-    if ours != theirs:
-        raise ValueError(f"`{name}` must have the labels of {of}, {listed(theirs)}; got {listed(ours)}.")
+    """Check that a prediction has these labels in this order; `of` names the object that they belong to."""
+    got, wanted = ([str(label) for label in some_labels] for some_labels in (labels_of(prediction), labels))
+    if got != wanted:
+        raise ValueError(f"`{name}` must have the labels of {of}, {listed(wanted)}; got {listed(got)}.")
 
 
 def check_calibration(prediction: MCPrediction, temperature: float | None, of: str, name: str = "prediction") -> None:
-    """The same temperature as the prediction that something was learnt on, or as another; older files know of none."""
-    ours = prediction.temperature
-    if None not in (ours, temperature) and ours != temperature:
-        wanted, got = map(_calibrated, (temperature, ours))
+    """Check that a prediction has this temperature; `of` names the object that it belongs to. Older files have none."""
+    if None not in (prediction.temperature, temperature) and prediction.temperature != temperature:
+        wanted, got = map(_calibrated, (temperature, prediction.temperature))
         raise ValueError(f"`{name}` must be {wanted}, as {of}; got one that is {got}.")
 
 
@@ -58,14 +57,14 @@ def labels_of(prediction: MCPrediction) -> tuple[Label, ...]:
 
 
 def true_codes(y: object, prediction: MCPrediction, name: str = "y", of: str = "prediction") -> Array:
-    """Position of each input's true label among those of the prediction, (input,); `of`: what it must be as long as."""
+    """The position of each true label among the labels, (input,); `of` names the argument that `y` must match."""
     codes, _ = as_labels(y, labels_of(prediction), name)
     check_length(len(codes), name, len(prediction), of)
     return codes
 
 
 def codes_to_learn_from(y: object, prediction: MCPrediction) -> Array:
-    """The same for inputs that something is learnt on: of one label alone, they would say nothing of the others."""
+    """As `true_codes()`, for inputs to learn from: refuses inputs of a single label."""
     codes = true_codes(y, prediction)
     if (codes == codes[0]).all():
         only = shown(labels_of(prediction)[codes[0]])
@@ -74,7 +73,7 @@ def codes_to_learn_from(y: object, prediction: MCPrediction) -> Array:
 
 
 def true_values(y: object, prediction: MCPrediction, name: str = "y", of: str = "prediction") -> Array:
-    """What was observed, of the shape of the prediction's mean; `of`: what it must be as long as."""
+    """The observed values in the shape of the prediction's mean; `of` names the argument that `y` must match."""
     n_outputs = prediction.mean[:1].size
     values = as_targets(_in_columns(y, n_outputs), n_outputs, name)
     check_length(len(values), name, len(prediction), of)
@@ -89,7 +88,7 @@ def predicted_codes(prediction: MCPrediction) -> Array:
 
 
 def _in_columns(y: object, n_outputs: int) -> object:
-    """Maps of values, as one row per input."""
+    """Maps of values as one row per input; anything else unchanged."""
     if isinstance(y, np.ndarray) and y.ndim > 2 and y[:1].size == n_outputs:
         return y.reshape(len(y), -1)
     return y

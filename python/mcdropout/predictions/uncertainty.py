@@ -1,4 +1,4 @@
-"""The measures of uncertainty. Every measure is larger the more uncertain an input is. Needs no torch."""
+"""The measures of uncertainty; each is larger for a more uncertain input. Needs no torch."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def _std_of_predicted(prediction: MCPrediction) -> Array:
 
 
 def _root_of_mean(variance: Array | None) -> Array:
-    """One number per input, in the unit of the values; over several outputs, the root of their mean variance."""
+    """One number per input, in the unit of the values: the root of the mean variance over the outputs."""
     assert variance is not None
     return np.sqrt(variance.reshape(len(variance), -1).mean(axis=1))
 
@@ -41,7 +41,7 @@ VALUE_MEASURES: dict[str, Callable[[MCPrediction], Array | None]] = {
 
 ENTROPIES = ("predictive_entropy", "expected_entropy", "mutual_information")
 
-# How pictures, reports and R name each measure, and its unit; without one it is that of what is predicted. R draws
+# The name of each measure in pictures, reports and R, and its unit; None is the unit of the predictions. R draws
 # without Python and has the same table in R/plots-style.R; a bridge test compares the two.
 WORDS: dict[str, tuple[str, str | None]] = {
     "predictive_entropy": ("predictive entropy", "nats"),
@@ -62,7 +62,7 @@ def unit_of(measure: str, classes: bool) -> str:
 
 
 def label_of(measure: str) -> str:
-    """A measure in words, with its unit where that is always the same."""
+    """A measure in words, with its unit if that is always the same."""
     words, unit = WORDS[measure]
     return f"{words} ({unit})" if unit else words
 
@@ -75,21 +75,21 @@ def measures_of(prediction: MCPrediction) -> tuple[str, ...]:
 
 
 def usual_measure(prediction: MCPrediction) -> str:
-    """Where nobody chose one: the predictive entropy, or for values the deviation with the noise if it is known."""
-    known = measures_of(prediction)
-    return known[0] if prediction.task == "classification" else known[-1]
+    """The default measure: the predictive entropy; for values the deviation, with the noise if it is known."""
+    measures = measures_of(prediction)
+    return measures[0] if prediction.task == "classification" else measures[-1]
 
 
 def measured(prediction: MCPrediction, measure: str, whose: str = "prediction") -> Array:
-    """How uncertain each input is by that measure, (input,), larger for more uncertainty; `whose`: the argument's name.
+    """The uncertainty of each input by a measure, (input,); `whose` is the name of the argument in messages.
 
     For classes: `predictive_entropy`, `expected_entropy`, `mutual_information` (nats), `variation_ratio`,
     `least_confidence` (1 - confidence), `smallest_margin` (1 - margin), `std` (of the predicted label's
     probability). For values: `std` (of the draws), `total_std` (with the noise), in the unit of the values.
     """
     check_choice(measure, "measure", measures_of(prediction))
-    of = CLASS_MEASURES if prediction.task == "classification" else VALUE_MEASURES
-    values = of[measure](prediction)
+    measures = CLASS_MEASURES if prediction.task == "classification" else VALUE_MEASURES
+    values = measures[measure](prediction)
     if values is None:
         raise ValueError(f"`{whose}` must hold its {measure}; got none.")
     refuse_not_finite(values, whose)
@@ -98,10 +98,10 @@ def measured(prediction: MCPrediction, measure: str, whose: str = "prediction") 
 
 def check_measures(measure: object, prediction: MCPrediction, name: str = "measure") -> tuple[str, ...]:
     """The names of one or several measures that this prediction has, all different."""
-    given = [measure] if isinstance(measure, str) or not isinstance(measure, Sequence) else list(measure)
-    if not given:
+    measures = [measure] if isinstance(measure, str) or not isinstance(measure, Sequence) else list(measure)
+    if not measures:
         raise ValueError(f"`{name}` must name at least one measure; got none.")
-    names = tuple(check_choice(one, name, measures_of(prediction)) for one in given)
+    names = tuple(check_choice(each, name, measures_of(prediction)) for each in measures)
     if len(set(names)) < len(names):
         raise ValueError(f"`{name}` must all be different; got {shown(list(names))}.")
     return names
