@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,6 +21,7 @@ from torch import Tensor
 
 import mcdropout as mcd
 from mcdropout.engine import masks
+from mcdropout.engine.randomness import SiteSeed
 from mcdropout.predictions.summaries import entropy_parts, mean_and_variance
 
 INDEPENDENT = masks.keep_masks
@@ -49,10 +51,10 @@ def coupled(uniforms: Uniforms, n_draws: int) -> Callable[..., Tensor]:
     def kept(seed: int, site: str, rate: float, n_elements: int, run: int) -> np.ndarray:
         return uniforms(np.random.default_rng([seed, int(site), run]), n_draws, n_elements) >= rate
 
-    def keep_masks(
-        seed: int, _masks: str, site: str, rate: float, n_elements: int, which: Tensor, _ids: Tensor, *_: int
-    ) -> Tensor:
-        rows = [kept(seed, site, rate, n_elements, draw // n_draws)[draw % n_draws] for draw in which.tolist()]
+    def keep_masks(seed: SiteSeed, rate: float, n_elements: int, draws: Tensor, _ids: Tensor, *_: Any) -> Tensor:
+        rows = [
+            kept(seed.seed, seed.site, rate, n_elements, draw // n_draws)[draw % n_draws] for draw in draws.tolist()
+        ]
         return torch.from_numpy(np.stack(rows).astype(np.uint8))[:, None]
 
     return keep_masks

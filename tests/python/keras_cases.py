@@ -20,6 +20,7 @@ from torch import nn
 import mcdropout as mcd
 from mcdropout.compute.forks import in_forked_child
 from mcdropout.engine.masks import keep_masks
+from mcdropout.engine.randomness import SiteSeed
 from mcdropout.sampling.keras_model import outputs_of
 from mcdropout.sites.keras import numbers
 
@@ -284,7 +285,9 @@ def test_draws_are_those_by_hand():
     )
     x = np.random.default_rng(0).normal(size=(N, 4)).astype(np.float32)
     kernel, bias, last, last_bias = model.get_weights()
-    kept = keep_masks(3, "shared", "0", 0.25, 5, torch.arange(DRAWS), torch.zeros(1, dtype=torch.int64)).numpy()
+    kept = keep_masks(
+        SiteSeed(3, "shared", "0"), 0.25, 5, torch.arange(DRAWS), torch.zeros(1, dtype=torch.int64)
+    ).numpy()
     hidden = np.maximum(x @ kernel + bias, 0) * kept / 0.75  # (draw, input, unit)
     expected = hidden @ last + last_bias
     np.testing.assert_allclose(predict(model, x, outputs="values").samples, expected, rtol=0, atol=1e-5)

@@ -14,24 +14,24 @@ PREFIX_BYTES = 64 << 20  # largest result of a chunk before the first site, wher
 
 MASK_BYTES = 256 << 20  # masks of all draws are kept for the next batch up to this size, else computed again
 
-INPUTS_PER_CHUNK = 4  # at least so many, so that a mask that was read serves several inputs
+INPUTS_PER_CHUNK = 4  # the least number, so that a mask is read once for several inputs
 
-INPUTS_PER_WEIGHTS = 64  # the same for drawn weights, which are larger than the inputs they meet
+INPUTS_PER_WEIGHTS = 64  # the least number for drawn weights, which are larger than the inputs
 
-FEW_DRAWS = 8  # where fewer draws of weights fit into a chunk, to lay them out costs more than it saves
+FEW_DRAWS = 8  # if a chunk has room for fewer draws of weights, one draw after the other is faster
 
 
 def chunk_sizes(
     n_samples: int, bytes_per_row: int, inputs_at_least: int = INPUTS_PER_CHUNK, budget: int = CHUNK_BYTES
 ) -> tuple[int, int]:
-    """(draws, inputs) of a chunk, whose largest intermediate result should take `budget` bytes: what stays in cache.
+    """(draws, inputs) of a chunk whose largest intermediate result has about `budget` bytes and so stays in cache.
 
-    Depends on the network and the device alone, never on the machine's load or the caller's batch size, so that two
-    runs agree to the bit.
+    They depend only on the network and the device, not on the load of the machine or the batch size, so that two runs
+    agree to the bit.
     """
     rows = max(1, budget // max(1, bytes_per_row))
     most = max(1, rows // inputs_at_least)
-    pieces = 1 if n_samples <= 1.5 * most else -(-n_samples // most)  # rather fewer inputs than a small last piece
+    pieces = 1 if n_samples <= 1.5 * most else -(-n_samples // most)  # fewer inputs are better than a small last piece
     draws = -(-n_samples // pieces)
     return draws, max(1, rows // draws)
 
@@ -39,7 +39,8 @@ def chunk_sizes(
 class ChunkSizes:
     """The sizes of the chunks of one plan; they shrink where memory runs out.
 
-    draws, inputs: of a chunk. loop_inputs: of a chunk of the loop, which takes its draws one after the other.
+    draws, inputs: their numbers in a chunk. loop_inputs: the number of inputs in a chunk of the loop, which computes
+    its draws one after the other.
     """
 
     def __init__(
@@ -55,21 +56,21 @@ class ChunkSizes:
         budget = chunk_bytes(device, CHUNK_BYTES)
         self.draws, inputs = chunk_sizes(n_samples, max(ROW_BYTES, row_bytes), at_least, budget)
         most = chunk_bytes(device, PREFIX_BYTES) // max(1, prefix_bytes)
-        # in a pass before the first site; small batches leave a GPU waiting for the host
+        # the inputs of a pass before the first site; with small batches a GPU would wait for the host
         self.most_inputs = max(1, min(batch_size, most) if device.type == "cpu" else most)
         self.inputs = min(inputs, self.most_inputs)
         self.loop_inputs = min(inputs * self.draws, self.most_inputs)
         self.n_samples = n_samples
 
     def holds_few_draws(self) -> bool:
-        """Whether so few draws fit into a chunk that drawn weights are quicker one draw after the other."""
+        """Whether a chunk has room for so few draws that drawn weights are faster one draw after the other."""
         return self.draws < min(FEW_DRAWS, self.n_samples)
 
     def draw_one_after_the_other(self, draw_bytes: int) -> None:
-        """All draws of a few inputs in one chunk of the loop, if memory has room for their weights.
+        """Put all draws of a few inputs into one chunk of the loop, if memory has room for their weights.
 
-        The weights of each draw serve as many inputs as fit into the cache beside what the network makes of them, and
-        what comes before the first weights is computed once.
+        The weights of each draw are used for as many inputs as fit into the cache with their intermediate results. The
+        part of the network before the first weights is computed once.
         """
         self.draws = max(1, min(self.n_samples, MASK_BYTES // draw_bytes))
         self.inputs = self.loop_inputs = min(self.loop_inputs, INPUTS_PER_WEIGHTS)
@@ -81,17 +82,17 @@ class ChunkSizes:
         ]
 
     def input_parts(self, n_inputs: int, loop: bool) -> list[slice]:
-        """The inputs of each chunk, about as many in each, so that no worker waits for the others."""
+        """The inputs of each chunk: about the same number in each, so that no worker waits for the others."""
         most = self.loop_inputs if loop else self.inputs
         step = -(-n_inputs // -(-n_inputs // most))
         return [slice(start, start + step) for start in range(0, n_inputs, step)]
 
     def halve_inputs(self) -> None:
-        """Memory ran out in a chunk of several inputs."""
+        """Use half as many inputs; memory ran out in a chunk of several inputs."""
         self.inputs = max(1, self.inputs // 2)
 
     def halve_draws(self) -> bool:
-        """Memory ran out in a chunk of one input; False where one draw was too much."""
+        """Use half as many draws; memory ran out in a chunk of one input. False if there was only one draw."""
         if self.draws == 1:
             return False
         self.draws //= 2

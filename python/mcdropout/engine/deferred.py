@@ -1,7 +1,7 @@
-"""One pass under the masks of many draws, in which the calls that can be fused are deferred.
+"""One pass under the masks of many draws, in which calls that can be fused are deferred.
 
 A deferred call returns a stand-in: a tensor of the right shape without numbers. The call that it is fused with computes
-it. Any other function that is given the stand-in gets the computed result.
+its result. Any other function that is called with the stand-in gets the computed result.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from .fused import Convolution, Kernel, Pooling, Source, materialise, plain_kern
 
 CONV2D_ARGUMENTS = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
 
-CONVOLUTIONS = {F.conv1d: 3, F.conv2d: 4, F.conv3d: 5}  # and the axes of their weights
+CONVOLUTIONS = {F.conv1d: 3, F.conv2d: 4, F.conv3d: 5}  # with the number of axes of their weights
 
 
 @dataclass
 class Deferred:
-    """A result that is not computed yet: a source, then a relu or none, then a dropout or none."""
+    """A result that is not computed yet: a source, then optionally a relu, then optionally a dropout."""
 
     stand_in: weakref.ref[Tensor]
     source: Source
@@ -39,7 +39,7 @@ class Deferred:
 
 
 class DeferringMode(SampleMode):
-    """Applies the masks of many draws, which lie along the inputs' axis: all inputs of the first draw, then the next.
+    """Applies the masks of many draws, along the axis of the inputs: all inputs of the first draw, then of the next.
 
     fused: the calls to defer, see `fused_calls()`.
     """
@@ -55,21 +55,21 @@ class DeferringMode(SampleMode):
         super().__init__(replica, sites, masks, n_inputs)
         self.n_draws, self.fused = len(next(iter(masks.values()))), fused
         self.deferred: dict[int, Deferred] = {}  # by the identity of the stand-in
-        self.drawn: dict[int, weakref.ref[Tensor]] = {}  # the tensors that have draws, by identity
+        self.drawn: dict[int, weakref.ref[Tensor]] = {}  # tensors with draws, by identity
 
     def marked(self, result: Any) -> Any:
-        """`result`, noted as having draws."""
+        """`result`, recorded as a tensor with draws."""
         for tensor in (result,) if isinstance(result, Tensor) else tensors_in(result):
             key = id(tensor)
             self.drawn[key] = weakref.ref(tensor, lambda _, key=key: self.drawn.pop(key, None))
         return result
 
     def called(self, func: Any, types: Any, args: tuple, kwargs: dict[str, Any]) -> Any:
-        """The result of a call, or a stand-in for it; stand-ins among the arguments are computed or handed on."""
+        """The result of a call, or a stand-in for it."""
         counted = self.counted_name(func)
-        of_draws = self._weights_of_draws(func, args, kwargs)
-        if of_draws is not None:
-            return of_draws
+        result = self._with_weights_of_draws(func, args, kwargs)
+        if result is not None:
+            return result
         if counted is not None and counted in self.fused and func is not F.max_pool2d:
             return self._defer(func, self.sites[self.fused[counted]], args, kwargs)
         if self.deferred:
@@ -86,7 +86,7 @@ class DeferringMode(SampleMode):
         return super().__torch_function__(func, types, args, kwargs)
 
     def drop(self, x: Tensor, site: Site) -> Tensor:
-        """What becomes of `x` at a site; the first site gives it draws."""
+        """The result of a site for `x`; at the first site the result gets draws."""
         if site.kind == "weights":
             return self.marked(self.masks[site.name])
         if site.name in self.fused:
@@ -96,7 +96,7 @@ class DeferringMode(SampleMode):
         return self.marked(self._dropped(self.computed(x), site))
 
     def computed(self, arguments: Any) -> Any:
-        """`arguments` with results in the place of their stand-ins."""
+        """`arguments` with each stand-in replaced by its computed result."""
         if isinstance(arguments, Tensor):
             if id(arguments) not in self.deferred:
                 return arguments
@@ -111,7 +111,7 @@ class DeferringMode(SampleMode):
             return {name: self.computed(part) for name, part in arguments.items()}
         return arguments
 
-    # ---- what is deferred
+    # ---- deferred calls
 
     def _defer(self, func: Any, site: Site, args: tuple, kwargs: dict[str, Any]) -> Tensor:
         """A stand-in for a relu or a convolution that the pool after `site` computes."""
@@ -119,8 +119,8 @@ class DeferringMode(SampleMode):
             before = self.deferred.get(id(args[0]))
             return self._stand_in(args[0], args[0] if before is None else before.source, relu=True)
         arguments = {**dict(zip(CONV2D_ARGUMENTS, args, strict=False)), **kwargs}
-        given = arguments.pop("input")
-        x = self._deferred_pool(given) or self.computed(given)
+        input_ = arguments.pop("input")
+        x = self._deferred_pool(input_) or self.computed(input_)
         if self.reduced is not None:
             _, arguments = cast_arguments(func, (), arguments, self.reduced)
             x = x if isinstance(x, Pooling) else cast_arguments(func, (x,), {}, self.reduced)[0][0]
@@ -128,14 +128,14 @@ class DeferringMode(SampleMode):
         return self._stand_in(self._like(source), source)
 
     def _deferred_pool(self, stand_in: Tensor) -> Pooling | None:
-        """The pool that this tensor stands for, unless its result has to be cast."""
+        """The deferred pool of a stand-in, if its result needs no cast."""
         before = self.deferred.get(id(stand_in))
         if before is None or not isinstance(before.source, Pooling):
             return None
         return before.source if self.reduced in (None, before.source.dtype) else None
 
     def _like(self, source: Convolution | Pooling) -> Tensor:
-        """A tensor like the result, without memory of its own."""
+        """A tensor with the shape and type of the result that needs no memory."""
         return next(iter(self.masks.values())).new_empty((), dtype=source.dtype).expand(source.shape)
 
     def _stand_in(self, like: Tensor, source: Source, relu: bool = False, site: Site | None = None) -> Tensor:
@@ -147,7 +147,7 @@ class DeferringMode(SampleMode):
 
     def _pooled(self, deferred: Deferred, kernel: Kernel, defer: bool) -> Tensor:
         site, source = deferred.site, deferred.source
-        assert site is not None  # every chain before a pool ends at a dropout
+        assert site is not None  # every chain before a pool ends with a dropout
         assert not isinstance(source, Pooling)
         mask = self.masks[site.name].unflatten(1, (-1, 1))[:, :, 0]  # (draw, input, channel, height, width)
         if isinstance(source, Tensor):
@@ -162,21 +162,21 @@ class DeferringMode(SampleMode):
     def _linear_of_masked_weights(
         self, deferred: Deferred, weight: Tensor, bias: Tensor | None = None
     ) -> Tensor | None:
-        """A linear layer of a dropout, with the masks applied to its weights instead of its many inputs.
+        """A linear layer after a dropout, with the masks applied to its weights instead of its many inputs.
 
-        So inputs without draws meet the weights of all draws in one product. None where the inputs are too few.
+        So one product computes all draws of inputs that have no draws yet. None if there are too few inputs.
         """
         x = deferred.source
         if deferred.site is None or not isinstance(x, Tensor) or 2 * len(weight) > self.n_inputs:
             return None
-        x, mask = self._by_draw(x, deferred.site)  # (draw, input, 1, feature), the first axis 1 long without draws
+        x, mask = self._by_draw(x, deferred.site)  # (draw or 1, input, 1, feature)
         if self.reduced is not None:
             x, weight, mask = (tensor.to(self.reduced) for tensor in (x, weight, mask))
             bias = None if bias is None else bias.to(self.reduced)
         weights = mask[:, 0] * weight  # (draw, output, feature)
         return self._linear(x[:, :, 0], weights, None if bias is None else bias.expand(self.n_draws, -1))
 
-    def _weights_of_draws(self, func: Any, args: tuple, kwargs: dict[str, Any]) -> Tensor | None:
+    def _with_weights_of_draws(self, func: Any, args: tuple, kwargs: dict[str, Any]) -> Tensor | None:
         """A linear layer or a convolution whose weights have draws; None for any other call."""
         axes = 2 if func is F.linear else CONVOLUTIONS.get(func)
         if axes is None:
@@ -211,7 +211,7 @@ class DeferringMode(SampleMode):
 
     @staticmethod
     def _convolved(func: Any, x: Tensor, weight: Tensor, biases: Any, options: dict[str, Any]) -> Tensor:
-        """A convolution draw by draw: as one convolution in groups it leaves an order in which what follows is slow."""
+        """A convolution draw by draw; one convolution in groups would give a memory format that is slow afterwards."""
         outs = (
             func(x[draw if len(x) > 1 else 0], weights, biases[draw], **options) for draw, weights in enumerate(weight)
         )
@@ -224,7 +224,7 @@ class DeferringMode(SampleMode):
     # ---- rows
 
     def _dropped(self, x: Tensor, site: Site) -> Tensor:
-        if site.axis is None:  # of weights, which so have an axis of draws
+        if site.axis is None:  # a dropout of weights, which get an axis of draws
             self.check_shape(x, site)
             return applied(x[None], self.masks[site.name], site)
         x, mask = self._by_draw(x, site)
@@ -232,9 +232,9 @@ class DeferringMode(SampleMode):
         return applied(x, mask, site).flatten(site.axis, site.axis + 2)
 
     def _by_draw(self, x: Tensor, site: Site) -> tuple[Tensor, Tensor]:
-        """`x` and its mask as (..., draw, input, entry of the input, ...); a repeated axis is 1 long.
+        """`x` and its mask as (..., draw, input, entry of the input, ...); an axis that is repeated has length 1.
 
-        The three axes are in the place of the one that grows with the inputs.
+        The three axes replace the axis that grows with the inputs.
         """
         axis = site.axis or 0
         entries = site.x_shape[axis]

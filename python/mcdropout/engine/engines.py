@@ -1,8 +1,8 @@
-"""What an engine is, the replicas that it runs, and the choice between engines.
+"""Engines, the replicas that they run, and the choice between engines.
 
-An engine runs a chunk: some draws of some inputs. All engines give the same numbers, and the first on a model's list
-that does so is taken. The list is ordered by a rule (`TorchPasses.engines`), never by the clock, so that two runs on
-any machine take the same one.
+An engine runs a chunk: some draws of some inputs. All engines must give the same numbers; the first of a model's list
+that gives the numbers of the loop is chosen. A rule orders the list (`TorchPasses.engines`), not the clock, so that two
+runs on any machine choose the same engine.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ R = TypeVar("R", bound=Any)
 class Engine(ABC):
     """One way to run draws.
 
-    byte_masks: sites whose masks it takes as bytes where each input has its own.
+    byte_masks: sites whose masks it takes as bytes if each input has its own mask.
     """
 
     name: str
@@ -46,15 +46,15 @@ class Engine(ABC):
     def run(self, replica: Any, inputs: Inputs, masks: Masks) -> Tensor:
         """Outputs (draw, input, ...)."""
 
-    def settle(self) -> None:  # noqa: B027  # most engines find nothing out
-        """Keep what the run on a few inputs found out: later runs do the same."""
+    def settle(self) -> None:  # noqa: B027  # most engines determine nothing
+        """Keep what the run on a few inputs has determined; later runs use it."""
 
     def around_chunks(self) -> AbstractContextManager[None]:
-        """What holds while chunks run."""
+        """The context in which chunks run."""
         return nullcontext()
 
     def filled_up(self, inputs: Inputs, ids: np.ndarray) -> tuple[Inputs, np.ndarray]:
-        """The inputs of a chunk, and more where the engine takes chunks of one size alone."""
+        """The inputs of a chunk, with more inputs if the engine needs chunks of one size."""
         return inputs, ids
 
     def forget_chunks(self) -> None:  # noqa: B027  # most engines keep no sizes
@@ -62,11 +62,11 @@ class Engine(ABC):
 
 
 class Passes(ABC, Generic[P, R]):
-    """What the probes found out about a model, and replicas of it to run; a subclass for each library.
+    """The probe of a model and its replicas; a subclass for each library.
 
-    masks_for: "shared" or "per_input". serial: nothing may run beside a pass. unknown: stochastic calls that no probe
-    had seen; unknown_numbers: random numbers that the model drew itself and that no probe had seen. tolerance: how far
-    apart, on their own scale, the numbers of two engines may be.
+    masks_for: "shared" or "per_input". serial: passes must not run at the same time. unknown: stochastic calls that no
+    probe had seen. unknown_numbers: random numbers of the model that no probe had seen. tolerance: the largest allowed
+    relative difference between the numbers of two engines.
     """
 
     tolerance: float
@@ -83,7 +83,7 @@ class Passes(ABC, Generic[P, R]):
         self.probe, self.outputs, self.seed, self.masks_for = probe, outputs, seed, masks_for
         self.device: torch.device = replica.device
         self.new_replica, self.idle = new_replica, [replica]
-        # random numbers that are not keyed depend on who draws first
+        # random numbers that are not keyed depend on the order of passes
         self.serial = new_replica is None or probe.serial
         self.unknown: set[str] = set()
         self.unknown_numbers: set[str] = set()
@@ -95,7 +95,7 @@ class Passes(ABC, Generic[P, R]):
 
     @contextmanager
     def borrowed(self) -> Iterator[R]:
-        """A replica for one chunk: a model may keep what it computes in attributes, so workers share none."""
+        """A replica for one chunk; workers share none, because a model may keep results in attributes."""
         try:
             replica = self.idle.pop()
         except IndexError:
@@ -108,63 +108,63 @@ class Passes(ABC, Generic[P, R]):
             self.idle.append(replica)
 
     def row_bytes(self) -> int:
-        """Bytes of the largest intermediate result of one input in one draw, masks of its own among them."""
+        """Bytes of the largest intermediate result of one input in one draw, or of its own masks."""
         own = [site.n_elements for site in self.probe.sites.values() if not site.layer]
         return max(self.probe.largest(self.not_in_memory()), *(own if self.masks_for == "per_input" else ()), 0)
 
     def not_in_memory(self) -> frozenset[str]:
-        """Calls whose results are never in memory as one tensor."""
+        """Calls whose results are never computed as one tensor."""
         return frozenset()
 
     def loop_reason(self) -> str:
-        """Why draws can come one after the other alone; "" where they need not."""
+        """The reason why only the loop can draw; "" if there is none."""
         if self.probe.serial or any(site.kind == "generator" for site in self.probe.sites.values()):
             return "generators draw for one draw after the other"
         return ""
 
     @abstractmethod
     def prepare(self, replica: R) -> None:
-        """Let a new replica draw where the probes have found sites."""
+        """Prepare a new replica to draw at the sites of the probe."""
 
     @abstractmethod
     def engines(self) -> list[Engine]:
-        """The ways to run draws, the quickest first; the last can run them all."""
+        """The engines, the fastest first; the last can run all models."""
 
     @abstractmethod
     def masks(self, draws: range, ids: np.ndarray | None, names: frozenset[str], engine: Engine | None = None) -> Masks:
-        """Masks and weights of some draws at these sites, as `engine` takes them.
+        """Masks and weights of some draws at these sites, in the form that `engine` needs.
 
-        ids: of the inputs; without them the masks are those that inputs share.
+        ids: those of the inputs; None for masks that inputs share.
         """
 
     def keyed_ids(self, ids: np.ndarray | None) -> np.ndarray | None:
-        """The ids where masks depend on them, else none."""
+        """The ids if masks depend on them, else None."""
         return ids if self.masks_for == "per_input" else None
 
 
 class EngineChoice:
     """The engine that runs a model's draws, and why.
 
-    reason: why none but the loop is tried, where that is known before.
+    reason: why only the loop is used, if that is known before any engine is tried.
     """
 
     def __init__(self, passes: Passes[Any, Any], reason: str = "") -> None:
         self.passes, self.reason = passes, reason
         self.engine = passes.engines()[-1]
-        self.failed: dict[str, str] = {}  # engines that were chosen and could not go on, and why
-        self.chosen_on = 0  # so many inputs
+        self.failed: dict[str, str] = {}  # engines that were chosen and failed later, with the error
+        self.chosen_on = 0  # the number of inputs on which the engine was chosen
         self.output_axes = torch.Size()  # axes of the outputs after draw and input
         self.lock = shared_lock()
 
     def get_ready(self, inputs: Inputs, ids: np.ndarray) -> None:
-        """Choose an engine, where none is chosen that is known to serve for so many inputs."""
+        """Choose an engine, unless one was chosen that is valid for so many inputs."""
         with self.lock:
-            # calls that met a single input may have taken its row for the rows of all draws
+            # an engine chosen on one input may have confused the one row of the input with the rows of all draws
             if not self.reason or (self.engine.name == "folded" and self.chosen_on == 1 < len(inputs)):
                 self._choose(inputs[slice(0, 3)], ids[:3])
 
     def run(self, inputs: Inputs, ids: np.ndarray, masks: Callable[[Engine, np.ndarray], Masks]) -> Tensor:
-        """Outputs (draw, input, ...) of a chunk; another engine goes on where one fails."""
+        """Outputs (draw, input, ...) of a chunk; if the engine fails, another engine takes over."""
         while True:
             engine = self.engine
             try:
@@ -182,12 +182,12 @@ class EngineChoice:
                 failure = _first_line(error)
                 free_frames(error)
             with self.lock:
-                if self.engine is engine:  # else another worker was first
+                if self.engine is engine:  # else another worker has already replaced it
                     self.failed[engine.name] = failure
                     self._choose(inputs[slice(0, 3)], ids[:3])
 
     def _choose(self, inputs: Inputs, ids: np.ndarray) -> None:
-        """Take the first engine that gives the loop's numbers on two draws of a few inputs."""
+        """Choose the first engine that gives the numbers of the loop on two draws of a few inputs."""
         *candidates, loop = self.passes.engines()
         masks = self.passes.masks(range(2), ids, self.passes.names)
         looped = None
@@ -204,7 +204,7 @@ class EngineChoice:
             try:
                 with self.passes.borrowed() as replica, engine.around_chunks():
                     result = engine.run(replica, inputs, masks)
-            except Exception as error:  # there are as many ways to fail as models are written
+            except Exception as error:  # models may fail in any way
                 failures.append(f"{engine.name} failed: {_first_line(error)}")
                 free_frames(error)
                 continue

@@ -1,12 +1,12 @@
-"""Results that are computed together with what takes them.
+"""Calls that are computed together with the call that uses their result.
 
-The product of activations and masks is the largest thing that a small convolutional network writes, and the pool after
-it reads the product back at once. On a CPU both wait for memory rather than for arithmetic. So a dropout before a
-max-pool is deferred, and the pool computes the product in pieces that stay in a core's cache. A relu or a convolution
+The product of activations and masks is the largest result of a small convolutional network, and the pool after it reads
+the product back at once. Both are limited by memory and not by arithmetic. So a dropout before a max-pool is deferred,
+and the pool computes the product in pieces that stay in cache, or on a GPU in one kernel. A relu or a convolution
 before such a dropout is deferred as well: a pool whose windows leave out the last rows of an image needs no convolution
 there. A dropout before a linear layer of few outputs masks the weights of that layer instead of its many inputs.
 
-The probes saw which call takes each result, so they tell which calls can be deferred (`deferred` does it).
+The probes saw which call uses each result, so they know which calls can be deferred. `deferred.py` defers them.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from ..sites.site import Site
 
 RELU, CONVOLUTION, POOL = FUSABLE[F.relu], FUSABLE[F.conv2d], FUSABLE[F.max_pool2d]
 
-PIECE_BYTES = 512 << 10  # of a product: with its inputs and results about a core's second cache
+PIECE_BYTES = 512 << 10  # of a product: with its inputs and results about a core's second-level cache
 
 Kernel = tuple[int, int]
 
@@ -40,19 +40,20 @@ Kernel = tuple[int, int]
 def fused_calls(probe: Probe, device: torch.device, masks: str) -> dict[str, str]:
     """The calls that are deferred, each with the site at which its chain ends.
 
-    They are dropouts before a max-pool or a linear layer, and before the former a relu, a convolution, and the max-pool
-    before that. For a pool they are deferred on CPUs and CUDA devices only.
+    A chain ends with a dropout before a max-pool or a linear layer. Before a max-pool, the chain can also have a relu,
+    a convolution, and the max-pool before the convolution. Chains before a max-pool are deferred on CPUs and CUDA
+    devices only.
     """
     uses, sites = probe.sole_uses, probe.sites
-    before = {}
+    pooled = {}
     if device.type in ("cpu", "cuda"):
-        before = {name: name for name, site in sites.items() if _is(uses.get(name), POOL) and can_be_pooled(site)}
+        pooled = {name: name for name, site in sites.items() if _is(uses.get(name), POOL) and can_be_pooled(site)}
     for kind in (RELU, CONVOLUTION, POOL):
-        before |= {name: before[use] for name, use in uses.items() if use in before and _is(name, kind)}
+        pooled |= {name: pooled[use] for name, use in uses.items() if use in pooled and _is(name, kind)}
     linear = {
         name: name for name, site in sites.items() if uses.get(name) is F.linear and can_mask_weights(site, masks)
     }
-    return before | linear
+    return pooled | linear
 
 
 def _is(call: Any, kind: str) -> bool:
@@ -60,7 +61,7 @@ def _is(call: Any, kind: str) -> bool:
 
 
 def never_materialised(fused: Mapping[str, str]) -> frozenset[str]:
-    """The deferred calls whose result is never in memory as one tensor."""
+    """The deferred calls whose result is never computed as one tensor."""
     return frozenset(name for name in fused if not _is(name, CONVOLUTION) and not _is(name, POOL))
 
 
@@ -76,7 +77,7 @@ def can_be_pooled(site: Site) -> bool:
 
 
 def can_mask_weights(site: Site, masks: str) -> bool:
-    """Whether a site can mask the weights of the linear layer after it: a shared mask, and one row for each input."""
+    """Whether a site can mask the weights of the linear layer after it: its mask is shared, each input has one row."""
     one_row = site.axis == 0 and len(site.x_shape) == 2 and site.x_shape[0] == 1
     return masks == "shared" and site.kind == "scale" and one_row
 
@@ -88,18 +89,18 @@ def can_mask_weights(site: Site, masks: str) -> bool:
 class Convolution:
     """A two-dimensional convolution that is not computed yet."""
 
-    arguments: dict[str, Any]  # as torch names them; the input may be a `Pooling`
-    shape: Shape  # of its result, (row, channel, height, width)
+    arguments: dict[str, Any]  # by torch's names; the input may be a `Pooling`
+    shape: Shape  # of the result, (row, channel, height, width)
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of its result."""
+        """The type of the result."""
         return self.arguments["weight"].dtype
 
     def computed(self, height: int, width: int) -> Tensor:
-        """The first rows and columns of its result.
+        """The first rows and columns of the result.
 
-        With padding the whole input is taken: a part of it would be padded at other places.
+        With padding the whole input is used, because a part of it would be padded at other places.
         """
         x, stride = self.arguments["input"], pair(self.arguments.get("stride", 1))
         rows, columns = x.shape[2:]
@@ -124,18 +125,18 @@ class Pooling:
     source: Tensor | Convolution
     relu: bool
     site: Site
-    mask: Tensor  # (draw, input, channel, height, width), its second axis 1 long where inputs share it
+    mask: Tensor  # (draw, input, channel, height, width); the second axis has length 1 if inputs share the mask
     kernel: Kernel
-    shape: Shape  # of its result, (row, channel, height, width)
+    shape: Shape  # of the result, (row, channel, height, width)
     n_inputs: int
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of its result."""
+        """The type of the result."""
         return self.source.dtype
 
     def computed(self, height: int, width: int) -> Tensor:
-        """The first rows and columns of its result."""
+        """The first rows and columns of the result."""
         high, wide = height * self.kernel[0], width * self.kernel[1]
         n_elements = len(self.mask) * self.n_inputs * self.shape[1] * high * wide
         if is_worthwhile(self.mask.device, n_elements) and self.kernel[0] * self.kernel[1] <= MOST_INPUTS - 2:
@@ -147,9 +148,9 @@ class Pooling:
         return masked_max_pool(x, self.mask, self.kernel, self.relu, factor).flatten(0, 1)
 
     def _computed_by_kernels(self, high: int, wide: int) -> Tensor | None:
-        """(draw, input, channel, height, width), by kernels of a GPU; None where they cannot be compiled.
+        """(draw, input, channel, height, width), by kernels of a GPU; None if they cannot be compiled.
 
-        They add the bias of a convolution too, which torch adds in a pass of its own.
+        The kernels also add the bias of a convolution, which torch would add in a pass of its own.
         """
         kept = _windows((self.mask > 0).to(torch.uint8)[:, :, :, :high, :wide], self.kernel)
         packed = packed_bits(len(kept))(*kept)
@@ -190,7 +191,7 @@ def plain_kernel(
     ceil_mode: bool = False,
     return_indices: bool = False,
 ) -> Kernel | None:
-    """(height, width) of a max-pool whose windows lie side by side; None for any other. Arguments as torch's."""
+    """(height, width) of a max-pool whose windows do not overlap or leave gaps, else None; arguments as in torch."""
     kernel = pair(kernel_size)
     adjacent = stride is None or pair(stride) == kernel
     plain = pair(padding) == (0, 0) and pair(dilation) == (1, 1) and not ceil_mode and not return_indices
@@ -198,7 +199,7 @@ def plain_kernel(
 
 
 def pair(value: int | Kernel) -> Kernel:
-    """(vertical, horizontal) of an argument that torch takes as one number or two."""
+    """(vertical, horizontal) of an argument that is one number or two in torch."""
     return (value, value) if isinstance(value, int) else (value[0], value[-1])
 
 
@@ -211,25 +212,26 @@ def _windows(x: Tensor, kernel: Kernel) -> list[Tensor]:
 def masked_max_pool(x: Tensor, mask: Tensor, kernel: Kernel, relu: bool = False, factor: float = 1.0) -> Tensor:
     """max_pool2d(x * mask * factor), or of relu(x), (draw, input, channel, height, width), piece by piece.
 
-    The first axis of `x` may be 1 long, the second of `mask`. A mask holds no number below 0 and may come in bytes, 0
-    or 1. The factor is above 0. It and the relu meet the maxima alone: both keep the order of numbers, rounded or not,
-    so the largest of what they make is what they make of the largest.
+    The first axis of `x` and the second of `mask` may have length 1. A mask has no number below 0 and may be bytes, 0
+    or 1. The factor is above 0. The factor and the relu are applied to the maxima only. Both keep the order of numbers,
+    also after rounding, so the result is the same.
     """
     high, wide = kernel
     draws, inputs, channels = max(len(x), len(mask)), x.shape[1], x.shape[2]
     height, width = x.shape[3] // high, x.shape[4] // wide
-    x, mask = (one.movedim(2, -1)[:, :, : height * high, : width * wide] for one in (x, mask))  # channels innermost
-    if relu and x.dtype == torch.float16:  # whose minus infinity, near enough to be met, would be none times 0
+    # channels innermost
+    x, mask = (tensor.movedim(2, -1)[:, :, : height * high, : width * wide] for tensor in (x, mask))
+    if relu and x.dtype == torch.float16:  # float16 easily overflows to minus infinity, and that times 0 is NaN
         x, relu = x.relu(), False
     out = x.new_empty(draws, inputs, height, width, channels)
     piece = piece_size(x.device, PIECE_BYTES)
-    steps = _steps(draws, inputs, height, max(1, piece // (high * width * wide * channels * x.itemsize)))
-    native(_by_pieces)(x, mask, out, high, wide, relu, factor, *steps)
+    rows = max(1, piece // (high * width * wide * channels * x.itemsize))
+    native(_by_pieces)(x, mask, out, kernel, relu, factor, _sizes_of_piece(draws, inputs, height, rows))
     return out.movedim(-1, 2)
 
 
-def _steps(draws: int, inputs: int, height: int, rows: int) -> tuple[int, int, int]:
-    """Draws, inputs and pooled rows of a piece of `rows`: whole draws if they fit, else whole inputs, else rows."""
+def _sizes_of_piece(draws: int, inputs: int, height: int, rows: int) -> tuple[int, int, int]:
+    """Draws, inputs and pooled rows of a piece of `rows`: all rows of a draw if they fit, else of an input."""
     if rows >= inputs * height:
         return min(draws, rows // (inputs * height)), inputs, height
     return 1, max(1, rows // height), min(rows, height)
@@ -239,42 +241,42 @@ def _by_pieces(
     x: Tensor,
     mask: Tensor,
     out: Tensor,
-    high: int,
-    wide: int,
+    kernel: tuple[int, int],
     relu: bool,
     factor: float,
-    some_draws: int,
-    some_inputs: int,
-    some_rows: int,
+    piece: tuple[int, int, int],
 ) -> None:
-    """Fill `out` (draw, input, height, width, channel), draw after draw of the same inputs, which so stay in the cache.
+    """Fill `out` (draw, input, height, width, channel). piece: the draws, inputs and pooled rows of a piece.
 
-    The product has one place, which does too: new memory would come cold into it.
+    All draws of the same inputs follow each other, so the inputs stay in cache. One buffer is used for every product,
+    so that it stays in cache too.
     """
-    for row in range(0, out.size(2), some_rows):
-        rows = slice(row, row + some_rows)
-        above = slice(row * high, (row + some_rows) * high)
-        for one in range(0, out.size(1), some_inputs):
-            inputs = slice(one, one + some_inputs)
-            own_x = x[:, inputs, above]
-            own_mask = mask[:, inputs, above] if mask.size(1) > 1 else mask[:, :, above]
-            own_out = out[:, inputs, rows]
+    high, wide = kernel
+    n_draws, n_inputs, n_rows = piece
+    for row in range(0, out.size(2), n_rows):
+        rows = slice(row, row + n_rows)
+        input_rows = slice(row * high, (row + n_rows) * high)
+        for first_input in range(0, out.size(1), n_inputs):
+            inputs = slice(first_input, first_input + n_inputs)
+            x_part = x[:, inputs, input_rows]
+            mask_part = mask[:, inputs, input_rows] if mask.size(1) > 1 else mask[:, :, input_rows]
+            out_part = out[:, inputs, rows]
             product = torch.empty_like(
-                own_x[:1].expand(some_draws, -1, -1, -1, -1), memory_format=torch.contiguous_format
+                x_part[:1].expand(n_draws, -1, -1, -1, -1), memory_format=torch.contiguous_format
             )
-            tallest = product[:, :, ::high]
-            lower = [product[:, :, at::high] for at in range(1, high)]
-            columns = [tallest[:, :, :, at::wide] for at in range(wide)]
-            for draw in range(0, out.size(0), some_draws):
-                first = min(draw, out.size(0) - some_draws)  # the last piece is as long as the others
-                kept = own_mask.narrow(0, first, some_draws)
-                activations = own_x if own_x.size(0) == 1 else own_x.narrow(0, first, some_draws)
-                maxima = own_out.narrow(0, first, some_draws)
+            row_maxima = product[:, :, ::high]
+            other_rows = [product[:, :, at::high] for at in range(1, high)]
+            columns = [row_maxima[:, :, :, at::wide] for at in range(wide)]
+            for draw in range(0, out.size(0), n_draws):
+                first = min(draw, out.size(0) - n_draws)  # the last piece has as many draws as the others
+                kept = mask_part.narrow(0, first, n_draws)
+                activations = x_part if x_part.size(0) == 1 else x_part.narrow(0, first, n_draws)
+                maxima = out_part.narrow(0, first, n_draws)
                 torch.mul(activations, kept, out=product)
-                for other in lower:
-                    torch.maximum(tallest, other, out=tallest)
+                for other in other_rows:
+                    torch.maximum(row_maxima, other, out=row_maxima)
                 if wide == 1:
-                    maxima.copy_(tallest)
+                    maxima.copy_(row_maxima)
                 else:
                     torch.maximum(columns[0], columns[1], out=maxima)
                     for other in columns[2:]:

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch._C._functorch import (  # torch has no public way to ask or to say these
-    _set_vmap_fallback_warning_enabled,  # pyright: ignore[reportAttributeAccessIssue]  # torch's stubs leave it out
+from torch._C._functorch import (  # torch has no public functions for these
+    _set_vmap_fallback_warning_enabled,  # pyright: ignore[reportAttributeAccessIssue]  # torch's stubs omit it
     is_batchedtensor,
 )
 from torch.overrides import TorchFunctionMode
@@ -30,7 +30,7 @@ from ..sites.keras.replica import Replica
 from .engines import Engine, Passes
 from .masks import Masks, site_masks
 
-DRAW = "draw"  # beside the masks, for what a model draws itself: no site has this name
+DRAW = "draw"  # the key of the draws' numbers among the masks; no site has this name
 
 
 class KerasPasses(Passes[KerasProbe, Replica]):
@@ -53,25 +53,25 @@ class KerasPasses(Passes[KerasProbe, Replica]):
         self.probe.raise_in(replica)
 
     def loop_reason(self) -> str:
-        own = "the model draws random numbers of its own" if self.probe.own_randomness else ""
-        return own or super().loop_reason()
+        draws_itself = "the model draws random numbers of its own" if self.probe.own_randomness else ""
+        return draws_itself or super().loop_reason()
 
     def engines(self) -> list[Engine]:
         return [KerasVmapEngine(self), KerasLoopEngine(self)]
 
     def masks(self, draws: range, ids: np.ndarray | None, names: frozenset[str], engine: Engine | None = None) -> Any:
-        """Of the backend's tensors."""
-        which, own_ids = torch.arange(draws.start, draws.stop, device=self.device), self.keyed_ids(ids)
-        id_tensor = None if own_ids is None else torch.from_numpy(own_ids).to(self.device)
+        """As in `Passes`, as tensors of the backend."""
+        draw_numbers, mask_ids = torch.arange(draws.start, draws.stop, device=self.device), self.keyed_ids(ids)
+        id_tensor = None if mask_ids is None else torch.from_numpy(mask_ids).to(self.device)
         masks = {}
         for name, site in self.sites.items():
             if name in names:
-                mask = site.layout.outward(site_masks(self.seed, site.site, which, id_tensor))
+                mask = site.layout.outward(site_masks(self.seed, site.site, draw_numbers, id_tensor))
                 masks[name] = mask if self.replica.backend == "torch" else mask.numpy()
-        return {**masks, DRAW: which} if self.probe.own_randomness else masks
+        return {**masks, DRAW: draw_numbers} if self.probe.own_randomness else masks
 
     def one_pass(self, replica: Replica, arguments: Any, masks: Any, n_inputs: int, values: Any = None) -> Any:
-        """The wanted tensor of one pass under the masks of one draw (vectorised: of many)."""
+        """The selected output tensor of one pass under the masks of one draw, or of many draws if vectorised."""
         sample_pass = SamplePass(self.sites, masks, n_inputs)
         result = replica.take(replica.called(arguments, sample_pass, values))
         self.unknown |= sample_pass.unknown
@@ -104,13 +104,15 @@ class KerasVmapEngine(Engine):
     def __init__(self, passes: KerasPasses) -> None:
         self.passes, self.replica = passes, passes.replica
         self.settled = False
-        self.n_compiled = 0  # inputs of the largest chunk so far: smaller chunks are filled up, not compiled again
+        self.n_compiled = 0  # inputs of the largest chunk so far; smaller chunks are filled up, not compiled again
 
     def run(self, replica: Replica, inputs: Inputs, masks: Masks) -> Tensor:
         arguments = replica.given(inputs)
         if replica.backend == "torch":
             with ChannelsStayLast():
-                return torch.func.vmap(lambda own: self.passes.one_pass(replica, arguments, own, len(inputs)))(masks)
+                return torch.func.vmap(lambda of_draw: self.passes.one_pass(replica, arguments, of_draw, len(inputs)))(
+                    masks
+                )
         if replica.backend == "jax":
             values = [variable.value for variable in self._variables]
             over_draws = self._jitted if self.settled else self._over_draws_jax
@@ -139,14 +141,14 @@ class KerasVmapEngine(Engine):
 
     @cached_property
     def _variables(self) -> list[Any]:
-        """The weights, as arguments of the function that JAX compiles: else it would take them for constants."""
+        """The weights, which are arguments of the function that JAX compiles; else they would become constants."""
         return list(self.replica.model.variables)
 
     def _over_draws_jax(self, values: Any, masks: Any, arguments: Any) -> Any:
         n_inputs = _n_inputs(arguments)
         state = list(zip(self._variables, values, strict=True))
         vmap = import_module("jax").vmap
-        return vmap(lambda own: self.passes.one_pass(self.replica, arguments, own, n_inputs, state))(masks)
+        return vmap(lambda of_draw: self.passes.one_pass(self.replica, arguments, of_draw, n_inputs, state))(masks)
 
     @cached_property
     def _jitted(self) -> Callable[..., Any]:
@@ -156,7 +158,7 @@ class KerasVmapEngine(Engine):
         n_inputs = _n_inputs(arguments)
         vectorized_map = import_module("tensorflow").vectorized_map
         return vectorized_map(
-            lambda own: self.passes.one_pass(self.replica, arguments, own, n_inputs), masks, warn=False
+            lambda of_draw: self.passes.one_pass(self.replica, arguments, of_draw, n_inputs), masks, warn=False
         )
 
     @cached_property
@@ -166,7 +168,7 @@ class KerasVmapEngine(Engine):
 
 @contextmanager
 def _without_fallback_warnings() -> Iterator[None]:
-    """Silence torch where vmap has no rule for an operation: the operation runs once per draw, as in the loop."""
+    """Silence torch's warning of operations that vmap has no rule for; they run once per draw, as in the loop."""
     _set_vmap_fallback_warning_enabled(False)
     try:
         yield
@@ -175,10 +177,10 @@ def _without_fallback_warnings() -> Iterator[None]:
 
 
 class ChannelsStayLast(TorchFunctionMode):
-    """Leaves images as they lie in memory, channels last, which is what torch is quickest with.
+    """Keeps images with channels last in memory, which is fastest in torch.
 
     Keras permutes images to channels first for each convolution and pool, copies them in that order, and copies the
-    results of convolutions back. It also asks for their memory format, which vmap cannot tell.
+    results of convolutions back. It also asks for their memory format, which vmap cannot answer.
     """
 
     permuted: Tensor | None = None  # the latest tensor that was permuted to channels first

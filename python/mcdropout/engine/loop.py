@@ -1,4 +1,4 @@
-"""One draw after the other, with what comes before the first site computed once."""
+"""One draw after the other; the part of the network before the first site is computed once."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._C._functorch import peek_interpreter_stack  # pyright: ignore[reportAttributeAccessIssue]  # torch has no public way to say this, and its stubs leave it out
+from torch._C._functorch import peek_interpreter_stack  # pyright: ignore[reportAttributeAccessIssue]  # torch has no public function for this, and its stubs omit it
 
 from ..data.inputs import Inputs
 from ..sites.interception import SampleMode
@@ -21,11 +21,11 @@ from .masks import Masks
 
 
 class OtherCalls(Exception):
-    """A pass before the first site is not what the first pass was, or cannot be kept."""
+    """The calls before the first site differ from those of the first pass, or their results cannot be kept."""
 
 
 class LoopEngine(Engine):
-    """One draw after the other, in passes that start where the first site is, as long as that gives the same."""
+    """One draw after the other, in passes that start at the first site if that gives the same results."""
 
     name = "loop"
 
@@ -68,31 +68,31 @@ class LoopEngine(Engine):
 
 
 class Prefix:
-    """The results of all torch calls before the first site: the same in every draw, so computed in the first alone.
+    """The results of all torch calls before the first site. They are the same in every draw, so computed only once.
 
-    A pass makes the same calls up to there, so the results are handed out by their order. That they are the same calls,
-    of the same functions with the same arguments, is seen as they are made: a model may keep in one pass what it takes
-    from there in the next. Whether a later call wrote into a result is seen from torch's own count of the writes to
-    each tensor. Calls that give no tensor are made anew, and so is what happens inside `torch.func.grad()` and its
-    like, whose tensors are no longer any once it has ended.
+    Every pass makes the same calls up to the first site, so later passes get the results in their order. Each call is
+    compared with that of the first pass, its function and its arguments, because a model may carry state from one pass
+    to the next. Torch counts the writes to each tensor, which shows whether a later call wrote into a result. Calls
+    that return no tensor are made again. So are calls inside `torch.func.grad()` and similar functions, whose tensors
+    are not valid after the function has ended.
     """
 
-    inputs: Inputs  # as the first pass left them
+    inputs: Inputs  # after the first pass, which may have written to them
 
     def __init__(self) -> None:
-        self.calls: list[tuple[Any, Any, Any]] = []  # the function, what it was given, what it gave
-        self.counts: Counter[str] = Counter()  # stochastic calls before the first site, for the names of later ones
-        self.versions: list[tuple[Tensor, int]] | None = None  # None while the first pass is under way
+        self.calls: list[tuple[Any, Any, Any]] = []  # the function, its arguments, its result
+        self.counts: Counter[str] = Counter()  # stochastic calls before the first site, for the names of later calls
+        self.versions: list[tuple[Tensor, int]] | None = None  # None until the first pass has reached the first site
 
     def complete(self, counts: Counter[str]) -> None:
-        """The first site is reached."""
-        given = [self.inputs.args, self.inputs.kwargs, self.inputs.constants]
-        tensors = tensors_in([[result for _, _, result in self.calls], given])
-        if any(one.is_inference() for one in tensors):
-            raise OtherCalls("no writes to inference tensors are counted")
-        if any(one.requires_grad for one in tensors):
-            raise OtherCalls("gradients go back through a pass once")
-        self.counts, self.versions = counts, [(one, one._version) for one in tensors]
+        """End the recording: the first site is reached."""
+        arguments = [self.inputs.args, self.inputs.kwargs, self.inputs.constants]
+        tensors = tensors_in([[result for _, _, result in self.calls], arguments])
+        if any(tensor.is_inference() for tensor in tensors):
+            raise OtherCalls("torch does not count writes to inference tensors")
+        if any(tensor.requires_grad for tensor in tensors):
+            raise OtherCalls("the graph of gradients of a pass can be used only once")
+        self.counts, self.versions = counts, [(tensor, tensor._version) for tensor in tensors]
 
     def was_written_to(self) -> bool:
         """Whether a call after the first site changed a result in place."""
@@ -100,12 +100,12 @@ class Prefix:
 
 
 def _transforming() -> bool:
-    """Whether a function of `torch.func` is at work: tensors made now belong to it."""
+    """Whether a function of `torch.func` is running; tensors that are made inside belong to it."""
     return peek_interpreter_stack() is not None
 
 
 class RecordingMode(SampleMode):
-    """A draw that notes what comes before its first site."""
+    """A draw that records the calls before its first site."""
 
     def __init__(self, replica: Replica, sites: dict[str, Site], masks: Masks, n_inputs: int, prefix: Prefix) -> None:
         super().__init__(replica, sites, masks, n_inputs)
@@ -126,7 +126,7 @@ class RecordingMode(SampleMode):
 
 
 class ReplayingMode(SampleMode):
-    """A draw that takes what comes before its first site from an earlier one."""
+    """A draw that uses the recorded results of the calls before its first site."""
 
     def __init__(self, replica: Replica, sites: dict[str, Site], masks: Masks, n_inputs: int, prefix: Prefix) -> None:
         super().__init__(replica, sites, masks, n_inputs)
@@ -142,25 +142,25 @@ class ReplayingMode(SampleMode):
         if self.left == 0 or is_opened(func) or _transforming():
             return super().__torch_function__(func, types, args, kwargs)
         self.left -= 1
-        known, given, result = next(self.known)
-        if known != func or not _same_arguments(given, (args, kwargs or {})):
-            raise OtherCalls(f"{func} where the first pass called {known}, or with other arguments")
+        recorded, arguments, result = next(self.known)
+        if recorded != func or not _same_arguments(arguments, (args, kwargs or {})):
+            raise OtherCalls(f"{func} where the first pass called {recorded}, or with other arguments")
         return result if tensors_in(result) else super().__torch_function__(func, types, args, kwargs)
 
 
-def _same_arguments(one: Any, other: Any) -> bool:
-    """Whether a call is given the very tensors that another was, or equal ones, and else what is equal."""
-    if one is other:
+def _same_arguments(a: Any, b: Any) -> bool:
+    """Whether the arguments of two calls are the same objects or equal, tensor by tensor."""
+    if a is b:
         return True
-    if type(one) is not type(other):
+    if type(a) is not type(b):
         return False
-    if isinstance(one, Tensor):
-        return one.shape == other.shape and one.dtype == other.dtype and torch.equal(one, other)
-    if isinstance(one, (tuple, list)):
-        return len(one) == len(other) and all(map(_same_arguments, one, other))
-    if isinstance(one, dict):
-        return one.keys() == other.keys() and all(_same_arguments(one[name], other[name]) for name in one)
+    if isinstance(a, Tensor):
+        return a.shape == b.shape and a.dtype == b.dtype and torch.equal(a, b)
+    if isinstance(a, (tuple, list)):
+        return len(a) == len(b) and all(map(_same_arguments, a, b))
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(_same_arguments(a[name], b[name]) for name in a)
     try:
-        return bool(one == other)
-    except Exception:  # of arrays, and of what cannot be compared
+        return bool(a == b)
+    except Exception:  # arrays, and objects that cannot be compared
         return False

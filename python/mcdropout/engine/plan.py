@@ -23,7 +23,8 @@ from .masks import Masks
 class MaskCache:
     """The masks and weights of a plan.
 
-    shared: sites whose masks are the same for all inputs; these are kept, up to a size. has_weights: some are weights.
+    shared: sites whose masks are the same for all inputs; these are kept up to a size. has_weights: whether weights are
+    among them.
     """
 
     def __init__(self, passes: Passes[Any, Any], sizes: ChunkSizes, shared: frozenset[str], has_weights: bool) -> None:
@@ -31,10 +32,10 @@ class MaskCache:
         self.kept: dict[range, Masks] = {}
 
     def rounds(self, draws: range) -> Iterator[range]:
-        """The draws in rounds, each for all inputs, the shared masks of a round computed before workers ask for them.
+        """The draws in rounds of all inputs; the shared masks of a round are computed before it starts.
 
-        Shared masks beyond the size that is kept are computed again for each chunk. Weights cost as much as the
-        network itself, so the weights of a round are kept until all inputs have met them.
+        Shared masks beyond the size that is kept are computed again for each chunk. Weights cost as much as the network
+        itself, so the weights of a round are kept until the round ends.
         """
         all_kept = True
         for part in self.sizes.draw_parts(draws):
@@ -53,28 +54,30 @@ class MaskCache:
             self.kept[part] = known or self.passes.masks(part, None, self.shared)
             yield part
             if known is None:
-                self.kept.pop(part, None)  # where memory ran out it is gone already
+                self.kept.pop(part, None)  # it was removed already if memory ran out
 
     def masks(self, draws: range, ids: np.ndarray, engine: Engine) -> Masks:
-        """All masks and weights of some draws for some inputs, as an engine takes them."""
+        """All masks and weights of some draws for some inputs, in the form that an engine needs."""
         known = self.kept.get(draws, {})
         return {**known, **self.passes.masks(draws, ids, self.passes.names - known.keys(), engine)}
 
     def clear(self) -> None:
-        """Give the memory back."""
+        """Free the memory."""
         self.kept.clear()
 
 
 class SamplingPlan:
-    """How inputs of one shape are drawn."""
+    """The plan to sample inputs of one shape: passes, sizes of chunks, masks and the engine."""
 
     def __init__(self, passes: Passes[Any, Any], sizes: ChunkSizes, masks: MaskCache, choice: EngineChoice) -> None:
         self.passes, self.sizes, self.masks, self.choice = passes, sizes, masks, choice
-        self.differing: list[Tensor] = []  # whether draws differed; asked at the end alone, since a GPU would wait
+        self.differing: list[
+            Tensor
+        ] = []  # whether draws differed; read only at the end, because reading waits for a GPU
 
     @classmethod
     def of(cls, passes: Passes[Any, Any], n_samples: int, batch_size: int) -> SamplingPlan:
-        """The plan for so many draws."""
+        """The plan for a number of draws."""
         sites = passes.probe.sites
         weights = {name: site for name, site in sites.items() if site.kind == "weights"}
         sizes = ChunkSizes(
@@ -95,14 +98,14 @@ class SamplingPlan:
         parts = self.sizes.input_parts(len(inputs), loop=self.choice.engine.name == "loop")
         rounds = []
         for part_of_draws in self.masks.rounds(draws):
-            done = []
+            outputs = []
             work = partial(self._part, inputs, ids, part_of_draws)
             with self.choice.engine.around_chunks():
                 for out in map(work, parts) if self.passes.serial else workers.map_parallel(work, parts):
                     if part_of_draws.stop == draws.stop:
                         report(out.shape[1])
-                    done.append(out)
-            rounds.append(_joined(done, 1))
+                    outputs.append(out)
+            rounds.append(_joined(outputs, 1))
         out = _joined(rounds, 0)
         self.differing = [torch.stack([*self.differing, (out[1:] != out[:1]).any()]).any()]
         return out
@@ -113,7 +116,7 @@ class SamplingPlan:
         return any(map(bool, self.differing))
 
     def _part(self, inputs: Inputs, ids: np.ndarray, draws: range, part: slice) -> Tensor:
-        """A few inputs; where memory runs out, half as much at a time."""
+        """Outputs of a few inputs; if memory runs out, half as many inputs at a time."""
         inputs, ids = inputs[part], ids[part]
         with suppress_out_of_memory():
             return _joined([self._chunk(inputs, ids, some_draws) for some_draws in self.sizes.draw_parts(draws)], 0)
@@ -136,5 +139,5 @@ class SamplingPlan:
 
 
 def _joined(parts: list[Tensor], dim: int) -> Tensor:
-    """The parts in one; a single one is not copied."""
+    """The parts as one tensor; a single part is not copied."""
     return torch.cat(parts, dim=dim) if len(parts) > 1 else parts[0]

@@ -18,10 +18,10 @@ from .plan import SamplingPlan
 
 
 class Sampler:
-    """Runs inputs through draws of one model; inputs of another shape are probed anew, and get masks of their own.
+    """Samples one model; for inputs of another shape, the model is probed again and other masks are made.
 
-    `make_plan` gets inputs on a device, and the device. Where nothing may run beside the model, the first device does
-    all.
+    make_plan: called with inputs on a device, and the device. If passes must not run at the same time, only the first
+    device is used.
     """
 
     def __init__(
@@ -39,7 +39,7 @@ class Sampler:
         self.plans = {(example.signature, 0): self.first}
 
     def plan(self, inputs: Inputs, device_index: int = 0) -> SamplingPlan:
-        """How inputs that lie on a device are drawn there; `device_index` is the device's place in `devices`."""
+        """The plan for inputs on a device; `device_index` is the position of the device in `devices`."""
         key = inputs.signature, device_index
         if key not in self.plans:
             self.plans[key] = self.make_plan(inputs, self.devices[device_index])
@@ -49,7 +49,8 @@ class Sampler:
     def running(self) -> Iterator[list[Workers]]:
         """The workers of each device for one prediction.
 
-        Tells, in the first, of what the spread leaves out or depends on; in each, of calls that no probe had seen.
+        The first prediction warns of what the spread leaves out or depends on. Each prediction warns of calls that no
+        probe had seen.
         """
         if not self.warned:
             for caveat in caveats_on(self.first.passes.probe):
@@ -78,7 +79,7 @@ class Sampler:
             )
 
     def check_spread(self) -> None:
-        """Draws that are all the same say nothing, whatever the reason."""
+        """Raise IdenticalDraws if all draws are the same."""
         if not any(plan.has_spread for plan in self.plans.values()):
             raise IdenticalDraws(
                 "`model` gave the same outputs in every draw, so the spread would say nothing; see `mc_sites()` "

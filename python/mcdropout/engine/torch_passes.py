@@ -1,4 +1,4 @@
-"""The passes of a torch model: its masks, and the engines that run draws of it."""
+"""The passes of a torch model: its masks, and the engines for its draws."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class TorchPasses(Passes[Probe, Replica]):
     ) -> None:
         super().__init__(probe, replica, new_replica, outputs, seed, masks_for)
         self.gradients, self.tolerance = replica.gradients, rounding(replica.precision, replica.device)
-        # a hook of the user's, where there is one, may look at any result
+        # a hook of the user may read any result, so none is deferred then
         self.fused = fused_calls(probe, self.device, masks_for) if new_replica is not None else {}
         self.thread_buffers = local()
 
@@ -66,7 +66,7 @@ class TorchPasses(Passes[Probe, Replica]):
         replica.passed_over = self.probe.passed_over
 
     def _run_pass(self, replica: Replica, inputs: Inputs, mode: SampleMode) -> Tensor:
-        """The wanted tensor of one pass."""
+        """The selected output tensor of one pass."""
         with replica.predicting(), mode:
             result = self.outputs.tensor(replica.run(inputs)).detach()
         self.unknown |= mode.unknown
@@ -74,25 +74,25 @@ class TorchPasses(Passes[Probe, Replica]):
         return result
 
     def masks(self, draws: range, ids: np.ndarray | None, names: frozenset[str], engine: Engine | None = None) -> Masks:
-        device, own_ids = for_float64(self.device), self.keyed_ids(ids)
-        which = torch.arange(draws.start, draws.stop, device=device)
-        id_tensor = None if own_ids is None else to_device(torch.from_numpy(own_ids), device)
-        byte_masks = engine.byte_masks if engine is not None and own_ids is not None else frozenset()
+        device, mask_ids = for_float64(self.device), self.keyed_ids(ids)
+        draw_numbers = torch.arange(draws.start, draws.stop, device=device)
+        id_tensor = None if mask_ids is None else to_device(torch.from_numpy(mask_ids), device)
+        byte_masks = engine.byte_masks if engine is not None and mask_ids is not None else frozenset()
         masks = {}
         for name, site in self.probe.sites.items():
             if name not in names:
                 continue
             if site.layer is not None:
-                masks[name] = drawn_weights(self.seed, site, which, self.device)
+                masks[name] = drawn_weights(self.seed, site, draw_numbers, self.device)
             else:
                 buffer = partial(self._buffer, name) if name in byte_masks else None
-                masks[name] = site_masks(self.seed, site, which, id_tensor, buffer).to(self.device)
+                masks[name] = site_masks(self.seed, site, draw_numbers, id_tensor, buffer).to(self.device)
         return masks
 
     def _buffer(self, name: str, n_bytes: int) -> Tensor:
-        """Memory for the masks of one chunk at a site, which each thread uses for chunk after chunk.
+        """Memory for the masks of one chunk at a site; each thread uses it for all its chunks.
 
-        To free so much memory and ask for it again costs a third of the time that the masks do.
+        Freeing and allocating it for each chunk would cost a third of the time of the masks.
         """
         buffers = vars(self.thread_buffers)
         if name not in buffers or len(buffers[name]) < n_bytes:

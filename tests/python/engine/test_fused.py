@@ -1,12 +1,15 @@
 """Dropout, relu and max-pool in one go give what torch gives one after the other, to the bit."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mcdropout.engine import fused
+from mcdropout.compute.torchscript import native
+from mcdropout.engine import fused, masks, randomness
 from mcdropout.engine.fused import masked_max_pool, plain_kernel
 
 
@@ -81,3 +84,11 @@ def test_without_torchscript_python_does_the_same(monkeypatch):
 )
 def test_only_windows_side_by_side(arguments, kernel):
     assert plain_kernel(**arguments) == kernel
+
+
+@pytest.mark.parametrize(
+    "loop", [fused._by_pieces, masks._decide, masks._decide_by_pieces, randomness.philox_rounds, randomness._box_muller]
+)
+def test_loops_are_compiled(loop: Callable[..., object]) -> None:
+    """A function that TorchScript cannot compile would run in Python, with the same numbers and slower."""
+    assert isinstance(native(loop), torch.jit.ScriptFunction)

@@ -14,7 +14,7 @@ from mcdropout.compute.gpu_kernels import GpuKernel, masked_maximum, packed_bits
 from mcdropout.engine import fused, masks
 from mcdropout.engine.fused import Convolution, Pooling
 from mcdropout.engine.masks import keep_masks
-from mcdropout.engine.randomness import WORD, philox
+from mcdropout.engine.randomness import WORD, SiteSeed, philox
 from mcdropout.sites.site import Site
 
 SIZES = [(32, 6, 5), (8, 3, 4), (3, 5, 8), (1, 1, 128), (64, 2, 2)]  # channels, height, width
@@ -82,7 +82,7 @@ def with_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
 def masks_of(rate: float, channels: int, n_elements: int, device: str = "cpu", n: tuple[int, int] = (3, 2)) -> Tensor:
     draws = torch.arange(5, 5 + n[0], device=device)
     ids = (1 << 40) + 7 * torch.arange(n[1], device=device)
-    return keep_masks(11, "per_input", "0", rate, n_elements, draws, ids, channels)
+    return keep_masks(SiteSeed(11, "per_input", "0"), rate, n_elements, draws, ids, channels)
 
 
 @pytest.mark.parametrize("sizes", SIZES)

@@ -13,7 +13,16 @@ from scipy import stats
 
 from mcdropout.compute.streams import OwnStream, seeded_generators
 from mcdropout.engine.masks import keep_masks
-from mcdropout.engine.randomness import UNIFORM_BITS, WORD, generator_starts, input_ids, normals, philox, uniforms
+from mcdropout.engine.randomness import (
+    UNIFORM_BITS,
+    WORD,
+    SiteSeed,
+    generator_starts,
+    input_ids,
+    normals,
+    philox,
+    uniforms,
+)
 
 REFERENCE = Path(__file__).parents[2] / "reference"
 VECTORS = json.loads((REFERENCE / "randomness.json").read_text())
@@ -27,7 +36,9 @@ spec.loader.exec_module(naive)
 
 def masks(seed=1, kind="shared", site="a[0]", rate=0.25, n_elements=1000, draws=(0,), ids=(0,), device="cpu"):
     where = {"dtype": torch.int64, "device": device}
-    return keep_masks(seed, kind, site, rate, n_elements, torch.tensor(draws, **where), torch.tensor(ids, **where))
+    return keep_masks(
+        SiteSeed(seed, kind, site), rate, n_elements, torch.tensor(draws, **where), torch.tensor(ids, **where)
+    )
 
 
 @pytest.mark.parametrize("case", VECTORS["philox4x32_10"])
@@ -58,7 +69,7 @@ def test_masks_meet_the_written_vectors(case):
 @pytest.mark.parametrize(("channels", "places"), [(32, 9), (64, 7), (8, 5), (6, 4), (16, 1)])
 def test_channels_can_come_innermost(rate, channels, places):
     draws, ids = torch.arange(3), torch.arange(2)
-    given = 1, "per_input", "a[0]", rate, channels * places, draws, ids
+    given = SiteSeed(1, "per_input", "a[0]"), rate, channels * places, draws, ids
     usual = keep_masks(*given).view(3, 2, channels, places)
     assert torch.equal(keep_masks(*given, channels).view(3, 2, places, channels), usual.transpose(2, 3))
 
@@ -148,7 +159,9 @@ def test_masks_of_one_place_are_binomial_over_draws():
 
 
 def drawn(seed=1, site="a[0]", n_elements=1000, draws=(0,)):
-    return normals(seed, "shared", site, n_elements, torch.tensor(draws, dtype=torch.int64), torch.tensor([0]))[:, 0]
+    return normals(
+        SiteSeed(seed, "shared", site), n_elements, torch.tensor(draws, dtype=torch.int64), torch.tensor([0])
+    )[:, 0]
 
 
 @pytest.mark.parametrize("case", VECTORS["normals"], ids=lambda case: f"{case['site']} {case['draw']}")
@@ -223,14 +236,14 @@ def test_counter_words_are_32_bits():
 def test_uniforms_meet_the_written_vectors(case):
     dtype = next(dtype for dtype, bits in UNIFORM_BITS.items() if bits == case["bits"])
     draws, ids = torch.tensor([case["draw"]]), torch.tensor([case["id"]])
-    got = uniforms(case["seed"], case["masks"], case["site"], case["n_elements"], draws, ids, dtype)
+    got = uniforms(SiteSeed(case["seed"], case["masks"], case["site"]), case["n_elements"], draws, ids, dtype)
     assert got.dtype == dtype
     assert got[0, 0].double().tolist() == case["uniforms"]
 
 
 def test_uniforms_are_uniform_and_the_same_in_any_pieces(monkeypatch):
     draws, ids = torch.arange(5), torch.tensor([3, 8, 2**40])
-    together = uniforms(1, "per_input", "0", 4001, draws, ids)
+    together = uniforms(SiteSeed(1, "per_input", "0"), 4001, draws, ids)
     # 60,015 numbers: the largest gap to the line is above 1.63 / sqrt(n) in 1 of 100 samples; the seed is fixed
     ordered = together.double().flatten().sort().values
     line = (torch.arange(len(ordered)) + 0.5) / len(ordered)
@@ -240,7 +253,7 @@ def test_uniforms_are_uniform_and_the_same_in_any_pieces(monkeypatch):
     monkeypatch.setattr("mcdropout.engine.randomness.BLOCKS_AT_ONCE", 7)
     for place, draw in enumerate(draws):
         for other, one in enumerate(ids):
-            alone = uniforms(1, "per_input", "0", 4001, draw[None], one[None])
+            alone = uniforms(SiteSeed(1, "per_input", "0"), 4001, draw[None], one[None])
             assert torch.equal(alone[0, 0], together[place, other])
 
 

@@ -140,7 +140,8 @@ def test_attention_without_drops_is_torchs(causal, scale, mask, gqa, monkeypatch
     with torch.no_grad():
         wanted = attention(0.5).eval()(torch.from_numpy(x)).numpy()
     monkeypatch.setattr(
-        "mcdropout.engine.masks.keep_masks", lambda *a: torch.ones(len(a[5]), len(a[6]), a[4], dtype=torch.uint8)
+        "mcdropout.engine.masks.keep_masks",
+        lambda seed, rate, n, draws, ids, *_: torch.ones(len(draws), len(ids), n, dtype=torch.uint8),
     )
     with pytest.raises(mcd.IdenticalDraws, match="the same"):
         predict(attention(0.5), x)

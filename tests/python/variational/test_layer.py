@@ -20,7 +20,7 @@ from torch.distributions import Gumbel, Independent, Laplace, MultivariateNormal
 
 import mcdropout as mcd
 from mcdropout.engine.fold import FoldedEngine
-from mcdropout.engine.randomness import normals
+from mcdropout.engine.randomness import SiteSeed, normals
 from mcdropout.engine.torch_passes import TorchPasses
 from mcdropout.variational.convolutions import BayesConv1d, BayesConv2d
 from mcdropout.variational.distributions import Horseshoe
@@ -498,7 +498,9 @@ def test_each_draw_is_a_network_with_keyed_weights(posterior):
         weights = {}
         for path, layer in variational_layers(net).items():
             site = "0" if path == "0" else "1"
-            noise = normals(3, "shared", site, layer.n_weights, torch.tensor([draw]), torch.tensor([0]))[0, 0].float()
+            noise = normals(SiteSeed(3, "shared", site), layer.n_weights, torch.tensor([draw]), torch.tensor([0]))[
+                0, 0
+            ].float()
             mean = torch.cat([means.flatten() for means in weight_and_bias(layer)])
             weights[path] = mean + (layer.scale_tril() @ noise if layer.full else layer.deviations() * noise)
         with torch.no_grad():
