@@ -66,14 +66,14 @@ def mc_save(object: Saveable, path: str | os.PathLike[str]) -> None:
         containers.write(path, "model", *_model_state(object))
 
 
-def mc_load(path: str | os.PathLike[str]) -> Saveable:
+def mc_load(path: str | os.PathLike[str]) -> Any:
     """Open what `mc_save()` wrote, from Python or from R. Opening runs no code.
 
     Args:
         path: The file.
 
     Returns:
-        The network, the prediction, or what was learnt.
+        The object: a network, a prediction, a policy, a calibration, conformal limits or a monitor.
 
     Raises:
         UnreadableFile: For a file that is missing, cut short, not of this package, or of a newer format.

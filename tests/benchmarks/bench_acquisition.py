@@ -45,6 +45,7 @@ def final_accuracy(by: str, pool_name: str, seed: int, data: SampleData) -> floa
     if copies > 1:
         pool = pool + rng.normal(0, 0.05, pool.shape)
     labelled = np.arange(FIRST)
+    net = mcd.mc_mlp(196, data.labels, hidden=(64,), dropout=0.3, seed=seed)
     for place in range(STEPS + 1):
         net = mcd.mc_mlp(196, data.labels, hidden=(64,), dropout=0.3, seed=seed)
         net = mcd.mc_fit(net, pool[labelled], y[labelled], epochs=EPOCHS, batch_size=10, seed=seed, progress=False)

@@ -10,6 +10,7 @@ import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -28,7 +29,7 @@ class Task:
     folder: Path
     model: Path
     x: np.ndarray
-    settings: dict[str, object]
+    settings: dict[str, Any]
 
     def in_python(self) -> MCPrediction:
         return mcd.mc_predict(mcd.mc_load(self.model), self.x, **self.settings, progress=False)
@@ -49,7 +50,7 @@ class Task:
 
 def as_r(settings: dict[str, object]) -> str:
     words = {True: "TRUE", False: "FALSE"}
-    texts = {name: words.get(value) if isinstance(value, bool) else repr(value) for name, value in settings.items()}
+    texts = {name: words[value] if isinstance(value, bool) else repr(value) for name, value in settings.items()}
     return ", ".join(f"{name} = {text.replace('[', 'c(').replace(']', ')')}" for name, text in texts.items())
 
 

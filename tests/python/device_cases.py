@@ -7,6 +7,7 @@ environment variable TEST_DEVICE names the device: "pretend", or "cuda" where th
 import copy
 import inspect
 import os
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -25,7 +26,7 @@ MAPS = RNG.standard_normal((N, 2, 9, 8)).astype(np.float32)
 CODES = np.arange(N) % len(LABELS)
 NAMES = np.array(LABELS)[CODES]
 VALUES = np.stack([TABLE.sum(axis=1), TABLE[:, 0] * 2 + 1e7], axis=1)
-QUIET = {"progress": False}
+QUIET: dict[str, Any] = {"progress": False}
 DEVICE = os.environ["TEST_DEVICE"]
 BOTH = (DEVICE, "cpu")
 if DEVICE == "pretend":
@@ -87,7 +88,7 @@ def words():
     return {"ids": RNG.integers(0, 13, (N, 5)), "hidden": hidden}
 
 
-def bayesian(**options):
+def bayesian(**options: Any) -> mcd.MCNetwork:
     return mcd.mc_bayes_mlp(FEATURES, LABELS, hidden=5, **options)
 
 
@@ -126,13 +127,13 @@ MODELS = {  # a function that makes it, inputs, what it returns if it does not s
 
 
 @pytest.fixture(params=MODELS)
-def known(request):
+def known(request) -> tuple[Any, Any, dict[str, Any]]:
     """A network, inputs, and the options that it needs."""
     make, x, outputs = MODELS[request.param]
     return ready(make()), x, {} if outputs is None else {"outputs": outputs}
 
 
-def on_each(call, devices=BOTH):
+def on_each(call, devices=BOTH) -> Any:
     """What a call gives on the device, and on the host."""
     return [call(device) for device in devices]
 
@@ -149,7 +150,7 @@ def same(one, other, rtol=1e-6, atol=1e-6):
     np.testing.assert_allclose(one, other, rtol=rtol, atol=atol)
 
 
-def same_predictions(one, other, **tolerance):
+def same_predictions(one, other, **tolerance: Any) -> None:
     for name in ("mean", "variance", "samples", "mutual_information", "pred_lower", "n_samples"):
         if getattr(other, name) is not None:
             scale = np.nanstd(other.samples) if other.samples is not None and name != "n_samples" else 1
@@ -253,8 +254,8 @@ def test_compared_rates(name):
 # ---- training ------------------------------------------------------------------------------------------------------
 
 
-def fitted(model, x, y, **options):
-    settings = {"epochs": 3, "batch_size": 4, "seed": 1} | options
+def fitted(model, x, y, **options: Any) -> Any:
+    settings: dict[str, Any] = {"epochs": 3, "batch_size": 4, "seed": 1} | options
     return mcd.mc_fit(model, x, y, **settings, **QUIET)
 
 
@@ -325,7 +326,7 @@ def test_training_goes_on_from_a_checkpoint(name, tmp_path):
 def test_steps_on_batches(name):
     make, x, _ = MODELS[name]
     y, found = truth_for(make()), []
-    options = {"kl_weight": 0.1} if name == "Bayesian" else {}
+    options: dict[str, Any] = {"kl_weight": 0.1} if name == "Bayesian" else {}
     for device in TRAINED_ON:
         model = make().to(device)
         found.append([mcd.mc_train_on_batch(model, x, y, **options) for _ in range(3)])
@@ -361,7 +362,7 @@ def test_frozen_backbones(kind):
         net = behind(HEADS[kind]())
         features = net.features(MAPS, device=device)
         fitted(net, MAPS, y, device=device, validation_data=(MAPS[:3], y[:3]))
-        options = {"device": device, "seed": 3}
+        options: dict[str, Any] = {"device": device, "seed": 3}
         predicted = mcd.mc_predict(net, MAPS, DRAWS, **options, **QUIET)
         asked = mcd.mc_sampler(net, MAPS, DRAWS, **options)(MAPS)
         point = mcd.mc_predict_point(net, MAPS, device=device, **QUIET)

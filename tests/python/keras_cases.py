@@ -9,6 +9,7 @@ import signal
 import threading
 import warnings
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -32,7 +33,7 @@ N, DRAWS = 7, 6
 class MCDropout(layers.Dropout):
     """As books have it."""
 
-    def call(self, inputs):
+    def call(self, inputs):  # pyright: ignore[reportIncompatibleMethodOverride]
         return super().call(inputs, training=True)
 
 
@@ -41,7 +42,7 @@ class Block(layers.Layer):
         super().__init__()
         self.dense, self.norm, self.drops = layers.Dense(units), layers.LayerNormalization(), [layers.Dropout(0.3)]
 
-    def build(self, shape):
+    def build(self, shape):  # pyright: ignore[reportIncompatibleMethodOverride]
         self.dense.build(shape)
         self.norm.build((*shape[:-1], self.dense.units))
 
@@ -64,7 +65,7 @@ class Subclassed(keras.Model):
         self.parts = Parts(layers.Dropout(0.25))
         self.last = layers.Dense(3)
 
-    def build(self, shape):
+    def build(self, shape):  # pyright: ignore[reportIncompatibleMethodOverride]
         for block, width in zip(self.blocks, (shape[-1], 8), strict=True):
             block.build((None, width))
         self.last.build((None, 6))
@@ -206,7 +207,7 @@ def with_weights(model, seed=1):
     return model
 
 
-def made(name):
+def made(name) -> tuple[Any, Any, dict[str, Any]]:
     build, shape, kwargs = CASES[name]
     rng = np.random.default_rng(2)
     if shape is not None:
@@ -216,7 +217,7 @@ def made(name):
     return with_weights(build()), x, kwargs
 
 
-def predict(model, x, **kwargs):
+def predict(model, x, **kwargs: Any) -> Any:
     return mcd.mc_predict(model, x, **{"n_samples": DRAWS, "seed": 3, "progress": False, **kwargs})
 
 
@@ -267,7 +268,7 @@ def test_draws_keep_their_promises(name):
 @pytest.mark.parametrize("name", [name for name in CASES if name != "noise" and name in WATCHED])
 def test_the_point_prediction_is_kerass_own(name):
     model, x, kwargs = made(name)
-    own = keras.ops.convert_to_numpy(model(x, training=False)) if name != "subclassed" else None
+    own: Any = keras.ops.convert_to_numpy(model(x, training=False)) if name != "subclassed" else None
     point = mcd.mc_predict_point(model, x, **kwargs)
     if own is None:  # two layers there always drop
         assert np.abs(point - mcd.mc_predict_point(model, x, **kwargs)).max() == 0
@@ -479,7 +480,7 @@ def test_masks_and_pixels_reach_a_subclassed_model(kind):
     model(x, seen=seen)
     with_weights(model)
     given = {"x": x, "seen": seen.astype(kind)}
-    own = keras.ops.convert_to_numpy(model(x, seen=seen))
+    own: Any = keras.ops.convert_to_numpy(model(x, seen=seen))
     point = mcd.mc_predict_point(model, given, outputs="values", progress=False)
     np.testing.assert_allclose(point, own, rtol=0, atol=1e-5)  # rounding of float32
     usual = predict(model, given, outputs="values").samples
@@ -685,7 +686,7 @@ def test_keras_s_functions_are_put_back():
     predict(watching, x + 1, outputs="values")
     assert seen[-1] is not before["uniform"]
     assert dict(vars(random)) == before
-    state = keras.ops.convert_to_numpy(model.layers[0].seeds.state.value)
+    state: Any = keras.ops.convert_to_numpy(model.layers[0].seeds.state.value)
     assert state.tolist() == [1, 0]
 
 
@@ -765,7 +766,8 @@ class Tagged(keras.Model):
         self.drop, self.last = layers.Dropout(0.3), layers.Dense(2)
 
     def call(self, x, training=None):
-        words = self.words(x) + self.shifted(keras.ops.cast(x, "int32") + 1)
+        codes: Any = keras.ops.cast(x, "int32")
+        words = self.words(x) + self.shifted(codes + 1)
         return self.last(self.drop(keras.ops.mean(words, axis=1), training=training))
 
 
@@ -809,7 +811,8 @@ def test_codes_out_of_range_are_named(value, number, batch_size):
 
 def test_what_is_looked_up_is_checked_without_going_on():
     asked = mcd.mc_sampler(tagged(), WORDS, DRAWS, outputs="values", seed=3)
-    network = asked.prepared[1]
+    assert asked.prepared is not None
+    network: Any = asked.prepared[1]
     with network.failures_explained(network.placed(network.source(WORDS).head(3), network.replica.device)):
         assert network.replica.now.on.n_looked_up == 2
         assert not network.replica.now.on.counts  # the dropout behind was not met
@@ -904,7 +907,7 @@ class Centre(layers.Layer):
 class Normalised(layers.BatchNormalization):
     """As in training, whatever is asked."""
 
-    def call(self, x):
+    def call(self, x):  # pyright: ignore[reportIncompatibleMethodOverride]
         return super().call(x, training=True)
 
 
@@ -1061,7 +1064,7 @@ def test_a_model_that_returns_no_number_is_told_so():
     )
 
 
-def raised(model, x, **kwargs):
+def raised(model, x, **kwargs: Any) -> str:
     with pytest.raises((ValueError, TypeError)) as error:
         predict(model, x, **kwargs)
     return str(error.value)
@@ -1119,20 +1122,20 @@ def test_a_forked_process_predicts_or_says_what_does(monkeypatch):
 
 @pytest.mark.skipif(BACKEND != "torch", reason="others are not forked")
 def test_a_process_that_is_forked_off_during_a_pass_has_keras_own_functions():
-    functions = keras.src.backend.random
+    functions = keras.src.backend.random  # pyright: ignore[reportAttributeAccessIssue]
     own, seen = functions.dropout, []
 
     def forked():
         child = os.fork()
         if child == 0:
             # Keras's own function is there again, and nobody holds the lock that it is exchanged under
-            os._exit(0 if functions.dropout is own and numbers.PATCHED.acquire(blocking=False) else 1)
+            os._exit(0 if functions.dropout is own and numbers.PATCH_LOCK.acquire(blocking=False) else 1)
         seen.append(os.waitpid(child, 0)[1])
 
     class Forking(layers.Layer):
         def call(self, x):
             if functions.dropout is not own and not seen:  # in a pass of ours
-                with numbers.PATCHED:
+                with numbers.PATCH_LOCK:
                     thread = threading.Thread(target=forked)
                     thread.start()
                     thread.join()

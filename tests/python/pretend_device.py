@@ -38,6 +38,8 @@ class Pretended(torch.Tensor):
         made.raw = raw
         return made
 
+    raw: torch.Tensor
+
     def __init__(self, raw, requires_grad=False):
         pass
 
@@ -135,4 +137,4 @@ module.get_amp_supported_dtype = lambda self: [torch.bfloat16, torch.float16, to
 torch.inference_mode = lambda *args, **kwargs: torch.no_grad()  # these tensors know no inference mode
 # nor TorchScript
 for module in (fused, masks, randomness):
-    module.native = lambda function: function
+    setattr(module, "native", lambda function: function)  # noqa: B010

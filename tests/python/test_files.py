@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -48,7 +49,8 @@ def test_a_model_is_the_same_from_its_file_and_from_its_bytes(model, tmp_path):
         if model.history is None:
             assert again.history is None
         else:
-            pd.testing.assert_frame_equal(again.history, model.history)
+            history: Any = again.history
+            pd.testing.assert_frame_equal(history, model.history)
 
 
 def test_an_opened_model_goes_on_training_in_its_units(tmp_path):
@@ -162,7 +164,7 @@ def test_only_models_and_predictions_are_saved(tmp_path):
         TypeError,
         match="`object` must be a network of mc_cnn.*, a prediction, or what was learnt on one; got Linear. Save",
     ):
-        mc_save(torch.nn.Linear(2, 2), tmp_path / "model")
+        mc_save(torch.nn.Linear(2, 2), tmp_path / "model")  # pyright: ignore[reportArgumentType]
     with pytest.raises(ValueError, match='`path` must be in a folder that exists; got ".*model"'):
         mc_save(trained(), tmp_path / "none" / "model")
     assert os.listdir(tmp_path) == []

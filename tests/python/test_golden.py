@@ -7,6 +7,7 @@ import json
 import sys
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -33,7 +34,7 @@ MAKE = _make_golden()
 CASES = dict(MAKE.cases())
 
 
-def same(found: list[object], wanted: list[object], close: dict[str, float] = CLOSE) -> bool:
+def same(found: list[object], wanted: list[object], close: dict[str, Any] = CLOSE) -> bool:
     return len(found) == len(wanted) and all(
         one == other if isinstance(other, str) else one == pytest.approx(other, **close)
         for one, other in zip(found, wanted, strict=True)

@@ -1,6 +1,7 @@
 """Columns and values far from zero: Julian dates, time stamps, northings. Their digits are those of float64."""
 
 import copy
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -20,10 +21,10 @@ X = np.round(RNG.normal(0, 9, (N, FEATURES)) * 8) / 8
 FAR = X + np.array([1.7e9, -2460000.5, 0.0])
 Y = np.round(np.stack([X.sum(axis=1), X[:, 0] - X[:, 2]], axis=1) * 8) / 8
 FAR_Y = Y + np.array([1.7e9, -5e6])
-MANY = {"epochs": 4, "batch_size": 5, "seed": 1, "progress": False}
+MANY: dict[str, Any] = {"epochs": 4, "batch_size": 5, "seed": 1, "progress": False}
 ASKED = {"seed": 3, "progress": False}
 # rounding of the mean to float64, 2e-7 at 1.7e9, over a spread of 9; learnt weights carry it on
-CLOSE = {"rtol": 1e-4, "atol": 1e-4}
+CLOSE: dict[str, Any] = {"rtol": 1e-4, "atol": 1e-4}
 
 
 def network(kind="values", **options):
@@ -75,6 +76,7 @@ def test_predictions_far_from_zero_are_those_near_it(pair):
         if getattr(one, name) is not None:
             np.testing.assert_allclose(getattr(other, name), getattr(one, name), rtol=1e-2, atol=1e-3)
     if near.task == "regression":
+        assert other.samples is not None
         assert other.samples.dtype == np.float64
     if one.noise_variances is not None:
         np.testing.assert_allclose(other.log_density(FAR_Y), one.log_density(Y), rtol=1e-3, atol=1e-3)
@@ -82,7 +84,8 @@ def test_predictions_far_from_zero_are_those_near_it(pair):
 
 def test_every_function_keeps_the_digits(pair):
     near, far = pair
-    offset, settings = offset_of(near), {"rtol": 1e-3, "atol": 1e-3}
+    offset = offset_of(near)
+    settings: dict[str, Any] = {"rtol": 1e-3, "atol": 1e-3}
     points = [mcd.mc_predict_point(net, x, 6, progress=False) for net, x in ((near, X), (far, FAR))]
     np.testing.assert_allclose(points[1] - offset, points[0], **settings)
     one, other = (mcd.mc_sampler(net, x[:2], DRAWS, seed=3)(x) for net, x in ((near, X), (far, FAR)))
@@ -120,6 +123,8 @@ def test_whatever_holds_the_numbers_they_keep_their_digits(holder):
     whole = mcd.mc_predict(far, FAR, DRAWS, **ASKED)
     assert len(np.unique(whole.mean[:, 0])) == N
     found = mcd.mc_predict(far, HOLDERS[holder](FAR), DRAWS, 5, **ASKED)
+    assert found.samples is not None
+    assert whole.samples is not None
     np.testing.assert_allclose(found.samples - whole.samples, 0, atol=1e-5)  # sums of float32 in another order
     if holder in ("array", "Fortran order", "tensor", "list", "data frame"):
         held = mcd.mc_fit(network(), HOLDERS[holder](FAR), FAR_Y, **MANY)
@@ -141,7 +146,7 @@ def test_whole_numbers_of_64_bits_keep_their_digits():
         {"checkpoint": "run"},
     ],
 )
-def test_every_way_of_training_keeps_the_digits(options, tmp_path):
+def test_every_way_of_training_keeps_the_digits(options: dict[str, Any], tmp_path):
     if "checkpoint" in options:
         options = {"checkpoint": tmp_path / "run"}
         mcd.mc_fit(network(), FAR, FAR_Y, **{**MANY, "epochs": 2}, **options)
@@ -166,7 +171,7 @@ def test_steps_of_ones_own_keep_the_digits():
 
 def test_an_augmentation_gets_a_table_in_its_own_units():
     seen = []
-    options = {"augment": lambda x, generator: seen.append(x) or x}
+    options: dict[str, Any] = {"augment": lambda x, generator: seen.append(x) or x}
     mcd.mc_fit(network(), FAR, FAR_Y, **{**MANY, "epochs": 1, "batch_size": N}, **options)
     assert sorted(seen[0][:, 0].tolist()) == sorted(FAR[:, 0].tolist())
 
@@ -193,6 +198,7 @@ def test_values_behind_a_frozen_backbone_far_from_zero():
 def test_a_network_of_ones_own_gets_numbers_as_before():
     model = nn.Sequential(nn.Linear(FEATURES, 5), nn.Dropout(0.4), nn.Linear(5, 2))
     found = mcd.mc_predict(model, FAR, DRAWS, outputs="values", **ASKED)
+    assert found.samples is not None
     assert found.samples.dtype == np.float32
     point = mcd.mc_predict_point(model.eval(), FAR, outputs="values", progress=False)
     with torch.no_grad():
@@ -203,6 +209,8 @@ def test_a_part_taken_out_of_values_is_in_the_callers_units():
     model = mcd.mc_fit(network("no noise"), X, Y + 300, **MANY)
     whole = mcd.mc_predict(model, X, DRAWS, **ASKED)
     second = mcd.mc_predict(model, X, DRAWS, select=lambda out: out[:, 1:], **ASKED)
+    assert second.samples is not None
+    assert whole.samples is not None
     np.testing.assert_allclose(second.samples[..., 0], whole.samples[..., 1], atol=1e-4)  # float32 at 300
 
 
@@ -270,7 +278,7 @@ def test_a_network_saved_by_the_first_version_still_opens(tmp_path):
     opened = mcd.mc_load(tmp_path / "old")
     assert isinstance(opened, MCNetwork)
     points = [mcd.mc_predict_point(net, X, progress=False) for net in (opened, model)]
-    np.testing.assert_allclose(*points, atol=1e-4)  # its means are rounded to float32
+    np.testing.assert_allclose(points[0], points[1], atol=1e-4)  # its means are rounded to float32
     again = network()
     again.load_state_dict({name: values for name, values in model.state_dict().items() if name in old})
     np.testing.assert_allclose(mcd.mc_predict_point(again, X, progress=False), points[0], atol=1e-6)

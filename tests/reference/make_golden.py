@@ -211,7 +211,7 @@ def evaluated() -> Iterator[tuple[str, Case]]:
         model = NETWORKS["mlp classes"][0]()
         found = mcd.mc_predict(model, x, 8, seed=5, **QUIET)
         noisy = rng.random(400) < 0.2
-        return found, np.where(noisy, rng.choice(LABELS, 400), found.predicted)
+        return found, np.where(noisy, rng.choice(LABELS, 400), np.asarray(found.predicted))
 
     def values() -> tuple[mcd.MCPrediction, np.ndarray]:
         rng = np.random.default_rng(5)
@@ -375,7 +375,7 @@ def _labelled() -> tuple[mcd.MCPrediction, np.ndarray]:
     rng = np.random.default_rng(1)
     x = rng.normal(3, 2, (200, 5)).astype(np.float32)
     found = mcd.mc_predict(NETWORKS["mlp classes"][0](), x, 8, seed=5, **QUIET)
-    return found, np.where(rng.random(200) < 0.1, rng.choice(LABELS, 200), found.predicted)
+    return found, np.where(rng.random(200) < 0.1, rng.choice(LABELS, 200), np.asarray(found.predicted))
 
 
 def opened(path: Path) -> dict[str, np.ndarray]:

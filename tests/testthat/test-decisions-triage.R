@@ -229,7 +229,7 @@ test_that("what cannot be learnt or decided is refused", {
   )
   expect_refusal(
     mc_triage(pred, y, uncertainty_threshold = 0.1, max_error = 0.1),
-    "`max_error` and `uncertainty_threshold` must not be given both: each alone sets the thresholds."
+    "`max_error` and `uncertainty_threshold` must not both be given: each alone sets the thresholds."
   )
   expect_refusal(
     mc_triage(example_values(), 1:5, max_error = 0.1),

@@ -1,4 +1,4 @@
-"""Which inputs to label next: those that would teach the network most. Needs no torch."""
+"""The inputs to label next: those that would teach the network most. Needs no torch."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from ..predictions.prediction import Array, MCPrediction
 from ..predictions.truth import check_classes
 from ..predictions.uncertainty import CLASS_MEASURES, measured
 
-N_OUTCOMES = 2_000  # labels that a batch may have: all of them up to so many, beyond that as many drawn ones
+N_OUTCOMES = 2_000  # joint labels of a batch: all of them up to this number, else this number of sampled ones
 
-N_AT_ONCE = 256  # candidates looked at in one go
+N_AT_ONCE = 256  # candidates that are processed at once
 
-TOLD_APART = 0.98  # of all information that there is in the draws: what comes after is chosen by hardly anything
+MOST_INFORMATION = 0.98  # the share of the information in the draws after which the choice is nearly random
 
 
 def mc_acquire(
@@ -27,27 +27,26 @@ def mc_acquire(
     by: str = "mutual_information",
     seed: int | None = 0,
 ) -> pd.DataFrame:
-    """Choose the inputs to have labelled next, the most useful first.
+    """Choose the inputs to label next, the most useful first.
 
-    Where inputs resemble each other (frames of a video, copies), single measures ask for much the same many times,
-    which may
-    teach less than random choice does, and "batchbald" does not. Where every input is different and all labels are as
-    frequent, none of them is sure to beat random choice by much.
+    If inputs resemble each other (frames of a video, copies), single measures choose similar inputs many times, which
+    may teach less than random choice; "batchbald" avoids this. If all inputs are different and all labels equally
+    frequent, none of them is sure to be much better than random choice.
 
     Args:
         prediction: The prediction of the inputs without labels.
-        n: How many to choose.
+        n: The number of inputs to choose.
         by: A measure of uncertainty: "mutual_information" (BALD), "predictive_entropy", "variation_ratio",
-            "least_confidence", "smallest_margin", "std" or "expected_entropy"; equals in the order of the inputs. Or
-            "batchbald": inputs whose labels together tell most about the network, so that a batch is not n times much
-            the same. It needs the draws, under masks shared by all inputs. The information of a batch cannot exceed
-            log(number of draws): a warning says from where on inputs are chosen by chance. Use 100 draws or more for
+            "least_confidence", "smallest_margin", "std" or "expected_entropy"; equal inputs keep their order. Or
+            "batchbald": inputs whose labels together say most about the network, so that a batch has no similar inputs.
+            It needs the draws, with masks shared by all inputs. The information of a batch cannot exceed log(number of
+            draws); a warning names the input from which on the choice is nearly random. Use 100 draws or more for
             batches of ten.
-        seed: Where a batch has more than 2,000 possible outcomes, "batchbald" estimates its information on drawn ones.
+        seed: The seed of "batchbald". If a batch has more than 2,000 possible outcomes, it samples them.
 
     Returns:
-        A table with columns input (position in the prediction, from 0), id (where the prediction has ids) and score:
-        the measure; for "batchbald" the information, in nats, of the batch up to this input about the network.
+        A table with columns input (position in the prediction, from 0), id (if the prediction has ids) and score: the
+        measure; for "batchbald" the information about the network, in nats, of the batch up to this input.
 
     Raises:
         ValueError: For `n` above the number of inputs, for values, and for "batchbald" without shared draws.
@@ -77,7 +76,7 @@ def mc_acquire(
     if by == "batchbald":
         draws = _shared_draws(prediction)
         chosen, scores = _batch(draws, n, np.random.default_rng(seed))
-        _warn_if_told_apart(scores, len(draws))
+        _warn_of_random_choice(scores, len(draws))
     else:
         uncertainty = measured(prediction, by)
         chosen = np.argsort(-uncertainty, kind="stable")[:n]
@@ -86,18 +85,18 @@ def mc_acquire(
     return pd.DataFrame({"input": chosen, **ids, "score": scores})
 
 
-def _warn_if_told_apart(information: Array, n_draws: int) -> None:
-    """Of N draws no labels can tell more than which one it is: log N."""
-    enough = np.flatnonzero(information >= TOLD_APART * np.log(n_draws))
-    if len(enough) and enough[0] + 1 < len(information):
+def _warn_of_random_choice(information: Array, n_draws: int) -> None:
+    """Warn if the first inputs have nearly all the information that labels can have: log N, which identifies a draw."""
+    reached = np.flatnonzero(information >= MOST_INFORMATION * np.log(n_draws))
+    if len(reached) and reached[0] + 1 < len(information):
         warn(
-            f"Of the {len(information)} inputs the first {enough[0] + 1} already tell the {n_draws} draws apart, so "
+            f"Of the {len(information)} inputs the first {reached[0] + 1} already tell the {n_draws} draws apart, so "
             "hardly anything chooses the others; predict with a larger `n_samples`, or choose fewer inputs at a time."
         )
 
 
 def _shared_draws(prediction: MCPrediction) -> Array:
-    """Draws that are one network each for all inputs, (draw, input, label)."""
+    """Draws of which each is the same network for all inputs, (draw, input, label)."""
     if prediction.samples is None:
         raise ValueError('`prediction` must hold its draws for "batchbald"; predict with `keep_samples` set to true.')
     if prediction.masks != "shared" or np.isnan(prediction.samples).any():
@@ -110,34 +109,34 @@ def _shared_draws(prediction: MCPrediction) -> Array:
 
 def _batch(draws: Array, n: int, rng: np.random.Generator) -> tuple[Array, Array]:
     """Greedy choice by joint information: positions, and the information of the batch up to each."""
-    expected = entr(draws).sum(axis=-1).mean(axis=0)  # (input,): entropy left once the network is known
-    alone = entr(draws.mean(axis=0)).sum(axis=-1) - expected
-    candidates = np.argsort(-alone, kind="stable")
+    expected = entr(draws).sum(axis=-1).mean(axis=0)  # (input,): the entropy that remains if the network is known
+    single = entr(draws.mean(axis=0)).sum(axis=-1) - expected
+    candidates = np.argsort(-single, kind="stable")
     chosen: list[int] = []
     gains: list[float] = []
     outcomes = _Outcomes.none(len(draws))
     for _ in range(n):
         best, winner = -np.inf, -1
         for start in range(0, len(candidates), N_AT_ONCE):
-            some = candidates[start : start + N_AT_ONCE]
-            if alone[some[0]] <= best:
-                break  # an input never tells more beside others than alone, and these tell less
-            gain = outcomes.entropy_of(draws[:, some]) - expected[some]
+            part = candidates[start : start + N_AT_ONCE]
+            if single[part[0]] <= best:
+                break  # the gain of an input is at most its single information, which only falls from here on
+            gain = outcomes.entropy_of(draws[:, part]) - expected[part]
             if gain.max() > best:
-                best, winner = float(gain.max()), int(some[gain.argmax()])
+                best, winner = float(gain.max()), int(part[gain.argmax()])
         chosen.append(winner)
         gains.append(best)
         candidates = candidates[candidates != winner]
         outcomes = outcomes.extended(draws, chosen, rng)
-    # of N draws no labels can tell more than which one it is; an estimate may
+    # an estimate may exceed log N, the largest possible information
     return np.array(chosen), np.minimum(np.cumsum(gains), np.log(len(draws)))
 
 
 @dataclass(frozen=True)
 class _Outcomes:
-    """Labels that the chosen inputs may have together: all of them, or as many drawn from their distribution."""
+    """Joint labels of the chosen inputs: all of them, or a sample from their distribution."""
 
-    given_draw: Array  # (draw, outcome): probability under each network
+    given_draw: Array  # (draw, outcome): the probability of each outcome under each network
     complete: bool
 
     @classmethod
@@ -145,26 +144,26 @@ class _Outcomes:
         return cls(np.ones((n_draws, 1)), True)
 
     def entropy_of(self, draws: Array) -> Array:
-        """Mean entropy of the label of each of the inputs once an outcome is known, (input,), in nats."""
+        """Mean entropy of the label of each input given an outcome, (input,), in nats."""
         n_draws, n_inputs, n_labels = draws.shape
         probability = self.given_draw.mean(axis=0)
         possible = probability > 0
-        posterior = self.given_draw[:, possible] / (n_draws * probability[possible])  # of the networks, (draw, outcome)
+        posterior = self.given_draw[:, possible] / (n_draws * probability[possible])  # (draw, outcome)
         labels = (posterior.T @ draws.reshape(n_draws, -1)).reshape(-1, n_inputs, n_labels)
         entropies = entr(labels).sum(axis=2)  # (outcome, input)
         return probability[possible] @ entropies if self.complete else entropies.mean(axis=0)
 
     def extended(self, draws: Array, chosen: list[int], rng: np.random.Generator) -> _Outcomes:
-        """The outcomes with the label of the input chosen last."""
+        """The outcomes extended by the label of the input that was chosen last."""
         if self.complete and self.given_draw.shape[1] * draws.shape[2] <= N_OUTCOMES:
-            both = self.given_draw[:, :, None] * draws[:, None, chosen[-1], :]
-            return _Outcomes(both.reshape(len(draws), -1), True)
+            joint = self.given_draw[:, :, None] * draws[:, None, chosen[-1], :]
+            return _Outcomes(joint.reshape(len(draws), -1), True)
         return _Outcomes.drawn(draws[:, chosen], rng)
 
     @classmethod
     def drawn(cls, draws: Array, rng: np.random.Generator) -> _Outcomes:
-        """Some of the joint distribution: a network, then labels from it; draws are (draw, input, label)."""
-        networks = np.repeat(np.arange(len(draws)), -(-N_OUTCOMES // len(draws)))  # all networks as often
+        """A sample of outcomes: a network, then labels from it; draws are (draw, input, label)."""
+        networks = np.repeat(np.arange(len(draws)), -(-N_OUTCOMES // len(draws)))  # each network equally often
         given_draw = np.ones((len(draws), len(networks)))
         for place in range(draws.shape[1]):
             shares = draws[:, place].cumsum(axis=1)

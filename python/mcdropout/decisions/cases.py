@@ -1,4 +1,4 @@
-"""The labelled inputs that a policy is learnt on, and the path of its thresholds."""
+"""The labelled inputs of a policy, and the path of its thresholds."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ..predictions.uncertainty import measured
 
 N_CANDIDATES = 200  # thresholds that may be tested: steps of half a per cent of the inputs
 
-N_PATH = 1000  # steps of the path through several measures where nothing is tested
+N_PATH = 1000  # steps of the path through several measures if nothing is tested
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class CalibrationCases:
     @classmethod
     def of(cls, prediction: MCPrediction, y: object, measures: tuple[str, ...]) -> CalibrationCases:
         true, labels = codes_to_learn_from(y, prediction), labels_of(prediction)
-        uncertainties = np.stack([measured(prediction, one) for one in measures], axis=1)
+        uncertainties = np.stack([measured(prediction, measure) for measure in measures], axis=1)
         return cls(true, predicted_codes(prediction), uncertainties, measures, labels, prediction.temperature)
 
     @property
@@ -46,17 +46,17 @@ class CalibrationCases:
         return CalibrationCases(true, predicted, uncertainties, self.measures, self.labels, self.temperature)
 
     def code(self, label: object) -> int:
-        """The place of a label that may be written as in the other language."""
-        names = [str(one) for one in self.labels]
+        """The position of a label; a number may be given as another type, as from the other language."""
+        names = [str(known) for known in self.labels]
         number = as_whole_number(label)
         name = str(label if number is None else number)
         if name not in names:
-            words = ", ".join(shown(one) for one in self.labels)
+            words = ", ".join(shown(known) for known in self.labels)
             raise ValueError(f"`by_label` must hold labels out of {words}; got {shown(label)}.")
         return names.index(name)
 
     def path(self, most: int | None = None) -> ThresholdPath:
-        """Thresholds from strict to lax; at most `most`, else every value of one measure, or a fine path of several."""
+        """Thresholds from strict to lax, at most `most`; by default all values of one measure, or a path of several."""
         most = N_PATH if most is None and len(self.measures) > 1 else most
         if most is None and len(self.measures) == 1:
             return ThresholdPath.through(np.unique(self.uncertainties[:, 0])[:, None], self.uncertainties)
@@ -77,7 +77,7 @@ class ThresholdPath:
     """Thresholds from strict to lax, (step, measure), and the first step that accepts each input."""
 
     thresholds: Array
-    first: Array  # the number of steps where none does
+    first: Array  # the number of steps if no step accepts the input
 
     @classmethod
     def through(cls, thresholds: Array, uncertainties: Array) -> ThresholdPath:
@@ -87,18 +87,18 @@ class ThresholdPath:
         return cls(thresholds, np.max(steps, axis=0))
 
     def accepted(self, weights: Array | None = None) -> Array:
-        """How many inputs each step accepts, or the sum of their weights, (step,)."""
+        """The number of inputs that each step accepts, or the sum of their weights, (step,)."""
         n_steps = len(self.thresholds)
         return np.bincount(self.first, weights=weights, minlength=n_steps + 1)[:n_steps].cumsum()
 
-    def within(self, rest: float) -> tuple[float, ...] | None:
-        """The strictest thresholds that leave at most this share of the inputs over."""
+    def within(self, share: float) -> tuple[float, ...] | None:
+        """The strictest thresholds that leave at most this share of the inputs unaccepted."""
         n = len(self.first)
-        steps = np.flatnonzero(n - self.accepted() <= rest * n + 1e-9)  # 0.1 of 10 is 1, whatever the rounding
-        return tuple(self.thresholds[steps[0]].tolist()) if rest < 1 else None
+        steps = np.flatnonzero(n - self.accepted() <= share * n + 1e-9)  # 0.1 of 10 must be 1, whatever the rounding
+        return tuple(self.thresholds[steps[0]].tolist()) if share < 1 else None
 
     def curve(self, cases: CalibrationCases) -> pd.DataFrame:
-        """What each step accepts and how much of it is wrong, at most `N_CANDIDATES` steps."""
+        """The number of accepted and of wrong inputs of each step, for at most `N_CANDIDATES` steps."""
         n, wrong = self.accepted(), self.accepted(cases.wrong * 1.0)
         chosen = np.unique(np.linspace(0, len(n) - 1, N_CANDIDATES).astype(np.int64))
         thresholds = dict(zip(cases.measures, self.thresholds[chosen].T, strict=True))
@@ -113,7 +113,7 @@ class ThresholdPath:
 
 
 def tiers_of(uncertainties: Array, thresholds: Sequence[tuple[float, ...] | None]) -> Array:
-    """The place of each input's tier, (input,)."""
+    """The position of each input's tier, (input,)."""
     places = np.full(len(uncertainties), len(thresholds))
     for place in range(len(thresholds) - 1, -1, -1):
         row = thresholds[place]

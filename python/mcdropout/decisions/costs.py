@@ -17,16 +17,16 @@ from .policy import quoted
 
 @dataclass(frozen=True)
 class CostTable:
-    """What each input costs in each tier, (input, tier)."""
+    """The cost of each input in each tier, (input, tier)."""
 
     each: Array
 
     @classmethod
     def of(cls, costs: Mapping[str, Any], names: tuple[str, ...], cases: CalibrationCases) -> CostTable:
-        wanted = ("error", *names[1:])
-        if not isinstance(costs, Mapping) or set(costs) != set(wanted):
+        keys = ("error", *names[1:])
+        if not isinstance(costs, Mapping) or set(costs) != set(keys):
             got = quoted(costs) if isinstance(costs, Mapping) and costs else shown(costs)
-            raise ValueError(f"`costs` must have a cost for each of {quoted(wanted)}; got {got}.")
+            raise ValueError(f"`costs` must have a cost for each of {quoted(keys)}; got {got}.")
         error = _error_costs(costs["error"], cases)
         columns = [error]
         for name in names[1:]:
@@ -34,8 +34,8 @@ class CostTable:
             if len(pair) not in (1, 2):
                 raise ValueError(f'`costs` must have one or two numbers for "{name}"; got {shown(costs[name])}.')
             price = check_number(pair[0], f'costs["{name}"]', at_least=0)
-            found = check_number(pair[1], f'costs["{name}"]', at_least=0, at_most=1) if len(pair) == 2 else 1.0
-            columns.append(price + (1 - found) * error)
+            corrected = check_number(pair[1], f'costs["{name}"]', at_least=0, at_most=1) if len(pair) == 2 else 1.0
+            columns.append(price + (1 - corrected) * error)
         return cls(np.stack(columns, axis=1))
 
     def mean(self, places: Array) -> float:
@@ -43,11 +43,11 @@ class CostTable:
         return float(self.each[np.arange(len(places)), places].mean())
 
     def cheapest(self, path: ThresholdPath, cases: CalibrationCases) -> list[tuple[float, ...] | None]:
-        """Thresholds of the least total cost, tier by tier: none accepted, or up to each step of the path."""
+        """Thresholds of the least total cost; each tier ends before the path or at one of its steps."""
         sums = [np.append(0, path.accepted(column)) for column in self.each.T]  # (0 or step) for each tier
         least, choices = sums[0], []
         for column in sums[1:]:
-            # up to here by the earlier tiers, from there on by this one
+            # the earlier tiers accept up to a step, this tier accepts the inputs after it
             gain = least - column
             best = np.minimum.accumulate(gain)
             choices.append(_first_places(gain, best))
@@ -60,13 +60,13 @@ class CostTable:
 
 
 def _first_places(values: Array, running_least: Array) -> Array:
-    """Where the running minimum was reached, the laxest of equals."""
+    """The positions at which the running minimum was reached, the last one of equal values."""
     places = np.where(values <= running_least, np.arange(len(values)), 0)
     return np.maximum.accumulate(places)
 
 
 def _error_costs(cost: object, cases: CalibrationCases) -> Array:
-    """What accepting each input costs: one cost for every error, or one for each pair of true and predicted label."""
+    """The cost of accepting each input: one cost for all errors, or a table by true and predicted label."""
     size = len(cases.labels)
     table = np.asarray(cost.to_numpy() if isinstance(cost, pd.DataFrame) else cost)
     if table.ndim == 0:

@@ -20,7 +20,7 @@ def mc_decide(policy: MCPolicy, prediction: MCPrediction) -> pd.DataFrame:
         prediction: The prediction of new inputs.
 
     Returns:
-        One row for each input: the label predicted, the tier, the reason in words, and the uncertainty by each measure.
+        One row for each input: the predicted label, the tier, the reason in words, and the value of each measure.
 
     Raises:
         ValueError: For a prediction of other labels than those of the policy, at another temperature than the one it
@@ -44,7 +44,7 @@ def mc_decide(policy: MCPolicy, prediction: MCPrediction) -> pd.DataFrame:
     prediction = check_classes(prediction, "")
     check_labels(prediction, policy.labels, "the policy")
     check_calibration(prediction, policy.temperature, "the one that the policy was learnt on")
-    uncertainties = np.stack([measured(prediction, one) for one in policy.measures], axis=1)  # (input, measure)
+    uncertainties = np.stack([measured(prediction, measure) for measure in policy.measures], axis=1)  # (input, measure)
     places = tiers_of(uncertainties, policy.thresholds)
     columns = {
         "predicted": prediction.predicted,

@@ -1,6 +1,6 @@
-"""Drift: whether the inputs of today are still like those of before, by how uncertain the network is. Needs no torch.
+"""Drift monitoring: whether new inputs are still like a reference, by the network's uncertainty. Needs no torch.
 
-A monitor is made from a reference, is shown batch after batch, and says when they differ, and since when.
+A monitor is made from a reference and updated batch by batch. It says when the inputs differ, and since when.
 """
 
 from __future__ import annotations
@@ -21,31 +21,31 @@ from ..predictions.truth import check_calibration, check_labels, check_predictio
 from ..predictions.uncertainty import measured, measures_of
 from .bets import N_BETS, Bets, cells_of, log_weights, smoothed_ranks, uniform_lots
 
-FEWEST = 20  # with fewer in the reference, no rank among them is rarer than one in twenty
+FEWEST = 20  # least number of reference inputs: with fewer, no rank is rarer than one in twenty
 
-MOST_BATCHES = 1_000  # rows of the table of batches that are kept
+MOST_BATCHES = 1_000  # rows that are kept of the table of batches
 
 COLUMNS = ("batch", "name", "n", "seen", "mean", "ks", "ks_p_value", "psi", "psi_limit", "log10_evidence", "drift")
 
 
 @dataclass(repr=False)
 class MCMonitor:
-    """What `mc_monitor()` returns. Show it batch after batch by `update()`.
+    """The result of `mc_monitor()`; `update()` takes the next batch.
 
     Attributes:
-        batches: One row for each of the last 1,000 batches: `name`, if it was given one; `n` inputs, `seen` in all so
-            far, `mean` of the measure; `ks` and `ks_p_value`, the Kolmogorov-Smirnov test of this batch against the
+        batches: One row for each of the last 1,000 batches: `name`, if it has one; `n` inputs, `seen` inputs in total
+            so far, `mean` of the measure; `ks` and `ks_p_value`, the Kolmogorov-Smirnov test of this batch against the
             reference; `psi`, the population stability index, and `psi_limit`, which a batch of this size exceeds by
             chance once in twenty times; `log10_evidence`, that of the sequential test over the whole run; `drift`,
-            whether there had been an alarm by then.
+            whether there was an alarm up to this batch.
         drift: Whether there was an alarm.
-        alarm_input: At which input, counted from 1.
-        alarm_batch: At which batch, counted from 1.
+        alarm_input: The input of the alarm, counted from 1.
+        alarm_batch: The batch of the alarm, counted from 1.
         since_input: The input at which the change most probably began.
         since_batch: The batch at which the change most probably began.
-        alarm_at: The evidence that makes an alarm.
-        n_seen: How many inputs it has seen.
-        n_batches: How many batches it has seen.
+        alarm_at: The evidence that raises an alarm, as log10.
+        n_seen: The number of inputs so far.
+        n_batches: The number of batches so far.
     """
 
     task: str
@@ -55,19 +55,19 @@ class MCMonitor:
     n_bins: int
     seed: int
     reference: Array  # in rising order
-    counts: Array  # (cell,), inputs seen below the first of the reference, between it and the second, and so on
+    counts: Array  # (cell,), inputs so far below the first reference value, between it and the second, and so on
     n_seen: int
-    batches: pd.DataFrame  # the last ones
+    batches: pd.DataFrame  # the last batches
     n_batches: int
     highest_evidence: float  # log10, at the end of a batch
-    log_capital: Array  # (bet,), of what is at stake
-    log_best: Array  # (bet,), of the one start that did best
-    best_start: Array  # (bet,), that start, an input counted from 1
+    log_capital: Array  # (bet,), the capital at stake
+    log_best: Array  # (bet,), the capital of the best start
+    best_start: Array  # (bet,), the best start, an input counted from 1
     alarm_input: int | None = None
-    alarm_batch: int | None = None  # counted from 1, as inputs are
+    alarm_batch: int | None = None  # counted from 1
     since_input: int | None = None
     since_batch: int | None = None
-    temperature: float | None = None  # of the reference; None in older files
+    temperature: float | None = None  # that of the reference; None in older files
     edges: Array = field(init=False)
 
     def __post_init__(self) -> None:
@@ -81,14 +81,23 @@ class MCMonitor:
 
     @property
     def alarm_at(self) -> float:
-        """The evidence, as log10, that makes an alarm: one over the false alarm rate."""
+        """The evidence, as log10, that raises an alarm: one over the false alarm rate."""
         return -math.log10(self.false_alarm_rate)
 
     def update(self, prediction: MCPrediction, *, name: str | None = None) -> MCMonitor:
-        """Take the next batch, of any size, into account; changes this monitor, and returns it.
+        """Add the next batch, of any size, to this monitor.
 
-        name: what the batch is called, such as its date. The sequential test is the same however the inputs are cut
-        into batches. Raises ValueError, and changes nothing, for a prediction of other labels or without the measure.
+        The sequential test does not depend on how the inputs are split into batches.
+
+        Args:
+            prediction: The prediction of the inputs of the batch.
+            name: The name of the batch, such as its date.
+
+        Returns:
+            This monitor, which is changed.
+
+        Raises:
+            ValueError: For a prediction of other labels or without the measure; the monitor does not change then.
         """
         values = _uncertainties(prediction, self.measure, self.task, self.labels, self.temperature, "prediction")
         if name is not None and not isinstance(name, str):
@@ -116,25 +125,25 @@ class MCMonitor:
         return self
 
     def _ranks(self, values: Array) -> tuple[Array, Array, Array]:
-        """Of each value its rank from above and from below, and what the counts are then."""
+        """The rank of each value from above and from below, and the new counts."""
         uniforms = uniform_lots(self.seed, self.n_seen, len(values))
         cells = cells_of(values, self.reference, self._among_equals(), uniforms[:, 0])
         return smoothed_ranks(cells, self.counts, uniforms[:, 1])
 
     def _among_equals(self) -> Array:
-        """Where each of the reference stands among those of the same value: numbers in (0, 1), rising among equals."""
-        drawn = np.random.default_rng([self.seed, 1]).random(len(self.reference))
-        return drawn[np.lexsort((drawn, self.reference.searchsorted(self.reference)))]
+        """The position of each reference value among equal ones: numbers in (0, 1), rising among equal values."""
+        uniforms = np.random.default_rng([self.seed, 1]).random(len(self.reference))
+        return uniforms[np.lexsort((uniforms, self.reference.searchsorted(self.reference)))]
 
     def _batch_of(self, number: int) -> int | None:
-        """The batch of that input, if its row is still there."""
-        kept = self.batches
-        if number <= kept["seen"].iloc[0] - kept["n"].iloc[0]:
+        """The batch of an input, if the row of the batch is still in the table."""
+        batches = self.batches
+        if number <= batches["seen"].iloc[0] - batches["n"].iloc[0]:
             return None
-        return int(kept["batch"].iloc[int(np.searchsorted(kept["seen"], number))])
+        return int(batches["batch"].iloc[int(np.searchsorted(batches["seen"], number))])
 
     def _row(self, values: Array, seen: int) -> dict[str, Any]:
-        """What is known of one batch by itself."""
+        """The columns of the table that depend on one batch only."""
         test = stats.ks_2samp(self.reference, values, method="asymp")
         return {
             "batch": self.n_batches + 1,
@@ -148,14 +157,14 @@ class MCMonitor:
         }
 
     def words(self) -> str:
-        """What it watches, what it saw, and what an alarm means, as text."""
+        """The measure, the inputs so far, and the meaning of an alarm, as text."""
         return "\n".join(_words(self))
 
     def __repr__(self) -> str:
         return self.words()
 
     def to_state(self) -> dict[str, Any]:
-        """What a file keeps, as JSON holds it."""
+        """The content of a file, as JSON can hold it."""
         state = {name: getattr(self, name) for name in self.__dataclass_fields__ if name != "edges"}
         state["batches"] = self.batches.to_dict(orient="list")
         state["labels"] = None if self.labels is None else list(self.labels)
@@ -163,7 +172,7 @@ class MCMonitor:
 
     @classmethod
     def from_state(cls, state: Mapping[str, Any]) -> MCMonitor:
-        """What `to_state()` took apart."""
+        """The object of what `to_state()` returned."""
         kinds = dict.fromkeys(("reference", "log_capital", "log_best"), np.float64)
         kinds |= dict.fromkeys(("best_start", "counts"), np.int64)
         arrays = {name: np.array(state[name], dtype=kind) for name, kind in kinds.items()}
@@ -175,7 +184,7 @@ class MCMonitor:
         return monitor
 
     def _check_parts(self) -> None:
-        """Refuse parts that cannot be those of one monitor."""
+        """Refuse parts that do not fit together."""
         sizes = {len(values) for values in (self.log_capital, self.log_best, self.best_start)}
         sound = all(np.isfinite(values).all() for values in (self.reference, self.log_capital, self.log_best))
         rising = (np.diff(self.reference) >= 0).all()
@@ -193,40 +202,36 @@ def mc_monitor(
     n_bins: int = 10,
     seed: int | None = 0,
 ) -> MCMonitor:
-    """Watch whether new inputs are still like those of a reference, by how uncertain the network is about them.
+    """Monitor whether new inputs are still like those of a reference, by the network's uncertainty about them.
 
-    `monitor.update(prediction)` takes the next batch. The sequential test is a conformal test martingale. For each new
-    input, the rank of its uncertainty among all before it, reference included, is uniform and independent of the
-    earlier
-    ranks for as long as nothing changes, whatever the network and the measure. The test bets against that: that
-    uncertainty
-    is higher, lower, further out or further in than before, starting at every input with a part of its capital. The
-    capital
-    reaches 1 / `false_alarm_rate` with a chance of at most `false_alarm_rate` (Ville).
+    `monitor.update(prediction)` takes the next batch. The sequential test is a conformal test martingale. While nothing
+    changes, the rank of the uncertainty of each new input among all inputs before it, with the reference, is uniform
+    and independent of the earlier ranks. This holds for any network and measure. The test bets that uncertainty is
+    higher, lower, further out or further in than before; a part of its capital starts at every input. The capital
+    reaches 1 / `false_alarm_rate` with a probability of at most `false_alarm_rate` (Ville).
 
-    Of the inputs seen it keeps only how many fell between each two neighbours of the reference; a new one takes a place
-    among those by lot. As long as nothing changes every place is equally likely, so the promise is exact, while size
-    and
-    time of an update do not grow with the stream. Kolmogorov-Smirnov and the stability index of each batch are exact
-    too.
-    Their p-values and limits are of one batch alone, and many batches exceed them sooner or later.
+    The monitor keeps only the number of inputs between each two neighbours of the reference, and draws the position of
+    a new input among them. While nothing changes, all positions are equally likely. So the promise is exact, and the
+    size and the time of an update do not grow with the stream. The Kolmogorov-Smirnov test and the stability index of
+    each batch are exact too. Their p-values and limits are those of a single batch, and with many batches some exceed
+    them by chance.
 
-    A change that leaves the distribution of uncertainty as it is cannot be seen in it; another measure may see it.
+    A change that does not affect the distribution of the uncertainty cannot be seen; another measure may see it.
 
     Args:
-        reference: The prediction of inputs as they should be, that the network was not trained on: at least 20, better
-            some hundreds.
+        reference: The prediction of usual inputs that the network was not trained on: at least 20, better some
+            hundreds.
         measure: The measure of uncertainty, any of those of `mc_scores()`.
-        false_alarm_rate: The chance that the sequential test ever raises an alarm while nothing changes, over the whole
-            run, however long it is and however often it is looked at.
-        n_bins: Bins of the population stability index, each with as many inputs of the reference.
-        seed: Decides among equals.
+        false_alarm_rate: The probability that the sequential test ever raises an alarm while nothing changes, over the
+            whole run, for any length and any number of looks.
+        n_bins: Bins of the population stability index, each with the same number of reference inputs.
+        seed: Orders equal values.
 
     Returns:
         The monitor.
 
     Raises:
-        ValueError: For a reference of fewer than 20 inputs, and for a measure that it lacks.
+        ValueError: For a reference of fewer than 20 inputs, and for a measure that the reference does not have.
 
     References:
         Vovk, Gammerman and Shafer (2022), Algorithmic learning in a random world, chapter 8, and Vovk et al. (2021),
@@ -280,19 +285,19 @@ def mc_monitor(
 def stability_index(reference: Array, values: Array, edges: Array) -> float:
     """Population stability index: sum over bins of (share now - share before) log(share now / share before).
 
-    A bin holds what is above its lower and up to its upper edge. Half an input is added to every bin, so that an empty
-    one leaves the index finite.
+    A bin excludes its lower edge and includes its upper edge. Half an input is added to every bin, so that the index is
+    finite for an empty bin.
     """
     before, now = (
-        np.bincount(np.searchsorted(edges, some, side="left"), minlength=len(edges) + 1) + 0.5
-        for some in (reference, values)
+        np.bincount(np.searchsorted(edges, sample, side="left"), minlength=len(edges) + 1) + 0.5
+        for sample in (reference, values)
     )
     before, now = before / before.sum(), now / now.sum()
     return float(((now - before) * np.log(now / before)).sum())
 
 
 def _psi_limit(n_bins: int, n_reference: int, n: int) -> float:
-    """What the index of n inputs exceeds once in twenty times by chance, to first order."""
+    """The value that the index of n inputs exceeds by chance once in twenty times, to first order."""
     return float(stats.chi2.ppf(0.95, max(n_bins - 1, 1)) * (1 / n_reference + 1 / n))
 
 
@@ -304,19 +309,21 @@ def _uncertainties(
     temperature: float | None,
     name: str,
 ) -> Array:
-    found = check_prediction(prediction, name)
-    if found.task != task:
+    checked = check_prediction(prediction, name)
+    if checked.task != task:
         kinds = {"classification": "classes", "regression": "values"}
-        raise ValueError(f"`{name}` must be of {kinds[task]} as the reference; got one of {kinds[found.task]}.")
+        raise ValueError(f"`{name}` must be of {kinds[task]} as the reference; got one of {kinds[checked.task]}.")
     if labels is not None:
-        check_labels(found, labels, "the reference", name)
-        check_calibration(found, temperature, "the reference", name)
-    return measured(found, measure, name)
+        check_labels(checked, labels, "the reference", name)
+        check_calibration(checked, temperature, "the reference", name)
+    return measured(checked, measure, name)
 
 
 def _table(rows: list[dict[str, Any]]) -> pd.DataFrame:
     kinds = {"batch": np.int64, "name": object, "n": np.int64, "seen": np.int64, "drift": np.bool_}
-    return pd.DataFrame({one: pd.Series([row[one] for row in rows], dtype=kinds.get(one, float)) for one in COLUMNS})
+    return pd.DataFrame(
+        {column: pd.Series([row[column] for row in rows], dtype=kinds.get(column, float)) for column in COLUMNS}
+    )
 
 
 def _words(monitor: MCMonitor) -> list[str]:

@@ -1,4 +1,4 @@
-"""A policy: its thresholds, what it promises, and the sentences that say so."""
+"""A policy: its thresholds, its promises, and their text."""
 
 from __future__ import annotations
 
@@ -15,27 +15,27 @@ from ..predictions.prediction import Array
 
 TIERS = {2: ("accept", "refer"), 3: ("accept", "second check", "refer")}
 
-Limits = list[dict[str, Any]]  # each: kind ("wrong", "misses", "false_alarms"), label (or None), max_error
+Limits = list[dict[str, Any]]  # with keys kind ("wrong", "misses", "false_alarms"), label (or None), max_error
 
 
 @dataclass(frozen=True, repr=False)
 class MCPolicy:
-    """What `mc_triage()` learns and `mc_decide()` follows: thresholds, and what they rest on.
+    """The result of `mc_triage()`, for `mc_decide()`: thresholds, and the inputs and tests behind them.
 
-    An input is in the first tier all of whose thresholds its uncertainty does not exceed.
+    An input is in the first tier of which it exceeds no threshold.
 
     Attributes:
         thresholds: One row for each tier but the last, one column for each measure; a row of None takes no input.
         measures: The measures of uncertainty.
         tiers: The names of the tiers.
-        basis: What the thresholds were chosen for: "max_error", "budget", "costs" or "uncertainty_threshold".
-        promises: One row for each limit on the error, with what the test inputs showed: `n` accepted, `wrong` of them,
-            the exact upper bound at the confidence of that limit, and whether it is `kept`.
-        outcome: One row for each tier: what it does to all calibration inputs (`upper_bound` where labels had no part
-            in choosing the thresholds).
-        curve: The thresholds that were looked at, with coverage and errors; for a promise also their p-value among the
-            test inputs and the level it was tested at (0: not tested).
-        needed: What a promise that could not be given would take.
+        basis: The argument that chose the thresholds: "max_error", "budget", "costs" or "uncertainty_threshold".
+        promises: One row for each limit on the error, with the result on the test inputs: `n` accepted, `wrong` of
+            them, the exact upper bound at the confidence of that limit, and whether it is `kept`.
+        outcome: One row for each tier with its result on all calibration inputs (`upper_bound` only if the thresholds
+            do not depend on the labels).
+        curve: The candidate thresholds with coverage and errors; for a promise also their p-value on the test inputs
+            and the level of the test (0: not tested).
+        needed: What would be needed for a promise that could not be made.
     """
 
     basis: str
@@ -52,22 +52,22 @@ class MCPolicy:
     curve: pd.DataFrame
     mean_cost: float | None = None
     needed: str | None = None
-    temperature: float | None = None  # of the prediction it was learnt on; None in older files
+    temperature: float | None = None  # that of the prediction it was learnt on; None in older files
 
     @property
     def guaranteed(self) -> bool:
-        """Whether it makes a promise, and every limit asked for could be promised."""
+        """Whether there is a promise, and all limits could be promised."""
         return len(self.promises) > 0 and bool(self.promises["kept"].all())
 
     def words(self) -> str:
-        """What it does, what it promises and on how many inputs that rests, as text."""
+        """The rules, the promises and the numbers of inputs behind them, as text."""
         return "\n".join(_policy_words(self))
 
     def __repr__(self) -> str:
         return self.words()
 
     def to_state(self) -> dict[str, Any]:
-        """What a file keeps, as JSON holds it."""
+        """The content of a file, as JSON can hold it."""
         state = {name: getattr(self, name) for name in self.__dataclass_fields__}
         tables = {name: _plain(state[name]) for name in ("outcome", "promises", "curve")}
         rows = [None if row is None else list(row) for row in self.thresholds]
@@ -76,9 +76,9 @@ class MCPolicy:
 
     @classmethod
     def from_state(cls, state: Mapping[str, Any]) -> MCPolicy:
-        """What `to_state()` took apart."""
+        """The object of what `to_state()` returned."""
         tables = {name: _table(state[name]) for name in ("outcome", "promises", "curve")}
-        rows = tuple(None if row is None else tuple(float(one) for one in row) for row in state["thresholds"])
+        rows = tuple(None if row is None else tuple(float(value) for value in row) for row in state["thresholds"])
         tuples = {name: tuple(state[name]) for name in ("tiers", "measures", "labels")}
         policy = cls(**{**state, **tables, **tuples, "thresholds": rows})
         widths = {len(policy.measures)} | {len(row) for row in rows if row is not None}
@@ -107,17 +107,18 @@ def _promise_words(policy: MCPolicy) -> list[str]:
     first = policy.outcome.iloc[0]
     if policy.basis == "max_error":
         missing = [] if policy.needed is None else [policy.needed]
-        limits = [one for one in policy.promises.to_dict(orient="records") if one["kept"]]
+        limits = [limit for limit in policy.promises.to_dict(orient="records") if limit["kept"]]
         if not limits:
             return missing
-        what = "; ".join(limit_words(one, policy.tiers) for one in limits)
-        seen = "; ".join(
-            f"{one['wrong']} of {one['n']}{of_label(one)} wrong, bound {_percent(one['upper_bound'])}" for one in limits
+        promises = "; ".join(limit_words(limit, policy.tiers) for limit in limits)
+        results = "; ".join(
+            f"{limit['wrong']} of {limit['n']}{of_label(limit)} wrong, bound {_percent(limit['upper_bound'])}"
+            for limit in limits
         )
         return [
             *missing,
-            f"Promise: with {_percent(policy.confidence)} confidence, {what}.",
-            f"It rests on {policy.n_test} calibration inputs that had no part in choosing what to test: {seen}.",
+            f"Promise: with {_percent(policy.confidence)} confidence, {promises}.",
+            f"It rests on {policy.n_test} calibration inputs that had no part in choosing what to test: {results}.",
             "It holds for inputs from the same source as these, not after a shift.",
         ]
     if policy.basis == "costs":
@@ -164,7 +165,7 @@ def _percent(share: float) -> str:
 
 
 def reasons(policy: MCPolicy, uncertainties: Array, places: Array) -> list[str]:
-    """Why each input is where it is: the measures that kept it out of the tier before, and its own rule."""
+    """The reason for the tier of each input: the measures that exceed the thresholds of the tier before."""
     texts = [
         [f"{name} {value:.4g}" for value in column]
         for name, column in zip(policy.measures, uncertainties.T, strict=True)
@@ -185,8 +186,8 @@ def _reason(policy: MCPolicy, uncertainty: Array, texts: list[str], place: int) 
     limits = cast("tuple[float, ...]", above)
     over = [
         f"{text} is above {limit:.4g}"
-        for text, limit, one in zip(texts, limits, uncertainty, strict=True)
-        if one > limit
+        for text, limit, value in zip(texts, limits, uncertainty, strict=True)
+        if value > limit
     ]
     return " and ".join(over)
 
@@ -197,14 +198,14 @@ def tier_names(tiers: object) -> tuple[str, ...]:
     if number in TIERS:
         return TIERS[number]
     names = tuple(tiers) if isinstance(tiers, Sequence) and not isinstance(tiers, str) else ()
-    if len(names) < 2 or len(set(names)) < len(names) or not all(isinstance(one, str) and one for one in names):
+    if len(names) < 2 or len(set(names)) < len(names) or not all(isinstance(name, str) and name for name in names):
         raise ValueError(f"`tiers` must be 2, 3 or at least two different names; got {shown(tiers)}.")
     return names
 
 
 def quoted(words: Iterable[object]) -> str:
     """Words in quotation marks."""
-    return ", ".join(f'"{one}"' for one in words)
+    return ", ".join(f'"{word}"' for word in words)
 
 
 def as_numbers(values: object) -> list[Any]:
@@ -213,9 +214,9 @@ def as_numbers(values: object) -> list[Any]:
 
 
 def _plain(table: pd.DataFrame) -> dict[str, list[Any]]:
-    """Columns of plain values; what is not there is None."""
+    """Columns of plain values, with None for missing ones."""
     columns = {str(name): table[name].tolist() for name in table.columns}
-    return {name: [None if one != one else one for one in values] for name, values in columns.items()}
+    return {name: [None if value != value else value for value in values] for name, values in columns.items()}
 
 
 def _table(columns: Mapping[str, Sequence[Any]]) -> pd.DataFrame:

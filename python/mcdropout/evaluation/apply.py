@@ -1,12 +1,22 @@
-"""`mc_apply()`: apply what was learnt to a new prediction."""
+"""`mc_apply()`: apply a calibration or conformal limits to a new prediction."""
 
 from __future__ import annotations
+
+from typing import overload
 
 import pandas as pd
 
 from ..predictions.prediction import MCPrediction
 from .calibration import MCCalibration
 from .conformal import MCConformal
+
+
+@overload
+def mc_apply(learnt: MCCalibration, prediction: MCPrediction) -> MCPrediction: ...
+
+
+@overload
+def mc_apply(learnt: MCConformal, prediction: MCPrediction) -> pd.DataFrame: ...
 
 
 def mc_apply(learnt: MCCalibration | MCConformal, prediction: MCPrediction) -> MCPrediction | pd.DataFrame:
@@ -17,11 +27,11 @@ def mc_apply(learnt: MCCalibration | MCConformal, prediction: MCPrediction) -> M
         prediction: The prediction of new inputs.
 
     Returns:
-        Of `mc_calibrate()` the calibrated prediction. Of `mc_conformal()` a table of sets or intervals, one row for
-        each input.
+        For the result of `mc_calibrate()`, the calibrated prediction. For that of `mc_conformal()`, a table of sets or
+        intervals, one row for each input.
 
     Raises:
-        ValueError: For a prediction of other labels, for one to be calibrated that is so already, and for sets learnt
+        ValueError: For a prediction of other labels, for a prediction that is calibrated already, and for sets learnt
             on a prediction at another temperature.
         TypeError: For anything else.
 

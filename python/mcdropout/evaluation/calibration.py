@@ -1,4 +1,4 @@
-"""Calibrated probabilities and values, learnt on inputs that the network was not trained on. Needs no torch."""
+"""Temperature scaling of the draws, learnt on inputs that the network was not trained on. Needs no torch."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ from ..data.labels import Label, label_array
 from ..predictions.prediction import Array, MCPrediction
 from ..predictions.truth import check_classes, check_labels, codes_to_learn_from, labels_of
 
-# A probability of 0 among the draws is one that float32 cannot hold: it is taken for the least that it can.
+# A probability of 0 among the draws was too small for float32, so it is replaced by the smallest float32 number.
 LEAST = float(np.finfo(np.float32).smallest_subnormal)
 
 COLDEST, HOTTEST = 0.05, 20.0
 
-N_TEMPERATURES = 25  # first tried, so that the search that follows starts in the right valley
+N_TEMPERATURES = 25  # tried first, so that the search after it starts at the right local minimum
 
-PIECE = 1 << 20  # numbers of the draws that are worked on in one go
+PIECE = 1 << 20  # numbers of the draws that are processed at once
 
 
 @dataclass(frozen=True)
 class MCCalibration:
-    """A temperature for the draws, learnt by `mc_calibrate()`; `mc_apply()` gives the calibrated prediction.
+    """A temperature for the draws, learnt by `mc_calibrate()`; `mc_apply()` calibrates a prediction with it.
 
     Attributes:
-        temperature: Above 1 it takes confidence away.
+        temperature: The temperature; above 1 it reduces confidence.
         labels: The labels of the network.
-        n_inputs: How many inputs it was learnt on.
+        n_inputs: The number of inputs that it was learnt on.
         log_loss_before: The log loss of these inputs before, in nats.
         log_loss_after: The log loss of these inputs after, in nats.
         curve: The log loss at other temperatures.
@@ -47,7 +47,7 @@ class MCCalibration:
     curve: pd.DataFrame  # temperature, log_loss
 
     def words(self) -> str:
-        """What was learnt, as text."""
+        """The result as text."""
         what = "the draws were too sure" if self.temperature > 1 else "the draws were not sure enough"
         return (
             f"# Calibration of the draws: temperature {self.temperature:.3f}; {what}.\n"
@@ -59,7 +59,7 @@ class MCCalibration:
         return self.words()
 
     def apply(self, prediction: MCPrediction) -> MCPrediction:
-        """The prediction with every draw at this temperature, and all summaries made anew."""
+        """The prediction with every draw at this temperature, and all summaries computed again."""
         prediction = _as_drawn(check_classes(prediction, ""))
         check_labels(prediction, self.labels, "the calibration")
         draws = np.concatenate(
@@ -68,21 +68,20 @@ class MCCalibration:
         return replace(prediction, samples=draws, temperature=self.temperature, **_summaries(draws, prediction))
 
     def to_state(self) -> dict[str, Any]:
-        """What a file keeps, as JSON holds it."""
+        """The content of a file, as JSON can hold it."""
         return {**asdict(self), "labels": list(self.labels), "curve": self.curve.to_dict(orient="list")}
 
     @classmethod
     def from_state(cls, state: Mapping[str, Any]) -> MCCalibration:
-        """What `to_state()` took apart."""
+        """The object of what `to_state()` returned."""
         return cls(**{**state, "labels": tuple(state["labels"]), "curve": pd.DataFrame(state["curve"])})
 
 
 def mc_calibrate(prediction: MCPrediction, y: object) -> MCCalibration:
-    """Learn a temperature that makes the probabilities honest: temperature scaling of the draws.
+    """Learn a temperature that calibrates the probabilities: temperature scaling of the draws.
 
-    Every draw's probabilities are raised to 1 / temperature and scaled to sum to 1. The temperature is the one at which
-    the
-    mean over the draws has the least log loss on these inputs. Above 1 it takes confidence away.
+    The probabilities of every draw are raised to 1 / temperature and scaled to sum to 1. The temperature is the one at
+    which the mean over the draws has the least log loss on these inputs. A temperature above 1 reduces confidence.
 
     Args:
         prediction: A prediction of classes, with its draws, of inputs that the network was not trained on.
@@ -120,13 +119,13 @@ def mc_calibrate(prediction: MCPrediction, y: object) -> MCCalibration:
         return _log_loss(pieces, codes, float(np.exp(log_temperature)))
 
     tried = np.linspace(np.log(COLDEST), np.log(HOTTEST), N_TEMPERATURES)
-    losses = np.array([loss(one) for one in tried])
+    losses = np.array([loss(log_temperature) for log_temperature in tried])
     best = int(losses.argmin())
-    around = tried[max(best - 1, 0)], tried[min(best + 1, len(tried) - 1)]
-    found = minimize_scalar(loss, bounds=around, method="bounded", options={"xatol": 1e-4})
-    candidates = {float(np.exp(found.x)): float(found.fun), float(np.exp(tried[best])): float(losses[best])}
+    bounds = tried[max(best - 1, 0)], tried[min(best + 1, len(tried) - 1)]
+    minimum = minimize_scalar(loss, bounds=bounds, method="bounded", options={"xatol": 1e-4})
+    candidates = {float(np.exp(minimum.x)): float(minimum.fun), float(np.exp(tried[best])): float(losses[best])}
     before = candidates[1.0] = loss(0.0)
-    temperature = min(candidates, key=lambda one: candidates[one])
+    temperature = min(candidates, key=lambda candidate: candidates[candidate])
     if best in (0, len(tried) - 1):
         warn(
             f"The temperature is at the end of what was searched, {temperature:.3g}: these inputs do not tell it, "
@@ -137,7 +136,7 @@ def mc_calibrate(prediction: MCPrediction, y: object) -> MCCalibration:
 
 
 def _as_drawn(prediction: MCPrediction) -> MCPrediction:
-    """The prediction, if its draws are as the network gave them."""
+    """The prediction, if its draws are not calibrated."""
     if not prediction.is_calibrated():
         return prediction
     raise ValueError(
@@ -157,7 +156,7 @@ def _log_draws(prediction: MCPrediction) -> Iterator[Array]:
 
 
 def _tempered(logs: Array, temperature: float) -> Array:
-    """Probabilities of the draws at that temperature."""
+    """Probabilities of the draws at a temperature, from their logarithms."""
     scaled = logs / temperature
     scaled -= scaled.max(axis=-1, keepdims=True)
     np.exp(scaled, out=scaled)
@@ -166,28 +165,28 @@ def _tempered(logs: Array, temperature: float) -> Array:
 
 
 def _log_loss(pieces: list[Array], codes: Array, temperature: float) -> float:
-    """Log loss of the mean over the draws, in logarithms throughout, so that no probability becomes 0."""
+    """Log loss of the mean over the draws, computed with logarithms so that no probability becomes 0."""
     total, start = 0.0, 0
     for logs in pieces:
         true = codes[start : start + logs.shape[1]]
         scaled = logs / temperature
-        own = scaled[:, np.arange(len(true)), true] - np.asarray(logsumexp(scaled, axis=-1))  # (draw, input)
-        there = ~np.isnan(own)  # with `tolerance`, inputs differ in their draws
-        own = np.where(there, own, -np.inf)
-        total -= float((np.asarray(logsumexp(own, axis=0)) - np.log(there.sum(axis=0))).sum())
+        of_truth = scaled[:, np.arange(len(true)), true] - np.asarray(logsumexp(scaled, axis=-1))  # (draw, input)
+        is_drawn = ~np.isnan(of_truth)  # with `tolerance`, inputs have different numbers of draws
+        of_truth = np.where(is_drawn, of_truth, -np.inf)
+        total -= float((np.asarray(logsumexp(of_truth, axis=0)) - np.log(is_drawn.sum(axis=0))).sum())
         start += len(true)
     return float(total / len(codes))
 
 
 def _summaries(draws: Array, prediction: MCPrediction) -> dict[str, Any]:
-    """All summaries of the draws, as `mc_predict()` makes them."""
+    """All summaries of the draws, as in `mc_predict()`."""
     counts = (~np.isnan(draws[:, :, 0])).sum(axis=0)
     result: dict[str, Array] = {}
-    for count in np.unique(counts):  # one group, but with `tolerance`
+    for count in np.unique(counts):  # several only with `tolerance`
         where = counts == count
         for name, values in _summaries_of(draws[:count, where].astype(np.float64), prediction.level).items():
-            whole = result.setdefault(name, np.empty((len(counts), *values.shape[1:]), dtype=values.dtype))
-            whole[where] = values
+            of_all = result.setdefault(name, np.empty((len(counts), *values.shape[1:]), dtype=values.dtype))
+            of_all[where] = values
     names = label_array(labels_of(prediction))
     return result | {name: names[result[name]] for name in ("predicted", "second")}
 
@@ -197,9 +196,9 @@ def _summaries_of(draws: Array, level: float) -> dict[str, Array]:
     order = np.argsort(-mean, axis=-1, kind="stable")
     ranked = np.take_along_axis(mean, order, axis=-1)
     lower, upper = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2], axis=0)
-    own = entr(draws).sum(axis=-1)
+    entropies = entr(draws).sum(axis=-1)
     cross = -xlogy(draws, mean).sum(axis=-1)
-    total, expected = entr(mean).sum(axis=-1), own.mean(axis=0)
+    total, expected = entr(mean).sum(axis=-1), entropies.mean(axis=0)
     votes = np.apply_along_axis(np.bincount, 0, draws.argmax(axis=-1), minlength=draws.shape[-1])
     return {
         "mean": mean,
@@ -214,8 +213,8 @@ def _summaries_of(draws: Array, level: float) -> dict[str, Array]:
         "expected_entropy": expected,
         "mutual_information": np.maximum(total - expected, 0),
         "predictive_entropy_mcse": _standard_error(cross),
-        "expected_entropy_mcse": _standard_error(own),
-        "mutual_information_mcse": _standard_error(cross - own),
+        "expected_entropy_mcse": _standard_error(entropies),
+        "mutual_information_mcse": _standard_error(cross - entropies),
         "variation_ratio": 1 - votes.max(axis=0) / len(draws),
     }
 

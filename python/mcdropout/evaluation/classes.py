@@ -20,7 +20,7 @@ from .result import MCScores, Numbers, wide
 
 @dataclass(frozen=True)
 class ClassCases:
-    """A prediction of classes and the truth, and what is asked of them."""
+    """A prediction of classes with the true labels, and the options of the scores."""
 
     mean: Array  # (input, label)
     predicted: Array  # codes
@@ -51,31 +51,31 @@ class ClassCases:
         return {name: UncertaintyCurve.of(uncertainty, self.wrong) for name, uncertainty in self.uncertainties.items()}
 
     def numbers(self, chosen: Array | None = None) -> Numbers:
-        """Every score, of all inputs or of those chosen."""
+        """Every score, of all inputs or of the chosen ones."""
         if chosen is not None:
             parts = {name: getattr(self, name)[chosen] for name in ("mean", "predicted", "true")}
             uncertainties = {name: uncertainty[chosen] for name, uncertainty in self.uncertainties.items()}
             return ClassCases(
                 **parts, uncertainties=uncertainties, n_bins=self.n_bins, coverages=self.coverages, risks=self.risks
             ).numbers()
-        found = [(name, "", np.nan, value) for name, value in self._plain().items()]
+        numbers = [(name, "", np.nan, value) for name, value in self._plain().items()]
         best = best_aurc(self.wrong)
         for name, curve in self.curves.items():
             area = aurc(curve)
-            found += [
+            numbers += [
                 ("auroc", name, np.nan, auroc(curve)),
                 ("aupr", name, np.nan, average_precision(curve)),
                 ("aurc", name, np.nan, area),
                 ("excess_aurc", name, np.nan, area - best),
-                *(("accuracy_at_coverage", name, one, accuracy_at(curve, one)[1]) for one in self.coverages),
-                *(("coverage_at_risk", name, one, coverage_at(curve, one)[0]) for one in self.risks),
+                *(("accuracy_at_coverage", name, share, accuracy_at(curve, share)[1]) for share in self.coverages),
+                *(("coverage_at_risk", name, risk, coverage_at(curve, risk)[0]) for risk in self.risks),
             ]
-        return found
+        return numbers
 
     def _plain(self) -> dict[str, float]:
         rows = np.arange(len(self.mean))
         of_truth = self.mean[rows, self.true]
-        with np.errstate(divide="ignore"):  # probability 0 for what came true: an infinite loss, and rightly so
+        with np.errstate(divide="ignore"):  # the loss is infinite if the true label has probability 0
             log_loss = float(-np.log(of_truth).mean())
         brier = float((np.einsum("ij,ij->i", self.mean, self.mean) - 2 * of_truth + 1).mean())
         right = 1 - self.wrong
@@ -93,7 +93,7 @@ class ClassCases:
 
     @cached_property
     def label_errors(self) -> Array:
-        """Calibration error of each label's probability, (label,), equal width."""
+        """Calibration error of each label's probability in bins of equal width, (label,)."""
         edges = equal_width_edges(self.n_bins)
         columns = range(self.mean.shape[1])
         return np.array([_calibration_error(self.mean[:, k], (self.true == k) * 1.0, edges) for k in columns])
@@ -105,25 +105,25 @@ def equal_width_edges(n_bins: int) -> Array:
 
 
 def equal_mass_edges(values: Array, n_bins: int) -> Array:
-    """Inner edges of bins that hold as many values each, as far as ties, which stay together, allow."""
+    """Inner edges of bins with equal numbers of values, as far as possible: equal values stay in one bin."""
     ordered = np.sort(values)
     ends = np.ceil(len(values) * np.arange(1, n_bins) / n_bins - 1e-9).astype(np.int64)
     edges = np.unique(ordered[np.maximum(ends, 1) - 1])
-    return edges[edges < ordered[-1]]  # nothing lies above the greatest
+    return edges[edges < ordered[-1]]  # no value is above the greatest
 
 
 def _binned(values: Array, outcome: Array, edges: Array) -> tuple[Array, Array, Array]:
-    """Number, sum of the values and of the outcomes in each bin, (bin,); a bin holds its upper edge."""
+    """Number of values, their sum, and the sum of the outcomes in each bin, (bin,); a bin includes its upper edge."""
     bins = np.searchsorted(edges, values, side="left")
     n = np.bincount(bins, minlength=len(edges) + 1)
-    expected, seen = (np.bincount(bins, weights=what, minlength=len(n)) for what in (values, outcome))
-    return n, expected, seen
+    expected, observed = (np.bincount(bins, weights=weights, minlength=len(n)) for weights in (values, outcome))
+    return n, expected, observed
 
 
 def _calibration_error(values: Array, outcome: Array, edges: Array) -> float:
-    """Mean over the inputs of the gap, in their bin, between the mean probability and what came true."""
-    _, expected, seen = _binned(values, outcome, edges)
-    return float(np.abs(expected - seen).sum() / len(values))
+    """Mean over the inputs of the difference, in their bin, between mean probability and observed frequency."""
+    _, expected, observed = _binned(values, outcome, edges)
+    return float(np.abs(expected - observed).sum() / len(values))
 
 
 def _reliability(cases: ClassCases, level: float) -> pd.DataFrame:
@@ -133,9 +133,9 @@ def _reliability(cases: ClassCases, level: float) -> pd.DataFrame:
         ("equal_width", equal_width_edges(cases.n_bins)),
         ("equal_mass", equal_mass_edges(cases.confidence, cases.n_bins)),
     ):
-        n, expected, seen = _binned(cases.confidence, 1 - cases.wrong, edges)
+        n, expected, observed = _binned(cases.confidence, 1 - cases.wrong, edges)
         filled = n > 0
-        low, high = exact_bounds(seen[filled], n[filled], level)
+        low, high = exact_bounds(observed[filled], n[filled], level)
         columns = {
             "binning": binning,
             "bin": np.flatnonzero(filled) + 1,
@@ -143,7 +143,7 @@ def _reliability(cases: ClassCases, level: float) -> pd.DataFrame:
             "to": np.append(edges, 1)[filled],
             "n": n[filled],
             "confidence": expected[filled] / n[filled],
-            "accuracy": seen[filled] / n[filled],
+            "accuracy": observed[filled] / n[filled],
             "lower": low,
             "upper": high,
         }
@@ -163,7 +163,7 @@ def _by_label(prediction: MCPrediction, cases: ClassCases) -> pd.DataFrame:
     size = len(labels_of(prediction))
     n, n_predicted = (np.bincount(codes, minlength=size) for codes in (cases.true, cases.predicted))
     right = np.bincount(cases.true[cases.wrong == 0], minlength=size)
-    with np.errstate(invalid="ignore"):  # a label that nothing has
+    with np.errstate(invalid="ignore"):  # a label without inputs
         return pd.DataFrame(
             {
                 "label": [as_label(label) for label in labels_of(prediction)],
@@ -187,17 +187,17 @@ def class_scores(
         dict(
             zip(
                 ("measure", "wanted", "coverage", "accuracy", "threshold"),
-                (name, one, *accuracy_at(curve, one)),
+                (name, share, *accuracy_at(curve, share)),
                 strict=True,
             )
         )
         for name, curve in curves.items()
-        for one in cases.coverages
+        for share in cases.coverages
     ]
     at_risk = [
-        dict(zip(("measure", "risk", "coverage", "threshold"), (name, one, *coverage_at(curve, one)), strict=True))
+        dict(zip(("measure", "risk", "coverage", "threshold"), (name, risk, *coverage_at(curve, risk)), strict=True))
         for name, curve in curves.items()
-        for one in cases.risks
+        for risk in cases.risks
     ]
     return MCScores(
         task="classification",

@@ -1,4 +1,4 @@
-"""Conformal sets and intervals, which hold the truth as often as they say. Needs no torch."""
+"""Conformal sets and intervals, which contain the truth with a promised frequency. Needs no torch."""
 
 from __future__ import annotations
 
@@ -32,14 +32,15 @@ class MCConformal:
 
     Attributes:
         method: The nonconformity.
-        level: The share of new inputs whose set or interval holds the truth.
-        limits: What the nonconformity may be at most: one number; one for each label with `by_label`; one for each
-            output for values. None where there were too few inputs to set one: then all labels, or the whole line.
-        n_inputs: How many inputs each limit rests on.
+        level: The share of new inputs whose set or interval contains the truth.
+        limits: The largest allowed nonconformity: one number; one for each label with `by_label`; one for each output
+            for values. None if there were too few inputs for a limit: then sets have all labels, and intervals are the
+            whole line.
+        n_inputs: The number of inputs of each limit.
         by_label: Whether the coverage holds for each true label.
         labels: The labels of the network; None for values.
-        penalty: Of "raps".
-        n_free: Of "raps".
+        penalty: The penalty of "raps".
+        n_free: The number of labels without penalty of "raps".
         allow_empty: Whether sets may be empty.
         temperature: The temperature of the prediction that it was learnt on.
     """
@@ -53,10 +54,10 @@ class MCConformal:
     penalty: float = 0.0
     n_free: int = 0
     allow_empty: bool = False
-    temperature: float | None = None  # of the prediction it was learnt on; None in older files
+    temperature: float | None = None  # that of the prediction it was learnt on; None in older files
 
     def words(self) -> str:
-        """What was learnt, as text."""
+        """The result as text."""
         what = "sets" if self.labels is not None else "intervals"
         each = " of each label" if self.by_label else " of each output" if self.labels is None else ""
         lines = [
@@ -77,7 +78,7 @@ class MCConformal:
     def apply(self, prediction: MCPrediction) -> pd.DataFrame:
         """One row per input; for classes `size` and `in_<label>`, whether the set has that label.
 
-        For values `lower` and `upper`, with the number of the output behind where there are several.
+        For values `lower` and `upper`, followed by the number of the output if there are several.
         """
         prediction = check_prediction(prediction)
         if (prediction.task == "classification") != (self.labels is not None):
@@ -106,21 +107,23 @@ class MCConformal:
         below, above, scale = _value_frame(prediction, self.method)
         columns = {}
         for place in range(mean.shape[1]):
-            ending = "" if mean.shape[1] == 1 else f"_{place + 1}"
+            suffix = "" if mean.shape[1] == 1 else f"_{place + 1}"
             reach = limits[place] * scale[:, place] if np.isfinite(limits[place]) else np.inf
-            columns[f"lower{ending}"] = below[:, place] - reach
-            columns[f"upper{ending}"] = above[:, place] + reach
+            columns[f"lower{suffix}"] = below[:, place] - reach
+            columns[f"upper{suffix}"] = above[:, place] + reach
         return pd.DataFrame(columns, index=index_of(prediction))
 
     def to_state(self) -> dict[str, Any]:
-        """What a file keeps, as JSON holds it."""
+        """The content of a file, as JSON can hold it."""
         return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
 
     @classmethod
     def from_state(cls, state: Mapping[str, Any]) -> MCConformal:
-        """What `to_state()` took apart."""
-        known: dict[str, Any] = {name: tuple(one) if isinstance(one, list) else one for name, one in state.items()}
-        return cls(**known)
+        """The object of what `to_state()` returned."""
+        values: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value for name, value in state.items()
+        }
+        return cls(**values)
 
 
 def mc_conformal(
@@ -134,28 +137,27 @@ def mc_conformal(
     n_free: int = 1,
     allow_empty: bool = False,
 ) -> MCConformal:
-    """Learn sets of labels, or intervals, that hold the truth for at least `level` of new inputs.
+    """Learn sets of labels, or intervals, that contain the truth for at least `level` of new inputs.
 
-    This holds for any network, if these inputs, which it was not trained on, and the new ones come from one source in
-    no
-    particular order. The coverage is over inputs, and with `by_label` over those of each true label. The limit is the
-    ceil((n + 1) level)-th smallest nonconformity of the n inputs.
+    This holds for any network, if these inputs and the new ones are exchangeable, and the network was not trained on
+    them. The coverage is that over all inputs; with `by_label`, that over the inputs of each true label. The limit is
+    the ceil((n + 1) level)-th smallest nonconformity of the n inputs.
 
     Args:
         prediction: The prediction of inputs that the network was not trained on.
         y: The true label of each input, or the values observed.
-        level: The share of new inputs whose set or interval holds the truth, in (0, 1).
+        level: The share of new inputs whose set or interval contains the truth, in (0, 1).
         method: For classes "lac" (1 - probability; the smallest sets, the default), "aps" (the probability of the
             labels down to this one, without the randomisation) or "raps" (the same with `penalty` for every label after
             the first `n_free`). For values "absolute" (distance from the mean, the default), "normalized" (in standard
-            deviations, with the noise where the network has it) or "cqr" (beyond the prediction's own interval).
+            deviations, with the noise if the network predicts it) or "cqr" (beyond the prediction's own interval).
         by_label: Whether the coverage holds for the inputs of each true label.
-        penalty: Of "raps".
-        n_free: Of "raps".
-        allow_empty: Whether the most probable label is left out too where it does not conform.
+        penalty: The penalty of "raps".
+        n_free: The number of labels without penalty of "raps".
+        allow_empty: Whether sets may be empty; otherwise they always have the most probable label.
 
     Returns:
-        The limits, for `mc_apply()`. Too few inputs give limits of None, and a warning that says how many it takes.
+        The limits, for `mc_apply()`. Too few inputs give limits of None, and a warning with the number that is needed.
 
     Raises:
         ValueError: For `y` of another length or with unknown labels.
@@ -214,42 +216,42 @@ def mc_conformal(
 
 
 def least_inputs(level: float) -> int:
-    """How many inputs it takes to set a limit: the least n with (n + 1) level <= n."""
+    """The number of inputs that a limit needs: the least n with (n + 1) level <= n."""
     return int(np.ceil(level / (1 - level) - 1e-9))
 
 
 def _limits(groups: list[Array], level: float) -> tuple[float | None, ...]:
-    """The ceil((n + 1) level)-th smallest of each group; None where that is beyond the last."""
+    """The ceil((n + 1) level)-th smallest of each group; None if a group has fewer."""
     limits: list[float | None] = []
     for scores in groups:
-        # less a little, as 10 * 0.7 must not be 8 because 0.7 is not exact
+        # minus a little, because 10 * 0.7 is not exact and must not give 8
         place = int(np.ceil((len(scores) + 1) * level - 1e-9))
         limits.append(float(np.partition(scores, place - 1)[place - 1]) if place <= len(scores) else None)
     return tuple(limits)
 
 
 def label_nonconformity(mean: Array, method: str, penalty: float, n_free: int) -> Array:
-    """How little each label conforms, (input, label)."""
+    """The nonconformity of each label, (input, label)."""
     if method == "lac":
         return 1 - mean
     order = np.argsort(-mean, axis=1, kind="stable")
-    reached = np.cumsum(np.take_along_axis(mean, order, axis=1), axis=1)
+    cumulative = np.cumsum(np.take_along_axis(mean, order, axis=1), axis=1)
     if method == "raps":
-        reached = reached + penalty * np.maximum(np.arange(1, mean.shape[1] + 1) - n_free, 0)
+        cumulative = cumulative + penalty * np.maximum(np.arange(1, mean.shape[1] + 1) - n_free, 0)
     nonconformity = np.empty_like(mean)
-    np.put_along_axis(nonconformity, order, reached, axis=1)
+    np.put_along_axis(nonconformity, order, cumulative, axis=1)
     return nonconformity
 
 
 def _value_nonconformity(prediction: MCPrediction, y: Array, method: str) -> Array:
-    """How far each value is out, (input, output), in what the limit scales."""
+    """The nonconformity of each value, (input, output): its distance from the frame, in units of the scale."""
     below, above, scale = _value_frame(prediction, method)
     flat = y.reshape(len(y), -1)
     return np.maximum(below - flat, flat - above) / scale
 
 
 def _value_frame(prediction: MCPrediction, method: str) -> tuple[Array, Array, Array]:
-    """From where to where nothing is out, and the unit of what is, each (input, output)."""
+    """The frame in which the nonconformity is at most 0, and the scale, each (input, output): lower, upper, scale."""
     mean = prediction.mean.reshape(len(prediction), -1)
     if method == "cqr":
         with_noise = prediction.pred_lower is not None

@@ -1,4 +1,4 @@
-"""How many draws are enough, and which dropout rate predicts best."""
+"""The number of draws that is enough, and the dropout rate that predicts best."""
 
 from __future__ import annotations
 
@@ -28,22 +28,22 @@ from ..sampling.options import ModelOptions, SamplingOptions, SiteOptions
 from ..sampling.predict import mc_predict
 from ..sites.keras.loading import is_keras, is_keras_2
 
-SHARE = 0.95  # of the inputs for which the recommended number is enough
+SHARE = 0.95  # the share of the inputs for which the recommended number of draws is enough
 
 ENTROPIES = ("predictive_entropy", "expected_entropy", "mutual_information")
 
 
 @dataclass(frozen=True, repr=False)
 class MCConvergence:
-    """What `mc_convergence()` returns.
+    """The result of `mc_convergence()`.
 
     Attributes:
-        n_inputs: How many inputs it rests on.
+        n_inputs: The number of inputs.
         n_samples: The numbers of draws.
-        tolerance: The Monte Carlo standard error wished for.
-        table: One row for each number of draws and measure: `value`, its mean over the inputs; `mcse`, the root mean
-            square over the inputs of each one's Monte Carlo standard error; `difference`, that of what the remaining
-            draws changed; `settled`, the share of the inputs whose error is at most `tolerance`.
+        tolerance: The Monte Carlo standard error that is asked for.
+        table: One row for each number of draws and measure: `value`, the mean over the inputs; `mcse`, the root mean
+            square of the Monte Carlo standard errors of the inputs; `difference`, the root mean square of the changes
+            by the remaining draws; `settled`, the share of the inputs whose error is at most `tolerance`.
         needed: One row for each measure: the smallest number of draws with which 95 % of the inputs, and all, have an
             error of at most `tolerance`.
     """
@@ -60,7 +60,7 @@ class MCConvergence:
         return None if self.tolerance is None else int(self.needed.loc[0, "n_samples"])  # pyright: ignore[reportArgumentType]
 
     def words(self) -> str:
-        """The recommendation, and what the largest number of draws reached, as text."""
+        """The recommendation, and the errors of the largest number of draws, as text."""
         return "\n".join(_words(self))
 
     def __repr__(self) -> str:
@@ -68,7 +68,7 @@ class MCConvergence:
 
 
 def mc_convergence(
-    model: nn.Module,
+    model: Any,
     x: Any,
     n_samples: Sequence[int] = (10, 20, 50, 100, 200),
     batch_size: int = 128,
@@ -88,19 +88,19 @@ def mc_convergence(
 ) -> MCConvergence:
     """Measure how the uncertainty settles as draws are added, and how many draws are enough.
 
-    All comes from one set of draws. From few draws the mutual information, which is then too small on average, takes
-    longest to settle.
+    All numbers come from one set of draws. The mutual information settles last, because it is too small on average
+    with few draws.
 
     Args:
         model: As in `mc_predict()`.
-        x: Inputs; some hundred say enough.
-        n_samples: Numbers of draws, rising. The summaries of each are those of the first draws of one set, as
-            `mc_predict()` with the same seed gives.
+        x: Inputs; some hundred are enough.
+        n_samples: Numbers of draws, rising. The summaries for each number are those of `mc_predict()` with the same
+            seed.
         batch_size: Inputs handled at a time.
-        tolerance: The Monte Carlo standard error wished for: for classes in units of probability and, for entropies, in
-            nats, 0.01 by default; for values in their own unit, and without it no number is recommended. The error of
-            an input's mean is that of its worst label or output; the number needed is (its standard deviation over the
-            draws / `tolerance`) squared.
+        tolerance: The Monte Carlo standard error that is asked for. For classes it is in units of probability, and for
+            entropies in nats; 0.01 by default. For values it is in their unit; without it no number is recommended. The
+            error of an input's mean is that of its worst label or output. The number of draws that is needed is (its
+            standard deviation over the draws / `tolerance`) squared.
         masks: As in `mc_predict()`.
         outputs: What a module of your own returns: "logits", "probabilities", "values", or "mean_log_variance" (means,
             then log variances, along the last axis). Of a Keras model it is read from the last activation or the loss,
@@ -132,24 +132,24 @@ def mc_convergence(
     Examples:
         >>> import mcdropout as mcd
         >>> import numpy as np
-        >>> found = mcd.mc_convergence(
+        >>> result = mcd.mc_convergence(
         ...     mcd.mc_mlp(4, labels=["no", "yes"]), np.ones((3, 4)), (10, 20), seed=1, progress=False
         ... )
-        >>> found.n_samples
+        >>> result.n_samples
         (10, 20)
     """
     counts = _counts(n_samples)
-    wished = None if tolerance is None else check_number(tolerance, "tolerance", above=0)
+    checked_tolerance = None if tolerance is None else check_number(tolerance, "tolerance", above=0)
     prediction = mc_predict(
         model, x, counts[-1], batch_size, masks=masks, outputs=outputs, labels=labels, select=select,
         constants=constants, stochastic_depth=stochastic_depth, gaussian_noise=gaussian_noise,
         precision=precision, device=device, seed=seed, progress=progress,
     )  # fmt: skip
-    return convergence_of(prediction, counts, wished)
+    return convergence_of(prediction, counts, checked_tolerance)
 
 
 def convergence_of(prediction: MCPrediction, counts: tuple[int, ...], tolerance: float | None) -> MCConvergence:
-    """The same of draws that were kept."""
+    """As `mc_convergence()`, of the draws of a prediction."""
     check_prediction(prediction, "x")
     assert prediction.samples is not None
     classes = prediction.task == "classification"
@@ -158,16 +158,16 @@ def convergence_of(prediction: MCPrediction, counts: tuple[int, ...], tolerance:
     size = max(1, DRAWS_BYTES // (4 * prediction.samples[:, :1].size))
     parts = []
     for start in range(0, len(prediction), size):
-        some = slice(start, start + size)
-        draws = torch.from_numpy(np.ascontiguousarray(prediction.samples[:, some])).flatten(2)
-        codes = torch.from_numpy(predicted_codes(prediction[some])) if classes else None
+        inputs = slice(start, start + size)
+        draws = torch.from_numpy(np.ascontiguousarray(prediction.samples[:, inputs])).flatten(2)
+        codes = torch.from_numpy(predicted_codes(prediction[inputs])) if classes else None
         parts.append([_measures(draws[:count], codes) for count in counts])
     rows, needed = [], []
     for measure in parts[0][0]:
-        both = [[np.concatenate([part[place][measure][which] for part in parts]) for which in (0, 1)]
-                for place in range(len(counts))]  # fmt: skip
-        last, last_errors = both[-1]
-        for count, (values, errors) in zip(counts, both, strict=True):
+        values_and_errors = [[np.concatenate([part[place][measure][which] for part in parts]) for which in (0, 1)]
+                             for place in range(len(counts))]  # fmt: skip
+        last, last_errors = values_and_errors[-1]
+        for count, (values, errors) in zip(counts, values_and_errors, strict=True):
             rows.append(
                 {
                     "n_samples": count,
@@ -179,9 +179,9 @@ def convergence_of(prediction: MCPrediction, counts: tuple[int, ...], tolerance:
                 }
             )
         if tolerance is not None:
-            enough = np.maximum(2, np.ceil(counts[-1] * (last_errors / tolerance) ** 2 - 1e-9)).astype(np.int64)
-            most = int(np.quantile(enough, SHARE, method="inverted_cdf"))
-            needed.append({"measure": measure, "n_samples": most, "n_samples_for_all": int(enough.max())})
+            n_needed = np.maximum(2, np.ceil(counts[-1] * (last_errors / tolerance) ** 2 - 1e-9)).astype(np.int64)
+            for_most = int(np.quantile(n_needed, SHARE, method="inverted_cdf"))
+            needed.append({"measure": measure, "n_samples": for_most, "n_samples_for_all": int(n_needed.max())})
     table = pd.DataFrame(rows).sort_values("n_samples", kind="stable", ignore_index=True)
     columns = ["measure", "n_samples", "n_samples_for_all"]
     return MCConvergence(len(prediction), counts, tolerance, table, pd.DataFrame(needed, columns=columns))
@@ -193,14 +193,14 @@ def _measures(draws: Tensor, codes: Tensor | None) -> dict[str, tuple[Array, Arr
     worst = standard_error(draws).amax(dim=1)
     std, std_error = _spread(draws, mean, variance)
     if codes is None:
-        found = {"mean": (mean.mean(dim=1), worst), "std": (std.mean(dim=1), std_error.amax(dim=1))}
+        measures = {"mean": (mean.mean(dim=1), worst), "std": (std.mean(dim=1), std_error.amax(dim=1))}
     else:
-        chosen = codes[:, None]
-        found = {"mean": (mean.gather(1, chosen)[:, 0], worst)}
-        found["std"] = (std.gather(1, chosen)[:, 0], std_error.gather(1, chosen)[:, 0])
+        predicted = codes[:, None]
+        measures = {"mean": (mean.gather(1, predicted)[:, 0], worst)}
+        measures["std"] = (std.gather(1, predicted)[:, 0], std_error.gather(1, predicted)[:, 0])
         parts = entropy_parts(draws)
-        found |= {name: (parts[name], parts[f"{name}_mcse"]) for name in ENTROPIES}
-    return {name: (value.numpy(), error.numpy()) for name, (value, error) in found.items()}
+        measures |= {name: (parts[name], parts[f"{name}_mcse"]) for name in ENTROPIES}
+    return {name: (value.numpy(), error.numpy()) for name, (value, error) in measures.items()}
 
 
 def _spread(draws: Tensor, mean: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
@@ -213,22 +213,22 @@ def _spread(draws: Tensor, mean: Tensor, variance: Tensor) -> tuple[Tensor, Tens
 
 def _counts(n_samples: object) -> tuple[int, ...]:
     several = isinstance(n_samples, (Sequence, np.ndarray)) and not isinstance(n_samples, str)
-    given = list(n_samples) if several else [n_samples]  # pyright: ignore[reportArgumentType]
-    counts = tuple(check_count(one, "n_samples", at_least=2) for one in given)
-    if not counts or any(later <= one for one, later in itertools.pairwise(counts)):
-        raise ValueError(f"`n_samples` must be rising numbers of draws; got {shown(list(given))}.")
+    values = list(n_samples) if several else [n_samples]  # pyright: ignore[reportArgumentType]
+    counts = tuple(check_count(value, "n_samples", at_least=2) for value in values)
+    if not counts or any(later <= earlier for earlier, later in itertools.pairwise(counts)):
+        raise ValueError(f"`n_samples` must be rising numbers of draws; got {shown(list(values))}.")
     return counts
 
 
-def _words(found: MCConvergence) -> list[str]:
-    last = found.table[found.table["n_samples"] == found.n_samples[-1]]
-    lines = [f"# How {found.n_samples[-1]} draws settle, over {found.n_inputs} inputs"]
+def _words(result: MCConvergence) -> list[str]:
+    last = result.table[result.table["n_samples"] == result.n_samples[-1]]
+    lines = [f"# How {result.n_samples[-1]} draws settle, over {result.n_inputs} inputs"]
     lines += [f"{row.measure}: {row.value:.4g}, Monte Carlo error {row.mcse:.2g}" for row in last.itertuples()]
-    if found.tolerance is None:
+    if result.tolerance is None:
         return [*lines, "`tolerance`, in the unit of the values, would give the number of draws needed."]
-    needed: list[Any] = list(found.needed.itertuples())
+    needed: list[Any] = list(result.needed.itertuples())
     for place, row in enumerate(needed):
-        start = f"For an error of at most {found.tolerance:g}" if place == 0 else "The same"
+        start = f"For an error of at most {result.tolerance:g}" if place == 0 else "The same"
         lines.append(
             f"{start} in {row.measure}: {row.n_samples} draws for {100 * SHARE:g} % of the inputs, "
             f"{row.n_samples_for_all} for all."
@@ -254,14 +254,14 @@ def mc_compare_rates(
     seed: int | None = None,
     progress: Progress = True,
 ) -> pd.DataFrame:
-    """Compare dropout rates on inputs that were not trained on, by log loss: one row for each rate.
+    """Compare dropout rates by the log loss on inputs that were not used in training: one row for each rate.
 
     All rates share one seed.
 
     Args:
-        model: As in `mc_predict()`, sampled again with each rate at all its dropouts, whatever they were trained with;
-            what skips whole blocks, and numbers that the model draws itself, stay as they are. Or a function that takes
-            a rate and returns a model fitted with it, which says more and takes longer.
+        model: As in `mc_predict()`. It is sampled with each rate at all its dropouts, whatever their rate in training;
+            the skipping of whole blocks and random numbers of the model do not change. Or a function that takes a rate
+            and returns a model fitted with it, which says more and takes longer.
         x: As in `mc_predict()`, but no stream that can be read only once.
         y: The true label of each input, or the values observed.
         rates: Rates of dropping, in (0, 1).
@@ -308,46 +308,49 @@ def mc_compare_rates(
         >>> mcd.mc_compare_rates(net, x, ["no", "yes"] * 10, (0.1, 0.3), seed=1, progress=False).rate.tolist()
         [0.1, 0.3]
     """
-    given = [rates] if not isinstance(rates, (Sequence, np.ndarray)) else list(rates)
-    wished = [check_number(one, "rates", above=0, below=1) for one in given]
-    if not wished or len(set(wished)) < len(wished):
-        raise ValueError(f"`rates` must be at least one rate, all different; got {shown(given)}.")
-    if isinstance(x, Iterator) and len(wished) > 1:
+    values = [rates] if not isinstance(rates, (Sequence, np.ndarray)) else list(rates)
+    checked = [check_number(value, "rates", above=0, below=1) for value in values]
+    if not checked or len(set(checked)) < len(checked):
+        raise ValueError(f"`rates` must be at least one rate, all different; got {shown(values)}.")
+    if isinstance(x, Iterator) and len(checked) > 1:
         raise ValueError("`x` must be inputs that can be read anew for each rate; got a stream that is read but once.")
     seed, site_options = check_seed(seed), SiteOptions.checked(True, gaussian_noise)
     refit = callable(model) and not isinstance(model, nn.Module) and not is_keras(model) and not is_keras_2(model)
     losses, rows = [], []
-    for rate in wished:
+    for rate in checked:
         started = time.perf_counter()
         network_to_ask, inputs = split_backbone(model(rate) if refit else model, x, device)
         network = network_of(network_to_ask, ModelOptions(outputs, labels, select, precision, device, constants))
-        values = network.outputs.task == "regression"  # whose loss needs the draws
-        options = SamplingOptions.checked(n_samples, batch_size, 0.95, "shared", None, values, None, seed)
+        keep_samples = network.outputs.task == "regression"  # the loss of values needs the draws
+        options = SamplingOptions.checked(n_samples, batch_size, 0.95, "shared", None, keep_samples, None, seed)
         source = network.source(inputs)
         sampler = sampler_for(network, source, options, site_options, rate=None if refit else rate)
-        sampler.warned = bool(rows) and not refit  # the first rate has warned of the same model
+        sampler.warned = bool(rows) and not refit  # the first rate has already warned about this model
         prediction = draw_all(network, sampler, source, options, None, progress, started)
-        loss, more = _loss(check_prediction(prediction, "x"), y)
+        loss, other_columns = _loss(check_prediction(prediction, "x"), y)
         losses.append(loss)
-        rows.append({"rate": rate, "loss": float(loss.mean()), **more})
+        rows.append({"rate": rate, "loss": float(loss.mean()), **other_columns})
     table = pd.DataFrame(rows)
     best = int(table["loss"].argmin())
-    apart = [loss - losses[best] for loss in losses]
+    differences = [loss - losses[best] for loss in losses]
     table.insert(2, "difference", table["loss"] - table["loss"][best])
-    errors = [float(one.std(ddof=1) / math.sqrt(len(one))) if len(one) > 1 else math.nan for one in apart]
+    errors = [
+        float(difference.std(ddof=1) / math.sqrt(len(difference))) if len(difference) > 1 else math.nan
+        for difference in differences
+    ]
     table.insert(3, "difference_se", errors)
     table["best"] = np.arange(len(table)) == best
     return table
 
 
 def _loss(prediction: MCPrediction, y: object) -> tuple[Array, dict[str, float]]:
-    """Loss of each input, and what else there is to say."""
+    """Loss of each input, and the other columns of the table."""
     if prediction.task == "classification":
         codes = true_codes(y, prediction, of="x")
         of_truth = prediction.mean[np.arange(len(codes)), codes]
         right = predicted_codes(prediction) == codes
         spread = float(np.mean(np.asarray(prediction.mutual_information)))
-        # where no draw gave the true label any probability, the least above 0: one input leaves the loss finite
+        # if all draws give the true label probability 0, the smallest number above 0 keeps the mean loss finite
         loss = -np.log(np.maximum(of_truth, np.finfo(np.float64).tiny))
         return loss, {"accuracy": float(right.mean()), "spread": spread}
     values = true_values(y, prediction, of="x")

@@ -1,4 +1,4 @@
-"""Curves over all thresholds of an uncertainty: AUROC, average precision, risk and coverage."""
+"""Curves over all thresholds of a measure of uncertainty: AUROC, average precision, risk and coverage."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ import pandas as pd
 
 from ..predictions.prediction import Array
 
-N_CURVE_POINTS = 1000  # more could not be told apart in a picture
+N_CURVE_POINTS = 1000  # a picture could not show more
 
-TPR = 0.95  # the share of the inputs from inside that "FPR at 95 %" lets through
+TPR = 0.95  # the share of the known inputs that "FPR at 95 %" accepts
 
 
 @dataclass(frozen=True)
 class UncertaintyCurve:
     """Inputs in order of uncertainty, the least first: one entry for each value of the measure that occurs.
 
-    Inputs that are equally uncertain can only be taken together, so nothing here depends on their order.
+    Inputs that are equally uncertain are accepted together, so nothing here depends on their order.
     """
 
-    threshold: Array  # the value of the measure: inputs up to it are taken
-    n: Array  # how many they are
-    loss: Array  # the sum of their losses; for errors, how many
+    threshold: Array  # the value of the measure; inputs up to it are accepted
+    n: Array  # the number of accepted inputs
+    loss: Array  # the sum of their losses, or the number of errors
 
     @classmethod
     def of(cls, uncertainty: Array, loss: Array) -> UncertaintyCurve:
@@ -42,9 +42,9 @@ class UncertaintyCurve:
 
 
 def auroc(curve: UncertaintyCurve) -> float:
-    """Chance that of an error and a correct input the error is the more uncertain, ties counting half.
+    """The probability that an error is more uncertain than a correct input; ties count half.
 
-    NaN where there are no errors, or nothing else.
+    NaN if there are no errors or only errors.
     """
     errors = np.diff(curve.loss, prepend=0)
     others = np.diff(curve.n, prepend=0) - errors
@@ -53,7 +53,7 @@ def auroc(curve: UncertaintyCurve) -> float:
 
 
 def average_precision(curve: UncertaintyCurve) -> float:
-    """Average precision of finding the errors, the most uncertain inputs first; NaN where there are none."""
+    """Average precision of finding the errors, the most uncertain inputs first; NaN if there are no errors."""
     if not curve.loss[-1]:
         return float("nan")
     errors = np.diff(curve.loss, prepend=0)[::-1]
@@ -62,33 +62,33 @@ def average_precision(curve: UncertaintyCurve) -> float:
 
 
 def aurc(curve: UncertaintyCurve) -> float:
-    """Mean over k of the mean loss of the k least uncertain inputs; within ties, that of a random order."""
+    """Mean over k of the mean loss of the k least uncertain inputs; for ties, the mean over their orders."""
     k = np.arange(1, curve.n[-1] + 1)
     return float((np.interp(k, np.append(0, curve.n), np.append(0, curve.loss)) / k).mean())
 
 
 def best_aurc(loss: Array) -> float:
-    """The least AURC that any order of these losses has."""
+    """The least AURC of all orders of these losses."""
     return float((np.cumsum(np.sort(loss), dtype=np.float64) / np.arange(1, len(loss) + 1)).mean())
 
 
 def accuracy_at(curve: UncertaintyCurve, coverage: float) -> tuple[float, float, float]:
-    """Least share of the inputs that is at least `coverage`, its accuracy, and the threshold that takes it."""
-    # a share such as 0.9 of 10 inputs is 9 of them, whatever the rounding of 0.9 * 10
+    """The least possible coverage of at least `coverage`, its accuracy, and its threshold."""
+    # 0.9 of 10 inputs must be 9 inputs, whatever the rounding of 0.9 * 10
     place = int(np.searchsorted(curve.n, coverage * curve.n[-1] - 1e-9))
     return float(curve.coverage[place]), float(1 - curve.risk[place]), float(curve.threshold[place])
 
 
 def coverage_at(curve: UncertaintyCurve, risk: float) -> tuple[float, float]:
-    """Largest share of the inputs whose error rate is at most `risk`, and its threshold; 0 and NaN where none is."""
+    """The largest coverage with an error rate of at most `risk`, and its threshold; 0 and NaN if there is none."""
     places = np.flatnonzero(curve.loss <= risk * curve.n + 1e-9)
     return (float(curve.coverage[places[-1]]), float(curve.threshold[places[-1]])) if len(places) else (0.0, np.nan)
 
 
 def thinned(curve: UncertaintyCurve, measure: str) -> pd.DataFrame:
-    """A curve as a table of few points."""
-    wanted = np.linspace(1, curve.n[-1], min(N_CURVE_POINTS, int(curve.n[-1])))
-    places = np.unique(np.searchsorted(curve.n, wanted - 1e-9))
+    """A curve as a table of at most `N_CURVE_POINTS` points."""
+    counts = np.linspace(1, curve.n[-1], min(N_CURVE_POINTS, int(curve.n[-1])))
+    places = np.unique(np.searchsorted(curve.n, counts - 1e-9))
     return pd.DataFrame(
         {
             "measure": measure,

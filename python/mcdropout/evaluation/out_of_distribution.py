@@ -1,4 +1,4 @@
-"""Scores of how well an uncertainty tells strange inputs from known ones."""
+"""Scores of out-of-distribution detection by measures of uncertainty."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ def mc_ood_scores(
     level: float = 0.95,
     seed: int | None = None,
 ) -> pd.DataFrame:
-    """Score how well each measure of uncertainty tells inputs like the training inputs from others.
+    """Score how well each measure of uncertainty separates inputs like the training inputs from other inputs.
 
     Args:
-        prediction_in: The prediction of inputs like those learnt from.
-        prediction_out: The prediction of others, by the same network.
+        prediction_in: The prediction of inputs like the training inputs.
+        prediction_out: The prediction of other inputs, by the same network.
         n_resamples: Resamples of the bootstrap over the inputs, 0 for no intervals.
         level: The level of the bootstrap's intervals, in (0, 1).
-        seed: Of the bootstrap.
+        seed: The seed of the bootstrap.
 
     Returns:
-        One row for each measure. `auroc`: the chance that an input from outside is the more uncertain of two.
-        `aupr_out` and `aupr_in`: average precision of finding those from outside, or from inside. `fpr_at_95`: the
-        share of those from outside that pass where 95 % of those from inside do; smaller is better. With `n_resamples`
-        each has its interval, `auroc_lower` and so on.
+        One row for each measure. `auroc`: the probability that an input of `prediction_out` is more uncertain than one
+        of `prediction_in`. `aupr_out` and `aupr_in`: average precision of finding inputs of either. `fpr_at_95`: the
+        share of `prediction_out` below the threshold that accepts 95 % of `prediction_in`; smaller is better. With
+        `n_resamples` each has its interval, `auroc_lower` and so on.
 
     Raises:
         ValueError: For predictions of different label sets.
@@ -74,11 +74,11 @@ def mc_ood_scores(
         known = measured(inside, measure, "prediction_in")
         strange = measured(outside, measure, "prediction_out")
         row = {"measure": measure, **_ood_numbers(known, strange)}
-        again = [
+        resampled = [
             _ood_numbers(rng.choice(known, len(known)), rng.choice(strange, len(strange))) for _ in range(n_resamples)
         ]
-        for name in ("auroc", "aupr_in", "aupr_out", "fpr_at_95") if again else ():
-            low, high = percentiles(np.array([one[name] for one in again]), level)
+        for name in ("auroc", "aupr_in", "aupr_out", "fpr_at_95") if resampled else ():
+            low, high = percentiles(np.array([numbers[name] for numbers in resampled]), level)
             row |= {f"{name}_lower": float(low), f"{name}_upper": float(high)}
         rows.append(row)
     return pd.DataFrame(rows)

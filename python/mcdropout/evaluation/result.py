@@ -15,33 +15,33 @@ Numbers = list[tuple[str, str, float, float]]  # score, of (measure or output), 
 
 @dataclass(frozen=True, repr=False)
 class MCScores:
-    """What `mc_scores()` returns: numbers, and the tables that pictures are drawn from.
+    """The result of `mc_scores()`: numbers, and the tables of the plots.
 
-    For values the numbers are one for each output.
+    For values there is one number for each output.
 
     Attributes:
         accuracy: The share of inputs whose predicted label is right.
         log_loss: The mean log loss, in nats.
         brier: The Brier score, summed over the labels, 0 to 2.
-        brier_halved: The same from 0 to 1, the usual one for two labels.
+        brier_halved: Half of `brier`, 0 to 1, the usual Brier score of two labels.
         ece_equal_width: The expected calibration error of the predicted label, in bins of equal width.
-        ece_equal_mass: The same in bins of as many inputs.
+        ece_equal_mass: The expected calibration error of the predicted label, in bins of equal numbers of inputs.
         classwise_ece: The mean over the labels of the calibration error of each label's probability.
-        rmse: Of values: the root mean squared error, in their unit.
-        mae: Of values: the mean absolute error, in their unit.
-        log_density: Of values: the mean log density of what was observed.
-        crps: Of values: the continuous ranked probability score, in their unit.
+        rmse: For values: the root mean squared error, in their unit.
+        mae: For values: the mean absolute error, in their unit.
+        log_density: For values: the mean log density of the observed values.
+        crps: For values: the continuous ranked probability score, in their unit.
         by_measure: How well each measure of uncertainty finds the errors.
         at_coverage: The accuracy at each coverage.
         at_risk: The coverage at each risk.
         by_label: The scores of each label.
-        by_interval: Of values: coverage, width and interval score of `conf_int` and `pred_int`.
+        by_interval: For values: coverage, width and interval score of `conf_int` and `pred_int`.
         reliability: The bins of the reliability diagrams.
         risk_coverage: The risk-coverage curves.
-        pit: Of values: the probability integral transform, of the shape of the mean.
+        pit: For values: the probability integral transform, of the shape of the mean.
         table: All numbers in one table: score, of (which measure or output), at (which coverage, risk or level), value,
             and with `n_resamples` the bootstrap's lower and upper.
-        notes: What is missing, and why.
+        notes: The scores that are missing, and why.
     """
 
     task: str

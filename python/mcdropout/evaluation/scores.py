@@ -1,4 +1,4 @@
-"""`mc_scores()`: a prediction held against the truth. Needs no torch."""
+"""`mc_scores()`: scores of a prediction against the truth. Needs no torch."""
 
 from __future__ import annotations
 
@@ -27,30 +27,30 @@ def mc_scores(
     level: float = 0.95,
     seed: int | None = None,
 ) -> MCScores:
-    """Score a prediction: how good it is, how honest its probabilities are, whether its uncertainty finds its errors.
+    """Score a prediction: its accuracy, its calibration, and whether its uncertainty finds its errors.
 
-    AURC is the mean over k of the error rate among the k least uncertain inputs, for ties its mean over their orders;
-    the
-    excess is over that of a measure that puts all errors last. For values the risk is the squared error (mean over the
-    outputs). The log density and CRPS are of the whole mixture of the draws, so they need the draws.
+    AURC is the mean over k of the error rate among the k least uncertain inputs; for ties it is the mean over their
+    orders. The excess AURC is the difference to a measure that puts all errors last. For values the risk is the squared
+    error (mean over the outputs). The log density and the CRPS are those of the mixture of the draws, so they need the
+    draws.
 
     Args:
         prediction: What `mc_predict()` returned.
         y: The true label of each input, or the values observed.
-        n_bins: Bins of the reliability diagrams. A bin holds what is above its lower and up to its upper edge, and
-            inputs of one confidence stay in one bin.
-        coverages: Shares of the inputs, the least uncertain first, whose accuracy is asked for. Inputs that are equally
-            uncertain go together, so it is that of the least share that is at least so large.
-        risks: Error rates for which the largest share is asked for.
+        n_bins: Bins of the reliability diagrams. A bin excludes its lower edge and includes its upper edge, and inputs
+            of equal confidence are in one bin.
+        coverages: Coverages for which the accuracy is reported. Equally uncertain inputs are accepted together, so the
+            accuracy is that of the least possible coverage of at least this value.
+        risks: Error rates for which the largest coverage is reported.
         n_resamples: Resamples of the bootstrap over the inputs, 0 for no intervals.
         level: The level of the intervals, in (0, 1).
-        seed: Of the bootstrap.
+        seed: The seed of the bootstrap.
 
     Returns:
         The scores and their tables.
 
     Raises:
-        ValueError: For `y` of another length or with unknown labels, and for predictions that hold NaN.
+        ValueError: For `y` of another length or with unknown labels, and for predictions with NaN.
 
     References:
         Guo et al. (2017), arXiv:1706.04599. Nixon et al. (2019), arXiv:1904.01685 (equal mass, classwise). Geifman,
@@ -88,26 +88,26 @@ def mc_scores(
 
 def _shares(values: Sequence[float], name: str, above_zero: bool = False) -> tuple[float, ...]:
     bounds: dict[str, Any] = {"at_most": 1} | ({"above": 0} if above_zero else {"at_least": 0})
-    given = [values] if np.ndim(values) == 0 else list(values)
-    return tuple(check_number(one, name, **bounds) for one in given)
+    shares = [values] if np.ndim(values) == 0 else list(values)
+    return tuple(check_number(share, name, **bounds) for share in shares)
 
 
 def _with_intervals(
     numbers: Callable[[Array | None], Numbers], n_inputs: int, n_resamples: int, level: float, seed: int | None
 ) -> pd.DataFrame:
-    """All numbers as a table, with percentile intervals of the bootstrap where they are wanted."""
+    """All numbers as a table, with percentile intervals of the bootstrap if there are resamples."""
     table = pd.DataFrame(numbers(None), columns=["score", "of", "at", "value"])
     if n_resamples == 0:
         return table
     rng = np.random.default_rng(seed)
-    again = [[value for *_, value in numbers(rng.integers(0, n_inputs, n_inputs))] for _ in range(n_resamples)]
-    table["lower"], table["upper"] = percentiles(np.array(again), level)
+    resampled = [[value for *_, value in numbers(rng.integers(0, n_inputs, n_inputs))] for _ in range(n_resamples)]
+    table["lower"], table["upper"] = percentiles(np.array(resampled), level)
     return table
 
 
 def percentiles(values: Array, level: float) -> Array:
-    """Lower and upper percentile along the first axis; resamples without errors have no AUROC, and are left out."""
-    none = np.isnan(values).all(axis=0)
-    filled = np.where(none, 0, values)
+    """Lower and upper percentile along the first axis, without NaN; the AUROC of a resample without errors is NaN."""
+    all_missing = np.isnan(values).all(axis=0)
+    filled = np.where(all_missing, 0, values)
     bounds = np.nanquantile(filled, [(1 - level) / 2, (1 + level) / 2], axis=0)
-    return np.where(none, np.nan, bounds)
+    return np.where(all_missing, np.nan, bounds)

@@ -15,12 +15,12 @@ from ..predictions.uncertainty import measured, measures_of
 from .curves import UncertaintyCurve, aurc, best_aurc, thinned
 from .result import MCScores, Numbers, wide
 
-PIECE = 1 << 18  # numbers of the draws that are worked on in one go
+PIECE = 1 << 18  # numbers of the draws that are processed at once
 
 
 @dataclass(frozen=True)
 class ValueCases:
-    """What each input of a prediction of values contributes to the scores, (input, output), and its uncertainty."""
+    """The terms of the scores of each input, (input, output), and its uncertainty."""
 
     terms: dict[str, Array]
     intervals: dict[str, dict[str, Array]]
@@ -59,23 +59,23 @@ class ValueCases:
         }
 
     def numbers(self, chosen: Array | None = None) -> Numbers:
-        """Every score, of all inputs or of those chosen."""
+        """Every score, of all inputs or of the chosen ones."""
         where = slice(None) if chosen is None else chosen
-        found: Numbers = []
+        numbers: Numbers = []
         for name, term in self.terms.items():
             means = term[where].mean(axis=0)
             means = np.sqrt(means) if name == "rmse" else means
-            found += [(name, str(place), np.nan, float(value)) for place, value in enumerate(means, start=1)]
+            numbers += [(name, str(place), np.nan, float(value)) for place, value in enumerate(means, start=1)]
         for kind, parts in self.intervals.items():
             for name, term in parts.items():
                 means = term[where].mean(axis=0)
                 score = f"{kind}_{name}"
-                found += [(score, str(place), self.level, float(value)) for place, value in enumerate(means, start=1)]
+                numbers += [(score, str(place), self.level, float(value)) for place, value in enumerate(means, start=1)]
         best = best_aurc(self.terms["rmse"][where].mean(axis=1))
         for name, curve in self.curves(where).items():
             area = aurc(curve)
-            found += [("aurc", name, np.nan, area), ("excess_aurc", name, np.nan, area - best)]
-        return found
+            numbers += [("aurc", name, np.nan, area), ("excess_aurc", name, np.nan, area - best)]
+        return numbers
 
 
 def _pieces(prediction: MCPrediction, y: Array) -> Iterator[tuple[MCPrediction, Array]]:
@@ -86,10 +86,10 @@ def _pieces(prediction: MCPrediction, y: Array) -> Iterator[tuple[MCPrediction, 
 
 
 def _from_draws(prediction: MCPrediction, y: Array) -> dict[str, Array]:
-    """What only the whole distribution of the draws tells: of the shape of y."""
+    """The terms that need the distribution of the draws, each in the shape of y."""
     assert prediction.samples is not None
     draws = prediction.samples.astype(np.float64)
-    counts = (~np.isnan(draws)).sum(axis=0)  # with `tolerance`, inputs differ in their draws
+    counts = (~np.isnan(draws)).sum(axis=0)  # with `tolerance`, inputs have different numbers of draws
     if prediction.noise_variances is None:
         below = np.nansum((draws < y) + (draws == y) / 2, axis=0)
         return {"crps": _crps_of_draws(draws, y, counts), "pit": below / counts}
@@ -102,7 +102,7 @@ def _from_draws(prediction: MCPrediction, y: Array) -> dict[str, Array]:
 
 
 def _crps_of_draws(draws: Array, y: Array, counts: Array) -> Array:
-    """CRPS of the draws as they are: E|x - y| - E|x - x'| / 2, the second by order statistics."""
+    """CRPS of the empirical distribution of the draws: E|x - y| - E|x - x'| / 2, the latter by order statistics."""
     ordered = np.sort(draws, axis=0)  # NaN last
     place = np.arange(1, len(draws) + 1).reshape(-1, *(1,) * y.ndim)
     between = np.nansum((2 * place - counts - 1) * ordered, axis=0) / counts**2
@@ -111,16 +111,16 @@ def _crps_of_draws(draws: Array, y: Array, counts: Array) -> Array:
 
 def _crps_of_mixture(means: Array, scales: Array, y: Array, counts: Array) -> Array:
     """CRPS of an equal mixture of normal distributions, in closed form."""
-    apart = np.nansum(_mean_distance(y - means, scales), axis=0) / counts
-    between = np.nansum(_mean_distance(0 * means, np.sqrt(2) * scales), axis=0)  # each with itself
-    for one in range(len(means) - 1):
-        both = np.sqrt(scales[one] ** 2 + scales[one + 1 :] ** 2)
-        between += 2 * np.nansum(_mean_distance(means[one] - means[one + 1 :], both), axis=0)
-    return apart - between / (2 * counts**2)
+    to_truth = np.nansum(_mean_distance(y - means, scales), axis=0) / counts
+    between = np.nansum(_mean_distance(0 * means, np.sqrt(2) * scales), axis=0)  # of each member with itself
+    for i in range(len(means) - 1):
+        scale = np.sqrt(scales[i] ** 2 + scales[i + 1 :] ** 2)
+        between += 2 * np.nansum(_mean_distance(means[i] - means[i + 1 :], scale), axis=0)
+    return to_truth - between / (2 * counts**2)
 
 
 def _mean_distance(mean: Array, scale: Array) -> Array:
-    """E|z| for z normal with that mean and scale."""
+    """E|z| for a normal z with this mean and scale."""
     ratio = mean / scale
     return mean * (2 * ndtr(ratio) - 1) + scale * np.sqrt(2 / np.pi) * np.exp(-0.5 * ratio**2)
 

@@ -1,4 +1,4 @@
-"""The description of a stochastic call, and the protocols that handlers of such calls rely on."""
+"""The description of a stochastic call, and the protocols that handlers of such calls use."""
 
 from __future__ import annotations
 
@@ -20,55 +20,55 @@ class Noise(Protocol):
         ...
 
     def each(self, sample: Callable[[], Tensor]) -> Tensor:
-        """What `sample` gives in each draw, (draw, ...), with torch's own generators seeded by the draw."""
+        """The results of `sample` in each draw, (draw, ...), with torch's global generators seeded by the draw."""
         ...
 
 
 class Variational(Protocol):
-    """What a layer with a distribution over its weights offers."""
+    """A layer with a distribution over its weights."""
 
     n_weights: int
 
     def draw(self, noise: Noise) -> Tensor:
-        """Its weights, (draw, weight)."""
+        """The weights of some draws, (draw, weight)."""
         ...
 
     def split(self, weights: Tensor) -> tuple[Tensor, Tensor | None]:
-        """The weights, (weight,), as the tensors it works with."""
+        """The weights, (weight,), as the tensors that the layer computes with."""
         ...
 
     def parameters(self) -> Iterator[Tensor]:
-        """What is learnt of it."""
+        """The parameters that are trained."""
         ...
 
     def means(self) -> tuple[Tensor, Tensor | None]:
-        """These tensors where nothing samples."""
+        """The tensors that the layer computes with outside of sampling."""
         ...
 
 
 @dataclass(frozen=True)
 class StochasticCall:
-    """One dropping of parts of a tensor."""
+    """One call that drops parts of a tensor or draws random numbers."""
 
     operation: str
     rate: float
-    active: bool  # whether torch would have sampled here
+    active: bool  # whether torch would sample in this call
     mask_shape: Shape
-    kind: str = "scale"  # what the parts become, see `KINDS`
-    layer: Variational | None = None  # of kind "weights": whose they are
+    kind: str = "scale"  # see `KINDS`
+    layer: Variational | None = None  # the layer of the weights, for the kind "weights"
 
     @property
     def samples(self) -> bool:
-        """Whether draws can differ by it."""
+        """Whether this call can make draws differ."""
         return self.kind in ("weights", *NUMBERS, "generator") or self.rate > 0
 
 
-# scale: 0, and the others grow by 1/(1 - rate). alpha: SELU's floor, mean and variance kept. keep: the tensor itself
-# becomes the 0 or 1 of each decision.
-# gaussian: each grows by a normal factor of mean 1. noise: a normal number is added, whose deviation is `rate`.
-# weights: nothing is dropped; the weights of a variational layer, (weight,), are drawn whole.
-# uniforms, normals: the tensor becomes numbers in [0, 1), or standard normal ones, for what the model makes of them.
-# generator: torch draws, its own generator started anew in each draw. start: the same, of calls that no probe shows.
+# scale: dropped parts become 0, the others are multiplied by 1/(1 - rate). alpha: dropped parts become SELU's limit,
+# and mean and variance are kept. keep: the tensor becomes the decisions, 0 or 1.
+# gaussian: each part is multiplied by a normal number of mean 1. noise: a normal number of deviation `rate` is added.
+# weights: the weights of a variational layer, (weight,), are drawn.
+# uniforms, normals: the tensor becomes numbers in [0, 1), or standard normal numbers, which the model uses.
+# generator: torch draws, with its generator seeded anew in each draw. start: the same, for calls that no probe saw.
 KINDS = ("scale", "alpha", "keep", "gaussian", "noise", "weights", "uniforms", "normals", "generator", "start")
 
 NUMBERS = ("uniforms", "normals")
@@ -79,7 +79,7 @@ ALPHA = -1.7580993408473766  # SELU's value at minus infinity, where alpha dropo
 
 
 class Mode(Protocol):
-    """What a handler needs of the mode that met the call."""
+    """The mode that intercepted a call, as its handler uses it."""
 
     def apply(self, drop: StochasticCall, x: Tensor) -> Tensor: ...
 

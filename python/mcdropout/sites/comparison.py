@@ -8,56 +8,57 @@ from typing import Any
 import torch
 from torch import Tensor
 
-SCARCER = 16.0  # so many times too few numbers below t that one of them came out small by chance: 1 in about so many
+# A small number may be a sum of large parts, if numbers of its size are at most so many times rarer than expected.
+SCARCER = 16.0
 
-SMALL = 0.1  # smaller numbers are rounded as this one is, where there are numbers of 1 or more
+SMALL = 0.1  # if there are numbers of 1 or more, smaller numbers than this one get its rounding error
 
 
-def alike(one: Any, other: Any, tolerance: float) -> bool:
-    """Whether two outputs, of whatever parts, hold the same numbers up to rounding, each on a scale of its own."""
-    if isinstance(one, Tensor) and isinstance(other, Tensor):
-        return same_numbers(one, other, tolerance)
-    if isinstance(one, Mapping) and isinstance(other, Mapping):
-        return one.keys() == other.keys() and all(alike(one[name], other[name], tolerance) for name in one)
-    if isinstance(one, (tuple, list)) and isinstance(other, (tuple, list)):
-        return len(one) == len(other) and all(alike(*pair, tolerance) for pair in zip(one, other, strict=True))
+def alike(a: Any, b: Any, tolerance: float) -> bool:
+    """Whether two outputs, of any structure, have the same numbers up to rounding; see `same_numbers()`."""
+    if isinstance(a, Tensor) and isinstance(b, Tensor):
+        return same_numbers(a, b, tolerance)
+    if isinstance(a, Mapping) and isinstance(b, Mapping):
+        return a.keys() == b.keys() and all(alike(a[name], b[name], tolerance) for name in a)
+    if isinstance(a, (tuple, list)) and isinstance(b, (tuple, list)):
+        return len(a) == len(b) and all(alike(*pair, tolerance) for pair in zip(a, b, strict=True))
     return True
 
 
-def same_numbers(one: Tensor, other: Tensor, tolerance: float) -> bool:
-    """Whether two tensors hold the same numbers up to `tolerance`, each on a scale of its own.
+def same_numbers(a: Tensor, b: Tensor, tolerance: float) -> bool:
+    """Whether two tensors have the same numbers up to `tolerance`, each relative to a scale of its own.
 
-    Infinities are the same where they are equal, and NaN where both are NaN.
+    Infinities must be equal, and NaN must be NaN in both.
     """
-    if one.shape != other.shape:
+    if a.shape != b.shape:
         return False
-    if one.is_complex() and other.is_complex():
-        one, other = torch.view_as_real(one), torch.view_as_real(other)
-    one, other = one.detach().cpu().double(), other.detach().cpu().double()
-    apart = (one != other) & ~(one.isnan() & other.isnan())
-    if not bool(apart.any()):
+    if a.is_complex() and b.is_complex():
+        a, b = torch.view_as_real(a), torch.view_as_real(b)
+    a, b = a.detach().cpu().double(), b.detach().cpu().double()
+    different = (a != b) & ~(a.isnan() & b.isnan())
+    if not bool(different.any()):
         return True
-    size = torch.maximum(one.abs(), other.abs())
-    return bool(((one - other).abs()[apart] <= tolerance * _scales(size, size[apart])).all())
+    size = torch.maximum(a.abs(), b.abs())
+    return bool(((a - b).abs()[different] <= tolerance * _scales(size, size[different])).all())
 
 
-def _scales(sizes: Tensor, some: Tensor) -> Tensor:
-    """For `some` of the sizes of many numbers, how large the numbers are of which each is one.
+def _scales(sizes: Tensor, selected: Tensor) -> Tensor:
+    """The scale of rounding errors for `selected` ones of the sizes of many numbers.
 
-    A sum that comes out small is rounded as its large parts are, so it is held on the scale of the larger numbers if
-    there are so many that some can be expected to be so small: of n numbers up to s about n * t / s are below t. So
-    neither a few huge numbers nor the logits of many impossible classes are a scale for the others.
+    A small sum has the rounding error of its large parts. So a small number gets the scale of larger numbers, if there
+    are so many of these that some sums are expected to be so small: of n numbers up to s, about n * t / s are below t.
+    Therefore neither a few huge numbers nor the logits of many impossible classes set the scale of the others.
     """
     sizes = sizes[sizes.isfinite() & (sizes > 0)]
     if len(sizes) == 0:
-        return torch.zeros_like(some)
+        return torch.zeros_like(selected)
     octaves = torch.frexp(sizes).exponent
     lowest = octaves.min()
     counts = torch.bincount(octaves - lowest)
     places = torch.arange(len(counts))
-    ends = torch.ldexp(torch.ones(len(counts), dtype=torch.float64), places + lowest)  # sizes of an octave are below
-    dense = counts.cumsum(0) / ends
-    may_belong = (dense * SCARCER >= dense[:, None]) & (counts > 0)  # (octave, octave up to which its like may reach)
+    ends = torch.ldexp(torch.ones(len(counts), dtype=torch.float64), places + lowest)  # upper limits of the octaves
+    density = counts.cumsum(0) / ends
+    may_belong = (density * SCARCER >= density[:, None]) & (counts > 0)  # (octave, octave that may set its scale)
     scales = ends[torch.where(may_belong, places, 0).amax(dim=1)]
-    found = scales[(torch.frexp(some).exponent - lowest).clamp(0, len(counts) - 1)]
-    return found.clamp(min=SMALL * min(1.0, float(sizes.max())))
+    of_selected = scales[(torch.frexp(selected).exponent - lowest).clamp(0, len(counts) - 1)]
+    return of_selected.clamp(min=SMALL * min(1.0, float(sizes.max())))

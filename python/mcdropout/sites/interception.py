@@ -1,8 +1,7 @@
 """The modes that intercept the stochastic calls of a torch model while it runs.
 
-A model is sampled in `eval()`, so batch norm and everything else behave as in prediction. The stochastic operations
-alone are intercepted by a torch function mode, which applies keyed masks instead. Layers and functional calls are
-covered alike.
+A model is sampled in `eval()`, so batch norm and everything else behave as in prediction. A torch function mode
+intercepts only the stochastic operations, and applies keyed masks instead. This covers layers and functional calls.
 """
 
 from __future__ import annotations
@@ -35,12 +34,12 @@ CPU = torch.device("cpu")
 
 
 class StochasticMode(TorchFunctionMode):
-    """Hands what every stochastic call would drop to `apply`; everything else runs as it is.
+    """Calls `apply` for every stochastic call; all other calls run unchanged.
 
-    One object serves one pass.
+    An object is used for one pass.
     """
 
-    handlers = HANDLERS  # the ordinary prediction leaves random numbers of the model's own to torch
+    handlers = HANDLERS  # in the ordinary prediction torch draws the random numbers of the model
 
     def __init__(self, replica: Replica) -> None:
         super().__init__()
@@ -61,28 +60,28 @@ class StochasticMode(TorchFunctionMode):
         return handler(self, func, *args, **kwargs)
 
     def apply(self, drop: StochasticCall, x: Tensor) -> Tensor:
-        """What becomes of `x`; here: nothing is dropped."""
+        """The result of a stochastic call for `x`; here nothing is dropped."""
         self.calls.next(is_random(drop))
-        return kept_whole(drop, x)
+        return without_dropout(drop, x)
 
     def by_torch(self, operation: str, run: Callable[[], Tensor], own: torch.Generator | None) -> Tensor:
-        """What `run` draws, from torch's generator or from one of the model's own."""
+        """The result of `run`, which draws from torch's generator or from the model's generator `own`."""
         self.calls.next(numbers=True)
         return run()
 
     def skip(self) -> None:
-        """A call that drops nothing still counts, so that the names of the next ones do not depend on it."""
+        """Count a call that drops nothing, so that the names of later calls do not depend on its rate."""
         self.calls.next()
 
     def is_fixed(self) -> bool:
-        """Whether the model has fixed by a seed what the call being made now gives; then it is passed over."""
+        """Whether the model has fixed the random numbers of the current call by a seed; such calls are not sampled."""
         return False
 
     def drew_fixed(self) -> None:
-        """Such a call has been made."""
+        """Called after a call whose random numbers are fixed."""
 
     def counted_name(self, func: Any) -> str | None:
-        """The name of a call that may wait for those after it, by its number; None of one that never does."""
+        """The name of a call that can be deferred, by its number; None for other calls."""
         kind = FUSABLE.get(func)
         if kind is not None:
             self.counted[kind] += 1
@@ -93,17 +92,17 @@ class StochasticMode(TorchFunctionMode):
         return self.calls.path[-1][1] if self.calls.path else None
 
 
-def kept_whole(drop: StochasticCall, x: Tensor) -> Tensor:
-    """What becomes of `x` where nothing is dropped: random numbers become their mean."""
+def without_dropout(drop: StochasticCall, x: Tensor) -> Tensor:
+    """The result for `x` if nothing is dropped; random numbers become their mean."""
     if drop.kind in NUMBERS:
         return torch.full_like(x, 0.5 if drop.kind == "uniforms" else 0.0)
     return x if drop.kind in ("scale", "alpha", "weights") else torch.ones_like(x)
 
 
 class CarefulMode(StochasticMode):
-    """A pass with nothing dropped that says what is wrong with whole numbers: where torch would say little.
+    """A pass without dropout that explains wrong whole numbers, for which torch's errors say little.
 
-    first: position of the first of `inputs` among all. floated: where whole numbers were made floating.
+    first: position of the first of `inputs` among all. floated: inputs whose whole numbers were cast to floating ones.
     """
 
     def __init__(
@@ -118,9 +117,9 @@ class CarefulMode(StochasticMode):
             if isinstance(ids, Tensor) and ids.dtype in WHOLE_NUMBERS:
                 self._check_range(ids, lowest, highest)
         masks = MASKS[func](*args, **(kwargs or {})) if self.floated and func in MASKS else ()
-        for one in masks:
-            if isinstance(one, Tensor) and not self.floated.isdisjoint(self._places(one)):
-                # it would be added to the scores, where truth values hide
+        for mask in masks:
+            if isinstance(mask, Tensor) and not self.floated.isdisjoint(self._paths(mask)):
+                # torch would add a floating mask to the scores, instead of hiding keys
                 raise TypeError("masks of attention are truth values or floating point numbers")
         return super().__torch_function__(func, types, args, kwargs)
 
@@ -131,12 +130,12 @@ class CarefulMode(StochasticMode):
 
     def _check_range(self, ids: Tensor, lowest: int, highest: int) -> None:
         path = self.calls.path[-1][0] if self.calls.path else ""
-        check_looked_up(ids, (lowest, highest), path, self.inputs, lambda: self._places(ids), self.first)
+        check_looked_up(ids, (lowest, highest), path, self.inputs, lambda: self._paths(ids), self.first)
 
-    def _places(self, x: Tensor) -> list[Path]:
-        """The inputs of which this is a view."""
+    def _paths(self, x: Tensor) -> list[Path]:
+        """The inputs that share their memory with `x`."""
         memory = x.untyped_storage().data_ptr()
-        return [path for path, one in self.inputs.arrays.items() if one.untyped_storage().data_ptr() == memory]
+        return [path for path, array in self.inputs.arrays.items() if array.untyped_storage().data_ptr() == memory]
 
 
 class SampleMode(StochasticMode):
@@ -161,10 +160,10 @@ class SampleMode(StochasticMode):
                     return _drawn_by_torch(drop, x)
             return self.drop(x, self.sites[name])
         if is_random(drop) and name not in self.passed_over and REST in self.sites:
-            return self._drawn_past_all_sites(name, drop, x, before)
+            return self._drawn_outside_sites(name, drop, x, before)
         if drop.active and drop.samples and drop.rate != 1 and drop.operation != STOCHASTIC_DEPTH and x.numel() > 0:
             self.unknown.add(name)
-        return kept_whole(drop, x)
+        return without_dropout(drop, x)
 
     def is_fixed(self) -> bool:
         fixed = bool(self.fixed) and self.calls.coming(numbers=True) in self.fixed
@@ -172,12 +171,12 @@ class SampleMode(StochasticMode):
             self.calls.next(numbers=True)
         return fixed
 
-    def _drawn_past_all_sites(self, name: str, drop: StochasticCall, x: Tensor, counts: Counter[str]) -> Tensor:
-        """Random numbers where no probe had seen the call, or not each."""
+    def _drawn_outside_sites(self, name: str, drop: StochasticCall, x: Tensor, counts: Counter[str]) -> Tensor:
+        """Random numbers for a call that not every probe has seen."""
         self.at_site(counts)
         if self.sites[REST].kind == "start":
             self.unknown_numbers.add(where_of(name, drop))
-        start = int(self.masks[REST])  # fails where there are many draws, so that one after the other is drawn
+        start = int(self.masks[REST])  # fails for several draws at once, so that the loop is chosen
         with seeded_generators((start + zlib.crc32(name.encode())) % 2**63):
             return _drawn_by_torch(drop, x)
 
@@ -193,21 +192,21 @@ class SampleMode(StochasticMode):
             return run()
 
     def at_site(self, counts: Counter[str]) -> None:
-        """A site is reached, after so many calls."""
+        """Called when a site is reached, with the counts of the calls before it."""
 
     def drop(self, x: Tensor, site: Site) -> Tensor:
-        """What becomes of `x` at a site."""
+        """The result of a site for `x`."""
         self.check_shape(x, site)
         return dropped(x, self.masks[site.name], site, self.n_inputs)
 
     def check_shape(self, x: Tensor, site: Site, n_draws: int = 1) -> None:
-        """The mask of a site is laid out for what the probes met there."""
+        """Raise ValueError unless `x` has the shape that the probes have seen at this site."""
         rows = self.n_inputs * n_draws
-        wanted = tuple(size * rows if axis == site.axis else size for axis, size in enumerate(site.x_shape))
-        if tuple(x.shape) != wanted:
+        expected = tuple(size * rows if axis == site.axis else size for axis, size in enumerate(site.x_shape))
+        if tuple(x.shape) != expected:
             raise ValueError(
                 f"`model` meets its dropout at {site.name} with shape {tuple(x.shape)} where its first inputs gave "
-                f"{wanted}; inputs of one call must all take the same way through it, {ALL_EXPERTS}."
+                f"{expected}; inputs of one call must all take the same way through it, {ALL_EXPERTS}."
             )
 
 

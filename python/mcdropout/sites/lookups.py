@@ -1,4 +1,4 @@
-"""Codes that a model looks up in a table: the range that they must be in, and an error that names a wrong one."""
+"""Codes that a model looks up in a table: their range, and an error that names a code out of range."""
 
 from __future__ import annotations
 
@@ -8,17 +8,18 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch._C._functorch import is_batchedtensor  # torch has no public way to ask this, and its stubs leave it out
+from torch._C._functorch import is_batchedtensor  # torch has no public way to ask this, and its stubs omit it
 
 from ..data.inputs import Inputs, Path
 
 
 def check_looked_up(
-    ids: Tensor, ends: tuple[int, int], path: str, inputs: Inputs, places: Callable[[], list[Path]], first: int
+    ids: Tensor, ends: tuple[int, int], path: str, inputs: Inputs, paths: Callable[[], list[Path]], first: int
 ) -> None:
-    """Name the first number that cannot be looked up; `places` finds the inputs that the numbers are.
+    """Raise ValueError with the first number that is out of range.
 
-    path: of the layer that looks them up. first: position of the first of `inputs` among all.
+    path: that of the layer. paths: returns the paths of the inputs that `ids` are. first: position of the first of
+    `inputs` among all.
     """
     lowest, highest = ends
     wrong = ((ids < lowest) | (ids > highest)).flatten().nonzero()
@@ -26,15 +27,15 @@ def check_looked_up(
         return
     where = f"`{path}`" if path else "a table"
     value = int(ids.flatten()[wrong[0, 0]])
-    per_input, rest = divmod(ids.numel(), len(inputs))
-    number = "" if rest else f" in input number {first + int(wrong[0, 0]) // per_input + 1}"
-    whose = places()
-    if not whose and len(inputs.arrays) > 1:
+    per_input, remainder = divmod(ids.numel(), len(inputs))
+    number = "" if remainder else f" in input number {first + int(wrong[0, 0]) // per_input + 1}"
+    looked_up = paths()
+    if not looked_up and len(inputs.arrays) > 1:
         raise ValueError(
             f"`model` must find whole numbers from {lowest} to {highest} in what it looks up in {where}; "
             f"got {value}{number}."
         )
-    name = inputs.name(whose[0] if whose else next(iter(inputs.arrays)))
+    name = inputs.name(looked_up[0] if looked_up else next(iter(inputs.arrays)))
     raise ValueError(
         f"{name} must hold whole numbers from {lowest} to {highest}, which `model` looks up in {where}; "
         f"got {value}{number}."
@@ -60,7 +61,7 @@ def _made_one_hot(tensor: Tensor, num_classes: int = -1) -> tuple[Any, int, int]
     return (None if num_classes < 0 else tensor), 0, num_classes - 1
 
 
-# what is looked up, and from where to where it may go
+# functions that return the codes, the lowest and the highest code of a call
 LOOKUPS: dict[Any, Callable[..., tuple[Any, int, int]]] = {
     F.embedding: _looked_up,
     F.embedding_bag: _looked_up,
@@ -72,7 +73,7 @@ LOOKUPS: dict[Any, Callable[..., tuple[Any, int, int]]] = {
 
 
 def check_on_device(ids: Any, lowest: int, highest: int) -> None:
-    """Refuse, as torch does on the host, what cannot be looked up: on a GPU it would end all work of this process."""
+    """Raise torch's error for codes out of range; on a GPU torch would abort all work of the process."""
     if isinstance(ids, Tensor) and ids.is_cuda and ids.dtype in WHOLE_NUMBERS and not is_batchedtensor(ids):
         if bool(((ids < lowest) | (ids > highest)).any()):
             raise IndexError("index out of range in self")

@@ -1,4 +1,4 @@
-"""The random numbers that a model draws itself with torch's functions, made keyed."""
+"""Random numbers that a model draws itself with torch's functions; they are replaced by keyed ones."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ DROP_PATH = re.compile("drop_?path|stochastic_?depth", re.IGNORECASE)
 
 
 def _numbers(mode: Mode, func: Any, like: Tensor, kind: str) -> Tensor:
-    """Keyed random numbers in the shape of `like`, in its type where that has fractions."""
+    """Keyed random numbers in the shape of `like`, and in its type if that is a floating one."""
     if like.is_complex():
         parts = torch.view_as_complex(_numbers(mode, func, torch.view_as_real(like), kind).contiguous())
-        return parts * 0.5**0.5 if kind == "normals" else parts  # of variance 1 together
+        return parts * 0.5**0.5 if kind == "normals" else parts  # so that the variance is 1
     like = like if like.is_floating_point() else torch.zeros(like.shape, device=like.device)
     name, rate = func.__name__.strip("_"), math.nan
-    if kind == "uniforms" and _drops_paths(mode):  # Hugging Face's DropPath makes its decision from them
+    if kind == "uniforms" and _drops_paths(mode):  # Hugging Face's DropPath compares them with a rate
         name, rate = STOCHASTIC_DEPTH, float(getattr(mode.module(), "drop_prob", math.nan))
     return mode.apply(StochasticCall(name, rate, True, tuple(like.shape), kind), like)
 
 
 def _made_of(kind: str) -> Handler:
-    """A function that makes a tensor of random numbers, as `torch.rand()`, from its sizes."""
+    """The handler of a function that makes random numbers of given sizes, such as `torch.rand()`."""
 
     def handler(mode: Mode, func: Any, *size: Any, out: Tensor | None = None, **kwargs: Any) -> Tensor:
         x = torch.zeros(*size, **kwargs)
@@ -42,7 +42,7 @@ def _made_of(kind: str) -> Handler:
 
 
 def _like(kind: str) -> Handler:
-    """A function that makes a tensor of random numbers, as `torch.rand_like()`, from another tensor."""
+    """The handler of a function that makes random numbers like a tensor, such as `torch.rand_like()`."""
 
     def handler(mode: Mode, func: Any, input: Tensor, **kwargs: Any) -> Tensor:
         return _numbers(mode, func, torch.zeros_like(input, **kwargs), kind)
@@ -51,10 +51,10 @@ def _like(kind: str) -> Handler:
 
 
 def _filled(kind: str, names: tuple[str, ...], usual: tuple[float, ...], make: Callable[..., Tensor]) -> Handler:
-    """A method that fills its tensor, as `Tensor.uniform_(from, to)`, with `make(numbers, *parameters)`."""
+    """The handler of a method that fills its tensor with `make(numbers, *parameters)`, such as `Tensor.uniform_()`."""
 
-    def handler(mode: Mode, func: Any, x: Tensor, *given: Any, **kwargs: Any) -> Tensor:
-        parameters = {**dict(zip(names, usual, strict=True)), **dict(zip(names, given, strict=False)), **kwargs}
+    def handler(mode: Mode, func: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        parameters = {**dict(zip(names, usual, strict=True)), **dict(zip(names, args, strict=False)), **kwargs}
         return written_mask(x, make(_numbers(mode, func, x, kind), *(parameters[name] for name in names)).to(x.dtype))
 
     return handler
@@ -63,10 +63,10 @@ def _filled(kind: str, names: tuple[str, ...], usual: tuple[float, ...], make: C
 def _normal(
     mode: Mode, func: Any, mean: Any = 0.0, std: Any = 1.0, size: Any = None, out: Tensor | None = None, **kwargs: Any
 ) -> Tensor:
-    """`torch.normal()`: of means and deviations, each a number or a tensor."""
-    tensors = [one for one in (mean, std) if isinstance(one, Tensor)]
+    """`torch.normal()`, of means and deviations that are numbers or tensors."""
+    tensors = [parameter for parameter in (mean, std) if isinstance(parameter, Tensor)]
     if tensors:
-        shape = torch.broadcast_shapes(*(one.shape for one in tensors))
+        shape = torch.broadcast_shapes(*(tensor.shape for tensor in tensors))
         like = torch.zeros_like(tensors[0].expand(shape))
     else:
         like = torch.zeros(size, **kwargs)
@@ -77,7 +77,7 @@ def _normal(
 def _bernoulli(mode: Mode, func: Any, x: Tensor, p: Any = None, out: Tensor | None = None, **kwargs: Any) -> Tensor:
     """`torch.bernoulli(probabilities)`, `Tensor.bernoulli(p)` and `Tensor.bernoulli_(p)`.
 
-    By the last torchvision and timm keep a block with probability p.
+    torchvision and timm use the last one, to keep a block with probability p.
     """
     in_place = func is Tensor.bernoulli_
     p = 0.5 if p is None and in_place else x if p is None else p
@@ -99,7 +99,7 @@ def _rrelu(
     training: bool = False,
     inplace: bool = False,
 ) -> Tensor:
-    """A rectifier whose slope below 0 is drawn when training."""
+    """A rectifier whose slope below 0 is drawn in training."""
     if not training:
         return func(input, lower, upper, training, inplace)
     slope = _numbers(mode, func, input, "uniforms") * (upper - lower) + lower
@@ -108,17 +108,17 @@ def _rrelu(
 
 
 def _by_torch(mode: Mode, func: Any, *args: Any, generator: torch.Generator | None = None, **kwargs: Any) -> Tensor:
-    """A function of random numbers that have no simple form, or come from the model's own generator: torch draws."""
-    given = kwargs if generator is None else {**kwargs, "generator": generator}
-    return mode.by_torch(func.__name__.strip("_"), lambda: func(*args, **given), generator)
+    """A function for which torch draws: its random numbers are not simple, or come from the model's generator."""
+    options = kwargs if generator is None else {**kwargs, "generator": generator}
+    return mode.by_torch(func.__name__.strip("_"), lambda: func(*args, **options), generator)
 
 
 def _keyed(handler: Handler) -> Handler:
-    """`handler` for calls that leave the generator to torch."""
+    """`handler` for calls without a generator; with a generator, torch draws."""
 
     def handled(mode: Mode, func: Any, *args: Any, generator: torch.Generator | None = None, **kwargs: Any) -> Any:
         if generator is None and mode.is_fixed():
-            with _disable_current_modes():  # nobody is to draw them otherwise
+            with _disable_current_modes():  # so that torch draws them
                 result = func(*args, **kwargs)
             mode.drew_fixed()
             return result
@@ -133,7 +133,7 @@ def _drops_paths(mode: Mode) -> bool:
     return DROP_PATH.search(type(mode.module()).__name__) is not None
 
 
-# Those of random numbers. What they give is keyed where a model is sampled; its ordinary prediction leaves them alone.
+# The handlers of random numbers. They are used while a model is sampled, and not in its ordinary prediction.
 RANDOM: dict[Any, Handler] = {
     torch.rand: _keyed(_made_of("uniforms")),
     torch.randn: _keyed(_made_of("normals")),

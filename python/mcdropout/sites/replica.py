@@ -1,4 +1,4 @@
-"""A replica of a torch model, which is sampled in its place.
+"""A replica of a torch model, which is sampled instead of the user's model.
 
 The replica shares the user's weights. Training flags, hooks and buffers of the user's model are never written.
 """
@@ -25,51 +25,53 @@ from .site import DROPPING, NUMBERED, T
 
 
 class CallNames(threading.local):
-    """Names each stochastic call of a pass by the module that makes it; every thread has passes of its own."""
+    """Names each stochastic call of a pass by the module that makes it; every thread has its own passes."""
 
     def __init__(self) -> None:
         self.path: list[tuple[str, nn.Module]] = []
         self.counts: Counter[str] = Counter()
 
     def start(self) -> None:
-        """A new pass begins."""
+        """Start a new pass."""
         self.path.clear()
         self.counts.clear()
 
     def next(self, numbers: bool = False) -> str:
-        """The name of the call being made now; calls for numbers, of which there may be any number, count apart."""
+        """The name of the current call. Calls for random numbers are counted separately from dropouts."""
         name = self.coming(numbers)
         self.counts[name.rsplit("[", 1)[0] + NUMBERED * numbers] += 1
         return name
 
     def coming(self, numbers: bool = False) -> str:
-        """The name that it will have."""
+        """The name that the next call will have."""
         path = self.path[-1][0] if self.path else ""
         return f"{path}[{NUMBERED * numbers}{self.counts[path + NUMBERED * numbers]}]"
 
 
 @dataclass
 class Replica:
-    """A stand-in for the user's model: the same weights, its own flags, buffers and hooks."""
+    """A copy of the user's model that shares its weights, with its own flags, buffers and hooks."""
 
     root: nn.Module
     calls: CallNames
     device: torch.device
     precision: str = "float32"
-    generators: list[tuple[torch.Generator, Tensor]] = field(default_factory=list)  # of the model's own, as first met
-    gradients: bool = False  # the model asks for gradients in its working
+    generators: list[tuple[torch.Generator, Tensor]] = field(
+        default_factory=list
+    )  # the model's generators, with their first state
+    gradients: bool = False  # the model needs gradients in its forward pass
     passed_over: frozenset[str] = frozenset()  # stochastic calls that are no sites
     fixed: frozenset[str] = frozenset()  # random numbers that the model fixes by a seed of torch's generator
 
     def run(self, inputs: Inputs) -> Any:
-        """What the model returns for these inputs."""
+        """The result of the model for these inputs."""
         return self.root(*inputs.args, **inputs.kwargs, **inputs.constants)
 
     @contextmanager
     def predicting(self) -> Iterator[None]:
-        """No gradients but where the model asks for some itself.
+        """Compute without gradients, unless the model needs them.
 
-        Inference mode would be no quicker, and neither lets the model turn gradients on nor counts writes in place.
+        Inference mode would not be faster. It does not allow gradients, and it does not count writes in place.
         """
         with (
             torch.inference_mode(False),
@@ -81,7 +83,7 @@ class Replica:
 
     @contextmanager
     def generators_kept(self) -> Iterator[None]:
-        """Behind the block generators of the model's own are as its probes met them."""
+        """After the block, the model's generators have the state that they had before its probes."""
         try:
             yield
         finally:
@@ -91,7 +93,7 @@ class Replica:
 
 
 def with_gradients_if_asked(replica: Replica, work: Callable[[], T]) -> T:
-    """What `work` makes with the replica; with gradients from now on if that fails for want of them."""
+    """The result of `work` with the replica; if it fails without gradients, they are computed from now on."""
     try:
         return work()
     except RuntimeError as error:
@@ -102,7 +104,7 @@ def with_gradients_if_asked(replica: Replica, work: Callable[[], T]) -> T:
 
 
 def replicate(model: nn.Module, device: torch.device, precision: str = "float32") -> Replica:
-    """A replica in eval mode on `device`: parameters shared (or copied to the device), buffers its own."""
+    """A replica in eval mode on `device`. Parameters are shared, or copied to the device; buffers are copied."""
     model = unwrapped(model)
     memo: dict[int, Any] = {}
     for tensor in model.parameters():
@@ -116,13 +118,13 @@ def replicate(model: nn.Module, device: torch.device, precision: str = "float32"
         for module in model.modules()
         if not isinstance(module, torch.jit.ScriptModule) and unwrapped(module) is module
     ]
-    memo |= {id(module): twin for module, twin in pairs}
+    memo |= {id(module): replica for module, replica in pairs}
     memo |= {id(module): memo[id(unwrapped(module))] for module in model.modules() if unwrapped(module) is not module}
-    for module, twin in pairs:
+    for module, replica in pairs:
         _check_graph(module)
-        twin.__dict__ = {name: _copied(_uncompiled(value), memo) for name, value in module.__dict__.items()}
-        twin.__dict__ |= {name: one.__get__(twin) for name, one in _compiled_methods(type(module)).items()}
-        twin.__dict__["_compiled_call_impl"] = None  # of `module.compile()`: it would run the user's module
+        replica.__dict__ = {name: _copied(_uncompiled(value), memo) for name, value in module.__dict__.items()}
+        replica.__dict__ |= {name: method.__get__(replica) for name, method in _compiled_methods(type(module)).items()}
+        replica.__dict__["_compiled_call_impl"] = None  # made by `module.compile()`; it would run the user's module
     calls = CallNames()
     root = memo[id(model)]
     for path, module in root.named_modules():
@@ -133,34 +135,34 @@ def replicate(model: nn.Module, device: torch.device, precision: str = "float32"
 
 
 def _bare(kind: Any) -> Any:
-    """An object without attributes; not by the class's own making, by which a graph would lose its code."""
+    """An object without attributes. The `__new__` of the class is avoided, because a graph would lose its code."""
     try:
         return object.__new__(kind)
-    except TypeError:  # it is a dict or the like too
+    except TypeError:  # the class is also a built-in type, such as dict
         return kind.__new__(kind)
 
 
 def _uncompiled(value: Any) -> Any:
-    """The function inside one of `torch.compile()`, which masks cannot reach; anything else as it is."""
+    """The original of a function that `torch.compile()` has compiled, since masks cannot reach compiled code."""
     isfunction = isinstance(value, (types.FunctionType, types.MethodType))
     return getattr(value, "_torchdynamo_orig_callable", value) if isfunction else value
 
 
 @cache
 def _compiled_methods(kind: type) -> dict[str, Any]:
-    """Methods of a class that `torch.compile()` decorates, by their names, as they were written."""
-    methods = {name: value for one in reversed(kind.__mro__) for name, value in vars(one).items()}
+    """The originals of the methods of a class that `torch.compile()` decorates, by their names."""
+    methods = {name: value for base in reversed(kind.__mro__) for name, value in vars(base).items()}
     return {name: _uncompiled(value) for name, value in methods.items() if _uncompiled(value) is not value}
 
 
 def _scripts(model: nn.Module) -> list[tuple[str, Any]]:
-    """The TorchScript modules, without those inside of others."""
-    found: list[tuple[str, Any]] = []
+    """The outermost TorchScript modules, with their paths."""
+    scripts: list[tuple[str, Any]] = []
     for path, module in model.named_modules():
-        inside = any(path.startswith(f"{outer}." if outer else "") for outer, _ in found)
-        if isinstance(module, torch.jit.ScriptModule) and not inside:
-            found.append((path, module))
-    return found
+        is_inside = any(path.startswith(f"{outer}." if outer else "") for outer, _ in scripts)
+        if isinstance(module, torch.jit.ScriptModule) and not is_inside:
+            scripts.append((path, module))
+    return scripts
 
 
 def _operations(block: Any) -> Iterator[str]:
@@ -172,20 +174,20 @@ def _operations(block: Any) -> Iterator[str]:
 
 
 def _script_without_dropout(path: str, script: Any, device: torch.device) -> Any:
-    """A copy of a TorchScript module that drops nothing; nothing can be done about one that does."""
-    graph = getattr(script, "inlined_graph", None)  # its text also names files, whose folders may be called anything
+    """A copy of a TorchScript module without dropout. Raises TypeError for one with dropout."""
+    graph = getattr(script, "inlined_graph", None)  # its text is not searched, because it has names of files too
     if graph is not None and any("dropout" in operation for operation in _operations(graph)):
         where = f"holds a TorchScript module at {path}" if path else "is a TorchScript module"
         raise TypeError(
             f"`model` {where}, whose dropout calls are compiled in and cannot be sampled; pass the original "
             "`torch.nn.Module`."
         )
-    with torch.no_grad():  # else the copies would have a history
+    with torch.no_grad():  # else the copies would belong to the graph of gradients
         return copy.deepcopy(script).to(device).eval()
 
 
 def _check_graph(module: nn.Module) -> None:
-    """A graph of `torch.fx` is as good as the modules it calls, unless it has fixed by itself what drops."""
+    """Raise TypeError for a graph of `torch.fx` in which the graph itself fixes what drops."""
     graph = getattr(module, "graph", None)
     nodes = [node for node in getattr(graph, "nodes", ()) if getattr(node, "op", "") == "call_function"]
     if any(isinstance(node.target, torch._ops.OpOverload) for node in nodes):
@@ -201,22 +203,22 @@ def _check_graph(module: nn.Module) -> None:
 
 
 def _fixed_as_off(node: Any) -> bool:
-    """Whether a call in a graph is a dropout that was told that the model is not training."""
+    """Whether a call in a graph is a dropout with `training=False`."""
     if not DROPPING.search(getattr(node.target, "__name__", "")):
         return False
-    given = {**dict(zip(("input", "p"), node.args, strict=False)), **node.kwargs}
-    rate = given.get("p", given.get("dropout_p", 0.5))
-    told = given.get("training", given.get("train", node.args[-1]))  # where not by its name, then at the end
-    return told is False and rate != 0
+    arguments = {**dict(zip(("input", "p"), node.args, strict=False)), **node.kwargs}
+    rate = arguments.get("p", arguments.get("dropout_p", 0.5))
+    training = arguments.get("training", arguments.get("train", node.args[-1]))  # the last argument if it has no name
+    return training is False and rate != 0
 
 
 def _copied(value: Any, memo: dict[int, Any]) -> Any:
-    """A copy of an attribute, its modules and tensors replaced by the replica's; shared where it cannot be copied."""
+    """A copy of an attribute with the modules and tensors of the replica; the attribute itself if copying fails."""
     if type(value) in (dict, OrderedDict) and not value:  # a module has a dozen of them, and `deepcopy` is slow
         return memo.setdefault(id(value), type(value)())
     try:
         return copy.deepcopy(value, memo)
-    except Exception:  # locks, open files, tensors with a history
+    except Exception:  # locks, open files, tensors that belong to a graph of gradients
         return value
 
 
@@ -232,7 +234,7 @@ def unwrapped(model: nn.Module) -> nn.Module:
 
 
 def _announce(module: nn.Module, path: str, calls: CallNames) -> None:
-    """Let the module say when it starts and ends, so that calls know whose they are."""
+    """Record when the module starts and ends, so that calls inside are named by it."""
 
     def enter(*_: object) -> None:
         calls.path.append((path, module))
@@ -245,25 +247,25 @@ def _announce(module: nn.Module, path: str, calls: CallNames) -> None:
 
 
 def _mixes(module: nn.Module) -> bool:
-    """Whether it is a batch norm that knows of no statistics but its batch's."""
+    """Whether a module is a batch norm without running statistics."""
     return isinstance(module, _BatchNorm) and module.running_mean is None
 
 
 @contextmanager
 def explained(replica: Replica, inputs: Inputs, why: str = "") -> Iterator[None]:
-    """What a model says of inputs that it does not take becomes one sentence."""
+    """Turn the error of a model for inputs that it does not take into one sentence."""
     try:
         yield
     except (RuntimeError, LookupError, AttributeError, TypeError, ValueError, AssertionError) as error:
         out_of_memory = isinstance(error, torch.OutOfMemoryError) or "allocate memory" in str(error)
-        if out_of_memory or str(error).startswith("`"):  # in words of ours
+        if out_of_memory or str(error).startswith("`"):  # an error of this package
             raise
         if type(error).__module__.startswith("torch._dynamo"):
             raise TypeError(
                 "`model` calls a function that `torch.compile()` has compiled, which cannot be sampled; let it call "
                 "the original function."
             ) from error
-        norms = [path for path, one in replica.root.named_modules() if _mixes(one)]
+        norms = [path for path, module in replica.root.named_modules() if _mixes(module)]
         if norms:
             why += f" (train the batch norm at {norms[0] or 'its root'} with `track_running_stats=True`)"
         n = f"{len(inputs)} inputs" if len(inputs) > 1 else "one input"
@@ -274,11 +276,11 @@ def explained(replica: Replica, inputs: Inputs, why: str = "") -> Iterator[None]
 
 
 def first_line(error: Exception) -> str:
-    """What an error says, in one line."""
+    """The type and the first line of an error."""
     return f"{type(error).__name__}, {(str(error).strip() or 'no words').splitlines()[0].rstrip('.')}"
 
 
 def raise_flags(replica: Replica, paths: list[str]) -> None:
-    """Put up the training flag of these modules."""
+    """Set the training flag of these modules."""
     for path in paths:
         replica.root.get_submodule(path).training = True

@@ -1,6 +1,6 @@
 """A site: one place in a model where randomness enters.
 
-A site is named by the path of the module that calls, and the number of that call in one pass: "features.3[0]". Its
+The name of a site is the path of the module that calls, and the number of the call in one pass: "features.3[0]". Its
 masks are keyed by its place among the sites, so renaming a module does not change them.
 """
 
@@ -30,60 +30,59 @@ class Site:
     rate: float
     kind: str  # see `operations.KINDS`
     shape: Shape  # of the mask for one input
-    x_shape: Shape  # of what is met, for one input
-    axis: int | None  # the axis that grows with the number of inputs; None where none does
+    x_shape: Shape  # of the tensor at the site, for one input
+    axis: int | None  # the axis that grows with the number of inputs; None if none does
     inputs_outermost: bool  # along that axis: all of input 1, all of input 2, ...; else 1 2 3 1 2 3 ...
     order: Shape  # axes from the outermost to the innermost in memory
     dtype: torch.dtype
-    place: int = 0  # which of the sites it is, in the order in which a pass meets them
+    place: int = 0  # its position among the sites, in the order of a pass
 
-    layer: Variational | None = None  # whose weights are drawn, of kind "weights"
+    layer: Variational | None = None  # the layer of the weights, for the kind "weights"
 
     @property
     def key(self) -> str:
-        """What its masks are keyed by.
+        """The key of its masks: its place.
 
-        Its place and not its name, so that two models with the same operations in the same order draw the same
-        masks, whoever named their parts.
+        A name would let two models with the same operations in the same order draw different masks.
         """
         return str(self.place)
 
     @property
     def n_elements(self) -> int:
-        """Decisions in the mask of one input."""
+        """The number of elements in the mask of one input."""
         return int(torch.Size(self.shape).numel())
 
     @property
     def channels_innermost(self) -> bool:
-        """Whether channels, axis 1, lie together in memory."""
+        """Whether the channels, axis 1, are innermost in memory."""
         n_axes = len(self.shape)
         return n_axes > 2 and self.order == (0, *range(2, n_axes), 1)
 
     @property
     def factor(self) -> float:
-        """What a decision to keep becomes."""
+        """The factor of a part that is kept."""
         if self.kind == "scale" and self.rate < 1:
             return 1 / (1 - self.rate)
         return 1.0
 
     def at_rate(self, rate: float) -> Site:
-        """With another rate, where torch scales what is kept: what the model itself makes of its decisions stays."""
+        """The site with another rate, if torch scales the kept parts; the model's own decisions keep their rate."""
         return replace(self, rate=rate) if self.kind in RATED_KINDS else self
 
 
 DROPPING = re.compile("dropout|drop_?path|stochastic_?depth|attention_forward", re.IGNORECASE)
 
-RATED_KINDS = ("scale", "alpha", "gaussian")  # of operations whose whole working follows from their rate
+RATED_KINDS = ("scale", "alpha", "gaussian")  # kinds that their rate describes completely
 
-NORMAL_KINDS = ("gaussian", "noise", "normals")  # made of normal numbers, not of decisions
+NORMAL_KINDS = ("gaussian", "noise", "normals")  # kinds of normal numbers
 
 NUMBERED = "numbers "
 
-REST = "[...]"  # the site of calls that not every pass makes, as where a model draws until a number suits it
+REST = "[...]"  # the site of calls that not every pass makes, as in a model that draws until a number fits
 
 
 class DropCall(Protocol):
-    """A call that drops or draws, of whatever library."""
+    """A call that drops or draws, of any library."""
 
     @property
     def drop(self) -> StochasticCall: ...
@@ -91,38 +90,38 @@ class DropCall(Protocol):
 
 @dataclass(frozen=True)
 class Call:
-    """One stochastic call as a probe sees it."""
+    """One stochastic call as a probe records it."""
 
     name: str
     drop: StochasticCall
     x: Tensor
     order: Shape
-    own: Tensor | None = None  # state of the model's own generator, where it draws from one
-    mapped: int | None = None  # how many slices `torch.func.vmap` maps it over, each with randomness of its own
+    own: Tensor | None = None  # state of the model's generator, if the call draws from one
+    mapped: int | None = None  # number of slices over which `torch.func.vmap` maps it, each with its own randomness
 
 
-def tensors_in(given: Any) -> list[Tensor]:
-    """A tensor, or those of a tuple, list or mapping, however deep."""
-    if isinstance(given, Tensor):
-        return [given]
-    parts = given.values() if isinstance(given, dict) else given if isinstance(given, (tuple, list)) else ()
-    return [one for part in parts for one in tensors_in(part)]
+def tensors_in(value: Any) -> list[Tensor]:
+    """A tensor, or all tensors in a tuple, list or mapping, at any depth."""
+    if isinstance(value, Tensor):
+        return [value]
+    parts = value.values() if isinstance(value, dict) else value if isinstance(value, (tuple, list)) else ()
+    return [tensor for part in parts for tensor in tensors_in(part)]
 
 
-def mask_numbers(made: Tensor, site: Site) -> Tensor:
-    """The 0 or 1 of each decision, or each normal number, as the number that the site applies."""
-    made = made.to(site.dtype)
+def mask_numbers(numbers: Tensor, site: Site) -> Tensor:
+    """The numbers that the site applies, from decisions (0 or 1) or from random numbers."""
+    numbers = numbers.to(site.dtype)
     if site.kind in NUMBERS:
-        return made
+        return numbers
     if site.kind == "gaussian":
-        return made.mul_((site.rate / (1 - site.rate)) ** 0.5).add_(1)  # as much spread as dropout at this rate has
-    return made.mul_(site.rate if site.kind == "noise" else site.factor)
+        return numbers.mul_((site.rate / (1 - site.rate)) ** 0.5).add_(1)  # the variance of dropout at this rate
+    return numbers.mul_(site.rate if site.kind == "noise" else site.factor)
 
 
 def dropped(x: Tensor, mask: Tensor, site: Site, n_inputs: int) -> Tensor:
     """`x` under its mask: a factor for dropout, 0 or 1 for alpha dropout, the result itself otherwise.
 
-    A mask made for one input meets an axis of n_inputs * k entries as k entries repeated for each input.
+    The k entries of a mask for one input are repeated for each input along an axis of n_inputs * k entries.
     """
     if site.kind == "weights":
         return mask
@@ -137,7 +136,7 @@ def dropped(x: Tensor, mask: Tensor, site: Site, n_inputs: int) -> Tensor:
 
 
 def applied(x: Tensor, mask: Tensor, site: Site) -> Tensor:
-    """`x` under a mask that broadcasts to it."""
+    """`x` under a mask that broadcasts to its shape."""
     if site.kind == "scale":
         return x * mask
     if site.kind == "alpha":
@@ -148,7 +147,7 @@ def applied(x: Tensor, mask: Tensor, site: Site) -> Tensor:
 
 
 def is_random(drop: StochasticCall) -> bool:
-    """Whether the model draws random numbers itself: what it makes of them is not known."""
+    """Whether the call gives the model random numbers, whose use is not known."""
     return drop.kind in (*NUMBERS, "generator") or (drop.kind == "keep" and drop.operation != STOCHASTIC_DEPTH)
 
 
@@ -158,12 +157,12 @@ def owner_of(name: str) -> str:
 
 
 def where_of(name: str, drop: StochasticCall) -> str:
-    """What a call is, and whose."""
+    """The operation of a call and the module that makes it, as in "multinomial in head"."""
     return f"{drop.operation} in {owner_of(name) or 'itself'}"
 
 
 def at_rate(sites: dict[str, Site], rate: float) -> dict[str, Site]:
-    """The sites at another rate, as far as they can be."""
+    """The sites at another rate. Raises NoStochasticSites if no site can have another rate."""
     changed = {name: site.at_rate(rate) for name, site in sites.items()}
     if all(site is sites[name] for name, site in changed.items()):
         operations = ", ".join(dict.fromkeys(site.operation for site in sites.values()))

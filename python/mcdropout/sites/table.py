@@ -1,4 +1,4 @@
-"""The table of sites, and the sentences on what a model draws that cannot be keyed."""
+"""The table of sites, and the warnings about a model's randomness."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from .probe import Probe
 from .site import RATED_KINDS, Site
 
 
-def sites_table(found: Probe) -> pd.DataFrame:
-    """One row per site: where, what, at which rate, the mask of one input."""
-    sites = [site for site in found.sites.values() if site.kind != "start"]
+def sites_table(probe: Probe) -> pd.DataFrame:
+    """One row per site: its name, operation, rate, and the shape of the mask of one input."""
+    sites = [site for site in probe.sites.values() if site.kind != "start"]
     return pd.DataFrame(
         {
             "site": [site.name for site in sites],
@@ -22,35 +22,35 @@ def sites_table(found: Probe) -> pd.DataFrame:
 
 
 def _shape_text(site: Site) -> str:
-    """The mask of one input, without the axis that counts the inputs."""
-    kept = [size for axis, size in enumerate(site.shape) if axis != site.axis or size > 1]
-    return " x ".join(str(size) for size in kept) or "1"
+    """The shape of the mask of one input, without the axis of the inputs."""
+    sizes = [size for axis, size in enumerate(site.shape) if axis != site.axis or size > 1]
+    return " x ".join(str(size) for size in sizes) or "1"
 
 
-def caveats_on(found: Probe) -> list[str]:
-    """What the spread of the draws leaves out, and what else it depends on, one sentence each."""
+def caveats_on(probe: Probe) -> list[str]:
+    """Sentences on randomness that the spread leaves out, and on what else the draws depend on."""
     caveats = []
-    if found.own_randomness:
+    if probe.own_randomness:
         caveats.append(
             "`model` draws random numbers of its own besides dropout that cannot be keyed by input, by "
-            f"{', '.join(found.own_randomness)}; they depend on `batch_size` too."
+            f"{', '.join(probe.own_randomness)}; they depend on `batch_size` too."
         )
-    if found.training_randomness:
+    if probe.training_randomness:
         caveats.append(
             "`model` draws random numbers of its own when training, besides dropout, by "
-            f"{', '.join(found.training_randomness)}; they are left out."
+            f"{', '.join(probe.training_randomness)}; they are left out."
         )
-    if found.training_noise:
+    if probe.training_noise:
         caveats.append(
-            f"`model` draws normal numbers when training, by {', '.join(found.training_noise)}; they are left out "
+            f"`model` draws normal numbers when training, by {', '.join(probe.training_noise)}; they are left out "
             "unless `gaussian_noise` is true."
         )
-    if found.mixes_inputs:
+    if probe.mixes_inputs:
         caveats.append(
             "`model` gives an input other numbers when other inputs come with it, so results depend on `batch_size`; "
             "leave out what looks at the whole batch."
         )
-    if found.keeps_state:
+    if probe.keeps_state:
         caveats.append(
             "`model` keeps something of one batch for the next, so results depend on `batch_size`; let its `forward` "
             "start anew each time."
@@ -58,19 +58,19 @@ def caveats_on(found: Probe) -> list[str]:
     return caveats
 
 
-LOWEST, HIGHEST = 0.1, 0.7  # rates of a classifier outside of which its spread says little
+LOWEST, HIGHEST = 0.1, 0.7  # outside these rates the spread of a classifier says little
 
 
-def advice_on(found: Probe, classifier: bool) -> list[str]:
-    """What is likely to make the spread of the draws say little, one sentence each."""
+def advice_on(probe: Probe, classifier: bool) -> list[str]:
+    """Sentences on properties of the model that are likely to make the spread of the draws say little."""
     advice = []
-    before, after = found.layers
+    before, after = probe.layers
     if before > 1 and after <= 1:
         advice.append(
             "`model` has dropout before its last layer alone, so the draws differ in that layer only and uncertainty "
             "about all before it goes unseen; add dropout after the other layers and train again."
         )
-    sites = [site for site in found.sites.values() if site.kind in RATED_KINDS and classifier]
+    sites = [site for site in probe.sites.values() if site.kind in RATED_KINDS and classifier]
     for bad, words in (
         (
             [site for site in sites if site.rate < LOWEST],

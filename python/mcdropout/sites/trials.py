@@ -18,10 +18,10 @@ from torch.nn.modules.batchnorm import _NormBase
 
 from ..compute.streams import generators_watched, seeded_generators
 from ..data.inputs import Inputs
-from .axes import mapped_apart
+from .axes import n_slices_with_own_randomness
 from .calls import NUMBERS, Shape, StochasticCall
 from .comparison import alike
-from .interception import KEYED, StochasticMode, kept_whole
+from .interception import KEYED, StochasticMode, without_dropout
 from .operations import drops
 from .replica import Replica, explained, replicate, with_gradients_if_asked
 from .site import Call, DropCall, is_random, owner_of, tensors_in
@@ -31,10 +31,10 @@ LAYERS = {F.linear, F.conv1d, F.conv2d, F.conv3d}
 
 @dataclass(frozen=True)
 class Trial:
-    """What stands for a model's own random numbers in a probe.
+    """The values that replace a model's random numbers in a probe.
 
-    They are drawn by `seed` and the name of the call, the same for an input whatever comes behind it; or they are all
-    as low or as high as can be, and decisions all 0 or all 1.
+    They are drawn from `seed` and the name of the call, the same for an input whatever inputs follow. With `high` they
+    are all as low or as high as possible, and with `keeps` all decisions are 0 or 1.
     """
 
     seed: int = 0
@@ -49,24 +49,23 @@ class Trial:
             extremes = (0.0, 1 - 2**-8) if drop.kind != "normals" else (-1.0, 1.0)
             return torch.full(shape, extremes[self.high], dtype=torch.float64)
         seed = zlib.crc32(f"{self.seed} {name}".encode())
-        drawn = torch.from_numpy(np.random.default_rng(seed).random(int(torch.Size(shape).numel()))).view(shape)
+        uniforms = torch.from_numpy(np.random.default_rng(seed).random(int(torch.Size(shape).numel()))).view(shape)
         if drop.kind == "keep":
-            return (drawn >= drop.rate).double()
-        return torch.special.ndtri(drawn.clamp(1e-9, 1 - 1e-9)) if drop.kind == "normals" else drawn
+            return (uniforms >= drop.rate).double()
+        return torch.special.ndtri(uniforms.clamp(1e-9, 1 - 1e-9)) if drop.kind == "normals" else uniforms
 
 
 USUAL = Trial()
 
 OTHERS = Trial(1), Trial(2), *(Trial(high=high, keeps=keeps) for high in (False, True) for keeps in (0.0, 1.0))
 
-MOST_NUMBERS = 1000  # calls that make them in a pass: a loop that waits for another number would not end
+MOST_NUMBERS = 1000  # calls for random numbers in a pass; a loop that waits for another number would not end
 
 
 class ProbeMode(StochasticMode):
-    """Notes the stochastic calls, what uses their results, and the sizes of all results; drops nothing.
+    """Records the stochastic calls, the uses of their results, and the sizes of all results; drops nothing.
 
-    `originals`: ids of the user's own weights, which a replica has no business with. `trial` stands for each random
-    number.
+    originals: ids of the weights of the user's model, which a replica must not use. trial: replaces random numbers.
     """
 
     handlers = KEYED
@@ -75,25 +74,25 @@ class ProbeMode(StochasticMode):
         super().__init__(replica)
         self.originals, self.trial = originals or set(), trial
         self.started_from, self.fixed = torch.get_rng_state(), set[str]()
-        self.drawn_to: Tensor | None = None  # where numbers that a seed fixes have left torch's generator
+        self.drawn_to: Tensor | None = None  # the state of torch's generator after numbers that a seed fixes
         self.found: dict[str, Call] = {}
-        self.results: dict[int, tuple[str, Tensor]] = {}  # of dropouts and counted calls, by their identity
-        self.uses: dict[str, list[Any]] = {}  # what takes the result of each: a function, or a dropout's name
-        self.bytes: dict[str, int] = {}  # of each such result; under "" the largest of the others after the first site
+        self.results: dict[int, tuple[str, Tensor]] = {}  # of dropouts and fusable calls, by identity
+        self.uses: dict[str, list[Any]] = {}  # the functions, or names of dropouts, that use each of these results
+        self.bytes: dict[str, int] = {}  # of each of these results; "" is the largest other one after the first site
         self.layers = [0, 0]  # linear layers and convolutions before the first call that drops, and after it
         self.dropped = False
         self.prefix_bytes = 0  # of the largest result before the first site
 
     def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
-        if self.originals and any(id(one) in self.originals for one in args):
+        if self.originals and any(id(argument) in self.originals for argument in args):
             raise TypeError(
                 "`model` reaches its weights past its modules (through a function that holds on to the model or to one "
                 "of them), so it cannot be sampled without changing it; make that function a method of a module."
             )
         counted = self.counted_name(func)
         if self.results and not drops(func):
-            for one in tensors_in((args, kwargs or {})):
-                self._note_use(one, counted or func)
+            for tensor in tensors_in((args, kwargs or {})):
+                self._note_use(tensor, counted or func)
         if func in LAYERS:
             self.layers[self.dropped] += 1
         result = super().__torch_function__(func, types, args, kwargs)
@@ -129,7 +128,7 @@ class ProbeMode(StochasticMode):
     def apply(self, drop: StochasticCall, x: Tensor) -> Tensor:
         name = self.calls.next(is_random(drop))
         order = tuple(sorted(range(x.ndim), key=lambda axis: -x.stride(axis)))
-        self.found[name] = Call(name, drop, x, order, mapped=mapped_apart())
+        self.found[name] = Call(name, drop, x, order, mapped=n_slices_with_own_randomness())
         self.dropped = self.dropped or drop.samples
         self._note_use(x, name)
         if drop.kind == "weights":
@@ -139,7 +138,7 @@ class ProbeMode(StochasticMode):
                 raise RuntimeError("there is no end of random numbers")
             result = self.trial.numbers(name, drop, tuple(x.shape)).to(x)
         else:
-            result = kept_whole(drop, x.view_as(x))
+            result = without_dropout(drop, x.view_as(x))
         self._note_result(name, result)
         return result
 
@@ -157,9 +156,9 @@ class ProbeMode(StochasticMode):
 
 
 def without_effect(found: Mapping[str, DropCall], output: Any, run: Callable[[Trial], Any]) -> set[str]:
-    """The calls that make random numbers, if the output is the same whatever these are.
+    """The calls for random numbers, if the output does not depend on the numbers; else none.
 
-    Some models draw a number in each pass and look at it only when training, or never at a rate of 0.
+    Some models draw a number in each pass and use it only in training, or not at a rate of 0.
     """
     names = {name for name, call in found.items() if call.drop.kind in NUMBERS}
     if not names:
@@ -177,7 +176,7 @@ def probe_calls(
     def work() -> tuple[ProbeMode, Any]:
         mode = ProbeMode(replica, originals, trial)
         with replica.predicting(), mode, warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of so few inputs; what is true of the user's comes when they are drawn
+            warnings.simplefilter("ignore")  # they are about few inputs; others come again when inputs are sampled
             return mode, replica.run(inputs.clone())
 
     with explained(replica, inputs, ", as one to three are tried"):
@@ -185,22 +184,22 @@ def probe_calls(
 
 
 def noised_calls(replica: Replica, head: Callable[[int], Inputs]) -> tuple[dict[str, Call], dict[str, Call]]:
-    """The calls on one and on three inputs that differ for sure, since the same noise is added to those of both."""
-    found = []
+    """The calls on one and on three inputs, with noise added that makes all inputs different."""
+    calls = []
     for n_inputs in (1, 3):
         generator = torch.Generator().manual_seed(0)
-        found.append(probe_calls(replica, head(n_inputs).noised(generator))[0].found)
-    return found[0], found[1]
+        calls.append(probe_calls(replica, head(n_inputs).noised(generator))[0].found)
+    return calls[0], calls[1]
 
 
 def calls_in_training(
     model: nn.Module, device: torch.device, inputs: Inputs
 ) -> tuple[dict[str, Call], tuple[str, ...]]:
-    """The stochastic calls with every training flag up but those of layers that keep statistics; {} if that fails.
+    """The stochastic calls in training, and the generators other than torch's from which the model draws then.
 
-    Also which generators besides torch's the model then draws from.
+    All training flags are set, except those of layers that keep statistics. No calls if such a pass fails.
     """
-    replica = replicate(model, device)  # a replica of its own: a training pass may change buffers
+    replica = replicate(model, device)  # a separate replica, because a pass in training may change buffers
     for module in replica.root.modules():
         module.training = not isinstance(module, _NormBase) and "running_mean" not in module._buffers
 
@@ -215,7 +214,7 @@ def calls_in_training(
 
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            with suppress(Exception):  # some models want targets when training: then eval is all there is to see
+            with suppress(Exception):  # some models need targets in training; then only prediction shows calls
                 output = with_gradients_if_asked(replica, work)
                 return mode, output
         return mode, None
@@ -233,9 +232,10 @@ def owners_to_raise(
     idle: set[str],
     in_training: Mapping[str, DropCall],
 ) -> tuple[list[str], list[str]]:
-    """Paths of the modules whose dropping only training shows; then those that do nothing where nothing is dropped.
+    """Paths of the modules whose stochastic calls only training shows, and those of them that only drop.
 
-    hidden: calls in training that are to be sampled. plain: those in prediction. idle: of these, without effect.
+    hidden: calls in training that are to be sampled. plain: calls in prediction. idle: calls in prediction without
+    effect.
     """
     seen = {name for name, call in plain.items() if call.drop.samples and name not in idle}
     active = {name: call.drop for name, call in hidden.items() if call.drop.active and call.drop.samples}

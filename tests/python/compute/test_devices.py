@@ -7,6 +7,7 @@ import threading
 import warnings
 from contextlib import nullcontext
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -57,8 +58,8 @@ def x():
     return numbers(N, 2, 8, 8)
 
 
-def predict(model, x, **options):
-    settings = {"outputs": "logits", "seed": 3, "progress": False} | options
+def predict(model, x, **options: Any) -> Any:
+    settings: dict[str, Any] = {"outputs": "logits", "seed": 3, "progress": False} | options
     return mcd.mc_predict(model, x, DRAWS, **settings)
 
 
@@ -451,7 +452,8 @@ def test_passes_and_masks_lie_on_the_device(masks, make):
     x = numbers(3, 2, 8, 8)[:, 0] if isinstance(model, nn.TransformerEncoderLayer) else numbers(3, 2, 8, 8)
     network = network_of(model, ModelOptions("values", device="cpu"))
     request = SamplingOptions.checked(DRAWS, 128, 0.95, masks, None, True, 1, 3)
-    network.outputs.check = lambda *_: None
+    outputs: Any = network.outputs
+    outputs.check = lambda *_: None
     passes = sampler_for(network, network.source(x), request, SiteOptions(True, False)).first.passes
     passes.device = meta
     sites = {name: site for name, site in passes.probe.sites.items() if site.rate != 0.3}  # its ties ask for numbers
@@ -642,7 +644,7 @@ def test_networks_of_many_convolutions_keep_their_engine_on_a_gpu(torchvision, n
     if name == "resnet18":
         model.fc = nn.Sequential(nn.Dropout(0.3), model.fc)
     x = torch.rand(5, 3, 64, 64)
-    found = mcd.mc_predict(model.eval(), x, 4, outputs="values", device="cuda", seed=1, progress=False)
+    found: Any = mcd.mc_predict(model.eval(), x, 4, outputs="values", device="cuda", seed=1, progress=False)
     assert found.engine == "folded", found.engine_reason
-    cpu = mcd.mc_predict(model, x, 4, outputs="values", device="cpu", seed=1, progress=False)
+    cpu: Any = mcd.mc_predict(model, x, 4, outputs="values", device="cpu", seed=1, progress=False)
     np.testing.assert_allclose(found.samples, cpu.samples, atol=2e-2 * np.abs(cpu.samples).max())  # TF32

@@ -7,6 +7,7 @@ import sys
 import threading
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -194,7 +195,7 @@ class Meeting(nn.Module):
         return self.drop(h + torch.randn_like(h)) if self.noise else self.drop(h)
 
 
-def predict(model, x=X, **more):
+def predict(model, x: Any = X, **more: Any) -> Any:
     return mcd.mc_predict(model, x, **({"n_samples": DRAWS, "outputs": "values", "seed": 3, "progress": False} | more))
 
 
@@ -217,7 +218,7 @@ def test_a_model_with_noise_of_its_own_and_a_thread_that_draws_do_not_disturb_ea
 def test_a_custom_posterior_and_a_thread_that_draws_do_not_disturb_each_other(drawer):
     def posterior(meet):
         class Met(torch.distributions.Laplace):
-            def rsample(self, *shape):
+            def rsample(self, *shape):  # pyright: ignore[reportIncompatibleMethodOverride]
                 meet()
                 return super().rsample(*shape)
 

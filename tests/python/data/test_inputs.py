@@ -3,6 +3,7 @@
 import re
 import warnings
 from collections import OrderedDict
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -37,7 +38,7 @@ def numbers(*shape, seed=0):
     return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
 
 
-def predict(model, x, n_samples=DRAWS, **options):
+def predict(model, x, n_samples=DRAWS, **options: Any) -> Any:
     return mcd.mc_predict(model, x, n_samples, **({"outputs": "logits", "seed": 3, "progress": False} | options))
 
 
@@ -125,7 +126,8 @@ def test_batches_by_keyword_leave_the_targets_aside(x, usual):
 
 
 def test_a_loader_that_shuffles_is_refused(x):
-    loader = DataLoader(torch.from_numpy(x), shuffle=True)
+    data: Any = torch.from_numpy(x)
+    loader = DataLoader(data, shuffle=True)
     with pytest.raises(ValueError, match="a DataLoader that shuffles, so results could not be matched to inputs"):
         predict(Net(), loader)
 
@@ -349,7 +351,8 @@ def test_floating_numbers_are_settled_without_a_pass(x, monkeypatch):
     passes, tried = [], torch_model.TorchModel._failure
     monkeypatch.setattr(torch_model.TorchModel, "_failure", lambda *given: passes.append(given) or tried(*given))
     asked = mcd.mc_sampler(Net(), x, DRAWS, outputs="logits", seed=3)
-    asked(x), asked(x[:2])
+    asked(x)
+    asked(x[:2])
     assert not passes
     predict(Net(), as_stream((bool, bool, float, bool), x > 0))
     assert len(passes) == 4  # three ways for truth values, one for floating numbers that are whole
@@ -437,7 +440,7 @@ def test_batches_of_three_parts_are_refused(x):
 )
 def test_batches_give_all_inputs(x, batch):
     left, right = torch.from_numpy(x), torch.from_numpy(x + 1)
-    parts = zip(left.split(4), right.split(4), strict=True)
+    parts: Any = zip(left.split(4), right.split(4), strict=True)
     assert_same(predict(Pair(), (batch(*pair) for pair in parts)), predict(Pair(), (x, x + 1)))
 
 
@@ -469,7 +472,7 @@ def test_a_misspelt_key_is_refused(x):
 
 def test_a_pair_that_is_one_input_of_two_is_refused(x):
     class Both(Pair):
-        def forward(self, left, right):
+        def forward(self, left, right):  # pyright: ignore[reportIncompatibleMethodOverride]
             return super().forward(left, right)
 
     loader = DataLoader(TensorDataset(torch.from_numpy(x), torch.from_numpy(x)), batch_size=4)
@@ -546,7 +549,7 @@ def test_batches_by_a_sampler_of_the_users_own_are_counted():
 
 
 def test_items_that_are_batches_may_have_any_length(x):
-    parts = [torch.from_numpy(x[:7]), torch.from_numpy(x[7:])]
+    parts: Any = [torch.from_numpy(x[:7]), torch.from_numpy(x[7:])]
     assert_same(predict(Net(), DataLoader(parts, batch_size=None)), predict(Net(), x))
     with pytest.raises(ValueError, match="set `batch_size` of a DataLoader whose items are batches to none"):
         predict(Net(), DataLoader(parts, batch_size=1, collate_fn=lambda some: some[0]))
@@ -649,13 +652,13 @@ def test_constants_are_passed_on_whatever_the_number_of_inputs(wrap, n):
     """Also where there are as many inputs as nodes: constants are never cut."""
     x, neighbours = numbers(n, STEPS, 3), np.abs(numbers(STEPS, STEPS, seed=2))
     model = made(Graph)
-    more = {"constants": {"neighbours": wrap(neighbours), "scale": 2.0, "deep": True}}
+    more: dict[str, Any] = {"constants": {"neighbours": wrap(neighbours), "scale": 2.0, "deep": True}}
     usual = predict(model, 2 * (neighbours @ x))
     assert_same(predict(model, x, **more), usual)
     assert_same(predict(model, x, masks="shared", batch_size=3, **more), usual)
     sampler = mcd.mc_sampler(model, x[:2], DRAWS, outputs="logits", seed=3, **more)
     np.testing.assert_allclose(sampler(x).mean, usual.mean, atol=1e-6)
-    same = {"outputs": "logits", "seed": 3, "progress": False}
+    same: dict[str, Any] = {"outputs": "logits", "seed": 3, "progress": False}
     y = np.arange(n) % 2
     rates = mcd.mc_compare_rates(model, x, y, [0.3], DRAWS, **same, **more)
     pd.testing.assert_frame_equal(rates, mcd.mc_compare_rates(model, 2 * (neighbours @ x), y, [0.3], DRAWS, **same))
@@ -773,7 +776,7 @@ class Batch(nn.Module):
 @pytest.mark.parametrize("masks", ["shared", "per_input"])
 def test_a_mapping_may_be_one_argument(masks):
     class Apart(Batch):
-        def forward(self, ids, mask):
+        def forward(self, ids, mask):  # pyright: ignore[reportIncompatibleMethodOverride]
             return super().forward({"ids": ids, "mask": mask})
 
     ids, mask = np.arange(N * STEPS).reshape(N, STEPS) % 9, np.arange(N * STEPS).reshape(N, STEPS) % 3 > 0
@@ -1044,6 +1047,6 @@ def test_truths_are_matched_to_labels_by_name(x):
     prediction = mcd.mc_predict(net, x, DRAWS, seed=3, progress=False)
     scores = [mcd.mc_scores(prediction, y).accuracy for y in held]
     assert set(scores) == {float((prediction.predicted == names).mean())}
-    learnt = [mcd.mc_fit(mcd.mc_mlp(3, ANIMALS), x, y, epochs=2, seed=1, progress=False) for y in held]
+    learnt: list[Any] = [mcd.mc_fit(mcd.mc_mlp(3, ANIMALS), x, y, epochs=2, seed=1, progress=False) for y in held]
     for one in learnt[1:]:
         assert torch.equal(one.layers.output.weight, learnt[0].layers.output.weight)

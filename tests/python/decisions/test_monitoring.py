@@ -6,6 +6,7 @@ import itertools
 import json
 import math
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -81,7 +82,7 @@ def test_ranks_are_uniform_and_independent_while_nothing_changes(uncertainties, 
     ranks = np.empty((repetitions, n_values))
     for seed in range(repetitions):
         rng = np.random.default_rng(seed)
-        monitor = mc_monitor(uncertainties(np.round(normal(rng, n_reference), digits)), seed=seed)
+        monitor: Any = mc_monitor(uncertainties(np.round(normal(rng, n_reference), digits)), seed=seed)
         ranks[seed] = monitor._ranks(np.round(normal(rng, n_values), digits))[0]
     for place in range(n_values):  # one in 10,000 of such p-values is smaller; there are 12
         assert stats.kstest(ranks[:, place], "uniform").pvalue > 1e-4
@@ -118,7 +119,7 @@ def ranks_of(reference, values, seed):
 def test_the_evidence_is_that_of_every_start_and_bet_however_the_inputs_are_cut(uncertainties, cuts):
     rng = np.random.default_rng(1)
     reference, values = normal(rng, 50), np.round(normal(rng, 60, shift=0.5), 1)
-    monitor = mc_monitor(uncertainties(reference), seed=4)
+    monitor: Any = mc_monitor(uncertainties(reference), seed=4)
     for part in np.split(values, np.cumsum(cuts)[:-1]):
         monitor.update(uncertainties(part))
     wanted = naive_evidence(ranks_of(reference, values, 4))
@@ -129,7 +130,7 @@ def test_the_start_that_did_best_is_that_of_a_loop(uncertainties):
     rng = np.random.default_rng(2)
     reference = normal(rng, 300)
     values = np.concatenate([normal(rng, 80), normal(rng, 40, shift=1.5)])
-    monitor = mc_monitor(uncertainties(reference), seed=4, false_alarm_rate=0.001)
+    monitor: Any = mc_monitor(uncertainties(reference), seed=4, false_alarm_rate=0.001)
     for part in np.split(values, 6):
         monitor.update(uncertainties(part))
     p = ranks_of(reference, values, 4)
@@ -163,7 +164,7 @@ def test_a_batch_by_itself_is_compared_as_scipy_and_a_loop_do(uncertainties):
     reference, batch = np.round(normal(rng, 200), 1), np.round(normal(rng, 70, shift=0.3), 1)
     row = mc_monitor(uncertainties(reference), n_bins=5).update(uncertainties(batch)).batches.iloc[0]
     test = stats.ks_2samp(reference, batch, method="asymp")
-    assert (row["ks"], row["ks_p_value"]) == (test.statistic, test.pvalue)
+    assert (row["ks"], row["ks_p_value"]) == tuple(test)
     edges = [-math.inf, *(np.sort(reference)[[39, 79, 119, 159]]), math.inf]
     index = 0.0
     for low, high in itertools.pairwise(edges):
@@ -177,7 +178,7 @@ def test_a_batch_by_itself_is_compared_as_scipy_and_a_loop_do(uncertainties):
 
 def test_the_limit_of_the_stability_index_is_passed_once_in_twenty_times(uncertainties):
     rng = np.random.default_rng(4)
-    monitor = mc_monitor(uncertainties(normal(rng, 1000)))
+    monitor: Any = mc_monitor(uncertainties(normal(rng, 1000)))
     above, repetitions = 0, 1000
     limit = monitor.update(uncertainties(normal(rng, 500))).batches["psi_limit"][0]
     for _ in range(repetitions):
@@ -189,7 +190,7 @@ def test_the_limit_of_the_stability_index_is_passed_once_in_twenty_times(uncerta
 
 
 def test_a_constant_measure_is_no_drift(uncertainties):
-    monitor = mc_monitor(uncertainties(np.ones(30)))
+    monitor: Any = mc_monitor(uncertainties(np.ones(30)))
     for _ in range(5):
         monitor.update(uncertainties(np.ones(100)))
     assert not monitor.drift
@@ -204,7 +205,9 @@ def test_a_constant_measure_is_no_drift(uncertainties):
 
 def simulated(uncertainties, seed, n_reference, n_before, n_after, shift, rate, scale=1.0, digits=6):
     rng = np.random.default_rng(seed)
-    monitor = mc_monitor(uncertainties(np.round(normal(rng, n_reference), digits)), false_alarm_rate=rate, seed=seed)
+    monitor: Any = mc_monitor(
+        uncertainties(np.round(normal(rng, n_reference), digits)), false_alarm_rate=rate, seed=seed
+    )
     values = np.concatenate([normal(rng, n_before), normal(rng, n_after, shift, scale)])
     return monitor.update(uncertainties(np.round(values, digits)))
 
@@ -293,7 +296,7 @@ def test_real_images_that_change_are_noticed(images, measure):
     same = mc_monitor(reference, measure=measure).update(today["as before"])
     assert not same.drift
     for name in SEEN[measure]:
-        monitor = mc_monitor(reference, measure=measure)
+        monitor: Any = mc_monitor(reference, measure=measure)
         monitor.update(today["as before"][:half], name="yesterday")
         monitor.update(today[name][half:], name=name)
         delay = None if monitor.alarm_input is None else monitor.alarm_input - half
@@ -309,7 +312,7 @@ def test_real_images_that_change_are_noticed(images, measure):
 @pytest.mark.parametrize("measure", CLASS_MEASURES)
 def test_any_measure_of_classes(example_classes, measure):
     prediction, _ = example_classes(200, n_labels=3)
-    monitor = mc_monitor(prediction[:80], measure=measure).update(prediction[80:])
+    monitor: Any = mc_monitor(prediction[:80], measure=measure).update(prediction[80:])
     np.testing.assert_array_equal(monitor.reference, np.sort(measured(prediction[:80], measure)))
     assert monitor.batches["mean"][0] == pytest.approx(measured(prediction[80:], measure).mean(), rel=1e-12)
 
@@ -317,7 +320,7 @@ def test_any_measure_of_classes(example_classes, measure):
 @pytest.mark.parametrize("measure", VALUE_MEASURES)
 def test_any_measure_of_values(example_values, measure):
     prediction, _ = example_values(100)
-    monitor = mc_monitor(prediction[:60], measure=measure).update(prediction[60:])
+    monitor: Any = mc_monitor(prediction[:60], measure=measure).update(prediction[60:])
     assert not monitor.drift
     assert monitor.labels is None
 
@@ -325,7 +328,7 @@ def test_any_measure_of_values(example_values, measure):
 def test_a_monitor_goes_on_from_its_file_as_if_nothing_had_been(uncertainties, tmp_path):
     rng = np.random.default_rng(5)
     parts = [normal(rng, 40), normal(rng, 7), normal(rng, 50, shift=2), normal(rng, 30)]
-    monitor = mc_monitor(uncertainties(normal(rng, 100)))
+    monitor: Any = mc_monitor(uncertainties(normal(rng, 100)))
     for day, part in enumerate(parts):
         mc_save(monitor, tmp_path / "monitor.json")
         again = mc_load(tmp_path / "monitor.json")
@@ -341,7 +344,7 @@ def test_a_monitor_goes_on_from_its_file_as_if_nothing_had_been(uncertainties, t
 def test_what_it_keeps_does_not_grow_with_the_stream(uncertainties, tmp_path, monkeypatch):
     monkeypatch.setattr(monitoring, "MOST_BATCHES", 20)
     rng = np.random.default_rng(9)
-    monitor = mc_monitor(uncertainties(normal(rng, 50)))
+    monitor: Any = mc_monitor(uncertainties(normal(rng, 50)))
     sizes = []
     for day in range(60):
         monitor.update(uncertainties(normal(rng, 30)), name=f"day {day:02}")
@@ -366,7 +369,7 @@ def test_what_it_keeps_does_not_grow_with_the_stream(uncertainties, tmp_path, mo
 
 def test_it_says_what_it_saw(uncertainties):
     rng = np.random.default_rng(6)
-    monitor = mc_monitor(uncertainties(normal(rng, 100)), false_alarm_rate=0.05)
+    monitor: Any = mc_monitor(uncertainties(normal(rng, 100)), false_alarm_rate=0.05)
     assert repr(monitor).splitlines()[:2] == [
         "# A drift monitor of predictive_entropy, against 100 reference inputs",
         "Seen: 0 inputs in 0 batches.",
@@ -413,8 +416,8 @@ def test_bad_input_is_refused_and_loses_nothing(uncertainties, classes_of, examp
         with pytest.raises(ValueError, match=said):
             call()
     with pytest.raises(TypeError, match=r"`reference` must be what `mc_predict\(\)` returns; got \"int\"\."):
-        mc_monitor(5)
-    monitor = mc_monitor(good).update(good)
+        mc_monitor(5)  # pyright: ignore[reportArgumentType]
+    monitor: Any = mc_monitor(good).update(good)
     before = monitor.to_state()
     bad = replace(good, predictive_entropy=np.where(np.arange(50) == 6, np.nan, 1.0))
     others = classes_of(np.full((2, 3, 2), 0.5), ["no", "maybe"])
@@ -427,5 +430,5 @@ def test_bad_input_is_refused_and_loses_nothing(uncertainties, classes_of, examp
         with pytest.raises(ValueError, match=said):
             monitor.update(given_)
     with pytest.raises(ValueError, match=r"`name` must be a string; got 3\."):
-        monitor.update(good, name=3)
+        monitor.update(good, name=3)  # pyright: ignore[reportArgumentType]
     assert monitor.to_state() == before

@@ -7,6 +7,7 @@ import json
 import math
 import warnings
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -18,7 +19,7 @@ from scipy import stats
 from mcdropout import UnreadableFile, mc_decide, mc_load, mc_save, mc_triage
 from mcdropout.decisions.cases import CalibrationCases, ThresholdPath, tiers_of
 from mcdropout.decisions.costs import CostTable
-from mcdropout.decisions.learn_then_test import _enough, binomial_p, least_error_free, upper_bound
+from mcdropout.decisions.learn_then_test import _needed_accepted, binomial_p, least_error_free, upper_bound
 from mcdropout.predictions.uncertainty import CLASS_MEASURES, measured
 
 LABELS = ["no", "yes"]
@@ -76,7 +77,7 @@ def test_the_promise_is_kept_in_a_thousand_repetitions(world, name):
         uncertainty = np.round(rng.random(n), 3)  # with ties
         wrong = rng.random(n) < WORLDS[name](uncertainty)
         prediction, y = world(uncertainty, wrong, rng)
-        policy = mc_triage(prediction, y, max_error=max_error, confidence=confidence, seed=repetition)
+        policy: Any = mc_triage(prediction, y, max_error=max_error, confidence=confidence, seed=repetition)
         row = policy.thresholds[0]
         assert (row is None) == (policy.needed is not None) == (not policy.guaranteed)
         accepted.append(0.0 if row is None else row[0])
@@ -108,7 +109,7 @@ def test_promises_for_two_labels_and_two_tiers_hold_at_once(world):
     for repetition in range(repetitions):
         uncertainty = rng.random(n)
         prediction, y = world(uncertainty, rng.random(n) < 0.3 * uncertainty**2, rng)
-        policy = mc_triage(
+        policy: Any = mc_triage(
             prediction, y, max_error=[0.05, 0.08], tiers=3, confidence=0.9, by_label=limits, seed=repetition
         )
         first, second = policy.thresholds
@@ -171,15 +172,16 @@ def test_how_many_without_an_error(limit, confidence, n):
 
 
 def test_how_many_at_an_error_rate():
-    n = _enough(0.02, 0.05, 0.95)
+    n = _needed_accepted(0.02, 0.05, 0.95)
+    assert n is not None
     assert stats.binom.cdf(round(0.02 * n), n, 0.05) == pytest.approx(0.05, abs=0.02)  # in steps of whole errors
-    assert _enough(0.05, 0.05, 0.95) is None
-    assert _enough(0.0, 0.05, 0.95) == 59
+    assert _needed_accepted(0.05, 0.05, 0.95) is None
+    assert _needed_accepted(0.0, 0.05, 0.95) == 59
 
 
 def test_the_promise_says_what_it_rests_on(example_classes):
     prediction, y = example_classes(2000, sharpness=4)
-    policy = mc_triage(prediction, y, max_error=0.1)
+    policy: Any = mc_triage(prediction, y, max_error=0.1)
     (promise,) = policy.promises.to_dict(orient="records")
     order = np.random.default_rng(0).permutation(2000)
     kept = order[500:]
@@ -197,7 +199,7 @@ def test_the_promise_says_what_it_rests_on(example_classes):
 
 def test_the_curve_is_what_was_tested(example_classes):
     prediction, y = example_classes(1000, sharpness=4)
-    policy = mc_triage(prediction, y, max_error=0.15)
+    policy: Any = mc_triage(prediction, y, max_error=0.15)
     tested = policy.curve[policy.curve["level"] > 0]
     passed = tested[tested["p_value"] <= tested["level"]]
     assert passed["predictive_entropy"].max() == policy.thresholds[0][0]
@@ -227,9 +229,10 @@ def test_tiers_share_the_chance_of_being_wrong(world):
     rng = np.random.default_rng(3)
     uncertainty = rng.random(2000)
     prediction, y = world(uncertainty, rng.random(2000) < 0.25 * uncertainty, rng)
-    policy = mc_triage(prediction, y, max_error=[0.08, 0.15], tiers=3, confidence=0.9)
+    policy: Any = mc_triage(prediction, y, max_error=[0.08, 0.15], tiers=3, confidence=0.9)
     assert len(policy.promises) == 2
-    for row in policy.promises.itertuples():
+    rows: list[Any] = list(policy.promises.itertuples())
+    for row in rows:
         bound = stats.beta.ppf(1 - 0.1 / 2, row.wrong + 1, row.n - row.wrong)
         assert row.upper_bound == pytest.approx(bound, rel=1e-12)  # the same function
     for _, curve in policy.curve.groupby("tier"):
@@ -241,7 +244,7 @@ def test_what_cannot_be_promised_is_said_with_what_it_takes(world):
     uncertainty = rng.random(120)
     prediction, y = world(uncertainty, uncertainty > 0.8, rng)
     with pytest.warns(UserWarning, match="No threshold can promise that at most 1 % of the accepted are wrong") as said:
-        policy = mc_triage(prediction, y, max_error=0.01)
+        policy: Any = mc_triage(prediction, y, max_error=0.01)
     assert policy.thresholds == (None,)
     assert not policy.guaranteed
     assert "at least 299 without an error" in policy.needed
@@ -270,15 +273,16 @@ def test_a_looser_promise_for_two_tiers_is_never_stricter(example_classes):
     for seed in range(12):
         prediction, y = example_classes(300, sharpness=5, seed=seed)
         first, second = mc_triage(prediction, y, max_error=[0.1, 0.1], tiers=3, seed=seed).thresholds
-        assert first is None or second[0] >= first[0]
+        assert first is None or (second is not None and second[0] >= first[0])
 
 
 def test_all_labels_hold_their_own_limit(example_classes):
     prediction, y = example_classes(6000, n_labels=3, sharpness=5)
-    policy = mc_triage(prediction, y, max_error=0.1, by_label=True)
+    policy: Any = mc_triage(prediction, y, max_error=0.1, by_label=True)
     assert list(policy.promises["kind"]) == ["misses"] * 3
     assert policy.promises["kept"].all()
-    for promise in policy.promises.itertuples():
+    promises: list[Any] = list(policy.promises.itertuples())
+    for promise in promises:
         kept = np.random.default_rng(0).permutation(6000)[1500:]
         accepted = (prediction.predictive_entropy[kept] <= policy.thresholds[0][0]) & (y[kept] == promise.label)
         assert promise.n == accepted.sum()
@@ -305,7 +309,7 @@ def test_a_budget_is_never_overdrawn_and_no_stricter_threshold_keeps_it(uncertai
 
 def test_a_budget_for_two_tiers(example_classes):
     prediction, y = example_classes(1000)
-    policy = mc_triage(prediction, y, budget=[0.2, 0.1], tiers=3, measure="mutual_information")
+    policy: Any = mc_triage(prediction, y, budget=[0.2, 0.1], tiers=3, measure="mutual_information")
     np.testing.assert_array_equal(policy.outcome["n"], [700, 200, 100])
     accepted = policy.outcome.iloc[0]
     assert accepted["upper_bound"] == pytest.approx(upper_bound(accepted["wrong"], 700, 0.95))
@@ -315,7 +319,7 @@ def test_a_budget_for_two_tiers(example_classes):
 def test_a_budget_beside_a_promise_is_the_last_tier(example_classes):
     prediction, y = example_classes(2000, sharpness=4)
     alone = mc_triage(prediction, y, max_error=0.1)
-    policy = mc_triage(prediction, y, max_error=0.1, budget=0.05, tiers=3)
+    policy: Any = mc_triage(prediction, y, max_error=0.1, budget=0.05, tiers=3)
     assert policy.thresholds[0] == alone.thresholds[0]
     assert policy.outcome["n"].iloc[2] == 100
     wide = mc_triage(prediction, y, max_error=0.1, budget=0.9, tiers=3)
@@ -324,7 +328,7 @@ def test_a_budget_beside_a_promise_is_the_last_tier(example_classes):
 
 def test_thresholds_of_one_s_own_and_what_they_would_have_cost(example_classes):
     prediction, y = example_classes(500)
-    policy = mc_triage(
+    policy: Any = mc_triage(
         prediction, y, uncertainty_threshold=0.15, measure="std", costs={"error": 50, "refer": 2}, confidence=0.9
     )
     uncertainty, wrong = measured(prediction, "std"), prediction.predicted != y
@@ -369,7 +373,7 @@ def test_costs_find_the_cheapest_of_all_thresholds(cases, refer, found):
 def test_a_table_of_costs_by_label(example_classes):
     prediction, y = example_classes(400, n_labels=2)
     table = np.array([[0, 1.0], [20.0, 0]])  # to overlook the second label costs 20
-    policy = mc_triage(prediction, y, costs={"error": table, "refer": 0.5})
+    policy: Any = mc_triage(prediction, y, costs={"error": table, "refer": 0.5})
     accepted = prediction.predictive_entropy <= policy.thresholds[0][0]
     true, said = ([list(prediction.labels).index(one) for one in some] for some in (y, prediction.predicted))
     wanted = np.where(accepted, table[true, said], 0.5).mean()
@@ -381,7 +385,7 @@ def test_a_table_of_costs_by_label(example_classes):
 
 def test_several_measures_accept_what_exceeds_none(example_classes):
     prediction, y = example_classes(3000, sharpness=4)
-    policy = mc_triage(prediction, y, max_error=0.1, measure=["mutual_information", "least_confidence"])
+    policy: Any = mc_triage(prediction, y, max_error=0.1, measure=["mutual_information", "least_confidence"])
     table = mc_decide(policy, prediction)
     mutual, confidence = policy.thresholds[0]
     inside = (prediction.mutual_information <= mutual) & (1 - prediction.confidence <= confidence)
@@ -394,7 +398,7 @@ def test_several_measures_accept_what_exceeds_none(example_classes):
 @pytest.mark.parametrize("measure", CLASS_MEASURES)
 def test_every_measure_can_be_decided_by(example_classes, measure):
     prediction, y = example_classes(1500, sharpness=5)
-    policy = mc_triage(prediction, y, max_error=0.15, measure=measure)
+    policy: Any = mc_triage(prediction, y, max_error=0.15, measure=measure)
     accepted = mc_decide(policy, prediction)["tier"] == "accept"
     assert accepted.sum() == policy.outcome["n"].iloc[0] > 0
 
@@ -404,7 +408,7 @@ def test_every_measure_can_be_decided_by(example_classes, measure):
 
 def test_decisions_have_a_row_per_input_with_its_reason(example_classes):
     prediction, y = example_classes(300, ids=np.array([f"case {i}" for i in range(300)]))
-    policy = mc_triage(prediction, y, budget=[0.3, 0.2], tiers=3, measure="std")
+    policy: Any = mc_triage(prediction, y, budget=[0.3, 0.2], tiers=3, measure="std")
     table = mc_decide(policy, prediction)
     assert list(table.columns) == ["predicted", "tier", "reason", "std"]
     assert table.index[2] == "case 2"
@@ -422,7 +426,7 @@ def test_decisions_have_a_row_per_input_with_its_reason(example_classes):
 
 def test_a_decision_depends_on_its_input_alone(example_classes):
     prediction, y = example_classes(200)
-    policy = mc_triage(prediction, y, budget=0.3)
+    policy: Any = mc_triage(prediction, y, budget=0.3)
     together = mc_decide(policy, prediction)["tier"].to_numpy()
     apart = [mc_decide(policy, prediction[[i]])["tier"].iloc[0] for i in range(200)]
     assert together.tolist() == apart
@@ -442,7 +446,8 @@ def test_a_policy_comes_back_from_its_file(example_classes, tmp_path):
         {"costs": {"error": 9, "refer": 1}},
         {"uncertainty_threshold": 0.3, "tiers": ["yes", "no"]},
     ):
-        policy = mc_triage(prediction, y, **arguments)
+        settings: Any = arguments
+        policy: Any = mc_triage(prediction, y, **settings)
         mc_save(policy, tmp_path / "policy.json")
         again = mc_load(tmp_path / "policy.json")
         assert repr(again) == repr(policy)
@@ -489,7 +494,7 @@ def test_bad_input_is_named_in_one_sentence(example_classes, example_values):
     prediction, y = example_classes(40)
     other, _ = example_classes(5, n_labels=3)
     values, observed = example_values(6)
-    policy = mc_triage(prediction, y, budget=0.2)
+    policy: Any = mc_triage(prediction, y, budget=0.2)
     labels = '"label 0", "label 1", "label 2", "label 3"'
     broken = replace(prediction, predictive_entropy=np.where(np.arange(40) == 4, np.nan, prediction.predictive_entropy))
 
@@ -522,7 +527,7 @@ def test_bad_input_is_named_in_one_sentence(example_classes, example_values):
         "`tiers` must be 2, 3 or at least two different names; got 4": triage(max_error=0.1, tiers=4),
         "`tiers` must be 2, 3 or at least two different names; got ['a', 'a']": triage(max_error=0.1, tiers=["a", "a"]),
         "One of `max_error`, `budget`, `costs` and `uncertainty_threshold` must be given; got none": triage(),
-        "`max_error` and `uncertainty_threshold` must not be given both: each alone sets the thresholds": (
+        "`max_error` and `uncertainty_threshold` must not both be given: each alone sets the thresholds": (
             triage(max_error=0.1, uncertainty_threshold=0.2)
         ),
         "`budget` must not be given beside `max_error` but for three tiers, where it is the share of the last: with "
@@ -562,7 +567,7 @@ def test_bad_input_is_named_in_one_sentence(example_classes, example_values):
             lambda: mc_decide(policy, other)
         ),
         "`prediction` must be of classes; got one of values": lambda: mc_decide(policy, values),
-        '`policy` must be what `mc_triage()` returns; got "int"': lambda: mc_decide(3, prediction),
+        '`policy` must be what `mc_triage()` returns; got "int"': lambda: mc_decide(3, prediction),  # pyright: ignore[reportArgumentType]
     }.items():
         with pytest.raises((ValueError, TypeError)) as error:
             call()
@@ -576,15 +581,18 @@ def test_labels_that_are_numbers_are_found_as_either_language_writes_them(classe
     prediction = replace(prediction, predicted=prediction.predicted.astype(int), second=prediction.second.astype(int))
     y = np.where(rng.random(400) < prediction.mean[:, 1], 1, 0)
     for label in (1, 1.0, "1"):
-        policy = mc_triage(prediction, y, by_label={"misses": {label: 0.6}}, max_error=0.6)
+        policy: Any = mc_triage(prediction, y, by_label={"misses": {label: 0.6}}, max_error=0.6)
         assert policy.promises["label"].tolist()[-1] == 1
     assert mc_decide(policy, prediction)["predicted"].tolist() == prediction.predicted.tolist()
 
 
 def test_nothing_random_but_the_split(example_classes):
     prediction, y = example_classes(500, sharpness=4)
-    before = np.random.get_state()[1].copy()
+    before: Any = np.random.get_state()
     same = [mc_triage(prediction, y, max_error=0.15, seed=7).thresholds for _ in range(2)]
     assert same[0] == same[1]
-    np.testing.assert_array_equal(np.random.get_state()[1], before)
-    assert math.isfinite(mc_triage(prediction, y, max_error=0.15, seed=None).seed)
+    after: Any = np.random.get_state()
+    np.testing.assert_array_equal(after[1], before[1])
+    seed = mc_triage(prediction, y, max_error=0.15, seed=None).seed
+    assert seed is not None
+    assert math.isfinite(seed)

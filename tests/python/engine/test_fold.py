@@ -1,6 +1,7 @@
 """Draws laid along axis 0: whatever a network does with them, the numbers are the loop's."""
 
 import random
+from typing import Any
 
 import numpy as np
 import pytest
@@ -35,7 +36,7 @@ def numbers(*shape):
     return np.random.default_rng(0).normal(size=shape).astype(np.float32)
 
 
-def predict(model, x, **more):
+def predict(model, x, **more: Any) -> Any:
     torch.manual_seed(0)
     return mcd.mc_predict(model, x, DRAWS, **({"outputs": "values", "seed": 1, "progress": False} | more))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -40,7 +41,7 @@ def test_a_temperature_by_hand(classes_of):
     prediction = classes_of(samples, ["a", "b"])
     others = np.array([[[0.9, 0.1], [0.2, 0.8], [0.6, 0.4]], [[0.8, 0.2], [0.3, 0.7], [0.7, 0.3]]])
     learnt = mc_calibrate(classes_of(others, ["a", "b"]), ["a", "b", "b"])
-    calibrated = mc_apply(replace(learnt, temperature=2.0), prediction)
+    calibrated: Any = mc_apply(replace(learnt, temperature=2.0), prediction)
     np.testing.assert_allclose(calibrated.mean, [[0.6, 0.4]], atol=1e-6)
     np.testing.assert_allclose(calibrated.samples[:, 0, 0], [0.8, 0.4], atol=1e-6)
     assert calibrated.predicted[0] == "a"
@@ -54,8 +55,10 @@ def test_the_temperature_has_the_least_log_loss(example_classes):
     learnt = mc_calibrate(prediction, y)
     assert 2 < learnt.temperature < 4  # the draws were made three times too sharp
 
-    def loss(temperature):
-        return mc_scores(mc_apply(replace(learnt, temperature=temperature), prediction), y).log_loss
+    def loss(temperature) -> float:
+        log_loss = mc_scores(mc_apply(replace(learnt, temperature=temperature), prediction), y).log_loss
+        assert log_loss is not None
+        return log_loss
 
     assert learnt.log_loss_after == pytest.approx(loss(learnt.temperature), abs=1e-6)
     assert learnt.log_loss_before == pytest.approx(loss(1.0), abs=1e-6)
@@ -79,6 +82,10 @@ def test_calibration_helps_on_fresh_inputs(example_classes):
     learnt = mc_calibrate(sharp[:1500], y[:1500])
     before = mc_scores(mc_apply(replace(learnt, temperature=1.0), sharp[1500:]), y[1500:])
     after = mc_scores(mc_apply(learnt, sharp[1500:]), y[1500:])
+    assert after.log_loss is not None
+    assert before.log_loss is not None
+    assert after.ece_equal_mass is not None
+    assert before.ece_equal_mass is not None
     assert after.log_loss < before.log_loss
     assert after.ece_equal_mass < before.ece_equal_mass / 2
 
@@ -228,14 +235,14 @@ def test_intervals_by_hand(example_values):
     prediction, _ = example_values(9)
     y = prediction.mean + np.arange(1, 10)[:, None]  # out by 1 to 9
     learnt = mc_conformal(prediction, y, level=0.8)  # ceil(10 * .8) = 8
-    np.testing.assert_allclose(learnt.limits, [8, 8])
+    assert learnt.limits == pytest.approx((8, 8), rel=1e-7)
     table = mc_apply(learnt, prediction)
     np.testing.assert_allclose(table["lower_1"], prediction.mean[:, 0] - 8)
     np.testing.assert_allclose(table["upper_2"], prediction.mean[:, 1] + 8)
     normalized = mc_conformal(prediction, prediction.mean + 3 * np.sqrt(prediction.total_variance), method="normalized")
-    np.testing.assert_allclose(normalized.limits, [3, 3])
+    assert normalized.limits == pytest.approx((3, 3), rel=1e-7)
     beyond = mc_conformal(prediction, prediction.pred_upper + 0.5, level=0.8, method="cqr")
-    np.testing.assert_allclose(beyond.limits, [0.5, 0.5])
+    assert beyond.limits == pytest.approx((0.5, 0.5), rel=1e-7)
     np.testing.assert_allclose(mc_apply(beyond, prediction)["lower_1"], prediction.pred_lower[:, 0] - 0.5)
 
 
@@ -382,7 +389,8 @@ def test_bad_input_is_named_in_one_sentence(example_classes, example_values):
             lambda: mc_apply(sets, values)
         ),
         '`learnt` must be what `mc_calibrate()` or `mc_conformal()` returns; got "int"': lambda: mc_apply(
-            3, prediction
+            3,  # pyright: ignore
+            prediction,
         ),
         '`prediction` must have a spread above 0 for every input with `method` "normalized"; got 0 at input number 1. '
         'Use "absolute"': (

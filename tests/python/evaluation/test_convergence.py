@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -37,7 +39,7 @@ def test_each_number_of_draws_is_that_prediction(net, world):
     x = world[1]
     found = mc_convergence(net, x, [5, 12, 40], seed=3, progress=False)
     last = mc_predict(net, x, 40, seed=3, progress=False)
-    codes = np.array([LABELS.index(one) for one in last.predicted])
+    codes = np.array([LABELS.index(one) for one in np.asarray(last.predicted)])
     rows = np.arange(len(x))
     for count in (5, 12, 40):
         one = mc_predict(net, x, count, seed=3, progress=False)
@@ -48,7 +50,7 @@ def test_each_number_of_draws_is_that_prediction(net, world):
             "mutual_information": (one.mutual_information, one.mutual_information_mcse, last.mutual_information),
         }
         for name, (value, error, at_last) in by_hand.items():
-            table = found.table[found.table["measure"] == name]
+            table: Any = found.table[found.table["measure"] == name]
             row = table[table["n_samples"] == count].iloc[0]
             wanted = [value.mean(), np.sqrt((error**2).mean()), np.sqrt(((value - at_last) ** 2).mean())]
             np.testing.assert_allclose(row[["value", "mcse", "difference"]].astype(float), wanted, atol=1e-6)  # float32
@@ -78,8 +80,8 @@ def test_the_error_of_the_spread_is_that_of_repeated_draws(net, world):
     found = [mc_convergence(net, x, [n], seed=seed, progress=False).table.set_index("measure").loc["std"]
              for seed in range(repetitions)]  # fmt: skip
     draws = mc_predict(net, x, n * repetitions, seed=99, progress=False)
-    codes = [LABELS.index(one) for one in draws.predicted]
-    own = draws.samples[:, np.arange(10), codes].reshape(repetitions, n, 10).std(axis=1, ddof=1)
+    codes = [LABELS.index(one) for one in np.asarray(draws.predicted)]
+    own = np.asarray(draws.samples)[:, np.arange(10), codes].reshape(repetitions, n, 10).std(axis=1, ddof=1)
     claimed = np.mean([row["mcse"] for row in found])
     # the standard deviation of 150 repetitions is known to 6 %, the delta method's claim leans low by a few
     assert claimed == pytest.approx(np.sqrt((own.std(axis=0, ddof=1) ** 2).mean()), rel=0.2)
@@ -121,7 +123,7 @@ def test_sampling_again_is_predicting_with_that_rate(net, world):
         row = found[found["rate"] == rate].iloc[0]
         assert row["loss"] == pytest.approx(losses[-1].mean(), rel=1e-5)  # draws in float32
         assert row["accuracy"] == (pred.predicted == y).mean()
-        assert row["spread"] == pytest.approx(pred.mutual_information.mean(), rel=1e-4)
+        assert row["spread"] == pytest.approx(np.mean(np.asarray(pred.mutual_information)), rel=1e-4)
     best = int(np.argmin([loss.mean() for loss in losses]))
     assert found["best"].tolist() == [place == best for place in range(3)]
     apart = [loss - losses[best] for loss in losses]
@@ -153,7 +155,7 @@ def test_rates_for_values(world):
 def test_bad_rates_are_refused(net, world):
     for bad in ([0.0], [1.0], [], [0.2, 0.2], ["a"]):
         with pytest.raises(ValueError, match="`rates` must be"):
-            mc_compare_rates(net, world[1], world[2], bad, progress=False)
+            mc_compare_rates(net, world[1], world[2], bad, progress=False)  # pyright: ignore[reportArgumentType]
     with pytest.raises(ValueError, match="`y` must be as long as"):
         mc_compare_rates(net, world[1], world[2][:-1], [0.2], progress=False)
 
@@ -249,7 +251,7 @@ def test_the_picture_of_convergence_has_the_table_s_numbers(net, world, tmp_path
             np.testing.assert_array_equal(line.get_xdata(), own["n_samples"])
             np.testing.assert_array_equal(line.get_ydata(), own[column])
     with pytest.raises(TypeError, match="`convergence` must be what"):
-        mc_plot_convergence(found.table)
+        mc_plot_convergence(found.table)  # pyright: ignore[reportArgumentType]
 
 
 def test_the_picture_of_drift_has_the_batches(net, world, tmp_path):
@@ -266,7 +268,7 @@ def test_the_picture_of_drift_has_the_batches(net, world, tmp_path):
     figure = mc_plot_drift(monitor, path=tmp_path / "drift.png")
     for axes, column in zip(figure.axes, ["log10_evidence", "mean", "psi"], strict=True):
         np.testing.assert_array_equal(axes.lines[0].get_ydata(), monitor.batches[column])
-        marks = [line.get_xdata()[0] for line in axes.lines[2:]]
+        marks = [np.asarray(line.get_xdata())[0] for line in axes.lines[2:]]
         assert marks == [monitor.alarm_input, monitor.since_input]
     with pytest.raises(TypeError, match="`monitor` must be what"):
         mc_plot_drift(x)

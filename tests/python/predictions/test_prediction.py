@@ -1,5 +1,7 @@
 """The result object: parts of it, tables, and there and back through a file's parts."""
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -10,7 +12,7 @@ import mcdropout as mcd
 from mcdropout import MCPrediction
 
 DRAWS, INPUTS, LABELS = 4, 6, 3
-WHERE = {
+WHERE: dict[str, Any] = {
     "n_samples": DRAWS,
     "level": 0.9,
     "seed": 1,
@@ -21,6 +23,7 @@ WHERE = {
     "precision": "float32",
     "seconds": 0.5,
 }
+OF_TWO_DRAWS: dict[str, Any] = WHERE | {"n_samples": 2}
 
 
 @pytest.fixture
@@ -103,7 +106,7 @@ def test_log_density_by_hand(values):
         upper=np.full((1, 1), 2.0),
         samples=np.array([[[0.0]], [[2.0]]], dtype=np.float32),
         noise_variances=np.ones((2, 1, 1), dtype=np.float32),
-        **(WHERE | {"n_samples": 2}),
+        **OF_TWO_DRAWS,
     )
     np.testing.assert_allclose(by_hand.log_density([1.0]), [[-1.418939]], atol=5e-7)
 
@@ -173,7 +176,7 @@ INDICES = [
 ]
 
 
-def of_table(x, model=None, **kwargs):
+def of_table(x, model=None, **kwargs: Any) -> Any:
     model = mcd.mc_mlp(4, ["u", "v", "w"], hidden=8, dropout=0.5) if model is None else model
     return mcd.mc_predict(model, x, 6, seed=1, progress=False, **kwargs)
 

@@ -3,6 +3,7 @@
 import copy
 import threading
 import warnings
+from typing import Any
 
 import numpy as np
 import pytest
@@ -53,7 +54,7 @@ class Functional(nn.Module):
         return self.last(h)
 
 
-def mlp(*rates, kind=nn.Dropout):
+def mlp(*rates, kind: Any = nn.Dropout):
     layers = []
     for width, rate in zip((8, 6), rates, strict=False):
         layers += [nn.LazyLinear(width), nn.SELU(), kind(rate)]
@@ -74,7 +75,7 @@ def numbers(*shape, seed=0):
 
 @pytest.fixture
 def convnet():
-    model = seeded(ConvNet)
+    model: Any = seeded(ConvNet)
     model.norm.running_mean += 0.3
     model.norm.running_var *= 1.7
     return model
@@ -85,8 +86,8 @@ def images():
     return numbers(N, 2, 8, 9)
 
 
-def predict(model, x, n_samples=DRAWS, **options):
-    settings = {"outputs": "logits", "seed": 3, "progress": False} | options
+def predict(model, x, n_samples=DRAWS, **options: Any) -> Any:
+    settings: dict[str, Any] = {"outputs": "logits", "seed": 3, "progress": False} | options
     return mcd.mc_predict(model, x, n_samples, **settings)
 
 
@@ -302,7 +303,7 @@ def test_a_shared_instance_is_a_site_at_each_call():
     class Twice(nn.Module):
         def __init__(self):
             super().__init__()
-            self.drop, self.alias = nn.Dropout(0.5), None
+            self.drop = nn.Dropout(0.5)
             self.alias = self.drop
 
         def forward(self, x):
@@ -400,11 +401,13 @@ def state_of(model):
 @pytest.mark.parametrize("training", [True, False])
 def test_the_model_and_the_random_state_stay_as_they_were(convnet, images, training):
     convnet.train(training)
-    before, torch_state, numpy_state = state_of(convnet), torch.get_rng_state(), np.random.get_state()
+    before, torch_state = state_of(convnet), torch.get_rng_state()
+    numpy_state: Any = np.random.get_state()
     predict(convnet, images)
     assert state_of(convnet) == before
     assert torch.equal(torch.get_rng_state(), torch_state)
-    np.testing.assert_array_equal(np.random.get_state()[1], numpy_state[1])
+    state: Any = np.random.get_state()
+    np.testing.assert_array_equal(state[1], numpy_state[1])
     assert not torch.is_inference_mode_enabled()
 
 
@@ -438,6 +441,8 @@ def test_the_inputs_stay_as_they_were():
 
 def test_buffers_that_a_model_writes_stay_as_they_were():
     class Counts(nn.Module):
+        passes: torch.Tensor
+
         def __init__(self):
             super().__init__()
             self.register_buffer("passes", torch.zeros(1))

@@ -1,6 +1,7 @@
 """Every kind of dropout samples, nothing else does: each operation against torch's own working, and the known traps."""
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ def numbers(*shape, seed=0):
     return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
 
 
-def predict(model, x, n_samples=DRAWS, **options):
+def predict(model, x, n_samples=DRAWS, **options: Any) -> Any:
     return mcd.mc_predict(model, x, n_samples, **({"outputs": "values", "seed": 3, "progress": False} | options))
 
 

@@ -4,6 +4,7 @@ import functools
 import importlib
 import sys
 from collections import OrderedDict, deque
+from typing import Any
 
 import numpy as np
 import pytest
@@ -102,10 +103,10 @@ def test_a_module_is_the_replicas_however_it_is_held(name):
 
 def test_a_function_that_holds_on_to_the_model_is_refused():
     model = Norm(lambda norm: lambda x: norm(x)).train()
-    before = model.norm.running_mean.clone()
+    before = model.get_buffer("norm.running_mean").clone()
     with pytest.raises(TypeError, match="reaches its weights past its modules"):
         predict(model, numbers(N, 3))
-    assert torch.equal(model.norm.running_mean, before)
+    assert torch.equal(model.get_buffer("norm.running_mean"), before)
 
 
 def test_what_a_model_collects_stays_its_own():
@@ -287,9 +288,9 @@ def test_a_kept_prefix_is_the_pass_that_would_be_made(kind, engine, only_engine)
     only_engine(engine)
     torch.manual_seed(0)
     model, x = kind(), np.random.default_rng(0).standard_normal((5, 12)).astype(np.float32)
-    result = mcd.mc_predict(model, x, 30, outputs="values", seed=1, progress=False, batch_size=2)
+    result: Any = mcd.mc_predict(model, x, 30, outputs="values", seed=1, progress=False, batch_size=2)
     assert result.engine == engine, result.engine_reason
-    masks = mcd.mc_predict(
+    masks = predict(
         nn.Sequential(nn.Dropout(0.5)), np.ones((1, 9), np.float32), 30, outputs="values", seed=1, progress=False
     ).samples[:, 0]
     with torch.no_grad():
@@ -483,8 +484,8 @@ def test_weights_that_are_no_numbers_end_in_one_sentence(call, outputs, broken):
     if outputs == "probabilities":
         model.append(nn.Softmax(dim=1))
     with torch.no_grad():
-        model[0].weight.fill_(broken)
-        model[3].weight.fill_(1.0)
+        model.get_parameter("0.weight").fill_(broken)
+        model.get_parameter("3.weight").fill_(1.0)
     how = {"outputs": outputs} | ({} if outputs == "values" else {"labels": ["0", "1"]})
     with pytest.raises(
         ValueError,
@@ -594,7 +595,7 @@ def test_transforms_and_gradients_in_a_forward_are_made_in_every_draw(name, engi
         inner = Inner()
     model, x = Apply(lambda m, x: TRANSFORMS[name](m.inner, x), inner=inner), numbers(5, 6)
     result = predict(model, x, 7)
-    masks = mcd.mc_predict(
+    masks = predict(
         nn.Sequential(nn.Dropout(0.4)), np.ones((1, 24), np.float32), 7, outputs="values", seed=3, progress=False
     ).samples[:, 0]  # of the one site that there is
     wanted = []
@@ -629,7 +630,7 @@ def test_a_prefix_is_not_replayed_where_its_arguments_change(only_engine):
     model, x = Counts(), numbers(1, 12)
     draws = predict(model, x, 30).samples[:, 0]
     ones = np.ones((1, 9), np.float32)
-    masks = mcd.mc_predict(nn.Sequential(nn.Dropout(0.5)), ones, 30, outputs="values", seed=3, progress=False).samples
+    masks = predict(nn.Sequential(nn.Dropout(0.5)), ones, 30).samples
     with torch.no_grad():
         one, other = (
             model.last(model.first(torch.from_numpy(x) * (1 + k) + k) * torch.from_numpy(masks[:, 0])).numpy()
@@ -688,6 +689,8 @@ class Kept(nn.Module):
 
 class KeptInPlace(nn.Module):
     """The same in a buffer, for any number of inputs."""
+
+    level: torch.Tensor
 
     def __init__(self):
         super().__init__()
@@ -775,7 +778,7 @@ def test_a_rate_of_1_is_said_to_drop_all():
 # ---- graphs, compiled and scripted parts
 
 
-def small_network():
+def small_network() -> Any:
     with torch.random.fork_rng([]):
         torch.manual_seed(0)
         return nn.Sequential(nn.Linear(6, 24), nn.ReLU(), nn.Dropout(0.4), nn.Linear(24, 3)).eval()
@@ -818,7 +821,11 @@ def compiled_in_place(part=None):
     return net
 
 
-def compiled(net):
+def traced(net) -> Any:
+    return torch.jit.trace(net, torch.ones(2, 6))
+
+
+def compiled(net) -> Any:
     return torch.compile(net, backend="eager")
 
 
@@ -899,7 +906,7 @@ AS_BAD = {
         lambda: nn.Sequential(nn.Sequential(torch.jit.script(small_network()))), "holds a TorchScript module at 0.0,",
     ),
     "a traced part": (
-        lambda: nn.Sequential(torch.jit.trace(small_network(), torch.ones(2, 6))), "holds a TorchScript module at 0, ",
+        lambda: nn.Sequential(traced(small_network())), "holds a TorchScript module at 0, ",
     ),
     "an exported graph": (exported, "is or holds a graph of `torch.export`, which has fixed"),
     "an exported part": (lambda: nn.Sequential(exported(), nn.Dropout(0.5)), "is or holds a graph of `torch.export`, "),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import threading
 import warnings
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,6 +17,9 @@ import mcdropout as mcd
 
 N, WIDTH = 7, 3
 ENGINES = ("folded", "loop")
+
+
+FROM_2_TO_3: dict[str, Any] = {"from": 2, "to": 3}  # `from` is a word of Python
 
 
 class Apply(nn.Module):
@@ -36,7 +40,13 @@ def numbers(*shape, seed=0):
     return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
 
 
-def predict(model, x, n_samples=6, **more):
+def position_of_numpy() -> int:
+    """How far NumPy's global generator is."""
+    state: Any = np.random.get_state()
+    return state[2]
+
+
+def predict(model, x, n_samples=6, **more: Any) -> Any:
     return mcd.mc_predict(model, x, n_samples, **{"outputs": "values", "seed": 3, "progress": False, **more})
 
 
@@ -77,7 +87,7 @@ KEYED = {
     "rand, one number": lambda m, x: x * torch.rand([]),
     "rand_like": concrete,
     "uniform_": lambda m, x: x * torch.empty_like(x).uniform_(-1, 3),
-    "uniform_, by name": lambda m, x: x * torch.empty_like(x).uniform_(**{"from": 2, "to": 3}),
+    "uniform_, by name": lambda m, x: x * torch.empty_like(x).uniform_(**FROM_2_TO_3),
     "bernoulli of probabilities": lambda m, x: torch.bernoulli(torch.sigmoid(x)),
     "bernoulli, a rate": lambda m, x: x * torch.bernoulli(x, 0.2),
     "bernoulli of a tensor": lambda m, x: x.sigmoid().bernoulli() + x,
@@ -305,7 +315,7 @@ def test_what_python_and_numpy_draw_is_named_and_repeats(draw):
         Apply(lambda m, x: (x + draw()) * F.dropout(torch.ones(len(x), WIDTH), 0.2, m.training)),
         numbers(N, WIDTH),
     )
-    states = random.getstate(), np.random.get_state()[2]
+    states = random.getstate(), position_of_numpy()
     found = []
     for _ in range(2):
         with pytest.warns(UserWarning, match=r"by (Python's `random`|`numpy.random`); they depend on `batch_size`"):
@@ -313,7 +323,7 @@ def test_what_python_and_numpy_draw_is_named_and_repeats(draw):
     np.testing.assert_array_equal(*found)
     added = (found[0] / 1.25 - x)[:, 0, 0]
     assert len(np.unique(added[np.abs(found[0][:, 0, 0]) > 0].round(3))) > 4  # drawn anew, though before the first site
-    assert (random.getstate(), np.random.get_state()[2]) == states
+    assert (random.getstate(), position_of_numpy()) == states
 
 
 def until_far_from_zero(m, x):
@@ -392,7 +402,7 @@ def test_predictions_of_models_that_draw_from_numpy_wait_for_each_other():
     model, x = nn.Sequential(nn.Dropout(0.3), Apply(lambda m, x: x * np.random.rand())).eval(), numbers(N, WIDTH)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that they are not keyed
-        alone, state = predict(model, x, 20).samples, np.random.get_state()[2]
+        alone, state = predict(model, x, 20).samples, position_of_numpy()
         found = []
         threads = [threading.Thread(target=lambda: found.append(predict(model, x, 20).samples)) for _ in range(3)]
         for thread in threads:
@@ -401,7 +411,7 @@ def test_predictions_of_models_that_draw_from_numpy_wait_for_each_other():
             thread.join()
     for one in found:
         np.testing.assert_array_equal(one, alone)
-    assert np.random.get_state()[2] == state
+    assert position_of_numpy() == state
 
 
 class Scripted(nn.Module):

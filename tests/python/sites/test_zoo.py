@@ -5,6 +5,7 @@ restored, and the draws differ.
 """
 
 import os
+from typing import Any
 
 import numpy as np
 import pytest
@@ -88,8 +89,8 @@ def assert_promises(model, x, only_engine, engine="folded", **options):
     flags = [module.training for module in model.modules()]
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
 
-    def predict(x=x, **more):
-        settings = {"outputs": "values", "seed": 1, "progress": False, "batch_size": 5} | options | more
+    def predict(x=x, **more: Any) -> Any:
+        settings: dict[str, Any] = {"outputs": "values", "seed": 1, "progress": False, "batch_size": 5} | options | more
         return mcd.mc_predict(model, x, 4, **settings)
 
     def some(x, part):

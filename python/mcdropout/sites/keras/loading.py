@@ -17,28 +17,28 @@ KERAS_2_MODULES = (
     "keras.engine.",
     "keras.src.engine.",
     "tensorflow.python.keras.",
-)  # of Keras 2's classes
+)  # modules of the classes of Keras 2
 
 SHARED_ATTRIBUTES = ("_inbound_nodes", "_outbound_nodes", "_tracker", "optimizer", "_optimizer", "history")
 
-ATTENTION = "attention"  # of weights (input, head, query, key): these are no image
+ATTENTION = "attention"  # its weights (input, head, query, key) have no channels, as images have
 
 RECURRENT_MASKS = ("get_dropout_mask", "get_recurrent_dropout_mask")
 
 
 def is_keras(model: object) -> bool:
-    """Whether this is a Keras 3 model or layer; asks nobody who has not loaded Keras already."""
+    """Whether this is a Keras 3 model or layer; does not import Keras."""
     keras = sys.modules.get("keras")
     return keras is not None and hasattr(keras, "Layer") and isinstance(model, keras.Layer) and not is_keras_2(model)
 
 
 def is_keras_2(model: object) -> bool:
-    """Whether this is a model of the older `tf.keras`, whose layers Keras 3 does not know."""
+    """Whether this is a model of the older `tf.keras`, with which Keras 3 cannot work."""
     return any(f"{base.__module__}.".startswith(KERAS_2_MODULES) for base in type(model).__mro__)
 
 
 def load_keras() -> Any:
-    """The module `keras`, or a sentence that says what to install."""
+    """The module `keras`. Raises ImportError with what to install."""
     try:
         keras = import_module("keras")
     except ImportError as error:
@@ -54,16 +54,16 @@ def load_keras() -> Any:
 
 
 def load_model(path: str | os.PathLike[str]) -> Any:
-    """The model in a `.keras` file, as `keras.saving.load_model()` gives it: code in it is not run."""
+    """The model in a `.keras` file, loaded by `keras.saving.load_model()`, which runs no code of the file."""
     if not os.path.exists(path):
         raise ValueError(f"`model` must be a model or a file that exists; got {shown(str(path))}.")
     return load_keras().saving.load_model(path)
 
 
 def check_keras(model: Any) -> str:
-    """The backend of this Keras model, if it can be sampled there.
+    """The backend of this Keras model.
 
-    Raises TypeError for Keras 2, ValueError for a backend without what is needed and for a model without weights.
+    Raises TypeError for Keras 2, and ValueError for an unsupported backend or a model without weights.
     """
     if is_keras_2(model):
         raise TypeError(
@@ -72,7 +72,7 @@ def check_keras(model: Any) -> str:
         )
     backend = load_keras().backend.backend()
     if backend not in BACKENDS:
-        words = ", ".join(f'"{one}"' for one in BACKENDS)
+        words = ", ".join(f'"{name}"' for name in BACKENDS)
         raise ValueError(
             f"`model` must be on one of Keras's backends {words}; got {shown(backend)}. Set the environment variable "
             "KERAS_BACKEND before Keras is loaded."
@@ -83,5 +83,5 @@ def check_keras(model: Any) -> str:
 
 
 def keras_source(keras: Any) -> str:
-    """Where this version of Keras has its modules."""
+    """The package of the modules in this version of Keras."""
     return keras.layers.Dropout.__module__.split(".layers.")[0]

@@ -1,6 +1,6 @@
-"""Keras's own functions of random numbers, intercepted for as long as a pass runs.
+"""Keras's functions of random numbers, intercepted while a pass runs.
 
-Layers of the user's own draw by these functions. Each asks whether the call comes from a replica (`numbers_met`).
+Layers of the user draw by these functions. A call that comes from a replica is handled by the pass of the replica.
 """
 
 from __future__ import annotations
@@ -20,28 +20,28 @@ from torch.utils._python_dispatch import _disable_current_modes  # torch has no 
 
 from ...compute.forks import IN_CHILD, shared_lock
 from ..calls import StochasticCall
-from .layers import mask_shape_of
+from .layer_copies import mask_shape_of
 from .loading import keras_source, load_keras
-from .passes import GIVEN, Pass, PassOwner, Run
+from .passes import MODEL_SEED, Pass, PassOwner, Run
 
-TORCHS_OWN = "torch's generator"
+TORCH_GENERATOR = "torch's generator"
 
-PASSING = threading.local()  # `replica`: whose pass a thread is in
+RUNNING = threading.local()  # `replica`: the replica whose pass runs in this thread
 
-PATCHED = shared_lock()
+PATCH_LOCK = shared_lock()
 
-PATCHES: dict[Any, list[Any]] = {}  # by module: how many passes run, and its own functions
+PATCHES: dict[Any, list[Any]] = {}  # by module: the number of running passes, and the original functions
 
 
 def _in_forked_child() -> None:
-    """None of the passes that ran goes on here, so Keras has its own functions back."""
-    for module, passes in PATCHES.items():
-        _put_back(module, passes)
+    """Restore Keras's functions, because none of the passes of the parent goes on in the child."""
+    for module, patch in PATCHES.items():
+        _restore(module, patch)
     PATCHES.clear()
 
 
-def _put_back(module: Any, passes: list[Any]) -> None:
-    for name, function in passes[1].items():
+def _restore(module: Any, patch: list[Any]) -> None:
+    for name, function in patch[1].items():
         setattr(module, name, function)
 
 
@@ -49,59 +49,61 @@ IN_CHILD.append(_in_forked_child)
 
 
 @contextmanager
-def numbers_met(replica: PassOwner) -> Iterator[None]:
-    """Inside, what this thread asks Keras's functions of random numbers for is met by the replica's pass."""
+def numbers_intercepted(replica: PassOwner) -> Iterator[None]:
+    """Inside, calls of Keras's functions of random numbers in this thread are handled by the replica's pass."""
     module = import_module(f"{keras_source(load_keras())}.backend").random
-    with PATCHED:
-        passes = PATCHES.setdefault(module, [0, {}])
-        passes[0] += 1
-        if passes[0] == 1:
-            passes[1] = {name: getattr(module, name) for name in RANDOM if hasattr(module, name)}
-            for name, function in passes[1].items():
-                setattr(module, name, _asking(function, RANDOM[name]))
-    before, PASSING.replica = getattr(PASSING, "replica", None), replica
+    with PATCH_LOCK:
+        patch = PATCHES.setdefault(module, [0, {}])
+        patch[0] += 1
+        if patch[0] == 1:
+            patch[1] = {name: getattr(module, name) for name in RANDOM if hasattr(module, name)}
+            for name, function in patch[1].items():
+                setattr(module, name, _intercepted(function, RANDOM[name]))
+    before, RUNNING.replica = getattr(RUNNING, "replica", None), replica
     try:
         yield
     finally:
-        PASSING.replica = before
-        with PATCHED:
-            passes[0] -= 1
-            if passes[0] == 0:
-                _put_back(module, passes)
+        RUNNING.replica = before
+        with PATCH_LOCK:
+            patch[0] -= 1
+            if patch[0] == 0:
+                _restore(module, patch)
 
 
-def _asking(function: Callable[..., Any], handler: Callable[..., Any]) -> Callable[..., Any]:
-    """A function of Keras's that lets the replica, whose pass calls it, answer."""
+def _intercepted(function: Callable[..., Any], handler: Callable[..., Any]) -> Callable[..., Any]:
+    """A function of Keras that calls `handler` if a pass of a replica runs."""
     signature = inspect.signature(function)
 
     @wraps(function)
-    def asking(*args: Any, **kwargs: Any) -> Any:
-        replica = getattr(PASSING, "replica", None)
+    def intercepted(*args: Any, **kwargs: Any) -> Any:
+        replica = getattr(RUNNING, "replica", None)
         if replica is None:
             return function(*args, **kwargs)
         on, path = replica.now.on, replica.now.path[-1] if replica.now.path else ""
         bound = signature.bind(*args, **kwargs)
         if isinstance(bound.arguments.get("seed"), int):
-            on.fixed.add(f"{function.__name__} of a fixed seed in {path or 'itself'}")  # the same in every pass
+            on.fixed.add(
+                f"{function.__name__} of a fixed seed in {path or 'itself'}"
+            )  # these numbers are the same in every pass
             with _disable_current_modes():
                 return function(*args, **kwargs)
         bound.apply_defaults()
-        given = bound.arguments
+        arguments = bound.arguments
 
         def run(seed: int | None) -> Any:
-            with _disable_current_modes():  # Keras seeds torch's generator and puts it back: nothing for us to watch
-                return function(**{**given, "seed": given["seed"] if seed is GIVEN else seed})
+            with _disable_current_modes():  # Keras seeds torch's generator and restores it, so it need not be watched
+                return function(**{**arguments, "seed": arguments["seed"] if seed is MODEL_SEED else seed})
 
-        PASSING.replica = None  # what the function calls itself is its own business
+        RUNNING.replica = None  # calls inside the function are not intercepted
         try:
-            return handler(on, path, run, **given)
+            return handler(on, path, run, **arguments)
         finally:
-            PASSING.replica = replica
+            RUNNING.replica = replica
 
-    return asking
+    return intercepted
 
 
-def _dropout_asked(on: Pass, path: str, run: Run, inputs: Any, rate: Any, noise_shape: Any, seed: Any) -> Any:
+def _dropout(on: Pass, path: str, run: Run, inputs: Any, rate: Any, noise_shape: Any, seed: Any) -> Any:
     drop = StochasticCall("dropout", float(rate), True, mask_shape_of(path, inputs, noise_shape))
     return on.apply(path, drop, inputs) if drop.rate > 0 else inputs
 
@@ -111,7 +113,7 @@ class NumbersCall:
     """One call of a Keras function of random numbers."""
 
     on: Pass
-    path: str  # of the layer that calls
+    path: str  # that of the layer that calls
     run: Run  # what Keras does itself
     shape: Any
     dtype: Any
@@ -122,35 +124,33 @@ class NumbersCall:
         sizes = tuple(int(size) for size in self.shape)
         drop = StochasticCall(operation, rate, True, sizes, kind)
         numbers = self.on.numbers(self.on.named(self.path), drop, keras.ops.zeros(sizes, keras.config.floatx()))
-        if numbers is GIVEN or isinstance(numbers, int):
+        if numbers is MODEL_SEED or isinstance(numbers, int):
             return self.run(numbers)
         return keras.ops.cast(compute_result(numbers), self.dtype or keras.config.floatx())
 
 
-def _uniform_asked(on: Pass, path: str, run: Run, shape: Any, minval: Any, maxval: Any, dtype: Any, seed: Any) -> Any:
+def _uniform(on: Pass, path: str, run: Run, shape: Any, minval: Any, maxval: Any, dtype: Any, seed: Any) -> Any:
     call = NumbersCall(on, path, run, shape, dtype)
     return call.keyed("uniform", "uniforms", lambda u: u * (maxval - minval) + minval)
 
 
-def _normal_asked(on: Pass, path: str, run: Run, shape: Any, mean: Any, stddev: Any, dtype: Any, seed: Any) -> Any:
+def _normal(on: Pass, path: str, run: Run, shape: Any, mean: Any, stddev: Any, dtype: Any, seed: Any) -> Any:
     call = NumbersCall(on, path, run, shape, dtype)
     return call.keyed("normal", "normals", lambda z: z * stddev + mean)
 
 
-def _truncated_asked(on: Pass, path: str, run: Run, shape: Any, mean: Any, stddev: Any, dtype: Any, seed: Any) -> Any:
+def _truncated_normal(on: Pass, path: str, run: Run, shape: Any, mean: Any, stddev: Any, dtype: Any, seed: Any) -> Any:
     call = NumbersCall(on, path, run, shape, dtype)
     return call.keyed("truncated_normal", "normals", lambda z: _truncated(z) * stddev + mean)
 
 
 def _truncated(normal: Any) -> Any:
-    """Numbers of a standard normal distribution, as those of one that is cut off at -2 and 2."""
+    """Numbers of the standard normal distribution truncated to [-2, 2], from standard normal numbers."""
     ops, root = load_keras().ops, math.sqrt(2)
     return root * ops.erfinv(math.erf(root) * ops.erf(normal / root))
 
 
-def _binomial_asked(
-    on: Pass, path: str, run: Run, shape: Any, counts: Any, probabilities: Any, dtype: Any, seed: Any
-) -> Any:
+def _binomial(on: Pass, path: str, run: Run, shape: Any, counts: Any, probabilities: Any, dtype: Any, seed: Any) -> Any:
     ops = load_keras().ops
     if not (np.asarray(ops.convert_to_numpy(counts)) == 1).all():
         return _left_to_keras("binomial")(on, path, run)
@@ -163,19 +163,19 @@ def _binomial_asked(
 
 
 def _left_to_keras(operation: str) -> Callable[..., Any]:
-    """Numbers of no simple form: Keras draws them, by a seed for each draw."""
+    """The handler of numbers that Keras draws, from a seed for each draw."""
 
-    def asked(on: Pass, path: str, run: Run, **given: Any) -> Any:
+    def handler(on: Pass, path: str, run: Run, **_: Any) -> Any:
         return on.by_keras(on.named(path), StochasticCall(operation, math.nan, True, (), "generator"), run)
 
-    return asked
+    return handler
 
 
 RANDOM: dict[str, Callable[..., Any]] = {
-    "dropout": _dropout_asked,
-    "uniform": _uniform_asked,
-    "normal": _normal_asked,
-    "binomial": _binomial_asked,
-    "truncated_normal": _truncated_asked,
+    "dropout": _dropout,
+    "uniform": _uniform,
+    "normal": _normal,
+    "binomial": _binomial,
+    "truncated_normal": _truncated_normal,
     **{name: _left_to_keras(name) for name in ("categorical", "randint", "shuffle", "gamma", "beta")},
 }

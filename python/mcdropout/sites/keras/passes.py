@@ -1,4 +1,4 @@
-"""What one pass through a Keras model does at each stochastic call: record it, or apply masks."""
+"""Passes through a Keras model, which record its stochastic calls or apply masks."""
 
 from __future__ import annotations
 
@@ -23,46 +23,46 @@ from .loading import ATTENTION, load_keras
 
 
 class Pass:
-    """One pass through a replica, with nothing dropped; numbers that the model draws itself are left to Keras."""
+    """One pass through a replica without dropout, in which Keras draws the random numbers of the model."""
 
     def __init__(self) -> None:
         self.counts: Counter[str] = Counter()
-        self.fixed: set[str] = set()  # what is drawn by numbers as seeds
+        self.fixed: set[str] = set()  # calls whose seed is a number
 
     def named(self, path: str) -> str:
-        """What a call of the layer at `path` is called."""
+        """The name of the next call of the layer at `path`."""
         self.counts[path] += 1
         return f"{path}[{self.counts[path] - 1}]"
 
     def apply(self, path: str, drop: StochasticCall, x: Any) -> Any:
-        """What becomes of `x` where the layer at `path` would drop."""
+        """The result for `x` of the layer at `path`, which would drop in training."""
         return self.at(self.named(path), drop, x)
 
     def numbers(self, name: str, drop: StochasticCall, x: Any) -> Any:
-        """The random numbers that the model asks for, in the place of `x`; else a seed for Keras to draw them by."""
-        return GIVEN
+        """The random numbers for a call, in the shape of `x`; or the seed from which Keras draws them."""
+        return MODEL_SEED
 
     def by_keras(self, name: str, drop: StochasticCall, run: Run) -> Any:
-        """What Keras draws by `run(seed)`."""
-        return run(GIVEN)
+        """The random numbers that Keras draws by `run(seed)`."""
+        return run(MODEL_SEED)
 
     def at(self, name: str, drop: StochasticCall, x: Any) -> Any:
-        """What becomes of `x`; here nothing is dropped."""
+        """The result of a stochastic call for `x`; here nothing is dropped."""
         return x
 
     def entered(self, layer: Any, path: str, args: tuple[Any, ...]) -> None:
-        """The layer at `path` is called."""
+        """Called when the layer at `path` starts."""
 
     def left(self, layer: Any, x: Any, result: Any) -> None:
-        """A layer has made `result` of `x`."""
+        """Called when a layer has computed `result` from `x`."""
 
 
 class CarefulPass(Pass):
-    """A pass that says what is wrong with whole numbers, of which each backend makes something else.
+    """A pass that explains wrong whole numbers, which backends treat differently.
 
-    Dropout must not meet them, which no backend can drop; and embeddings must have those that they are asked for. The
-    pass ends after so many `lookups`. `trouble` is what was wrong: Keras changes the words of what is raised in it.
-    first: position of the first of `inputs` among all.
+    It refuses dropout of whole numbers and lookups out of range. It ends after `lookups` lookups. `trouble` is the
+    error, because Keras changes the text of errors that are raised inside it. first: position of the first of `inputs`
+    among all.
     """
 
     def __init__(self, inputs: Inputs, first: int = 0, lookups: float = math.inf) -> None:
@@ -79,7 +79,7 @@ class CarefulPass(Pass):
         if ids is not None:
             try:
                 check_looked_up(
-                    ids.long(), (0, layer.input_dim - 1), path, self.inputs, partial(self._places, ids), self.first
+                    ids.long(), (0, layer.input_dim - 1), path, self.inputs, partial(self._paths, ids), self.first
                 )
             except ValueError as error:
                 self.trouble = error
@@ -87,9 +87,9 @@ class CarefulPass(Pass):
         if self.n_looked_up >= self.lookups:
             raise Enough
 
-    def _places(self, ids: Tensor) -> list[Path]:
-        """The inputs that hold these numbers."""
-        return [place for place, one in self.inputs.arrays.items() if torch.equal(one.double().cpu(), ids)]
+    def _paths(self, ids: Tensor) -> list[Path]:
+        """The inputs with these numbers."""
+        return [path for path, array in self.inputs.arrays.items() if torch.equal(array.double().cpu(), ids)]
 
     def at(self, name: str, drop: StochasticCall, x: Any) -> Any:
         if not load_keras().backend.is_float_dtype(x.dtype):
@@ -98,36 +98,36 @@ class CarefulPass(Pass):
 
 
 class Enough(Exception):
-    """A careful pass has seen all that it is for."""
+    """Ends a careful pass after the last lookup."""
 
 
 def looks_up(layer: Any) -> bool:
-    """Whether this is an embedding that works as Keras's does."""
+    """Whether this is an embedding with the `call()` of Keras."""
     kind = load_keras().layers.Embedding
     return isinstance(layer, kind) and type(layer).call is kind.call
 
 
 def _numbers_of(x: Any) -> Tensor | None:
-    """The numbers of a tensor of the backend; None where it has none yet, as in code that is being compiled."""
+    """The numbers of a tensor of the backend; None if it has no numbers yet, as during compilation."""
     try:
         return torch.from_numpy(np.array(load_keras().ops.convert_to_numpy(x), dtype=np.float64))
-    except Exception:  # each backend has errors of its own
+    except Exception:  # each backend raises its own types of errors
         return None
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Where a tensor's channels are."""
+    """The position of the channels of a tensor."""
 
-    last: bool = False  # the last axis, where torch has them first
-    flat: Shape | None = None  # (height, width, channel) that were made one axis
+    last: bool = False  # the channels are the last axis; torch has them first
+    flat: Shape | None = None  # (height, width, channel), if these axes were flattened
 
     def inward(self, x: Tensor) -> Tensor:
-        """As torch would have it; flattened ones stay as they are."""
+        """A tensor in torch's order; flattened tensors are not changed."""
         return x.movedim(-1, 1) if self.last else x
 
     def outward(self, mask: Tensor) -> Tensor:
-        """Masks (draw, ...) of torch's order, for Keras."""
+        """Masks (draw, ...) in Keras's order, from torch's order."""
         if self.last:
             mask = mask.movedim(2, -1)
         elif self.flat is not None:
@@ -136,13 +136,13 @@ class Layout:
         return mask.contiguous()
 
     def shape(self, shape: Shape) -> Shape:
-        """A shape of Keras's as torch would have it."""
+        """A shape in torch's order, from Keras's order."""
         return (shape[0], shape[-1], *shape[1:-1]) if self.last else shape
 
 
 @dataclass(frozen=True)
 class KerasCall:
-    """One stochastic call as a probe sees it."""
+    """One stochastic call as a probe records it."""
 
     drop: StochasticCall
     x: Any
@@ -150,7 +150,7 @@ class KerasCall:
 
 
 class ProbePass(Pass):
-    """Notes the stochastic calls, where the channels are, and the size of the largest result; drops nothing."""
+    """Records the stochastic calls, the positions of channels, and the size of the largest result; drops nothing."""
 
     def __init__(self, gaussian_noise: bool, trial: Trial = USUAL) -> None:
         super().__init__()
@@ -158,18 +158,18 @@ class ProbePass(Pass):
         self.found: dict[str, KerasCall] = {}
         self.weighted = [0, 0]  # dense layers and convolutions before the first site, and after it
         self.dropped = False
-        self.largest = 0  # bytes of the largest result at or after the first call
-        self.layouts: dict[int, tuple[Any, Layout]] = {}  # by the tensor's id, which lives as long as it is kept here
+        self.largest = 0  # bytes of the largest result from the first call on
+        self.layouts: dict[int, tuple[Any, Layout]] = {}  # by the id of the tensor, which is kept here to keep its id
 
     def at(self, name: str, drop: StochasticCall, x: Any) -> Any:
         self.found[name] = KerasCall(drop, x, Layout() if drop.operation == ATTENTION else self.layout_of(x))
         self.dropped = self.dropped or self.gaussian_noise or drop.kind != "noise"
-        self._seen(x)
+        self._note_size(x)
         return x
 
     def numbers(self, name: str, drop: StochasticCall, x: Any) -> Any:
         self.at(name, drop, x)
-        return _tried(name, drop, x, self.trial)
+        return _trial_numbers(name, drop, x, self.trial)
 
     def by_keras(self, name: str, drop: StochasticCall, run: Run) -> Any:
         result = run(0)
@@ -183,35 +183,35 @@ class ProbePass(Pass):
             self.weighted[self.dropped] += 1
         if not _is_tensor(result):
             return
-        self._seen(result)
+        self._note_size(result)
         rank = len(result.shape)
         before = self.layout_of(x) if _is_tensor(x) else Layout()
-        given = getattr(layer, "data_format", None)
+        data_format = getattr(layer, "data_format", None)
         if type(layer).__name__ == "Flatten":
-            if _is_tensor(x) and len(x.shape) > 2 and (before.last or given == "channels_first"):
+            if _is_tensor(x) and len(x.shape) > 2 and (before.last or data_format == "channels_first"):
                 shape = tuple(x.shape[1:])
                 layout = Layout(flat=shape if before.last else (*shape[1:], shape[0]))
                 self.layouts[id(result)] = result, layout
-        elif given is not None and rank > 2:
-            self.layouts[id(result)] = result, Layout(last=given == "channels_last")
+        elif data_format is not None and rank > 2:
+            self.layouts[id(result)] = result, Layout(last=data_format == "channels_last")
         elif _is_tensor(x) and tuple(x.shape[:-1]) == tuple(result.shape[:-1]) and id(x) in self.layouts:
             same = before.flat is None or tuple(x.shape) == tuple(result.shape)
             self.layouts[id(result)] = result, before if same else Layout()
 
     def layout_of(self, x: Any) -> Layout:
-        """What is known of it; images that no layer has touched have their channels where Keras's settings say."""
+        """The layout of a tensor; for images that no layer has computed, Keras's setting."""
         known = self.layouts.get(id(x))
         if known is not None:
             return known[1]
         return Layout(last=len(x.shape) > 3 and load_keras().config.image_data_format() == "channels_last")
 
-    def _seen(self, x: Any) -> None:
+    def _note_size(self, x: Any) -> None:
         if self.found:
             self.largest = max(self.largest, math.prod(x.shape) * np.dtype(load_keras().backend.floatx()).itemsize)
 
 
 class SamplePass(Pass):
-    """Applies the masks of one draw (or, where draws are vectorised, of many) at their sites."""
+    """Applies the masks of one draw at their sites, or of many draws if they are vectorised."""
 
     def __init__(self, sites: Mapping[str, KerasSite], masks: Mapping[str, Any], n_inputs: int) -> None:
         super().__init__()
@@ -227,7 +227,7 @@ class SamplePass(Pass):
     def numbers(self, name: str, drop: StochasticCall, x: Any) -> Any:
         if name not in self.sites:
             self.unknown.add(name)
-            return load_keras().ops.zeros_like(x) if drop.kind == "normals" else _tried(name, drop, x, USUAL)
+            return load_keras().ops.zeros_like(x) if drop.kind == "normals" else _trial_numbers(name, drop, x, USUAL)
         if self.sites[name].site.kind == "generator":
             return int(self.masks[name]) % MAX_KERAS_SEED
         return dropped(x, self.masks[name], self.sites[name], self.n_inputs)
@@ -240,7 +240,7 @@ class SamplePass(Pass):
 
 
 class Now(threading.local):
-    """The pass that a thread is in, and the layers whose code is running, from the outermost to the innermost."""
+    """The pass that runs in a thread, and the layers whose code is running, from the outermost to the innermost."""
 
     def __init__(self) -> None:
         self.on = Pass()
@@ -248,7 +248,7 @@ class Now(threading.local):
 
 
 class PassOwner(Protocol):
-    """What copied layers, and functions of Keras's, must know of the replica that runs them."""
+    """The replica that runs a pass, as copied layers and functions of Keras use it."""
 
     now: Now
     raised: frozenset[str]
@@ -256,10 +256,10 @@ class PassOwner(Protocol):
     kept_masks: list[tuple[Any, str]]
 
 
-def _tried(name: str, drop: StochasticCall, x: Any, trial: Trial) -> Any:
-    """What stands for random numbers where none are drawn, as for torch models."""
-    made = trial.numbers(name, drop, tuple(map(int, x.shape)))
-    return load_keras().ops.convert_to_tensor(made.numpy(), dtype=load_keras().backend.standardize_dtype(x.dtype))
+def _trial_numbers(name: str, drop: StochasticCall, x: Any, trial: Trial) -> Any:
+    """The values that replace random numbers in a probe, as for torch models."""
+    values = trial.numbers(name, drop, tuple(map(int, x.shape)))
+    return load_keras().ops.convert_to_tensor(values.numpy(), dtype=load_keras().backend.standardize_dtype(x.dtype))
 
 
 @cache
@@ -267,30 +267,30 @@ def _weighted_kinds() -> tuple[type, ...]:
     """Dense layers and convolutions."""
     layers = load_keras().layers
     convolutions = (layers.Conv1D, layers.DepthwiseConv1D, layers.SeparableConv1D)
-    return (layers.Dense, layers.EinsumDense, *(one.__mro__[1] for one in convolutions))
+    return (layers.Dense, layers.EinsumDense, *(layer.__mro__[1] for layer in convolutions))
 
 
 @dataclass(frozen=True)
 class KerasSite:
-    """A site, and where Keras has its channels."""
+    """A site, and the position of its channels in Keras."""
 
     site: Site
     layout: Layout
 
 
 def dropped(x: Any, mask: Any, at: KerasSite, n_inputs: int) -> Any:
-    """`x` under its mask, both of the backend; several entries for each input meet a mask made for one."""
+    """`x` under its mask, both of the backend; a mask for one input is repeated for its entries."""
     ops, site = load_keras().ops, at.site
     shape = tuple(x.shape)
-    wanted = tuple(size * n_inputs if axis == site.axis else size for axis, size in enumerate(site.x_shape))
-    if at.layout.shape(shape) != wanted:
+    expected = tuple(size * n_inputs if axis == site.axis else size for axis, size in enumerate(site.x_shape))
+    if at.layout.shape(shape) != expected:
         raise ValueError(
             f"`model` meets its dropout at {site.name} with shape {at.layout.shape(shape)} where its first inputs gave "
-            f"{wanted}; inputs of one call must all take the same way through it."
+            f"{expected}; inputs of one call must all take the same way through it."
         )
     mask = ops.cast(mask, x.dtype)
     if isinstance(x, Tensor):
-        x = x.contiguous()  # a convolution may have left it with channels first in memory, which all that follows keeps
+        x = x.contiguous()  # after a convolution it may have channels first in memory, which later calls would keep
     axis = site.axis
     if axis is not None and mask.shape[axis] not in (1, shape[axis]):
         parts = (n_inputs, shape[axis] // n_inputs) if site.inputs_outermost else (shape[axis] // n_inputs, n_inputs)
@@ -300,11 +300,11 @@ def dropped(x: Any, mask: Any, at: KerasSite, n_inputs: int) -> Any:
         a = ((1 - site.rate) * (1 + site.rate * ALPHA**2)) ** -0.5  # as for torch models
         result = x * (a * mask) + (a * ALPHA * (1 - mask) - a * ALPHA * site.rate)
     else:
-        result = x + mask if site.kind in ("noise", "keep", *NUMBERS) else x * mask  # numbers come in place of zeros
+        result = x + mask if site.kind in ("noise", "keep", *NUMBERS) else x * mask  # `x` is zeros then
     return result if tuple(result.shape) == shape else ops.reshape(result, shape)
 
 
-GIVEN = None  # the seed that the model gives Keras itself
+MODEL_SEED = None  # stands for the seed that the model passes to Keras itself
 
 MAX_KERAS_SEED = 2**31
 
