@@ -23,11 +23,12 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.distributions import Distribution, MultivariateNormal, Normal, kl_divergence
+from torch.distributions import Distribution, MultivariateNormal, Normal
 
 from ..checks import shown
 from ..sites.calls import Noise
 from ..sites.operations import is_sampled, weight_draw
+from .divergence import full_divergence, independent_divergence
 from .options import BayesOptions
 from .priors import Prior
 
@@ -254,46 +255,15 @@ class BayesLayer(nn.Module):
 
         The closed form where there is one; otherwise the mean over `kl_samples` draws.
         """
+        priors = [self._prior(name) for name in ("weight", "bias")[: 2 if self.n_biases else 1]]
         if self.full:
-            return self._full_kl()
+            return full_divergence(self.mean, self.scale_tril(), priors, self._shapes(), self.kl_samples)
         posteriors = self._custom() if self.posterior.make is not None else self._normals()
-        total = torch.zeros((), device=self.weight_mean.device)
-        for name, posterior in zip(("weight", "bias"), posteriors, strict=False):
-            prior = self._prior(name)
-            try:
-                total = total + kl_divergence(posterior, prior).sum()
-            except NotImplementedError:
-                drawn = posterior.rsample((self.kl_samples,))
-                total = total + (posterior.log_prob(drawn).sum() - prior.log_prob(drawn).sum()) / self.kl_samples
-        return total
+        return independent_divergence(posteriors, priors, self.kl_samples)
 
     def _normals(self) -> list[Distribution]:
         pairs = zip(self._mean_parameters(), self._rhos(), strict=True)
         return [Normal(mean, F.softplus(rho), validate_args=False) for mean, rho in pairs]
-
-    def _full_kl(self) -> Tensor:
-        root = self.scale_tril()
-        log_determinant = root.diagonal().log().sum()
-        names = ("weight", "bias")[: 2 if self.n_biases else 1]
-        priors = [self._prior(name) for name in names]
-        normal_priors = [prior for prior in priors if type(prior) is Normal]
-        if len(normal_priors) == len(priors):
-            flat = [
-                (prior.loc.expand(shape).flatten(), prior.scale.expand(shape).flatten())
-                for prior, shape in zip(normal_priors, self._shapes(), strict=True)
-            ]
-            loc, scale = (torch.cat(parts) for parts in zip(*flat, strict=True))
-            # torch's formula for two multivariate normals, simplified for a diagonal prior
-            trace = (root / scale[:, None]).square().sum()
-            distance = ((self.mean - loc) / scale).square().sum()
-            return 0.5 * (trace + distance - self.n_weights) + scale.log().sum() - log_determinant
-        noise = torch.randn(self.kl_samples, self.n_weights, device=root.device, dtype=root.dtype)
-        drawn = self.mean + noise @ root.T
-        kl = -0.5 * (noise.square().sum() / self.kl_samples + self.n_weights * math.log(2 * math.pi)) - log_determinant
-        pieces = drawn.split([self.n_weights - self.n_biases, self.n_biases], dim=1)
-        for prior, piece, shape in zip(priors, pieces, self._shapes(), strict=False):
-            kl = kl - prior.log_prob(piece.view(-1, *shape)).sum() / self.kl_samples
-        return kl
 
     def _register_prior(self, name: str, prior: Prior, shape: tuple[int, ...]) -> None:
         for parameter, value in prior.tensors(shape).items():

@@ -14,7 +14,7 @@ from torch.distributions import Distribution
 
 from ..checks import check_choice, check_count, check_number, shown
 from ..compute.memory import free_memory
-from .distributions import COPIES, START_SCALE
+from .extra_distributions import COPIES, START_SCALE
 
 MakePosterior = Callable[[Tensor, Tensor], Distribution]
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.distributions import Cauchy, Distribution, Laplace, Normal
 
 from ..checks import check_choice, check_number, shown
-from .distributions import Horseshoe, Number, StandardStudentT, listed, location_of, mixture, scale_of, several
+from .extra_distributions import Horseshoe, Number, StandardStudentT, listed, location_of, mixture, scale_of, several
 
 FAMILIES: dict[str, Callable[..., Distribution]] = {
     "normal": Normal,

@@ -23,7 +23,7 @@ from mcdropout.engine.fold import FoldedEngine
 from mcdropout.engine.randomness import SiteSeed, normals
 from mcdropout.engine.torch_passes import TorchPasses
 from mcdropout.variational.convolutions import BayesConv1d, BayesConv2d
-from mcdropout.variational.distributions import Horseshoe
+from mcdropout.variational.extra_distributions import Horseshoe
 from mcdropout.variational.layer import BayesLayer, kl_divergence_of, variational_layers
 from mcdropout.variational.linear import BayesLinear
 from mcdropout.variational.options import ESTIMATORS, BayesOptions
