@@ -15,8 +15,8 @@ test_that("a monitor sees a change, and says since when", {
     "# A drift monitor of predictive_entropy, against 200 reference inputs",
     "Seen: 0 inputs in 0 batches.",
     paste(
-      "No drift: the evidence reached 10^0.00 at the end of a batch at most, and 10^1.30 makes an alarm.",
-      "While nothing changes, the chance of ever having one is at most 5 %."
+      "No drift: the highest evidence at the end of a batch was 10^0.00; an alarm needs 10^1.30. While nothing",
+      "changes, the probability of ever having an alarm is at most 5 %."
     )
   ))
   monitor <- update(monitor, uncertain(sharp(201:300)), name = "Monday")
@@ -37,7 +37,7 @@ test_that("a monitor sees a change, and says since when", {
       "population stability index 2.453 (by chance up to 0.367)."
     ),
     "DRIFT: alarm at input 124, in batch 2; since about input 101, in batch 2.",
-    "Had nothing changed, the chance of an alarm in the whole run would have been at most 5 %."
+    "While nothing changes, the probability of an alarm in the whole run is at most 5 %."
   ))
 })
 
@@ -90,7 +90,7 @@ test_that("what cannot be watched is refused", {
   expect_refusal(update(monitor, 3), '`prediction` must be what `mc_predict()` returns; got "numeric".')
   expect_refusal(
     update(monitor, example_values()),
-    "`prediction` must be of classes as the reference; got one of values."
+    "`prediction` must be of classes, like the reference; got one of values."
   )
   expect_refusal(
     update(monitor, example_prediction(labels = c("cat", "dog", "fox"))),

@@ -117,10 +117,10 @@ test_that("what cannot be promised is said, with what it takes", {
   expect_warned(
     policy <- mc_triage(pred, truth_of(pred), max_error = 0.001),
     paste(
-      "No threshold can promise that at most 0.1 % of the accepted are wrong: of the 300 inputs kept for the",
-      "test, the most promising one accepts 228, 2 of them wrong, where it takes at least 2995 without an",
-      "error, or more with some. At this error rate no number of inputs would do: allow more error, or train",
-      "a better network."
+      "No threshold can promise that at most 0.1 % of the accepted are wrong. Of the 300 inputs used for the",
+      "test, the most promising threshold accepts 228, 2 of them wrong; at least 2995 without an error are",
+      "needed, or more with errors. With this error rate no number of inputs would be enough: allow more",
+      "error, or train a better network."
     )
   )
   expect_true(is.na(policy$thresholds))
@@ -201,7 +201,7 @@ test_that("what cannot be learnt or decided is refused", {
   )
   expect_refusal(
     mc_triage(pred, y, max_error = 0.1, tiers = 3),
-    "`max_error` must have 2 numbers for 3 tiers; or `budget` says what share the last takes; got 1."
+    "`max_error` must have 2 numbers for 3 tiers; or `budget` sets the share of the last tier; got 1."
   )
   expect_refusal(
     mc_triage(pred, y, max_error = 0.1, tiers = 4),
@@ -229,7 +229,7 @@ test_that("what cannot be learnt or decided is refused", {
   )
   expect_refusal(
     mc_triage(pred, y, uncertainty_threshold = 0.1, max_error = 0.1),
-    "`max_error` and `uncertainty_threshold` must not both be given: each alone sets the thresholds."
+    "`max_error` and `uncertainty_threshold` must not both be given: each of them sets the thresholds."
   )
   expect_refusal(
     mc_triage(example_values(), 1:5, max_error = 0.1),

@@ -49,7 +49,7 @@ test_that("sets and intervals are tibbles with a row per input", {
   expect_prints(
     intervals, paste("# Conformal intervals (absolute): the truth is inside for at least 50 %", like)
   )
-  too_few <- "5 inputs are fewer than the 9 it takes; all intervals are without limit."
+  too_few <- "5 inputs are fewer than the 9 needed; all intervals are without limit."
   expect_warned(
     unlimited <- mc_conformal(values, values$mean + 1),
     paste("output 1:", too_few, "output 2:", too_few)
@@ -81,8 +81,8 @@ test_that("draws are calibrated once, and what was learnt is for their temperatu
   calibrated <- mc_apply(learnt, pred)
   expect_identical(calibrated$temperature, learnt$temperature)
   refused <- "mcdropout_error_argument"
-  expect_error(mc_apply(learnt, calibrated), "got one that is calibrated already", class = refused)
-  expect_error(mc_calibrate(calibrated, truth_of(pred)), "is calibrated already", class = refused)
+  expect_error(mc_apply(learnt, calibrated), "got one that is calibrated at temperature", class = refused)
+  expect_error(mc_calibrate(calibrated, truth_of(pred)), "is calibrated at temperature", class = refused)
   sets <- mc_conformal(pred, truth_of(pred))
   words <- "must be not calibrated, as the one that the conformal sets were learnt on"
   expect_error(mc_apply(sets, calibrated), words, class = refused)

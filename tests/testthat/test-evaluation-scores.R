@@ -47,7 +47,7 @@ test_that("scores print what a reader wants first", {
     " output   rmse    mae   crps",
     "      1 0.5000 0.5000 1.0055",
     "      2 0.5000 0.5000 0.3647",
-    "The log density needs a network that tells its noise."
+    "The log density needs a network that estimates its noise."
   ))
 })
 
@@ -60,7 +60,7 @@ test_that("values are scored by output", {
   expect_equal(scores$mae, c(1, 2))
   expect_null(scores$log_density) # the draws tell no noise of their own
   expect_identical(dim(scores$pit), c(5L, 2L))
-  expect_match(scores$notes, "tells its noise")
+  expect_match(scores$notes, "estimates its noise")
   expect_identical(unique(scores$by_interval$interval), c("conf_int", "pred_int"))
 })
 

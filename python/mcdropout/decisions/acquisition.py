@@ -1,4 +1,4 @@
-"""The inputs to label next: those that would teach the network most. Needs no torch."""
+"""`mc_acquire()`: choose the inputs to label next, those that would teach the network most. Needs no torch."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from ..predictions.prediction import Array, MCPrediction
 from ..predictions.truth import check_classes
 from ..predictions.uncertainty import CLASS_MEASURES, measured
 
-N_OUTCOMES = 2_000  # joint labels of a batch: all of them up to this number, else this number of sampled ones
+N_OUTCOMES = 2_000  # a batch with more possible outcomes gets this many random ones
 
-N_AT_ONCE = 256  # candidates that are processed at once
+N_AT_ONCE = 256  # candidates whose information is computed together
 
-MOST_INFORMATION = 0.98  # the share of the information in the draws after which the choice is nearly random
+TOLD_APART = 0.98  # share of the information in the draws; inputs chosen beyond it are chosen almost by chance
 
 
 def mc_acquire(
@@ -27,29 +27,31 @@ def mc_acquire(
     by: str = "mutual_information",
     seed: int | None = 0,
 ) -> pd.DataFrame:
-    """Choose the inputs to label next, the most useful first.
+    """Choose the inputs to label next, the most useful input first.
 
-    If inputs resemble each other (frames of a video, copies), single measures choose similar inputs many times, which
-    may teach less than random choice; "batchbald" avoids this. If all inputs are different and all labels equally
-    frequent, none of them is sure to be much better than random choice.
+    Where inputs resemble each other (frames of a video, copies), single measures choose many similar inputs, which may
+    teach less than a random choice. "batchbald" avoids that. Where all inputs are different and all labels equally
+    frequent, no method is certain to be much better than a random choice.
 
     Args:
         prediction: The prediction of the inputs without labels.
-        n: The number of inputs to choose.
+        n: Number of inputs to choose.
         by: A measure of uncertainty: "mutual_information" (BALD), "predictive_entropy", "variation_ratio",
-            "least_confidence", "smallest_margin", "std" or "expected_entropy"; equal inputs keep their order. Or
-            "batchbald": inputs whose labels together say most about the network, so that a batch has no similar inputs.
-            It needs the draws, with masks shared by all inputs. The information of a batch cannot exceed log(number of
-            draws); a warning names the input from which on the choice is nearly random. Use 100 draws or more for
-            batches of ten.
-        seed: The seed of "batchbald". If a batch has more than 2,000 possible outcomes, it samples them.
+            "least_confidence", "smallest_margin", "std" or "expected_entropy". Inputs with equal values keep their
+            order. Or "batchbald": the inputs whose labels together tell most about the network, so that a batch does
+            not contain n similar inputs. It needs the draws, with masks shared by all inputs. The information of a
+            batch cannot exceed log(number of draws); a warning says from which input on the choice is made by chance.
+            Use 100 draws or more for batches of ten.
+        seed: Seed for "batchbald". If a batch has more than 2,000 possible outcomes, its information is estimated from
+            a random sample of them.
 
     Returns:
-        A table with columns input (position in the prediction, from 0), id (if the prediction has ids) and score: the
-        measure; for "batchbald" the information about the network, in nats, of the batch up to this input.
+        A table with columns input (position in the prediction, from 0), id (where the prediction has ids) and score:
+        the measure, or for "batchbald" the information, in nats, of the batch up to this input about the network.
 
     Raises:
-        ValueError: For `n` above the number of inputs, for values, and for "batchbald" without shared draws.
+        ValueError: If `n` exceeds the number of inputs, if the prediction is of values, or if "batchbald" has no shared
+            draws.
 
     References:
         Houlsby et al. (2011), arXiv:1112.5745 (BALD). Kirsch, van Amersfoort and Gal (2019), arXiv:1906.08158
@@ -76,7 +78,7 @@ def mc_acquire(
     if by == "batchbald":
         draws = _shared_draws(prediction)
         chosen, scores = _batch(draws, n, np.random.default_rng(seed))
-        _warn_of_random_choice(scores, len(draws))
+        _warn_if_told_apart(scores, len(draws))
     else:
         uncertainty = measured(prediction, by)
         chosen = np.argsort(-uncertainty, kind="stable")[:n]
@@ -85,18 +87,18 @@ def mc_acquire(
     return pd.DataFrame({"input": chosen, **ids, "score": scores})
 
 
-def _warn_of_random_choice(information: Array, n_draws: int) -> None:
-    """Warn if the first inputs have nearly all the information that labels can have: log N, which identifies a draw."""
-    reached = np.flatnonzero(information >= MOST_INFORMATION * np.log(n_draws))
-    if len(reached) and reached[0] + 1 < len(information):
+def _warn_if_told_apart(information: Array, n_draws: int) -> None:
+    """Warn if the first inputs already give nearly all information that N draws contain, which is log N."""
+    enough = np.flatnonzero(information >= TOLD_APART * np.log(n_draws))
+    if len(enough) and enough[0] + 1 < len(information):
         warn(
-            f"Of the {len(information)} inputs the first {reached[0] + 1} already tell the {n_draws} draws apart, so "
-            "hardly anything chooses the others; predict with a larger `n_samples`, or choose fewer inputs at a time."
+            f"Of the {len(information)} inputs the first {enough[0] + 1} already tell the {n_draws} draws apart, so "
+            "the others are chosen almost by chance. Predict with a larger `n_samples`, or choose fewer inputs."
         )
 
 
 def _shared_draws(prediction: MCPrediction) -> Array:
-    """Draws of which each is the same network for all inputs, (draw, input, label)."""
+    """The draws, (draw, input, label), if each of them is the same network for all inputs."""
     if prediction.samples is None:
         raise ValueError('`prediction` must hold its draws for "batchbald"; predict with `keep_samples` set to true.')
     if prediction.masks != "shared" or np.isnan(prediction.samples).any():
@@ -108,9 +110,9 @@ def _shared_draws(prediction: MCPrediction) -> Array:
 
 
 def _batch(draws: Array, n: int, rng: np.random.Generator) -> tuple[Array, Array]:
-    """Greedy choice by joint information: positions, and the information of the batch up to each."""
-    expected = entr(draws).sum(axis=-1).mean(axis=0)  # (input,): the entropy that remains if the network is known
-    single = entr(draws.mean(axis=0)).sum(axis=-1) - expected
+    """Greedy choice by joint information: the positions, and the information of the batch up to each of them."""
+    expected = entr(draws).sum(axis=-1).mean(axis=0)  # (input,): entropy of the label if the network is known
+    single = entr(draws.mean(axis=0)).sum(axis=-1) - expected  # (input,): information of that input by itself
     candidates = np.argsort(-single, kind="stable")
     chosen: list[int] = []
     gains: list[float] = []
@@ -118,25 +120,25 @@ def _batch(draws: Array, n: int, rng: np.random.Generator) -> tuple[Array, Array
     for _ in range(n):
         best, winner = -np.inf, -1
         for start in range(0, len(candidates), N_AT_ONCE):
-            part = candidates[start : start + N_AT_ONCE]
-            if single[part[0]] <= best:
-                break  # the gain of an input is at most its single information, which only falls from here on
-            gain = outcomes.entropy_of(draws[:, part]) - expected[part]
+            piece = candidates[start : start + N_AT_ONCE]
+            if single[piece[0]] <= best:
+                break  # the gain of an input is at most its single information, which falls along the candidates
+            gain = outcomes.entropy_of(draws[:, piece]) - expected[piece]
             if gain.max() > best:
-                best, winner = float(gain.max()), int(part[gain.argmax()])
+                best, winner = float(gain.max()), int(piece[gain.argmax()])
         chosen.append(winner)
         gains.append(best)
         candidates = candidates[candidates != winner]
         outcomes = outcomes.extended(draws, chosen, rng)
-    # an estimate may exceed log N, the largest possible information
+    # the information of labels about N draws is at most log N; an estimate of it can be larger
     return np.array(chosen), np.minimum(np.cumsum(gains), np.log(len(draws)))
 
 
 @dataclass(frozen=True)
 class _Outcomes:
-    """Joint labels of the chosen inputs: all of them, or a sample from their distribution."""
+    """Joint labels of the chosen inputs: all possible ones, or random ones from their distribution."""
 
-    given_draw: Array  # (draw, outcome): the probability of each outcome under each network
+    given_draw: Array  # (draw, outcome): probability under each network
     complete: bool
 
     @classmethod
@@ -144,7 +146,7 @@ class _Outcomes:
         return cls(np.ones((n_draws, 1)), True)
 
     def entropy_of(self, draws: Array) -> Array:
-        """Mean entropy of the label of each input given an outcome, (input,), in nats."""
+        """Mean entropy of the label of each input if the outcome is known, (input,), in nats."""
         n_draws, n_inputs, n_labels = draws.shape
         probability = self.given_draw.mean(axis=0)
         possible = probability > 0
@@ -154,20 +156,23 @@ class _Outcomes:
         return probability[possible] @ entropies if self.complete else entropies.mean(axis=0)
 
     def extended(self, draws: Array, chosen: list[int], rng: np.random.Generator) -> _Outcomes:
-        """The outcomes extended by the label of the input that was chosen last."""
+        """The outcomes, extended by the label of the input chosen last."""
         if self.complete and self.given_draw.shape[1] * draws.shape[2] <= N_OUTCOMES:
-            joint = self.given_draw[:, :, None] * draws[:, None, chosen[-1], :]
-            return _Outcomes(joint.reshape(len(draws), -1), True)
+            extended = self.given_draw[:, :, None] * draws[:, None, chosen[-1], :]
+            return _Outcomes(extended.reshape(len(draws), -1), True)
         return _Outcomes.drawn(draws[:, chosen], rng)
 
     @classmethod
     def drawn(cls, draws: Array, rng: np.random.Generator) -> _Outcomes:
-        """A sample of outcomes: a network, then labels from it; draws are (draw, input, label)."""
-        networks = np.repeat(np.arange(len(draws)), -(-N_OUTCOMES // len(draws)))  # each network equally often
+        """A random sample of the joint distribution: each network equally often, with labels drawn from it.
+
+        draws: (draw, input, label), of the chosen inputs.
+        """
+        networks = np.repeat(np.arange(len(draws)), -(-N_OUTCOMES // len(draws)))
         given_draw = np.ones((len(draws), len(networks)))
         for place in range(draws.shape[1]):
-            shares = draws[:, place].cumsum(axis=1)
-            chances = rng.random(len(networks))[:, None] * shares[networks, -1:]
-            labels = (chances >= shares[networks]).sum(axis=1)
+            cumulative = draws[:, place].cumsum(axis=1)
+            uniform = rng.random(len(networks))[:, None] * cumulative[networks, -1:]
+            labels = (uniform >= cumulative[networks]).sum(axis=1)
             given_draw *= draws[:, place][:, labels]
         return cls(given_draw, False)

@@ -1,4 +1,4 @@
-"""The labelled inputs of a policy, and the path of its thresholds."""
+"""The labelled inputs that a policy is learnt on, and the path of its thresholds."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from ..predictions.prediction import Array, MCPrediction
 from ..predictions.truth import codes_to_learn_from, labels_of, predicted_codes
 from ..predictions.uncertainty import measured
 
-N_CANDIDATES = 200  # thresholds that may be tested: steps of half a per cent of the inputs
+N_CANDIDATES = 200  # largest number of thresholds that are tested: steps of half a per cent of the inputs
 
-N_PATH = 1000  # steps of the path through several measures if nothing is tested
+N_PATH = 1000  # steps of the path through several measures if no threshold is tested
 
 
 @dataclass(frozen=True)
 class CalibrationCases:
-    """Labelled inputs with their uncertainty, (input, measure)."""
+    """Labelled inputs with their uncertainties."""
 
-    true: Array
-    predicted: Array
-    uncertainties: Array
+    true: Array  # codes
+    predicted: Array  # codes
+    uncertainties: Array  # (input, measure)
     measures: tuple[str, ...]
     labels: tuple[Label, ...]
     temperature: float | None = None
@@ -46,7 +46,7 @@ class CalibrationCases:
         return CalibrationCases(true, predicted, uncertainties, self.measures, self.labels, self.temperature)
 
     def code(self, label: object) -> int:
-        """The position of a label; a number may be given as another type, as from the other language."""
+        """The place of a label; a number may also be given as text, as R gives it."""
         names = [str(known) for known in self.labels]
         number = as_whole_number(label)
         name = str(label if number is None else number)
@@ -56,17 +56,19 @@ class CalibrationCases:
         return names.index(name)
 
     def path(self, most: int | None = None) -> ThresholdPath:
-        """Thresholds from strict to lax, at most `most`; by default all values of one measure, or a path of several."""
-        most = N_PATH if most is None and len(self.measures) > 1 else most
+        """Thresholds from strict to lax, in at most `most` steps.
+
+        Without `most`, one measure gets a step for each of its values, and several measures get `N_PATH` steps.
+        """
         if most is None and len(self.measures) == 1:
             return ThresholdPath.through(np.unique(self.uncertainties[:, 0])[:, None], self.uncertainties)
+        n_steps = N_PATH if most is None else most
         ordered = np.sort(self.uncertainties, axis=0)
-        assert most is not None
-        ends = np.unique(np.ceil(len(ordered) * np.arange(1, most + 1) / most - 1e-9).astype(np.int64))
+        ends = np.unique(np.ceil(len(ordered) * np.arange(1, n_steps + 1) / n_steps - 1e-9).astype(np.int64))
         return ThresholdPath.through(np.unique(ordered[ends - 1], axis=0), self.uncertainties)
 
     def concerned(self, limit: Mapping[str, Any]) -> Array:
-        """Whether a limit on the error counts an input."""
+        """Whether a limit on the error applies to each input, (input,)."""
         if limit["kind"] == "wrong":
             return np.ones(len(self.true), dtype=bool)
         return (self.true if limit["kind"] == "misses" else self.predicted) == self.code(limit["label"])
@@ -77,7 +79,7 @@ class ThresholdPath:
     """Thresholds from strict to lax, (step, measure), and the first step that accepts each input."""
 
     thresholds: Array
-    first: Array  # the number of steps if no step accepts the input
+    first: Array  # (input,), the number of steps if no step accepts the input
 
     @classmethod
     def through(cls, thresholds: Array, uncertainties: Array) -> ThresholdPath:
@@ -87,18 +89,18 @@ class ThresholdPath:
         return cls(thresholds, np.max(steps, axis=0))
 
     def accepted(self, weights: Array | None = None) -> Array:
-        """The number of inputs that each step accepts, or the sum of their weights, (step,)."""
+        """How many inputs each step accepts, or the sum of their weights, (step,)."""
         n_steps = len(self.thresholds)
         return np.bincount(self.first, weights=weights, minlength=n_steps + 1)[:n_steps].cumsum()
 
     def within(self, share: float) -> tuple[float, ...] | None:
-        """The strictest thresholds that leave at most this share of the inputs unaccepted."""
+        """The strictest thresholds that do not accept at most this share of the inputs."""
         n = len(self.first)
-        steps = np.flatnonzero(n - self.accepted() <= share * n + 1e-9)  # 0.1 of 10 must be 1, whatever the rounding
+        steps = np.flatnonzero(n - self.accepted() <= share * n + 1e-9)  # 1e-9: 0.1 * 10 must be 1 despite rounding
         return tuple(self.thresholds[steps[0]].tolist()) if share < 1 else None
 
     def curve(self, cases: CalibrationCases) -> pd.DataFrame:
-        """The number of accepted and of wrong inputs of each step, for at most `N_CANDIDATES` steps."""
+        """How many inputs each step accepts, and how many of them are wrong, for at most `N_CANDIDATES` steps."""
         n, wrong = self.accepted(), self.accepted(cases.wrong * 1.0)
         chosen = np.unique(np.linspace(0, len(n) - 1, N_CANDIDATES).astype(np.int64))
         thresholds = dict(zip(cases.measures, self.thresholds[chosen].T, strict=True))
@@ -113,7 +115,7 @@ class ThresholdPath:
 
 
 def tiers_of(uncertainties: Array, thresholds: Sequence[tuple[float, ...] | None]) -> Array:
-    """The position of each input's tier, (input,)."""
+    """The place of each input's tier, (input,)."""
     places = np.full(len(uncertainties), len(thresholds))
     for place in range(len(thresholds) - 1, -1, -1):
         row = thresholds[place]

@@ -1,4 +1,4 @@
-"""Thresholds of the least cost."""
+"""Thresholds with the lowest total cost."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from .policy import quoted
 
 @dataclass(frozen=True)
 class CostTable:
-    """The cost of each input in each tier, (input, tier)."""
+    """The cost of each input in each tier."""
 
-    each: Array
+    each: Array  # (input, tier)
 
     @classmethod
     def of(cls, costs: Mapping[str, Any], names: tuple[str, ...], cases: CalibrationCases) -> CostTable:
@@ -33,25 +33,26 @@ class CostTable:
             pair = np.atleast_1d(np.asarray(costs[name], dtype=object)).ravel().tolist()
             if len(pair) not in (1, 2):
                 raise ValueError(f'`costs` must have one or two numbers for "{name}"; got {shown(costs[name])}.')
-            price = check_number(pair[0], f'costs["{name}"]', at_least=0)
-            corrected = check_number(pair[1], f'costs["{name}"]', at_least=0, at_most=1) if len(pair) == 2 else 1.0
-            columns.append(price + (1 - corrected) * error)
+            cost = check_number(pair[0], f'costs["{name}"]', at_least=0)
+            found_share = check_number(pair[1], f'costs["{name}"]', at_least=0, at_most=1) if len(pair) == 2 else 1.0
+            columns.append(cost + (1 - found_share) * error)
         return cls(np.stack(columns, axis=1))
 
     def mean(self, places: Array) -> float:
-        """Mean cost of inputs in these tiers."""
+        """Mean cost if each input is in the tier with that place."""
         return float(self.each[np.arange(len(places)), places].mean())
 
-    def cheapest(self, path: ThresholdPath, cases: CalibrationCases) -> list[tuple[float, ...] | None]:
-        """Thresholds of the least total cost; each tier ends before the path or at one of its steps."""
-        sums = [np.append(0, path.accepted(column)) for column in self.each.T]  # (0 or step) for each tier
+    def cheapest(self, path: ThresholdPath) -> list[tuple[float, ...] | None]:
+        """The thresholds with the lowest total cost, one for each tier but the last; None accepts no input."""
+        # for each tier: its cost of all inputs up to each step; position 0 stands for no input
+        sums = [np.append(0, path.accepted(column)) for column in self.each.T]
         least, choices = sums[0], []
-        for column in sums[1:]:
-            # the earlier tiers accept up to a step, this tier accepts the inputs after it
-            gain = least - column
+        for tier_sum in sums[1:]:
+            # the earlier tiers take the inputs up to some step, this tier takes the inputs after that step
+            gain = least - tier_sum
             best = np.minimum.accumulate(gain)
-            choices.append(_first_places(gain, best))
-            least = best + column
+            choices.append(_places_of_minimum(gain, best))
+            least = best + tier_sum
         ends, place = [], len(least) - 1
         for choice in reversed(choices):
             place = int(choice[place])
@@ -59,14 +60,14 @@ class CostTable:
         return [None if end == 0 else tuple(path.thresholds[end - 1].tolist()) for end in reversed(ends)]
 
 
-def _first_places(values: Array, running_least: Array) -> Array:
-    """The positions at which the running minimum was reached, the last one of equal values."""
+def _places_of_minimum(values: Array, running_least: Array) -> Array:
+    """The place where the running minimum was reached; the last one of equals."""
     places = np.where(values <= running_least, np.arange(len(values)), 0)
     return np.maximum.accumulate(places)
 
 
 def _error_costs(cost: object, cases: CalibrationCases) -> Array:
-    """The cost of accepting each input: one cost for all errors, or a table by true and predicted label."""
+    """Cost of accepting each input: one cost for every error, or one for each pair of true and predicted label."""
     size = len(cases.labels)
     table = np.asarray(cost.to_numpy() if isinstance(cost, pd.DataFrame) else cost)
     if table.ndim == 0:

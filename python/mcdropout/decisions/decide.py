@@ -16,15 +16,15 @@ def mc_decide(policy: MCPolicy, prediction: MCPrediction) -> pd.DataFrame:
     """Decide on each input by a policy, and say why.
 
     Args:
-        policy: What `mc_triage()` returned.
+        policy: A result of `mc_triage()`.
         prediction: The prediction of new inputs.
 
     Returns:
-        One row for each input: the predicted label, the tier, the reason in words, and the value of each measure.
+        One row for each input: the predicted label, the tier, the reason in words, and the uncertainty by each measure.
 
     Raises:
-        ValueError: For a prediction of other labels than those of the policy, at another temperature than the one it
-            was learnt on, of values, or with NaN.
+        ValueError: If the prediction is of values, has other labels or another temperature than the one that the policy
+            was learnt on, or contains NaN.
 
     Examples:
         >>> import mcdropout as mcd

@@ -1,6 +1,6 @@
-"""Drift monitoring: whether new inputs are still like a reference, by the network's uncertainty. Needs no torch.
+"""Drift: whether new inputs are still like earlier ones, judged by how uncertain the network is. Needs no torch.
 
-A monitor is made from a reference and updated batch by batch. It says when the inputs differ, and since when.
+A monitor is built from a reference. It takes one batch after another, and says whether they differ and since when.
 """
 
 from __future__ import annotations
@@ -21,31 +21,31 @@ from ..predictions.truth import check_calibration, check_labels, check_predictio
 from ..predictions.uncertainty import measured, measures_of
 from .bets import N_BETS, Bets, cells_of, log_weights, smoothed_ranks, uniform_lots
 
-FEWEST = 20  # least number of reference inputs: with fewer, no rank is rarer than one in twenty
+FEWEST = 20  # with fewer inputs in the reference, no rank has a probability below one in twenty
 
-MOST_BATCHES = 1_000  # rows that are kept of the table of batches
+MOST_BATCHES = 1_000  # largest number of rows in the table of batches
 
 COLUMNS = ("batch", "name", "n", "seen", "mean", "ks", "ks_p_value", "psi", "psi_limit", "log10_evidence", "drift")
 
 
 @dataclass(repr=False)
 class MCMonitor:
-    """The result of `mc_monitor()`; `update()` takes the next batch.
+    """A drift monitor, which `mc_monitor()` returns. `update()` takes one batch after another.
 
     Attributes:
-        batches: One row for each of the last 1,000 batches: `name`, if it has one; `n` inputs, `seen` inputs in total
-            so far, `mean` of the measure; `ks` and `ks_p_value`, the Kolmogorov-Smirnov test of this batch against the
-            reference; `psi`, the population stability index, and `psi_limit`, which a batch of this size exceeds by
-            chance once in twenty times; `log10_evidence`, that of the sequential test over the whole run; `drift`,
-            whether there was an alarm up to this batch.
+        batches: One row for each of the last 1,000 batches: `name`, if given; `n` inputs, `seen` inputs so far, `mean`
+            of the measure; `ks` and `ks_p_value`, the Kolmogorov-Smirnov test of this batch against the reference;
+            `psi`, the population stability index, and `psi_limit`, which a batch of this size exceeds by chance once in
+            twenty times; `log10_evidence`, of the sequential test over the whole run; `drift`, whether there had been
+            an alarm by then.
         drift: Whether there was an alarm.
-        alarm_input: The input of the alarm, counted from 1.
-        alarm_batch: The batch of the alarm, counted from 1.
+        alarm_input: The input that raised the alarm, counted from 1.
+        alarm_batch: The batch of that input, counted from 1.
         since_input: The input at which the change most probably began.
         since_batch: The batch at which the change most probably began.
-        alarm_at: The evidence that raises an alarm, as log10.
-        n_seen: The number of inputs so far.
-        n_batches: The number of batches so far.
+        alarm_at: The evidence, as log10, that raises an alarm.
+        n_seen: Number of inputs so far.
+        n_batches: Number of batches so far.
     """
 
     task: str
@@ -54,20 +54,20 @@ class MCMonitor:
     false_alarm_rate: float
     n_bins: int
     seed: int
-    reference: Array  # in rising order
-    counts: Array  # (cell,), inputs so far below the first reference value, between it and the second, and so on
+    reference: Array  # sorted
+    counts: Array  # (cell,), number of inputs below the first value of the reference, below the second, and so on
     n_seen: int
-    batches: pd.DataFrame  # the last batches
+    batches: pd.DataFrame  # the last `MOST_BATCHES` batches
     n_batches: int
     highest_evidence: float  # log10, at the end of a batch
-    log_capital: Array  # (bet,), the capital at stake
-    log_best: Array  # (bet,), the capital of the best start
-    best_start: Array  # (bet,), the best start, an input counted from 1
+    log_capital: Array  # (bet,), capital at stake
+    log_best: Array  # (bet,), capital of the best start
+    best_start: Array  # (bet,), the number of that start, an input counted from 1
     alarm_input: int | None = None
-    alarm_batch: int | None = None  # counted from 1
+    alarm_batch: int | None = None
     since_input: int | None = None
     since_batch: int | None = None
-    temperature: float | None = None  # that of the reference; None in older files
+    temperature: float | None = None  # of the reference; None in older files
     edges: Array = field(init=False)
 
     def __post_init__(self) -> None:
@@ -81,23 +81,14 @@ class MCMonitor:
 
     @property
     def alarm_at(self) -> float:
-        """The evidence, as log10, that raises an alarm: one over the false alarm rate."""
+        """The evidence, as log10, that raises an alarm: 1 / `false_alarm_rate`."""
         return -math.log10(self.false_alarm_rate)
 
     def update(self, prediction: MCPrediction, *, name: str | None = None) -> MCMonitor:
-        """Add the next batch, of any size, to this monitor.
+        """Add the next batch, of any size, to this monitor, and return the monitor.
 
-        The sequential test does not depend on how the inputs are split into batches.
-
-        Args:
-            prediction: The prediction of the inputs of the batch.
-            name: The name of the batch, such as its date.
-
-        Returns:
-            This monitor, which is changed.
-
-        Raises:
-            ValueError: For a prediction of other labels or without the measure; the monitor does not change then.
+        name: a name of the batch, such as its date. The sequential test does not depend on how the inputs are divided
+        into batches. A prediction with other labels or without the measure raises ValueError and changes nothing.
         """
         values = _uncertainties(prediction, self.measure, self.task, self.labels, self.temperature, "prediction")
         if name is not None and not isinstance(name, str):
@@ -125,25 +116,25 @@ class MCMonitor:
         return self
 
     def _ranks(self, values: Array) -> tuple[Array, Array, Array]:
-        """The rank of each value from above and from below, and the new counts."""
+        """Each value's rank from above and from below, (value,), and the counts after these values."""
         uniforms = uniform_lots(self.seed, self.n_seen, len(values))
         cells = cells_of(values, self.reference, self._among_equals(), uniforms[:, 0])
         return smoothed_ranks(cells, self.counts, uniforms[:, 1])
 
     def _among_equals(self) -> Array:
-        """The position of each reference value among equal ones: numbers in (0, 1), rising among equal values."""
-        uniforms = np.random.default_rng([self.seed, 1]).random(len(self.reference))
-        return uniforms[np.lexsort((uniforms, self.reference.searchsorted(self.reference)))]
+        """A number in (0, 1) for each input of the reference, which orders inputs with equal values."""
+        drawn = np.random.default_rng([self.seed, 1]).random(len(self.reference))
+        return drawn[np.lexsort((drawn, self.reference.searchsorted(self.reference)))]
 
     def _batch_of(self, number: int) -> int | None:
-        """The batch of an input, if the row of the batch is still in the table."""
+        """The batch of the input with this number, if the table still has its row."""
         batches = self.batches
         if number <= batches["seen"].iloc[0] - batches["n"].iloc[0]:
             return None
         return int(batches["batch"].iloc[int(np.searchsorted(batches["seen"], number))])
 
     def _row(self, values: Array, seen: int) -> dict[str, Any]:
-        """The columns of the table that depend on one batch only."""
+        """The numbers of a single batch."""
         test = stats.ks_2samp(self.reference, values, method="asymp")
         return {
             "batch": self.n_batches + 1,
@@ -157,14 +148,14 @@ class MCMonitor:
         }
 
     def words(self) -> str:
-        """The measure, the inputs so far, and the meaning of an alarm, as text."""
+        """The measure, the last batch, and the alarm or its absence, as text."""
         return "\n".join(_words(self))
 
     def __repr__(self) -> str:
         return self.words()
 
     def to_state(self) -> dict[str, Any]:
-        """The content of a file, as JSON can hold it."""
+        """The content of a file, in types that JSON has."""
         state = {name: getattr(self, name) for name in self.__dataclass_fields__ if name != "edges"}
         state["batches"] = self.batches.to_dict(orient="list")
         state["labels"] = None if self.labels is None else list(self.labels)
@@ -172,10 +163,10 @@ class MCMonitor:
 
     @classmethod
     def from_state(cls, state: Mapping[str, Any]) -> MCMonitor:
-        """The object of what `to_state()` returned."""
-        kinds = dict.fromkeys(("reference", "log_capital", "log_best"), np.float64)
-        kinds |= dict.fromkeys(("best_start", "counts"), np.int64)
-        arrays = {name: np.array(state[name], dtype=kind) for name, kind in kinds.items()}
+        """The monitor from the result of `to_state()`."""
+        dtypes = dict.fromkeys(("reference", "log_capital", "log_best"), np.float64)
+        dtypes |= dict.fromkeys(("best_start", "counts"), np.int64)
+        arrays = {name: np.array(state[name], dtype=dtype) for name, dtype in dtypes.items()}
         columns = state["batches"]
         batches = _table([dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)])
         labels = None if state["labels"] is None else tuple(state["labels"])
@@ -184,14 +175,15 @@ class MCMonitor:
         return monitor
 
     def _check_parts(self) -> None:
-        """Refuse parts that do not fit together."""
+        """Refuse parts that do not belong to the same monitor."""
         sizes = {len(values) for values in (self.log_capital, self.log_best, self.best_start)}
-        sound = all(np.isfinite(values).all() for values in (self.reference, self.log_capital, self.log_best))
-        rising = (np.diff(self.reference) >= 0).all()
-        counted = len(self.counts) == len(self.reference) + 1 and (self.counts >= 0).all()
-        counted = counted and self.counts.sum() == self.n_seen >= self.batches["n"].sum()
-        if sizes != {N_BETS} or not sound or not rising or not counted or len(self.batches) > self.n_batches:
-            raise ValueError("A monitor must hold its reference in rising order, and how many inputs it saw where.")
+        are_finite = all(np.isfinite(values).all() for values in (self.reference, self.log_capital, self.log_best))
+        is_sorted = (np.diff(self.reference) >= 0).all()
+        counts_fit = len(self.counts) == len(self.reference) + 1 and (self.counts >= 0).all()
+        counts_fit = counts_fit and self.counts.sum() == self.n_seen >= self.batches["n"].sum()
+        batches_fit = len(self.batches) <= self.n_batches
+        if sizes != {N_BETS} or not (are_finite and is_sorted and counts_fit and batches_fit):
+            raise ValueError("A monitor must have a sorted reference, and counts that sum to the number of inputs.")
 
 
 def mc_monitor(
@@ -202,36 +194,38 @@ def mc_monitor(
     n_bins: int = 10,
     seed: int | None = 0,
 ) -> MCMonitor:
-    """Monitor whether new inputs are still like those of a reference, by the network's uncertainty about them.
+    """Watch whether new inputs are still like those of a reference, by how uncertain the network is about them.
 
-    `monitor.update(prediction)` takes the next batch. The sequential test is a conformal test martingale. While nothing
-    changes, the rank of the uncertainty of each new input among all inputs before it, with the reference, is uniform
-    and independent of the earlier ranks. This holds for any network and measure. The test bets that uncertainty is
-    higher, lower, further out or further in than before; a part of its capital starts at every input. The capital
-    reaches 1 / `false_alarm_rate` with a probability of at most `false_alarm_rate` (Ville).
+    `monitor.update(prediction)` takes the next batch. The sequential test is a conformal test martingale. It uses the
+    rank of each new input's uncertainty among all inputs before it, including the reference. As long as nothing
+    changes, this rank is uniform and independent of the earlier ranks, for every network and every measure. The test
+    bets against that: it bets that uncertainty is higher, lower, further out or further in than before. At every input
+    it starts such bets with a part of its capital. By Ville's inequality the capital ever reaches 1 /
+    `false_alarm_rate` with a probability of at most `false_alarm_rate`.
 
-    The monitor keeps only the number of inputs between each two neighbours of the reference, and draws the position of
-    a new input among them. While nothing changes, all positions are equally likely. So the promise is exact, and the
-    size and the time of an update do not grow with the stream. The Kolmogorov-Smirnov test and the stability index of
-    each batch are exact too. Their p-values and limits are those of a single batch, and with many batches some exceed
-    them by chance.
+    The monitor does not keep the inputs. It keeps how many of them fell between each two neighbours of the reference. A
+    new input gets a random rank among the inputs in its interval. As long as nothing changes, every rank is equally
+    likely, so the guarantee is exact. Size and time of an update do not grow with the stream. The Kolmogorov-Smirnov
+    test and the population stability index of each batch are exact too. Their p-values and limits hold for a single
+    batch, and among many batches some exceed them by chance.
 
-    A change that does not affect the distribution of the uncertainty cannot be seen; another measure may see it.
+    A change that does not alter the distribution of the uncertainty cannot be detected by it. Another measure may
+    detect it.
 
     Args:
-        reference: The prediction of usual inputs that the network was not trained on: at least 20, better some
-            hundreds.
-        measure: The measure of uncertainty, any of those of `mc_scores()`.
-        false_alarm_rate: The probability that the sequential test ever raises an alarm while nothing changes, over the
-            whole run, for any length and any number of looks.
-        n_bins: Bins of the population stability index, each with the same number of reference inputs.
-        seed: Orders equal values.
+        reference: A prediction of normal inputs that the network was not trained on: at least 20, better some hundreds.
+        measure: A measure of uncertainty, as in `mc_scores()`.
+        false_alarm_rate: Probability that the sequential test ever raises an alarm while nothing changes, over the
+            whole run, however long it is and however often the result is read.
+        n_bins: Number of bins of the population stability index. Each bin has the same number of inputs of the
+            reference.
+        seed: Seed of the random ranks.
 
     Returns:
         The monitor.
 
     Raises:
-        ValueError: For a reference of fewer than 20 inputs, and for a measure that the reference does not have.
+        ValueError: If the reference has fewer than 20 inputs or lacks the measure.
 
     References:
         Vovk, Gammerman and Shafer (2022), Algorithmic learning in a random world, chapter 8, and Vovk et al. (2021),
@@ -285,8 +279,8 @@ def mc_monitor(
 def stability_index(reference: Array, values: Array, edges: Array) -> float:
     """Population stability index: sum over bins of (share now - share before) log(share now / share before).
 
-    A bin excludes its lower edge and includes its upper edge. Half an input is added to every bin, so that the index is
-    finite for an empty bin.
+    A bin contains values above its lower edge and up to its upper edge. Half an input is added to every bin, so that
+    the index stays finite if a bin is empty.
     """
     before, now = (
         np.bincount(np.searchsorted(edges, sample, side="left"), minlength=len(edges) + 1) + 0.5
@@ -297,7 +291,7 @@ def stability_index(reference: Array, values: Array, edges: Array) -> float:
 
 
 def _psi_limit(n_bins: int, n_reference: int, n: int) -> float:
-    """The value that the index of n inputs exceeds by chance once in twenty times, to first order."""
+    """The limit that the index of n inputs exceeds by chance once in twenty times, to first order."""
     return float(stats.chi2.ppf(0.95, max(n_bins - 1, 1)) * (1 / n_reference + 1 / n))
 
 
@@ -309,10 +303,11 @@ def _uncertainties(
     temperature: float | None,
     name: str,
 ) -> Array:
+    """The measure of each input, (input,), if the prediction fits the reference."""
     checked = check_prediction(prediction, name)
     if checked.task != task:
         kinds = {"classification": "classes", "regression": "values"}
-        raise ValueError(f"`{name}` must be of {kinds[task]} as the reference; got one of {kinds[checked.task]}.")
+        raise ValueError(f"`{name}` must be of {kinds[task]}, like the reference; got one of {kinds[checked.task]}.")
     if labels is not None:
         check_labels(checked, labels, "the reference", name)
         check_calibration(checked, temperature, "the reference", name)
@@ -320,9 +315,9 @@ def _uncertainties(
 
 
 def _table(rows: list[dict[str, Any]]) -> pd.DataFrame:
-    kinds = {"batch": np.int64, "name": object, "n": np.int64, "seen": np.int64, "drift": np.bool_}
+    dtypes = {"batch": np.int64, "name": object, "n": np.int64, "seen": np.int64, "drift": np.bool_}
     return pd.DataFrame(
-        {column: pd.Series([row[column] for row in rows], dtype=kinds.get(column, float)) for column in COLUMNS}
+        {name: pd.Series([row[name] for row in rows], dtype=dtypes.get(name, float)) for name in COLUMNS}
     )
 
 
@@ -342,20 +337,20 @@ def _words(monitor: MCMonitor) -> list[str]:
     if not monitor.drift:
         return [
             *lines,
-            f"No drift: the evidence reached 10^{monitor.highest_evidence:.2f} at the end of a batch at most, and 10^"
-            f"{monitor.alarm_at:.2f} makes an alarm. While nothing changes, the chance of ever having one is at most "
-            f"{rate}.",
+            f"No drift: the highest evidence at the end of a batch was 10^{monitor.highest_evidence:.2f}; an alarm "
+            f"needs 10^{monitor.alarm_at:.2f}. While nothing changes, the probability of ever having an alarm is at "
+            f"most {rate}.",
         ]
     since = "" if monitor.since_batch is None else f", in {_batch_words(monitor, monitor.since_batch)}"
     return [
         *lines,
         f"DRIFT: alarm at input {monitor.alarm_input}, in {_batch_words(monitor, monitor.alarm_batch)}; since about "
         f"input {monitor.since_input}{since}.",
-        f"Had nothing changed, the chance of an alarm in the whole run would have been at most {rate}.",
+        f"While nothing changes, the probability of an alarm in the whole run is at most {rate}.",
     ]
 
 
 def _batch_words(monitor: MCMonitor, batch: int | None) -> str:
     names = monitor.batches.set_index("batch")["name"]
-    name = names.get(batch)  # of a batch whose row is still there
+    name = names.get(batch)  # None if the table no longer has the row
     return f"batch {batch}" if name is None else f"batch {batch} ({name})"

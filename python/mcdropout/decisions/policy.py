@@ -1,4 +1,4 @@
-"""A policy: its thresholds, its promises, and their text."""
+"""A policy: its thresholds, its promises, and its description in sentences."""
 
 from __future__ import annotations
 
@@ -15,27 +15,27 @@ from ..predictions.prediction import Array
 
 TIERS = {2: ("accept", "refer"), 3: ("accept", "second check", "refer")}
 
-Limits = list[dict[str, Any]]  # with keys kind ("wrong", "misses", "false_alarms"), label (or None), max_error
+Limits = list[dict[str, Any]]  # each: kind ("wrong", "misses", "false_alarms"), label (or None), max_error
 
 
 @dataclass(frozen=True, repr=False)
 class MCPolicy:
-    """The result of `mc_triage()`, for `mc_decide()`: thresholds, and the inputs and tests behind them.
+    """A triage policy, which `mc_triage()` returns and `mc_decide()` applies: thresholds, and what they are based on.
 
-    An input is in the first tier of which it exceeds no threshold.
+    An input belongs to the first tier whose thresholds it does not exceed in any measure.
 
     Attributes:
-        thresholds: One row for each tier but the last, one column for each measure; a row of None takes no input.
+        thresholds: One row for each tier but the last, one column for each measure; a row of None accepts no input.
         measures: The measures of uncertainty.
         tiers: The names of the tiers.
-        basis: The argument that chose the thresholds: "max_error", "budget", "costs" or "uncertainty_threshold".
+        basis: What the thresholds were chosen for: "max_error", "budget", "costs" or "uncertainty_threshold".
         promises: One row for each limit on the error, with the result on the test inputs: `n` accepted, `wrong` of
-            them, the exact upper bound at the confidence of that limit, and whether it is `kept`.
-        outcome: One row for each tier with its result on all calibration inputs (`upper_bound` only if the thresholds
-            do not depend on the labels).
-        curve: The candidate thresholds with coverage and errors; for a promise also their p-value on the test inputs
-            and the level of the test (0: not tested).
-        needed: What would be needed for a promise that could not be made.
+            them, the exact upper bound at the confidence of that limit, and whether the limit is `kept`.
+        outcome: One row for each tier: the result on all calibration inputs, with `upper_bound` if labels were not used
+            to choose the thresholds.
+        curve: The thresholds that were considered, with coverage and errors. With `max_error` also their p-values on
+            the test inputs and the levels of their tests (0: not tested).
+        needed: What would be needed for a promise that could not be given.
     """
 
     basis: str
@@ -52,22 +52,22 @@ class MCPolicy:
     curve: pd.DataFrame
     mean_cost: float | None = None
     needed: str | None = None
-    temperature: float | None = None  # that of the prediction it was learnt on; None in older files
+    temperature: float | None = None  # of the calibration prediction; None in older files
 
     @property
     def guaranteed(self) -> bool:
-        """Whether there is a promise, and all limits could be promised."""
+        """Whether the policy has promises, and all of them are kept."""
         return len(self.promises) > 0 and bool(self.promises["kept"].all())
 
     def words(self) -> str:
-        """The rules, the promises and the numbers of inputs behind them, as text."""
+        """The tiers, the promises and the number of inputs that they are based on, as text."""
         return "\n".join(_policy_words(self))
 
     def __repr__(self) -> str:
         return self.words()
 
     def to_state(self) -> dict[str, Any]:
-        """The content of a file, as JSON can hold it."""
+        """The content of a file, in types that JSON has."""
         state = {name: getattr(self, name) for name in self.__dataclass_fields__}
         tables = {name: _plain(state[name]) for name in ("outcome", "promises", "curve")}
         rows = [None if row is None else list(row) for row in self.thresholds]
@@ -76,9 +76,11 @@ class MCPolicy:
 
     @classmethod
     def from_state(cls, state: Mapping[str, Any]) -> MCPolicy:
-        """The object of what `to_state()` returned."""
+        """The policy from the result of `to_state()`."""
         tables = {name: _table(state[name]) for name in ("outcome", "promises", "curve")}
-        rows = tuple(None if row is None else tuple(float(value) for value in row) for row in state["thresholds"])
+        rows = tuple(
+            None if row is None else tuple(float(threshold) for threshold in row) for row in state["thresholds"]
+        )
         tuples = {name: tuple(state[name]) for name in ("tiers", "measures", "labels")}
         policy = cls(**{**state, **tables, **tuples, "thresholds": rows})
         widths = {len(policy.measures)} | {len(row) for row in rows if row is not None}
@@ -154,7 +156,7 @@ def limit_words(limit: Mapping[str, Any], tiers: Sequence[str] = ()) -> str:
 
 
 def of_label(limit: Mapping[str, Any]) -> str:
-    """The label that a limit is about, in words."""
+    """The words for the inputs of the limit's label; empty if the limit is for all labels."""
     if limit["kind"] == "wrong":
         return ""
     return f" {'that are' if limit['kind'] == 'misses' else 'as'} {shown(limit['label'])}"
@@ -165,7 +167,7 @@ def _percent(share: float) -> str:
 
 
 def reasons(policy: MCPolicy, uncertainties: Array, places: Array) -> list[str]:
-    """The reason for the tier of each input: the measures that exceed the thresholds of the tier before."""
+    """The reason for each input's tier: the thresholds of the tier before that it exceeds, or its own in the first."""
     texts = [
         [f"{name} {value:.4g}" for value in column]
         for name, column in zip(policy.measures, uncertainties.T, strict=True)
@@ -214,7 +216,7 @@ def as_numbers(values: object) -> list[Any]:
 
 
 def _plain(table: pd.DataFrame) -> dict[str, list[Any]]:
-    """Columns of plain values, with None for missing ones."""
+    """The columns as lists of plain values, with None for NaN."""
     columns = {str(name): table[name].tolist() for name in table.columns}
     return {name: [None if value != value else value for value in values] for name, values in columns.items()}
 

@@ -1,9 +1,9 @@
-"""`mc_triage()`: learn which predictions are accepted, checked again, or referred to a person. Needs no torch."""
+"""`mc_triage()`: learn which predictions are accepted, checked again, or sent to a person. Needs no torch."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, cast
+from typing import Any
 
 from ..checks import check_number, check_seed, shown, warn
 from ..predictions.prediction import MCPrediction
@@ -11,7 +11,7 @@ from ..predictions.truth import check_classes
 from ..predictions.uncertainty import check_measures
 from .cases import CalibrationCases
 from .costs import CostTable
-from .learn_then_test import PolicySettings, policy_of, with_promise
+from .learn_then_test import PolicySettings, policy_of, policy_with_promise
 from .policy import Limits, MCPolicy, as_numbers, quoted, tier_names
 
 KINDS = ("misses", "false_alarms")
@@ -33,41 +33,45 @@ def mc_triage(
     uncertainty_threshold: float | Sequence[float] | None = None,
     seed: int | None = 0,
 ) -> MCPolicy:
-    """Learn from labelled inputs which predictions can be accepted, and which a person should check.
+    """Learn on labelled inputs which predictions can be accepted, and which people should see.
 
-    Give one of `max_error`, `budget`, `costs` and `uncertainty_threshold`. The promise of `max_error` is made by learn
-    then test. It holds for any network, measure and number of accepted inputs, if the network was not trained on these
-    inputs and new inputs are like them. A random quarter of the inputs chooses thresholds and their order. The others
-    test them by the exact binomial p-value of the errors among the accepted inputs. A strict threshold and the most
-    promising one get half of the allowed error probability each, and pass it on as long as they pass (fallback
-    procedure). Several limits hold at once. If no threshold passes, all inputs are referred, and a warning and `needed`
-    say what would be needed.
+    Give one of `max_error`, `budget`, `costs` and `uncertainty_threshold`. With `max_error` the guarantee follows the
+    learn-then-test method. It holds for every network, every measure and every number of accepted inputs, if the
+    calibration inputs were not used in training and are like the new inputs. A random quarter of them is used to choose
+    thresholds and the order of their tests. The other inputs test each threshold with the exact binomial p-value of the
+    errors among the accepted inputs, from strict to lax. A strict threshold and the most promising one each get half of
+    the allowed error probability, and pass it on as long as the tests succeed (fallback procedure). Several limits hold
+    at the same time. If no threshold passes, all inputs are referred. A warning and the policy's `needed` then say how
+    many inputs would be needed.
 
     Args:
         prediction: The prediction of inputs that the network was not trained on.
         y: The true label of each input.
-        max_error: With probability `confidence`, at most this share of the accepted inputs is wrong. One number, or one
-            for each tier but the last: the second is for the inputs of the first two tiers together.
-        confidence: The confidence of the promise, in (0, 1).
-        measure: The measure of uncertainty, or several; an input is accepted if it exceeds none of their thresholds.
-        tiers: 2 (accept, refer), 3 (accept, second check, refer), or names of your own.
-        costs: `{"error": 50, "refer": 1}`: the cost of a wrong accepted input (or a table, true label by predicted),
-            and of an input in each later tier; `{"second check": (0.2, 0.9)}` for a tier that corrects 90 % of the
-            errors. The thresholds have the least mean cost. Beside another argument, costs are only reported.
-        budget: The share of the inputs that people can check, one number for each tier but the first. With three tiers
-            and one `max_error` it is the share of the last tier.
-        by_label: True holds `max_error` for the inputs of every true label. `{"misses": {label: limit}, "false_alarms":
-            {label: limit}}` is for some: misses are accepted inputs of that label that are called something else, as a
-            share of the accepted inputs of that label; false alarms are inputs accepted as that label that are not, as
-            a share of those accepted as it.
-        uncertainty_threshold: Your own thresholds, one for each tier but the last, for one measure.
-        seed: Chooses the random quarter.
+        max_error: Largest share of wrong cases among the accepted cases, which holds with probability `confidence`. One
+            number, or one for each tier but the last: the second number is for the cases of the first two tiers
+            together.
+        confidence: The confidence of the guarantee, in (0, 1).
+        measure: One or several measures of uncertainty. With several, an input is accepted if it exceeds none of their
+            thresholds.
+        tiers: 2 (accept, refer), 3 (accept, second check, refer), or your own names of the tiers.
+        costs: `{"error": 50, "refer": 1}`: the cost of a wrong accepted case (or a table, true label by predicted
+            label) and of a case in each later tier. `{"second check": (0.2, 0.9)}` is a check with cost 0.2 that finds
+            90 % of the errors. The thresholds minimise the mean cost. If other arguments set the thresholds, the costs
+            are only used to report the mean cost.
+        budget: Share of the inputs that people can see, one number for each tier but the first. With three tiers and
+            one `max_error`, it is the share of the last tier.
+        by_label: True: `max_error` holds for the inputs of every true label. Or limits for some labels,
+            `{"misses": {label: limit}, "false_alarms": {label: limit}}`. A miss is an accepted input of this label that
+            is predicted as another label; its share is of the accepted inputs of this label. A false alarm is an input
+            that is accepted as this label but has another label; its share is of the inputs accepted as this label.
+        uncertainty_threshold: Your own thresholds for a single measure, one for each tier but the last.
+        seed: Seed of the split of the calibration inputs.
 
     Returns:
         The policy, for `mc_decide()`.
 
     Raises:
-        ValueError: For `y` of another length, with unknown labels or of one label alone, and for limits outside (0, 1).
+        ValueError: If `y` has another length, unknown labels or only one label, or if a limit lies outside (0, 1).
 
     References:
         Angelopoulos et al. (2021), arXiv:2110.01052 (learn then test). Laufer-Goldshtein et al. (2023),
@@ -96,93 +100,93 @@ def mc_triage(
     basis = _basis(bool(limits), budget is not None, uncertainty_threshold is not None, cost_table is not None)
     settings = PolicySettings(basis, names, confidence, cost_table)
     if basis == "max_error":
-        last = None if budget is None else _shares(budget, 1)[0]
-        policy = with_promise(cases, limits, last, check_seed(seed), settings)
+        last_share = None if budget is None else _shares(budget, 1)[0]
+        policy = policy_with_promise(cases, limits, last_share, check_seed(seed), settings)
         if policy.needed is not None:
             warn(policy.needed)
         return policy
     path = cases.path()
     if basis == "budget":
-        shares = _shares(cast("float | Sequence[float]", budget), len(names) - 1)
+        shares = _shares(budget, len(names) - 1)
         thresholds = [path.within(sum(shares[place:])) for place in range(len(shares))]
     elif basis == "uncertainty_threshold":
         thresholds = _own_thresholds(uncertainty_threshold, names, cases)
     else:
-        thresholds = cast(CostTable, cost_table).cheapest(path, cases)
-    return policy_of(cases, thresholds, [], None, path.curve(cases), len(cases.true), settings)
+        assert cost_table is not None  # `_basis` returns "costs" only if costs are given
+        thresholds = cost_table.cheapest(path)
+    return policy_of(cases, thresholds, path.curve(cases), settings)
 
 
 def _basis(has_limits: bool, has_budget: bool, has_thresholds: bool, has_costs: bool) -> str:
-    """The argument that chooses the thresholds."""
-    bases = [
-        name
-        for name, is_given in (
-            ("max_error", has_limits),
-            ("budget", has_budget and not has_limits),
-            ("uncertainty_threshold", has_thresholds),
-        )
-        if is_given
-    ]
-    if len(bases) > 1:
-        raise ValueError(f"`{bases[0]}` and `{bases[1]}` must not both be given: each alone sets the thresholds.")
-    if not bases and not has_costs:
+    """The argument that sets the thresholds; a budget beside limits only sets the last tier."""
+    set_by = {
+        "max_error": has_limits,
+        "budget": has_budget and not has_limits,
+        "uncertainty_threshold": has_thresholds,
+    }
+    names = [name for name, is_given in set_by.items() if is_given]
+    if len(names) > 1:
+        raise ValueError(f"`{names[0]}` and `{names[1]}` must not both be given: each of them sets the thresholds.")
+    if not names and not has_costs:
         raise ValueError("One of `max_error`, `budget`, `costs` and `uncertainty_threshold` must be given; got none.")
-    return bases[0] if bases else "costs"
+    return names[0] if names else "costs"
 
 
 def _limits(
     max_error: object, by_label: object, names: tuple[str, ...], has_budget: bool, cases: CalibrationCases
 ) -> Limits:
-    """All limits on the error, with the position of the tier up to which each holds."""
+    """Every limit on the error, with the place of the last tier that it covers."""
     if max_error is None and by_label in (None, False):
         return []
     errors = [] if max_error is None else as_numbers(max_error)
     errors = [check_number(error, "max_error", above=0, below=1) for error in errors]
-    n_needed = 1 if has_budget else len(names) - 1
+    n_errors = 1 if has_budget else len(names) - 1
     if has_budget and len(names) != 3:
         raise ValueError(
-            "`budget` must not be given beside `max_error` but for three tiers, where it is the share of the last: "
-            "with two, the limit alone says what must be referred."
+            "`budget` must not be given with `max_error` unless there are three tiers, where it is the share of the "
+            "last tier: with two tiers, `max_error` sets the share that is referred."
         )
-    if len(errors) != n_needed and not (len(errors) == 0 and n_needed == 1):
-        hint = "; or `budget` says what share the last takes" if len(names) == 3 and not has_budget else ""
-        numbers = "one number" if n_needed == 1 else f"{n_needed} numbers"
+    if len(errors) != n_errors and not (len(errors) == 0 and n_errors == 1):
+        hint = "; or `budget` sets the share of the last tier" if len(names) == 3 and not has_budget else ""
+        numbers = "one number" if n_errors == 1 else f"{n_errors} numbers"
         raise ValueError(f"`max_error` must have {numbers} for {len(names)} tiers{hint}; got {len(errors)}.")
     if errors != sorted(errors):
         raise ValueError(f"`max_error` must not fall from tier to tier; got {shown(errors)}.")
     limits = [{"tier": tier, "kind": "wrong", "label": None, "max_error": error} for tier, error in enumerate(errors)]
     if by_label in (None, False):
         return limits
-    by_labels = _label_limits(by_label, errors, cases)
-    return (by_labels + limits[1:]) if by_label is True else (limits + by_labels)
+    label_limits = _label_limits(by_label, errors, cases)
+    return (label_limits + limits[1:]) if by_label is True else (limits + label_limits)
 
 
 def _label_limits(by_label: object, errors: list[float], cases: CalibrationCases) -> Limits:
+    """The limits for single labels, all on the first tier."""
     if by_label is True:
         if not errors:
             raise ValueError("`max_error` must be given with `by_label` set to true; got none.")
-        by_kind: Mapping[str, Any] = {"misses": dict.fromkeys(cases.labels, errors[0])}
+        limits_of: Mapping[str, Any] = {"misses": dict.fromkeys(cases.labels, errors[0])}
     elif isinstance(by_label, Mapping) and by_label and set(by_label) <= set(KINDS):
-        by_kind = by_label
+        limits_of = by_label
     else:
         got = quoted(by_label) if isinstance(by_label, Mapping) and by_label else shown(by_label)
         raise ValueError(f"`by_label` must be true, or limits by label for {quoted(KINDS)}; got {got}.")
     limits: Limits = []
-    for kind, of_labels in by_kind.items():
-        if not isinstance(of_labels, Mapping) or not of_labels:
-            raise ValueError(f'`by_label` must have a limit for each label of "{kind}"; got {shown(of_labels)}.')
-        for label, limit in of_labels.items():
-            bound = check_number(limit, "by_label", above=0, below=1)
-            limits.append({"tier": 0, "kind": kind, "label": cases.labels[cases.code(label)], "max_error": bound})
+    for kind, bounds in limits_of.items():
+        if not isinstance(bounds, Mapping) or not bounds:
+            raise ValueError(f'`by_label` must have a limit for each label of "{kind}"; got {shown(bounds)}.')
+        for label, bound in bounds.items():
+            max_error = check_number(bound, "by_label", above=0, below=1)
+            limits.append({"tier": 0, "kind": kind, "label": cases.labels[cases.code(label)], "max_error": max_error})
     return limits
 
 
-def _shares(budget: float | Sequence[float], n_needed: int) -> list[float]:
+def _shares(budget: object, n_shares: int) -> list[float]:
+    """The budget as one share for each tier but the first."""
     shares = [check_number(share, "budget", at_least=0, at_most=1) for share in as_numbers(budget)]
-    if len(shares) != n_needed or sum(shares) > 1 + 1e-9:
+    if len(shares) != n_shares or sum(shares) > 1 + 1e-9:
         raise ValueError(
-            f"`budget` must have {n_needed} numbers that sum to at most 1, one per tier but the "
-            f"first; got {shown(shares)}."
+            f"`budget` must have one number for each tier but the first, {n_shares} in all, with a sum of at most 1; "
+            f"got {shown(shares)}."
         )
     return shares
 
@@ -192,10 +196,10 @@ def _own_thresholds(
 ) -> list[tuple[float, ...] | None]:
     values = [check_number(threshold, "uncertainty_threshold") for threshold in as_numbers(thresholds)]
     if len(cases.measures) > 1:
-        raise ValueError(f"`measure` must be one with `uncertainty_threshold`; got {len(cases.measures)}.")
+        raise ValueError(f"`measure` must be a single measure with `uncertainty_threshold`; got {len(cases.measures)}.")
     if len(values) != len(names) - 1 or values != sorted(values):
         raise ValueError(
-            f"`uncertainty_threshold` must have {len(names) - 1} rising numbers for {len(names)} tiers; "
-            f"got {shown(values)}."
+            f"`uncertainty_threshold` must have one number for each tier but the last, {len(names) - 1} in all, in "
+            f"rising order; got {shown(values)}."
         )
     return [(value,) for value in values]

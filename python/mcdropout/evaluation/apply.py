@@ -1,4 +1,4 @@
-"""`mc_apply()`: apply a calibration or conformal limits to a new prediction."""
+"""`mc_apply()`: apply a calibration or conformal limits to a prediction."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ def mc_apply(learnt: MCCalibration | MCConformal, prediction: MCPrediction) -> M
     """Apply what was learnt on labelled inputs to a prediction of the same network.
 
     Args:
-        learnt: What `mc_calibrate()` or `mc_conformal()` returned.
+        learnt: A result of `mc_calibrate()` or `mc_conformal()`.
         prediction: The prediction of new inputs.
 
     Returns:
-        For the result of `mc_calibrate()`, the calibrated prediction. For that of `mc_conformal()`, a table of sets or
-        intervals, one row for each input.
+        For a result of `mc_calibrate()`, the calibrated prediction. For a result of `mc_conformal()`, a table of sets
+        or intervals with one row for each input.
 
     Raises:
-        ValueError: For a prediction of other labels, for a prediction that is calibrated already, and for sets learnt
-            on a prediction at another temperature.
-        TypeError: For anything else.
+        ValueError: If the prediction has other labels, if it is already calibrated and would be calibrated again, or if
+            the sets were learnt at another temperature.
+        TypeError: If `learnt` is anything else.
 
     Examples:
         >>> import mcdropout as mcd

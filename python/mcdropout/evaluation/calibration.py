@@ -1,4 +1,4 @@
-"""Temperature scaling of the draws, learnt on inputs that the network was not trained on. Needs no torch."""
+"""`mc_calibrate()`: a temperature that calibrates the probabilities of the draws. Needs no torch."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ from ..data.labels import Label, label_array
 from ..predictions.prediction import Array, MCPrediction
 from ..predictions.truth import check_classes, check_labels, codes_to_learn_from, labels_of
 
-# A probability of 0 among the draws was too small for float32, so it is replaced by the smallest float32 number.
+# A probability of 0 among the draws is too small for float32; the smallest float32 number replaces it.
 LEAST = float(np.finfo(np.float32).smallest_subnormal)
 
-COLDEST, HOTTEST = 0.05, 20.0
+COLDEST, HOTTEST = 0.05, 20.0  # range of the search for the temperature
 
-N_TEMPERATURES = 25  # tried first, so that the search after it starts at the right local minimum
+N_TEMPERATURES = 25  # grid before the search, so that the search starts near the global minimum
 
-PIECE = 1 << 20  # numbers of the draws that are processed at once
+PIECE = 1 << 20  # numbers of the draws per piece
 
 
 @dataclass(frozen=True)
 class MCCalibration:
-    """A temperature for the draws, learnt by `mc_calibrate()`; `mc_apply()` calibrates a prediction with it.
+    """A temperature for the draws, learnt by `mc_calibrate()`; `mc_apply()` gives the calibrated prediction.
 
     Attributes:
-        temperature: The temperature; above 1 it reduces confidence.
+        temperature: The temperature; above 1 it lowers the confidence.
         labels: The labels of the network.
-        n_inputs: The number of inputs that it was learnt on.
-        log_loss_before: The log loss of these inputs before, in nats.
-        log_loss_after: The log loss of these inputs after, in nats.
+        n_inputs: Number of inputs that the temperature was learnt on.
+        log_loss_before: The log loss of these inputs before calibration, in nats.
+        log_loss_after: The log loss of these inputs after calibration, in nats.
         curve: The log loss at other temperatures.
     """
 
@@ -47,10 +47,10 @@ class MCCalibration:
     curve: pd.DataFrame  # temperature, log_loss
 
     def words(self) -> str:
-        """The result as text."""
-        what = "the draws were too sure" if self.temperature > 1 else "the draws were not sure enough"
+        """The temperature and its effect, as text."""
+        sureness = "too sure" if self.temperature > 1 else "not sure enough"
         return (
-            f"# Calibration of the draws: temperature {self.temperature:.3f}; {what}.\n"
+            f"# Calibration of the draws: temperature {self.temperature:.3f}; the draws were {sureness}.\n"
             f"Log loss {self.log_loss_before:.4f} before and {self.log_loss_after:.4f} after, on the "
             f"{self.n_inputs} inputs it was learnt on."
         )
@@ -59,8 +59,8 @@ class MCCalibration:
         return self.words()
 
     def apply(self, prediction: MCPrediction) -> MCPrediction:
-        """The prediction with every draw at this temperature, and all summaries computed again."""
-        prediction = _as_drawn(check_classes(prediction, ""))
+        """The prediction with every draw at this temperature, and all summaries recomputed."""
+        prediction = _check_not_calibrated(check_classes(prediction, ""))
         check_labels(prediction, self.labels, "the calibration")
         draws = np.concatenate(
             [_tempered(logs, self.temperature).astype(np.float32) for logs in _log_draws(prediction)], axis=1
@@ -68,20 +68,20 @@ class MCCalibration:
         return replace(prediction, samples=draws, temperature=self.temperature, **_summaries(draws, prediction))
 
     def to_state(self) -> dict[str, Any]:
-        """The content of a file, as JSON can hold it."""
+        """The content of a file, in types that JSON has."""
         return {**asdict(self), "labels": list(self.labels), "curve": self.curve.to_dict(orient="list")}
 
     @classmethod
     def from_state(cls, state: Mapping[str, Any]) -> MCCalibration:
-        """The object of what `to_state()` returned."""
+        """The calibration from the result of `to_state()`."""
         return cls(**{**state, "labels": tuple(state["labels"]), "curve": pd.DataFrame(state["curve"])})
 
 
 def mc_calibrate(prediction: MCPrediction, y: object) -> MCCalibration:
     """Learn a temperature that calibrates the probabilities: temperature scaling of the draws.
 
-    The probabilities of every draw are raised to 1 / temperature and scaled to sum to 1. The temperature is the one at
-    which the mean over the draws has the least log loss on these inputs. A temperature above 1 reduces confidence.
+    The probabilities of every draw are raised to 1 / temperature and scaled to sum to 1. The learnt temperature
+    minimises the log loss of the mean over the draws on these inputs. A temperature above 1 lowers the confidence.
 
     Args:
         prediction: A prediction of classes, with its draws, of inputs that the network was not trained on.
@@ -91,8 +91,8 @@ def mc_calibrate(prediction: MCPrediction, y: object) -> MCCalibration:
         The temperature, for `mc_apply()`.
 
     Raises:
-        ValueError: For a prediction of values, without its draws or calibrated already, and for `y` of another length,
-            with unknown labels or of one label alone.
+        ValueError: If the prediction is of values, lacks its draws or is already calibrated, or if `y` has another
+            length, unknown labels or only one label.
 
     References:
         Guo et al. (2017), arXiv:1706.04599. Rahaman and Thiery (2021), arXiv:2007.08792 (scaling each draw before the
@@ -111,37 +111,39 @@ def mc_calibrate(prediction: MCPrediction, y: object) -> MCCalibration:
         >>> mcd.mc_apply(learnt, prediction).temperature == learnt.temperature
         True
     """
-    prediction = _as_drawn(check_classes(prediction, "; `mc_conformal()` calibrates the intervals of values"))
+    prediction = _check_not_calibrated(
+        check_classes(prediction, "; `mc_conformal()` calibrates the intervals of values")
+    )
     codes = codes_to_learn_from(y, prediction)
     pieces = list(_log_draws(prediction))
 
     def loss(log_temperature: float) -> float:
         return _log_loss(pieces, codes, float(np.exp(log_temperature)))
 
-    tried = np.linspace(np.log(COLDEST), np.log(HOTTEST), N_TEMPERATURES)
-    losses = np.array([loss(log_temperature) for log_temperature in tried])
+    grid = np.linspace(np.log(COLDEST), np.log(HOTTEST), N_TEMPERATURES)
+    losses = np.array([loss(log_temperature) for log_temperature in grid])
     best = int(losses.argmin())
-    bounds = tried[max(best - 1, 0)], tried[min(best + 1, len(tried) - 1)]
-    minimum = minimize_scalar(loss, bounds=bounds, method="bounded", options={"xatol": 1e-4})
-    candidates = {float(np.exp(minimum.x)): float(minimum.fun), float(np.exp(tried[best])): float(losses[best])}
-    before = candidates[1.0] = loss(0.0)
-    temperature = min(candidates, key=lambda candidate: candidates[candidate])
-    if best in (0, len(tried) - 1):
+    neighbours = grid[max(best - 1, 0)], grid[min(best + 1, len(grid) - 1)]
+    minimum = minimize_scalar(loss, bounds=neighbours, method="bounded", options={"xatol": 1e-4})
+    loss_at = {float(np.exp(minimum.x)): float(minimum.fun), float(np.exp(grid[best])): float(losses[best])}
+    before = loss_at[1.0] = loss(0.0)
+    temperature = min(loss_at, key=lambda candidate: loss_at[candidate])
+    if best in (0, len(grid) - 1):
         warn(
-            f"The temperature is at the end of what was searched, {temperature:.3g}: these inputs do not tell it, "
-            "as where no prediction is wrong. Calibrate on more inputs."
+            f"The temperature is at the end of the range that was searched, {temperature:.3g}: these inputs do not "
+            "determine it, for example because no prediction is wrong. Calibrate on more inputs."
         )
-    curve = pd.DataFrame({"temperature": np.exp(tried), "log_loss": losses})
-    return MCCalibration(temperature, labels_of(prediction), len(codes), before, candidates[temperature], curve)
+    curve = pd.DataFrame({"temperature": np.exp(grid), "log_loss": losses})
+    return MCCalibration(temperature, labels_of(prediction), len(codes), before, loss_at[temperature], curve)
 
 
-def _as_drawn(prediction: MCPrediction) -> MCPrediction:
-    """The prediction, if its draws are not calibrated."""
+def _check_not_calibrated(prediction: MCPrediction) -> MCPrediction:
+    """The prediction, if it is not calibrated."""
     if not prediction.is_calibrated():
         return prediction
     raise ValueError(
-        f"`prediction` must be as `mc_predict()` gave it; got one that is calibrated already, at temperature "
-        f"{prediction.temperature:.4g}. Take the prediction from before `mc_apply()`."
+        f"`prediction` must not be calibrated; got one that is calibrated at temperature {prediction.temperature:.4g}. "
+        "Use the prediction that `mc_predict()` returned."
     )
 
 
@@ -156,7 +158,7 @@ def _log_draws(prediction: MCPrediction) -> Iterator[Array]:
 
 
 def _tempered(logs: Array, temperature: float) -> Array:
-    """Probabilities of the draws at a temperature, from their logarithms."""
+    """The probabilities of the draws at that temperature."""
     scaled = logs / temperature
     scaled -= scaled.max(axis=-1, keepdims=True)
     np.exp(scaled, out=scaled)
@@ -165,15 +167,15 @@ def _tempered(logs: Array, temperature: float) -> Array:
 
 
 def _log_loss(pieces: list[Array], codes: Array, temperature: float) -> float:
-    """Log loss of the mean over the draws, computed with logarithms so that no probability becomes 0."""
+    """Log loss of the mean over the draws. All steps use logarithms, so that no probability becomes 0."""
     total, start = 0.0, 0
     for logs in pieces:
         true = codes[start : start + logs.shape[1]]
         scaled = logs / temperature
-        of_truth = scaled[:, np.arange(len(true)), true] - np.asarray(logsumexp(scaled, axis=-1))  # (draw, input)
-        is_drawn = ~np.isnan(of_truth)  # with `tolerance`, inputs have different numbers of draws
-        of_truth = np.where(is_drawn, of_truth, -np.inf)
-        total -= float((np.asarray(logsumexp(of_truth, axis=0)) - np.log(is_drawn.sum(axis=0))).sum())
+        log_true = scaled[:, np.arange(len(true)), true] - np.asarray(logsumexp(scaled, axis=-1))  # (draw, input)
+        is_drawn = ~np.isnan(log_true)  # with `tolerance`, the number of draws differs between inputs
+        log_true = np.where(is_drawn, log_true, -np.inf)
+        total -= float((np.asarray(logsumexp(log_true, axis=0)) - np.log(is_drawn.sum(axis=0))).sum())
         start += len(true)
     return float(total / len(codes))
 
@@ -181,23 +183,24 @@ def _log_loss(pieces: list[Array], codes: Array, temperature: float) -> float:
 def _summaries(draws: Array, prediction: MCPrediction) -> dict[str, Any]:
     """All summaries of the draws, as in `mc_predict()`."""
     counts = (~np.isnan(draws[:, :, 0])).sum(axis=0)
-    result: dict[str, Array] = {}
-    for count in np.unique(counts):  # several only with `tolerance`
-        where = counts == count
-        for name, values in _summaries_of(draws[:count, where].astype(np.float64), prediction.level).items():
-            of_all = result.setdefault(name, np.empty((len(counts), *values.shape[1:]), dtype=values.dtype))
-            of_all[where] = values
-    names = label_array(labels_of(prediction))
-    return result | {name: names[result[name]] for name in ("predicted", "second")}
+    summaries: dict[str, Array] = {}
+    for count in np.unique(counts):  # a single count, except with `tolerance`
+        group = counts == count
+        for name, values in _summaries_of(draws[:count, group].astype(np.float64), prediction.level).items():
+            summary = summaries.setdefault(name, np.empty((len(counts), *values.shape[1:]), dtype=values.dtype))
+            summary[group] = values
+    labels = label_array(labels_of(prediction))
+    return summaries | {name: labels[summaries[name]] for name in ("predicted", "second")}
 
 
 def _summaries_of(draws: Array, level: float) -> dict[str, Array]:
+    """The summaries of inputs that have the same number of draws; labels as codes."""
     mean = draws.mean(axis=0)
     order = np.argsort(-mean, axis=-1, kind="stable")
     ranked = np.take_along_axis(mean, order, axis=-1)
     lower, upper = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2], axis=0)
     entropies = entr(draws).sum(axis=-1)
-    cross = -xlogy(draws, mean).sum(axis=-1)
+    cross_entropies = -xlogy(draws, mean).sum(axis=-1)
     total, expected = entr(mean).sum(axis=-1), entropies.mean(axis=0)
     votes = np.apply_along_axis(np.bincount, 0, draws.argmax(axis=-1), minlength=draws.shape[-1])
     return {
@@ -212,9 +215,9 @@ def _summaries_of(draws: Array, level: float) -> dict[str, Array]:
         "predictive_entropy": total,
         "expected_entropy": expected,
         "mutual_information": np.maximum(total - expected, 0),
-        "predictive_entropy_mcse": _standard_error(cross),
+        "predictive_entropy_mcse": _standard_error(cross_entropies),
         "expected_entropy_mcse": _standard_error(entropies),
-        "mutual_information_mcse": _standard_error(cross - entropies),
+        "mutual_information_mcse": _standard_error(cross_entropies - entropies),
         "variation_ratio": 1 - votes.max(axis=0) / len(draws),
     }
 

@@ -20,7 +20,7 @@ from .result import MCScores, Numbers, wide
 
 @dataclass(frozen=True)
 class ClassCases:
-    """A prediction of classes with the true labels, and the options of the scores."""
+    """A prediction of classes with its true labels, and the settings of the scores."""
 
     mean: Array  # (input, label)
     predicted: Array  # codes
@@ -58,11 +58,11 @@ class ClassCases:
             return ClassCases(
                 **parts, uncertainties=uncertainties, n_bins=self.n_bins, coverages=self.coverages, risks=self.risks
             ).numbers()
-        numbers = [(name, "", np.nan, value) for name, value in self._plain().items()]
+        scores = [(name, "", np.nan, value) for name, value in self._plain_scores().items()]
         best = best_aurc(self.wrong)
         for name, curve in self.curves.items():
             area = aurc(curve)
-            numbers += [
+            scores += [
                 ("auroc", name, np.nan, auroc(curve)),
                 ("aupr", name, np.nan, average_precision(curve)),
                 ("aurc", name, np.nan, area),
@@ -70,12 +70,12 @@ class ClassCases:
                 *(("accuracy_at_coverage", name, share, accuracy_at(curve, share)[1]) for share in self.coverages),
                 *(("coverage_at_risk", name, risk, coverage_at(curve, risk)[0]) for risk in self.risks),
             ]
-        return numbers
+        return scores
 
-    def _plain(self) -> dict[str, float]:
+    def _plain_scores(self) -> dict[str, float]:
         rows = np.arange(len(self.mean))
         of_truth = self.mean[rows, self.true]
-        with np.errstate(divide="ignore"):  # the loss is infinite if the true label has probability 0
+        with np.errstate(divide="ignore"):  # a true label of probability 0 has an infinite loss
             log_loss = float(-np.log(of_truth).mean())
         brier = float((np.einsum("ij,ij->i", self.mean, self.mean) - 2 * of_truth + 1).mean())
         right = 1 - self.wrong
@@ -93,7 +93,7 @@ class ClassCases:
 
     @cached_property
     def label_errors(self) -> Array:
-        """Calibration error of each label's probability in bins of equal width, (label,)."""
+        """Calibration error of each label's probability, (label,), equal width."""
         edges = equal_width_edges(self.n_bins)
         columns = range(self.mean.shape[1])
         return np.array([_calibration_error(self.mean[:, k], (self.true == k) * 1.0, edges) for k in columns])
@@ -105,15 +105,15 @@ def equal_width_edges(n_bins: int) -> Array:
 
 
 def equal_mass_edges(values: Array, n_bins: int) -> Array:
-    """Inner edges of bins with equal numbers of values, as far as possible: equal values stay in one bin."""
+    """Inner edges of bins with equal numbers of values; equal values stay in one bin, so the numbers can differ."""
     ordered = np.sort(values)
     ends = np.ceil(len(values) * np.arange(1, n_bins) / n_bins - 1e-9).astype(np.int64)
     edges = np.unique(ordered[np.maximum(ends, 1) - 1])
-    return edges[edges < ordered[-1]]  # no value is above the greatest
+    return edges[edges < ordered[-1]]  # no value lies above the largest one
 
 
 def _binned(values: Array, outcome: Array, edges: Array) -> tuple[Array, Array, Array]:
-    """Number of values, their sum, and the sum of the outcomes in each bin, (bin,); a bin includes its upper edge."""
+    """Number, sum of the values and sum of the outcomes in each bin, (bin,); a bin contains its upper edge."""
     bins = np.searchsorted(edges, values, side="left")
     n = np.bincount(bins, minlength=len(edges) + 1)
     expected, observed = (np.bincount(bins, weights=weights, minlength=len(n)) for weights in (values, outcome))
@@ -121,13 +121,13 @@ def _binned(values: Array, outcome: Array, edges: Array) -> tuple[Array, Array, 
 
 
 def _calibration_error(values: Array, outcome: Array, edges: Array) -> float:
-    """Mean over the inputs of the difference, in their bin, between mean probability and observed frequency."""
+    """Mean over the inputs of the difference, in their bin, between the mean probability and the observed frequency."""
     _, expected, observed = _binned(values, outcome, edges)
     return float(np.abs(expected - observed).sum() / len(values))
 
 
 def _reliability(cases: ClassCases, level: float) -> pd.DataFrame:
-    """Both diagrams; the bounds of the accuracy are exact (Clopper and Pearson)."""
+    """The bins of both diagrams; the bounds of the accuracy are exact (Clopper and Pearson)."""
     tables = []
     for binning, edges in (
         ("equal_width", equal_width_edges(cases.n_bins)),
@@ -152,7 +152,7 @@ def _reliability(cases: ClassCases, level: float) -> pd.DataFrame:
 
 
 def exact_bounds(count: Array, n: Array, level: float) -> tuple[Array, Array]:
-    """Exact two-sided interval of a share, `count` of `n`: Clopper and Pearson (1934), doi:10.1093/biomet/26.4.404."""
+    """Exact two-sided interval of the share count / n: Clopper and Pearson (1934), doi:10.1093/biomet/26.4.404."""
     tail = (1 - level) / 2
     low = np.where(count > 0, stats.beta.ppf(tail, np.maximum(count, 1), n - count + 1), 0.0)
     high = np.where(count < n, stats.beta.ppf(1 - tail, count + 1, np.maximum(n - count, 1)), 1.0)
@@ -160,10 +160,11 @@ def exact_bounds(count: Array, n: Array, level: float) -> tuple[Array, Array]:
 
 
 def _by_label(prediction: MCPrediction, cases: ClassCases) -> pd.DataFrame:
+    """The scores of each label."""
     size = len(labels_of(prediction))
     n, n_predicted = (np.bincount(codes, minlength=size) for codes in (cases.true, cases.predicted))
     right = np.bincount(cases.true[cases.wrong == 0], minlength=size)
-    with np.errstate(invalid="ignore"):  # a label without inputs
+    with np.errstate(invalid="ignore"):  # a label without inputs gives 0 / 0
         return pd.DataFrame(
             {
                 "label": [as_label(label) for label in labels_of(prediction)],
@@ -180,25 +181,13 @@ def class_scores(
     prediction: MCPrediction, cases: ClassCases, table: pd.DataFrame, level: float, n_resamples: int, seed: int | None
 ) -> MCScores:
     """All scores of class probabilities."""
-    of_all = table[table["of"] == ""]
-    plain: dict[str, Any] = dict(zip(of_all["score"], of_all["value"].tolist(), strict=True))
+    plain_rows = table[table["of"] == ""]
+    plain: dict[str, Any] = dict(zip(plain_rows["score"], plain_rows["value"].tolist(), strict=True))
     curves = cases.curves
     at_coverage = [
-        dict(
-            zip(
-                ("measure", "wanted", "coverage", "accuracy", "threshold"),
-                (name, share, *accuracy_at(curve, share)),
-                strict=True,
-            )
-        )
-        for name, curve in curves.items()
-        for share in cases.coverages
+        (name, share, *accuracy_at(curve, share)) for name, curve in curves.items() for share in cases.coverages
     ]
-    at_risk = [
-        dict(zip(("measure", "risk", "coverage", "threshold"), (name, risk, *coverage_at(curve, risk)), strict=True))
-        for name, curve in curves.items()
-        for risk in cases.risks
-    ]
+    at_risk = [(name, risk, *coverage_at(curve, risk)) for name, curve in curves.items() for risk in cases.risks]
     return MCScores(
         task="classification",
         n_inputs=len(prediction),

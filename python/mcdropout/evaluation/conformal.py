@@ -1,4 +1,4 @@
-"""Conformal sets and intervals, which contain the truth with a promised frequency. Needs no torch."""
+"""`mc_conformal()`: prediction sets and intervals with guaranteed coverage. Needs no torch."""
 
 from __future__ import annotations
 
@@ -33,16 +33,16 @@ class MCConformal:
     Attributes:
         method: The nonconformity.
         level: The share of new inputs whose set or interval contains the truth.
-        limits: The largest allowed nonconformity: one number; one for each label with `by_label`; one for each output
-            for values. None if there were too few inputs for a limit: then sets have all labels, and intervals are the
-            whole line.
-        n_inputs: The number of inputs of each limit.
+        limits: The largest nonconformity inside the set or interval: one number; with `by_label` one for each label;
+            for values one for each output. None if there were too few inputs for a limit: then every set contains
+            the label, or every interval is infinite.
+        n_inputs: Number of inputs for each limit.
         by_label: Whether the coverage holds for each true label.
         labels: The labels of the network; None for values.
         penalty: The penalty of "raps".
         n_free: The number of labels without penalty of "raps".
         allow_empty: Whether sets may be empty.
-        temperature: The temperature of the prediction that it was learnt on.
+        temperature: The temperature of the calibration prediction.
     """
 
     method: str
@@ -54,36 +54,37 @@ class MCConformal:
     penalty: float = 0.0
     n_free: int = 0
     allow_empty: bool = False
-    temperature: float | None = None  # that of the prediction it was learnt on; None in older files
+    temperature: float | None = None  # None in older files
 
     def words(self) -> str:
-        """The result as text."""
-        what = "sets" if self.labels is not None else "intervals"
-        each = " of each label" if self.by_label else " of each output" if self.labels is None else ""
+        """The coverage, and the limits that have too few inputs, as text."""
+        kind = "sets" if self.labels is not None else "intervals"
+        group = " of each label" if self.by_label else " of each output" if self.labels is None else ""
         lines = [
-            f"# Conformal {what} ({self.method}): the truth is inside for at least {100 * self.level:g} % of new "
-            f"inputs{each} like the {sum(self.n_inputs) if self.by_label else self.n_inputs[0]} it was learnt on."
+            f"# Conformal {kind} ({self.method}): the truth is inside for at least {100 * self.level:g} % of new "
+            f"inputs{group} like the {sum(self.n_inputs) if self.by_label else self.n_inputs[0]} it was learnt on."
         ]
         names = self.labels if self.by_label and self.labels else [f"output {i + 1}" for i in range(len(self.limits))]
         names = ["all labels together"] if self.labels and not self.by_label else names
         for name, limit, n in zip(names, self.limits, self.n_inputs, strict=True):
             if limit is None:
-                outcome = "every set has this label" if self.by_label else f"all {what} are without limit"
-                lines.append(f"{name}: {n} inputs are fewer than the {least_inputs(self.level)} it takes; {outcome}.")
+                effect = "every set contains this label" if self.by_label else f"all {kind} are without limit"
+                lines.append(f"{name}: {n} inputs are fewer than the {least_inputs(self.level)} needed; {effect}.")
         return "\n".join(lines)
 
     def __str__(self) -> str:
         return self.words()
 
     def apply(self, prediction: MCPrediction) -> pd.DataFrame:
-        """One row per input; for classes `size` and `in_<label>`, whether the set has that label.
+        """A table with one row per input.
 
-        For values `lower` and `upper`, followed by the number of the output if there are several.
+        For classes it has the columns `size` and `in_<label>`: whether the set contains that label. For values it has
+        `lower` and `upper`, followed by the number of the output if there are several.
         """
         prediction = check_prediction(prediction)
         if (prediction.task == "classification") != (self.labels is not None):
-            of = "classes" if self.labels is not None else "values"
-            raise ValueError(f"`prediction` must be of {of}, as what was learnt is; got one of the other kind.")
+            kind, other = ("classes", "values") if self.labels is not None else ("values", "classes")
+            raise ValueError(f"`prediction` must be of {kind}, like the one learnt on; got one of {other}.")
         if self.labels is not None:
             check_labels(prediction, self.labels, "the conformal sets")
             check_calibration(prediction, self.temperature, "the one that the conformal sets were learnt on")
@@ -104,26 +105,24 @@ class MCConformal:
         if mean.shape[1] != len(self.limits):
             raise ValueError(f"`prediction` must have {len(self.limits)} outputs; got {mean.shape[1]}.")
         limits = np.array([np.inf if limit is None else limit for limit in self.limits])
-        below, above, scale = _value_frame(prediction, self.method)
+        lower, upper, scale = _value_frame(prediction, self.method)
         columns = {}
         for place in range(mean.shape[1]):
             suffix = "" if mean.shape[1] == 1 else f"_{place + 1}"
-            reach = limits[place] * scale[:, place] if np.isfinite(limits[place]) else np.inf
-            columns[f"lower{suffix}"] = below[:, place] - reach
-            columns[f"upper{suffix}"] = above[:, place] + reach
+            margin = limits[place] * scale[:, place] if np.isfinite(limits[place]) else np.inf
+            columns[f"lower{suffix}"] = lower[:, place] - margin
+            columns[f"upper{suffix}"] = upper[:, place] + margin
         return pd.DataFrame(columns, index=index_of(prediction))
 
     def to_state(self) -> dict[str, Any]:
-        """The content of a file, as JSON can hold it."""
+        """The content of a file, in types that JSON has."""
         return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
 
     @classmethod
     def from_state(cls, state: Mapping[str, Any]) -> MCConformal:
-        """The object of what `to_state()` returned."""
-        values: dict[str, Any] = {
-            name: tuple(value) if isinstance(value, list) else value for name, value in state.items()
-        }
-        return cls(**values)
+        """The limits from the result of `to_state()`."""
+        parts: dict[str, Any] = {name: tuple(part) if isinstance(part, list) else part for name, part in state.items()}
+        return cls(**parts)
 
 
 def mc_conformal(
@@ -137,30 +136,31 @@ def mc_conformal(
     n_free: int = 1,
     allow_empty: bool = False,
 ) -> MCConformal:
-    """Learn sets of labels, or intervals, that contain the truth for at least `level` of new inputs.
+    """Learn sets of labels, or intervals of values, that contain the truth for at least `level` of new inputs.
 
-    This holds for any network, if these inputs and the new ones are exchangeable, and the network was not trained on
-    them. The coverage is that over all inputs; with `by_label`, that over the inputs of each true label. The limit is
-    the ceil((n + 1) level)-th smallest nonconformity of the n inputs.
+    The guarantee holds for every network. It needs inputs that the network was not trained on, and new inputs from the
+    same source in no particular order. The coverage is over all inputs, or with `by_label` over the inputs of each true
+    label. The limit is the ceil((n + 1) level)-th smallest nonconformity of the n inputs.
 
     Args:
         prediction: The prediction of inputs that the network was not trained on.
-        y: The true label of each input, or the values observed.
-        level: The share of new inputs whose set or interval contains the truth, in (0, 1).
-        method: For classes "lac" (1 - probability; the smallest sets, the default), "aps" (the probability of the
-            labels down to this one, without the randomisation) or "raps" (the same with `penalty` for every label after
-            the first `n_free`). For values "absolute" (distance from the mean, the default), "normalized" (in standard
-            deviations, with the noise if the network predicts it) or "cqr" (beyond the prediction's own interval).
+        y: The true label of each input, or the observed values.
+        level: The coverage: the share of new inputs whose set or interval contains the truth, in (0, 1).
+        method: For classes "lac" (1 - probability; the smallest sets, the default), "aps" (the sum of the probabilities
+            down to this label, without the randomisation) or "raps" (the same with `penalty` for every label after the
+            first `n_free`). For values "absolute" (distance from the mean, the default), "normalized" (in standard
+            deviations, with the noise if the network estimates it) or "cqr" (distance beyond the prediction's own
+            interval).
         by_label: Whether the coverage holds for the inputs of each true label.
         penalty: The penalty of "raps".
         n_free: The number of labels without penalty of "raps".
-        allow_empty: Whether sets may be empty; otherwise they always have the most probable label.
+        allow_empty: Whether the set may be empty if even the most probable label does not conform.
 
     Returns:
-        The limits, for `mc_apply()`. Too few inputs give limits of None, and a warning with the number that is needed.
+        The limits, for `mc_apply()`. With too few inputs a limit is None, and a warning says how many are needed.
 
     Raises:
-        ValueError: For `y` of another length or with unknown labels.
+        ValueError: If `y` has another length or unknown labels.
 
     References:
         Sadinle, Lei and Wasserman (2019), arXiv:1609.00451 (lac). Romano, Sesia and Candes (2020), arXiv:2006.02544
@@ -216,15 +216,15 @@ def mc_conformal(
 
 
 def least_inputs(level: float) -> int:
-    """The number of inputs that a limit needs: the least n with (n + 1) level <= n."""
+    """Number of inputs needed for a limit: the least n with (n + 1) level <= n."""
     return int(np.ceil(level / (1 - level) - 1e-9))
 
 
 def _limits(groups: list[Array], level: float) -> tuple[float | None, ...]:
-    """The ceil((n + 1) level)-th smallest of each group; None if a group has fewer."""
+    """The ceil((n + 1) level)-th smallest score of each group; None if the group is too small."""
     limits: list[float | None] = []
     for scores in groups:
-        # minus a little, because 10 * 0.7 is not exact and must not give 8
+        # 1e-9: 10 * 0.7 must give 7, although 0.7 is not exact in floating point
         place = int(np.ceil((len(scores) + 1) * level - 1e-9))
         limits.append(float(np.partition(scores, place - 1)[place - 1]) if place <= len(scores) else None)
     return tuple(limits)
@@ -235,23 +235,23 @@ def label_nonconformity(mean: Array, method: str, penalty: float, n_free: int) -
     if method == "lac":
         return 1 - mean
     order = np.argsort(-mean, axis=1, kind="stable")
-    cumulative = np.cumsum(np.take_along_axis(mean, order, axis=1), axis=1)
+    ordered = np.cumsum(np.take_along_axis(mean, order, axis=1), axis=1)
     if method == "raps":
-        cumulative = cumulative + penalty * np.maximum(np.arange(1, mean.shape[1] + 1) - n_free, 0)
+        ordered = ordered + penalty * np.maximum(np.arange(1, mean.shape[1] + 1) - n_free, 0)
     nonconformity = np.empty_like(mean)
-    np.put_along_axis(nonconformity, order, cumulative, axis=1)
+    np.put_along_axis(nonconformity, order, ordered, axis=1)
     return nonconformity
 
 
 def _value_nonconformity(prediction: MCPrediction, y: Array, method: str) -> Array:
-    """The nonconformity of each value, (input, output): its distance from the frame, in units of the scale."""
-    below, above, scale = _value_frame(prediction, method)
+    """Distance of each value from the method's interval, in units of its scale, (input, output)."""
+    lower, upper, scale = _value_frame(prediction, method)
     flat = y.reshape(len(y), -1)
-    return np.maximum(below - flat, flat - above) / scale
+    return np.maximum(lower - flat, flat - upper) / scale
 
 
 def _value_frame(prediction: MCPrediction, method: str) -> tuple[Array, Array, Array]:
-    """The frame in which the nonconformity is at most 0, and the scale, each (input, output): lower, upper, scale."""
+    """The interval from which a distance is measured, and the unit of the distance, each (input, output)."""
     mean = prediction.mean.reshape(len(prediction), -1)
     if method == "cqr":
         with_noise = prediction.pred_lower is not None

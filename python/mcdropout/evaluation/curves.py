@@ -1,4 +1,4 @@
-"""Curves over all thresholds of a measure of uncertainty: AUROC, average precision, risk and coverage."""
+"""Curves over all thresholds of an uncertainty: AUROC, average precision, risk and coverage."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ import pandas as pd
 
 from ..predictions.prediction import Array
 
-N_CURVE_POINTS = 1000  # a picture could not show more
+N_CURVE_POINTS = 1000  # more points would not be visible in a picture
 
-TPR = 0.95  # the share of the known inputs that "FPR at 95 %" accepts
+TPR = 0.95  # share of the inputs from inside that pass the threshold of "FPR at 95 %"
 
 
 @dataclass(frozen=True)
 class UncertaintyCurve:
-    """Inputs in order of uncertainty, the least first: one entry for each value of the measure that occurs.
+    """Inputs in order of uncertainty, the least uncertain first, with one entry for each value of the measure.
 
-    Inputs that are equally uncertain are accepted together, so nothing here depends on their order.
+    Equally uncertain inputs are treated as a group, so the order of the inputs does not matter.
     """
 
-    threshold: Array  # the value of the measure; inputs up to it are accepted
-    n: Array  # the number of accepted inputs
-    loss: Array  # the sum of their losses, or the number of errors
+    threshold: Array  # a value of the measure
+    n: Array  # number of inputs up to the threshold
+    loss: Array  # sum of their losses; for errors, their number
 
     @classmethod
     def of(cls, uncertainty: Array, loss: Array) -> UncertaintyCurve:
@@ -42,14 +42,14 @@ class UncertaintyCurve:
 
 
 def auroc(curve: UncertaintyCurve) -> float:
-    """The probability that an error is more uncertain than a correct input; ties count half.
+    """Probability that an error is more uncertain than a correct input; ties count half.
 
-    NaN if there are no errors or only errors.
+    NaN if there are no errors or no correct inputs.
     """
     errors = np.diff(curve.loss, prepend=0)
-    others = np.diff(curve.n, prepend=0) - errors
-    pairs = errors.sum() * others.sum()
-    return float((errors * (np.cumsum(others) - others / 2)).sum() / pairs) if pairs else float("nan")
+    correct = np.diff(curve.n, prepend=0) - errors
+    pairs = errors.sum() * correct.sum()
+    return float((errors * (np.cumsum(correct) - correct / 2)).sum() / pairs) if pairs else float("nan")
 
 
 def average_precision(curve: UncertaintyCurve) -> float:
@@ -62,25 +62,25 @@ def average_precision(curve: UncertaintyCurve) -> float:
 
 
 def aurc(curve: UncertaintyCurve) -> float:
-    """Mean over k of the mean loss of the k least uncertain inputs; for ties, the mean over their orders."""
+    """Mean over k of the mean loss of the k least uncertain inputs; ties count as in a random order, on average."""
     k = np.arange(1, curve.n[-1] + 1)
     return float((np.interp(k, np.append(0, curve.n), np.append(0, curve.loss)) / k).mean())
 
 
 def best_aurc(loss: Array) -> float:
-    """The least AURC of all orders of these losses."""
+    """The lowest AURC of any order of these losses."""
     return float((np.cumsum(np.sort(loss), dtype=np.float64) / np.arange(1, len(loss) + 1)).mean())
 
 
 def accuracy_at(curve: UncertaintyCurve, coverage: float) -> tuple[float, float, float]:
-    """The least possible coverage of at least `coverage`, its accuracy, and its threshold."""
-    # 0.9 of 10 inputs must be 9 inputs, whatever the rounding of 0.9 * 10
+    """Smallest possible share of the inputs of at least `coverage`, its accuracy, and its threshold."""
+    # 1e-9: 0.9 of 10 inputs must be 9 inputs despite rounding
     place = int(np.searchsorted(curve.n, coverage * curve.n[-1] - 1e-9))
     return float(curve.coverage[place]), float(1 - curve.risk[place]), float(curve.threshold[place])
 
 
 def coverage_at(curve: UncertaintyCurve, risk: float) -> tuple[float, float]:
-    """The largest coverage with an error rate of at most `risk`, and its threshold; 0 and NaN if there is none."""
+    """Largest share of the inputs whose error rate is at most `risk`, and its threshold; 0 and NaN if there is none."""
     places = np.flatnonzero(curve.loss <= risk * curve.n + 1e-9)
     return (float(curve.coverage[places[-1]]), float(curve.threshold[places[-1]])) if len(places) else (0.0, np.nan)
 

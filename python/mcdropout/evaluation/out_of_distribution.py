@@ -1,4 +1,4 @@
-"""Scores of out-of-distribution detection by measures of uncertainty."""
+"""`mc_ood_scores()`: how well uncertainty separates inputs like the training inputs from other inputs."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ def mc_ood_scores(
     level: float = 0.95,
     seed: int | None = None,
 ) -> pd.DataFrame:
-    """Score how well each measure of uncertainty separates inputs like the training inputs from other inputs.
+    """Score how well each measure of uncertainty separates inputs like the training inputs (in) from others (out).
 
     Args:
         prediction_in: The prediction of inputs like the training inputs.
         prediction_out: The prediction of other inputs, by the same network.
-        n_resamples: Resamples of the bootstrap over the inputs, 0 for no intervals.
-        level: The level of the bootstrap's intervals, in (0, 1).
-        seed: The seed of the bootstrap.
+        n_resamples: Number of bootstrap resamples of the inputs; 0 gives no intervals.
+        level: The level of the intervals, in (0, 1).
+        seed: Seed of the bootstrap.
 
     Returns:
-        One row for each measure. `auroc`: the probability that an input of `prediction_out` is more uncertain than one
-        of `prediction_in`. `aupr_out` and `aupr_in`: average precision of finding inputs of either. `fpr_at_95`: the
-        share of `prediction_out` below the threshold that accepts 95 % of `prediction_in`; smaller is better. With
-        `n_resamples` each has its interval, `auroc_lower` and so on.
+        A table with one row for each measure. `auroc` is the probability that an input from outside is more uncertain
+        than one from inside. `aupr_in` and `aupr_out` are the average precisions of finding the inputs from inside or
+        from outside. `fpr_at_95` is the share of the inputs from outside that pass a threshold which 95 % of the inputs
+        from inside pass; smaller is better. With `n_resamples` each score has its `_lower` and `_upper`.
 
     Raises:
-        ValueError: For predictions of different label sets.
+        ValueError: If the predictions have different labels.
 
     References:
         Hendrycks and Gimpel (2017), arXiv:1610.02136. Liang, Li and Srikant (2018), arXiv:1706.02690 (FPR).
@@ -85,6 +85,7 @@ def mc_ood_scores(
 
 
 def _ood_numbers(known: Array, strange: Array) -> dict[str, float]:
+    """The scores of one measure, from its values inside and outside."""
     uncertainty = np.concatenate([known, strange])
     is_strange = np.repeat([0.0, 1.0], [len(known), len(strange)])
     curve = UncertaintyCurve.of(uncertainty, is_strange)

@@ -15,7 +15,7 @@ Numbers = list[tuple[str, str, float, float]]  # score, of (measure or output), 
 
 @dataclass(frozen=True, repr=False)
 class MCScores:
-    """The result of `mc_scores()`: numbers, and the tables of the plots.
+    """The scores of a prediction, which `mc_scores()` returns: numbers, and tables for pictures.
 
     For values there is one number for each output.
 
@@ -23,25 +23,25 @@ class MCScores:
         accuracy: The share of inputs whose predicted label is right.
         log_loss: The mean log loss, in nats.
         brier: The Brier score, summed over the labels, 0 to 2.
-        brier_halved: Half of `brier`, 0 to 1, the usual Brier score of two labels.
-        ece_equal_width: The expected calibration error of the predicted label, in bins of equal width.
-        ece_equal_mass: The expected calibration error of the predicted label, in bins of equal numbers of inputs.
+        brier_halved: Half of `brier`, 0 to 1, the usual score for two labels.
+        ece_equal_width: The expected calibration error of the predicted label, with bins of equal width.
+        ece_equal_mass: The same error, with bins of equal numbers of inputs.
         classwise_ece: The mean over the labels of the calibration error of each label's probability.
-        rmse: For values: the root mean squared error, in their unit.
-        mae: For values: the mean absolute error, in their unit.
-        log_density: For values: the mean log density of the observed values.
-        crps: For values: the continuous ranked probability score, in their unit.
+        rmse: For values, the root mean squared error, in their unit.
+        mae: For values, the mean absolute error, in their unit.
+        log_density: For values, the mean log density of the observed values.
+        crps: For values, the continuous ranked probability score, in their unit.
         by_measure: How well each measure of uncertainty finds the errors.
         at_coverage: The accuracy at each coverage.
         at_risk: The coverage at each risk.
         by_label: The scores of each label.
-        by_interval: For values: coverage, width and interval score of `conf_int` and `pred_int`.
+        by_interval: For values, coverage, width and interval score of `conf_int` and `pred_int`.
         reliability: The bins of the reliability diagrams.
         risk_coverage: The risk-coverage curves.
-        pit: For values: the probability integral transform, of the shape of the mean.
-        table: All numbers in one table: score, of (which measure or output), at (which coverage, risk or level), value,
-            and with `n_resamples` the bootstrap's lower and upper.
-        notes: The scores that are missing, and why.
+        pit: For values, the probability integral transform, with the shape of the mean.
+        table: All numbers in one table: score, of (measure or output), at (coverage, risk or level), value, and with
+            `n_resamples` also the bootstrap's lower and upper.
+        notes: Which scores are missing, and why.
     """
 
     task: str
@@ -72,7 +72,7 @@ class MCScores:
     notes: tuple[str, ...] = ()
 
     def to_pandas(self) -> pd.DataFrame:
-        """All numbers, one row each; a copy of `table`."""
+        """A copy of `table`."""
         return self.table.copy()
 
     def words(self) -> str:

@@ -1,4 +1,4 @@
-"""`mc_scores()`: scores of a prediction against the truth. Needs no torch."""
+"""`mc_scores()`: compare a prediction with the truth. Needs no torch."""
 
 from __future__ import annotations
 
@@ -27,30 +27,31 @@ def mc_scores(
     level: float = 0.95,
     seed: int | None = None,
 ) -> MCScores:
-    """Score a prediction: its accuracy, its calibration, and whether its uncertainty finds its errors.
+    """Score a prediction: its accuracy, its calibration, and how well its uncertainty finds its errors.
 
-    AURC is the mean over k of the error rate among the k least uncertain inputs; for ties it is the mean over their
-    orders. The excess AURC is the difference to a measure that puts all errors last. For values the risk is the squared
-    error (mean over the outputs). The log density and the CRPS are those of the mixture of the draws, so they need the
-    draws.
+    `aurc` is the mean over k of the error rate among the k least uncertain inputs; for ties it is the mean over their
+    orders. `excess_aurc` is the excess of `aurc` over the value of a measure that puts all errors last. For values the
+    risk is the squared error (mean over the outputs). The log density and CRPS are of the mixture of all draws, so they
+    need the draws.
 
     Args:
-        prediction: What `mc_predict()` returned.
-        y: The true label of each input, or the values observed.
-        n_bins: Bins of the reliability diagrams. A bin excludes its lower edge and includes its upper edge, and inputs
-            of equal confidence are in one bin.
-        coverages: Coverages for which the accuracy is reported. Equally uncertain inputs are accepted together, so the
-            accuracy is that of the least possible coverage of at least this value.
-        risks: Error rates for which the largest coverage is reported.
-        n_resamples: Resamples of the bootstrap over the inputs, 0 for no intervals.
+        prediction: A result of `mc_predict()`.
+        y: The true label of each input, or the observed values.
+        n_bins: Number of bins of the reliability diagrams. A bin contains values above its lower edge and up to its
+            upper edge, so inputs with equal confidence are in the same bin.
+        coverages: Shares of the inputs, the least uncertain inputs first, for which the accuracy is computed. Equally
+            uncertain inputs are treated as a group, so the accuracy is that of the smallest possible share of at least
+            this size.
+        risks: Error rates for which the largest coverage is computed.
+        n_resamples: Number of bootstrap resamples of the inputs; 0 gives no intervals.
         level: The level of the intervals, in (0, 1).
-        seed: The seed of the bootstrap.
+        seed: Seed of the bootstrap.
 
     Returns:
         The scores and their tables.
 
     Raises:
-        ValueError: For `y` of another length or with unknown labels, and for predictions with NaN.
+        ValueError: If `y` has another length or unknown labels, or if the prediction contains NaN.
 
     References:
         Guo et al. (2017), arXiv:1706.04599. Nixon et al. (2019), arXiv:1904.01685 (equal mass, classwise). Geifman,
@@ -95,7 +96,7 @@ def _shares(values: Sequence[float], name: str, above_zero: bool = False) -> tup
 def _with_intervals(
     numbers: Callable[[Array | None], Numbers], n_inputs: int, n_resamples: int, level: float, seed: int | None
 ) -> pd.DataFrame:
-    """All numbers as a table, with percentile intervals of the bootstrap if there are resamples."""
+    """All numbers as a table; with `n_resamples` also the percentile intervals of the bootstrap."""
     table = pd.DataFrame(numbers(None), columns=["score", "of", "at", "value"])
     if n_resamples == 0:
         return table
@@ -106,8 +107,8 @@ def _with_intervals(
 
 
 def percentiles(values: Array, level: float) -> Array:
-    """Lower and upper percentile along the first axis, without NaN; the AUROC of a resample without errors is NaN."""
-    all_missing = np.isnan(values).all(axis=0)
-    filled = np.where(all_missing, 0, values)
+    """Lower and upper percentile along the first axis, without NaN: resamples without errors have no AUROC."""
+    is_missing = np.isnan(values).all(axis=0)
+    filled = np.where(is_missing, 0, values)
     bounds = np.nanquantile(filled, [(1 - level) / 2, (1 + level) / 2], axis=0)
-    return np.where(all_missing, np.nan, bounds)
+    return np.where(is_missing, np.nan, bounds)

@@ -15,18 +15,18 @@ from ..predictions.uncertainty import measured, measures_of
 from .curves import UncertaintyCurve, aurc, best_aurc, thinned
 from .result import MCScores, Numbers, wide
 
-PIECE = 1 << 18  # numbers of the draws that are processed at once
+PIECE = 1 << 18  # numbers of the draws per piece
 
 
 @dataclass(frozen=True)
 class ValueCases:
-    """The terms of the scores of each input, (input, output), and its uncertainty."""
+    """The terms of the scores of a prediction of values, and the uncertainties of its inputs."""
 
-    terms: dict[str, Array]
-    intervals: dict[str, dict[str, Array]]
-    uncertainties: dict[str, Array]
+    terms: dict[str, Array]  # by score, (input, output)
+    intervals: dict[str, dict[str, Array]]  # by interval and score, (input, output)
+    uncertainties: dict[str, Array]  # by measure, (input,)
     level: float
-    pit: Array | None
+    pit: Array | None  # of the shape of the mean
     notes: tuple[str, ...] = field(default=())
 
     @classmethod
@@ -42,7 +42,7 @@ class ValueCases:
             pit = joined.pop("pit").reshape(y.shape)
             terms |= {name: value.reshape(len(y), -1) for name, value in joined.items()}
             if prediction.noise_variances is None:
-                notes.append("The log density needs a network that tells its noise.")
+                notes.append("The log density needs a network that estimates its noise.")
         bounds = {"conf_int": prediction.conf_int, "pred_int": prediction.pred_int}
         intervals = {
             name: _interval_terms(pair.reshape(len(y), -1, 2), y.reshape(len(y), -1), prediction.level)
@@ -61,24 +61,25 @@ class ValueCases:
     def numbers(self, chosen: Array | None = None) -> Numbers:
         """Every score, of all inputs or of the chosen ones."""
         where = slice(None) if chosen is None else chosen
-        numbers: Numbers = []
+        scores: Numbers = []
         for name, term in self.terms.items():
             means = term[where].mean(axis=0)
             means = np.sqrt(means) if name == "rmse" else means
-            numbers += [(name, str(place), np.nan, float(value)) for place, value in enumerate(means, start=1)]
+            scores += [(name, str(place), np.nan, float(value)) for place, value in enumerate(means, start=1)]
         for kind, parts in self.intervals.items():
             for name, term in parts.items():
                 means = term[where].mean(axis=0)
                 score = f"{kind}_{name}"
-                numbers += [(score, str(place), self.level, float(value)) for place, value in enumerate(means, start=1)]
+                scores += [(score, str(place), self.level, float(value)) for place, value in enumerate(means, start=1)]
         best = best_aurc(self.terms["rmse"][where].mean(axis=1))
         for name, curve in self.curves(where).items():
             area = aurc(curve)
-            numbers += [("aurc", name, np.nan, area), ("excess_aurc", name, np.nan, area - best)]
-        return numbers
+            scores += [("aurc", name, np.nan, area), ("excess_aurc", name, np.nan, area - best)]
+        return scores
 
 
 def _pieces(prediction: MCPrediction, y: Array) -> Iterator[tuple[MCPrediction, Array]]:
+    """The prediction and the observed values, piece by piece."""
     assert prediction.samples is not None
     step = max(PIECE // prediction.samples[:, :1].size, 1)
     for start in range(0, len(y), step):
@@ -86,10 +87,10 @@ def _pieces(prediction: MCPrediction, y: Array) -> Iterator[tuple[MCPrediction, 
 
 
 def _from_draws(prediction: MCPrediction, y: Array) -> dict[str, Array]:
-    """The terms that need the distribution of the draws, each in the shape of y."""
+    """The terms that need all draws, of the shape of y."""
     assert prediction.samples is not None
     draws = prediction.samples.astype(np.float64)
-    counts = (~np.isnan(draws)).sum(axis=0)  # with `tolerance`, inputs have different numbers of draws
+    counts = (~np.isnan(draws)).sum(axis=0)  # with `tolerance`, the number of draws differs between inputs
     if prediction.noise_variances is None:
         below = np.nansum((draws < y) + (draws == y) / 2, axis=0)
         return {"crps": _crps_of_draws(draws, y, counts), "pit": below / counts}
@@ -102,8 +103,8 @@ def _from_draws(prediction: MCPrediction, y: Array) -> dict[str, Array]:
 
 
 def _crps_of_draws(draws: Array, y: Array, counts: Array) -> Array:
-    """CRPS of the empirical distribution of the draws: E|x - y| - E|x - x'| / 2, the latter by order statistics."""
-    ordered = np.sort(draws, axis=0)  # NaN last
+    """CRPS of the draws: E|x - y| - E|x - x'| / 2, where the second term follows from order statistics."""
+    ordered = np.sort(draws, axis=0)  # NaN at the end
     place = np.arange(1, len(draws) + 1).reshape(-1, *(1,) * y.ndim)
     between = np.nansum((2 * place - counts - 1) * ordered, axis=0) / counts**2
     return np.nansum(np.abs(draws - y), axis=0) / counts - between
@@ -111,12 +112,12 @@ def _crps_of_draws(draws: Array, y: Array, counts: Array) -> Array:
 
 def _crps_of_mixture(means: Array, scales: Array, y: Array, counts: Array) -> Array:
     """CRPS of an equal mixture of normal distributions, in closed form."""
-    to_truth = np.nansum(_mean_distance(y - means, scales), axis=0) / counts
-    between = np.nansum(_mean_distance(0 * means, np.sqrt(2) * scales), axis=0)  # of each member with itself
-    for i in range(len(means) - 1):
-        scale = np.sqrt(scales[i] ** 2 + scales[i + 1 :] ** 2)
-        between += 2 * np.nansum(_mean_distance(means[i] - means[i + 1 :], scale), axis=0)
-    return to_truth - between / (2 * counts**2)
+    to_observed = np.nansum(_mean_distance(y - means, scales), axis=0) / counts
+    between = np.nansum(_mean_distance(0 * means, np.sqrt(2) * scales), axis=0)  # each component with itself
+    for draw in range(len(means) - 1):
+        scale = np.sqrt(scales[draw] ** 2 + scales[draw + 1 :] ** 2)
+        between += 2 * np.nansum(_mean_distance(means[draw] - means[draw + 1 :], scale), axis=0)
+    return to_observed - between / (2 * counts**2)
 
 
 def _mean_distance(mean: Array, scale: Array) -> Array:
@@ -126,6 +127,7 @@ def _mean_distance(mean: Array, scale: Array) -> Array:
 
 
 def _interval_terms(bounds: Array, y: Array, level: float) -> dict[str, Array]:
+    """Coverage, width and interval score of each interval, (input, output)."""
     lower, upper = bounds[..., 0], bounds[..., 1]
     outside = np.maximum(lower - y, 0) + np.maximum(y - upper, 0)
     return {
