@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import sys
 import warnings
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -44,19 +45,24 @@ def final_accuracy(by: str, pool_name: str, seed: int, data: SampleData) -> floa
     pool, y = quarter_size(data.x_train)[kept], labels[kept]
     if copies > 1:
         pool = pool + rng.normal(0, 0.05, pool.shape)
+
+    def train(labelled: np.ndarray) -> mcd.MCNetwork:
+        network = mcd.mc_mlp(196, data.labels, hidden=(64,), dropout=0.3, seed=seed)
+        settings: dict[str, Any] = {"epochs": EPOCHS, "batch_size": 10, "seed": seed, "progress": False}
+        return mcd.mc_fit(network, pool[labelled], y[labelled], **settings)
+
     labelled = np.arange(FIRST)
-    for place in range(STEPS + 1):
-        net = mcd.mc_mlp(196, data.labels, hidden=(64,), dropout=0.3, seed=seed)
-        net = mcd.mc_fit(net, pool[labelled], y[labelled], epochs=EPOCHS, batch_size=10, seed=seed, progress=False)
-        if place < STEPS:
-            rest = np.setdiff1d(np.arange(len(pool)), labelled)
-            if by == "random":
-                chosen = rng.choice(len(rest), step, replace=False)
-            else:
-                prediction = mcd.mc_predict(net, pool[rest], DRAWS, seed=seed, progress=False)
-                chosen = mcd.mc_acquire(prediction, step, by=by)["input"].to_numpy()
-            labelled = np.concatenate([labelled, rest[chosen]])
-    test = mcd.mc_predict(net, quarter_size(data.x_test), 20, seed=1, keep_samples=False, progress=False)
+    for _ in range(STEPS):
+        network = train(labelled)
+        unlabelled = np.setdiff1d(np.arange(len(pool)), labelled)
+        if by == "random":
+            chosen = rng.choice(len(unlabelled), step, replace=False)
+        else:
+            prediction = mcd.mc_predict(network, pool[unlabelled], DRAWS, seed=seed, progress=False)
+            chosen = mcd.mc_acquire(prediction, step, by=by)["input"].to_numpy()
+        labelled = np.concatenate([labelled, unlabelled[chosen]])
+    network = train(labelled)
+    test = mcd.mc_predict(network, quarter_size(data.x_test), 20, seed=1, keep_samples=False, progress=False)
     return float((test.predicted == data.y_test).mean())
 
 

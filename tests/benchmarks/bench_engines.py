@@ -40,7 +40,8 @@ class Block(nn.Module):
 
 def wide_resnet(k: int, blocks: int = 2) -> nn.Module:
     """A wide residual network of depth 16 and width `k` for images of 32 x 32."""
-    channels, layers = 16, [nn.Conv2d(3, 16, 3, 1, 1, bias=False)]
+    channels = 16
+    layers: list[nn.Module] = [nn.Conv2d(3, 16, 3, 1, 1, bias=False)]
     for stage, width in enumerate((16 * k, 32 * k, 64 * k)):
         for block in range(blocks):
             layers.append(Block(channels, width, 2 if stage and not block else 1))

@@ -217,7 +217,8 @@ def naive(case: Case) -> Run:
 def naive_channels_last(case: Case) -> Run:
     if case.x.ndim != 4:
         raise NotApplicable("no images")
-    model = stochastic(case.model).to(memory_format=torch.channels_last)
+    model: Any = stochastic(case.model)  # the types of torch do not know `memory_format`
+    model = model.to(memory_format=torch.channels_last)
     batches = tuple(batch.contiguous(memory_format=torch.channels_last) for batch in case.part)
     return lambda: loop(model, batches)
 

@@ -210,8 +210,7 @@ def evaluated() -> Iterator[tuple[str, Case]]:
         x = (rng.normal(3, 2, (400, 5)) + shift).astype(np.float32)
         model = NETWORKS["mlp classes"][0]()
         found = mcd.mc_predict(model, x, 8, seed=5, **QUIET)
-        noisy = rng.random(400) < 0.2
-        return found, np.where(noisy, rng.choice(LABELS, 400), found.predicted)
+        return found, _some_wrong(found, rng, 0.2)
 
     def values() -> tuple[mcd.MCPrediction, np.ndarray]:
         rng = np.random.default_rng(5)
@@ -375,7 +374,14 @@ def _labelled() -> tuple[mcd.MCPrediction, np.ndarray]:
     rng = np.random.default_rng(1)
     x = rng.normal(3, 2, (200, 5)).astype(np.float32)
     found = mcd.mc_predict(NETWORKS["mlp classes"][0](), x, 8, seed=5, **QUIET)
-    return found, np.where(rng.random(200) < 0.1, rng.choice(LABELS, 200), found.predicted)
+    return found, _some_wrong(found, rng, 0.1)
+
+
+def _some_wrong(prediction: mcd.MCPrediction, rng: np.random.Generator, share: float) -> np.ndarray:
+    """The predicted labels, of which about this share is replaced by random ones."""
+    assert prediction.predicted is not None
+    replaced = rng.random(len(prediction)) < share
+    return np.where(replaced, rng.choice(LABELS, len(prediction)), prediction.predicted)
 
 
 def opened(path: Path) -> dict[str, np.ndarray]:
