@@ -6,6 +6,7 @@ from collections.abc import Callable
 from types import ModuleType
 
 import numpy as np
+import pandas as pd
 import pytest
 
 import mcdropout as mcd
@@ -310,7 +311,7 @@ def test_a_policy_is_the_same_from_both_and_crosses_in_its_file(case, robjects, 
     assert "\n".join(said) == repr(ours)
 
 
-def test_what_was_calibrated_crosses_in_its_file(robjects, r, tmp_path):
+def test_a_calibration_and_prediction_sets_are_read_from_the_files_of_r(robjects, r, tmp_path):
     robjects.r(f"""
         mc_save(pred, "{tmp_path / "pred.safetensors"}")
         mc_save(mc_calibrate(pred, truth), "{tmp_path / "calibration.json"}")
@@ -318,10 +319,13 @@ def test_what_was_calibrated_crosses_in_its_file(robjects, r, tmp_path):
     """)
     prediction = mcd.mc_load(tmp_path / "pred.safetensors")
     assert isinstance(prediction, mcd.MCPrediction)
-    calibrated = mcd.mc_apply(mcd.mc_load(tmp_path / "calibration.json"), prediction)
-    theirs = r("mc_apply(mc_calibrate(pred, truth), pred)$mean")
-    np.testing.assert_array_equal(calibrated.mean, theirs)
-    sets = mcd.mc_apply(mcd.mc_load(tmp_path / "sets.json"), prediction)
+    calibration, conformal = mcd.mc_load(tmp_path / "calibration.json"), mcd.mc_load(tmp_path / "sets.json")
+    assert isinstance(calibration, mcd.MCCalibration)
+    assert isinstance(conformal, mcd.MCConformal)
+    calibrated = mcd.mc_apply(calibration, prediction)
+    np.testing.assert_array_equal(calibrated.mean, r("mc_apply(mc_calibrate(pred, truth), pred)$mean"))
+    sets = mcd.mc_apply(conformal, prediction)
+    assert isinstance(sets, pd.DataFrame)
     np.testing.assert_array_equal(sets["size"], r("mc_apply(mc_conformal(pred, truth, by_label = TRUE), pred)$size"))
 
 

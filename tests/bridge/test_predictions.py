@@ -10,6 +10,7 @@ import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -28,7 +29,7 @@ class Task:
     folder: Path
     model: Path
     x: np.ndarray
-    settings: dict[str, object]
+    settings: dict[str, Any]
 
     def in_python(self) -> MCPrediction:
         return mcd.mc_predict(mcd.mc_load(self.model), self.x, **self.settings, progress=False)
@@ -47,9 +48,9 @@ class Task:
         return loaded
 
 
-def as_r(settings: dict[str, object]) -> str:
-    words = {True: "TRUE", False: "FALSE"}
-    texts = {name: words.get(value) if isinstance(value, bool) else repr(value) for name, value in settings.items()}
+def as_r(settings: dict[str, Any]) -> str:
+    """The settings as arguments of a call in R."""
+    texts = {name: str(value).upper() if isinstance(value, bool) else repr(value) for name, value in settings.items()}
     return ", ".join(f"{name} = {text.replace('[', 'c(').replace(']', ')')}" for name, text in texts.items())
 
 
@@ -215,8 +216,9 @@ def test_save_rds_keeps_what_was_learnt(trained_in_python, rscript, tmp_path):
         """
     )
     x = (images(7) / 255)[..., None]
-    found = mcd.mc_load(tmp_path / "pred.safetensors")
-    assert_same(found, mcd.mc_predict(trained_in_python, x, 4, seed=1, progress=False))
+    of_the_file = mcd.mc_load(tmp_path / "pred.safetensors")
+    assert isinstance(of_the_file, MCPrediction)
+    assert_same(of_the_file, mcd.mc_predict(trained_in_python, x, 4, seed=1, progress=False))
 
 
 def test_factor_levels_are_the_labels(task, robjects):
