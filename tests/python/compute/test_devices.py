@@ -7,6 +7,7 @@ import threading
 import warnings
 from contextlib import nullcontext
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -57,8 +58,8 @@ def x():
     return numbers(N, 2, 8, 8)
 
 
-def predict(model, x, **options):
-    settings = {"outputs": "logits", "seed": 3, "progress": False} | options
+def predict(model, x, **options: Any) -> Any:
+    settings: dict[str, Any] = {"outputs": "logits", "seed": 3, "progress": False} | options
     return mcd.mc_predict(model, x, DRAWS, **settings)
 
 
@@ -443,14 +444,14 @@ def test_a_devices_generator_is_lent_and_put_back(monkeypatch):
 
 @pytest.mark.parametrize("masks", MASKS)
 @pytest.mark.parametrize("make", [Net, lambda: nn.TransformerEncoderLayer(8, 2, 12, dropout=0.25, batch_first=True)])
-def test_passes_and_masks_lie_on_the_device(masks, make):
+def test_passes_and_masks_lie_on_the_device(masks, make, monkeypatch):
     """On torch's device without numbers: a tensor that was made on the host would not go with the others."""
     meta = torch.device("meta")
     model = make().eval()
     x = numbers(3, 2, 8, 8)[:, 0] if isinstance(model, nn.TransformerEncoderLayer) else numbers(3, 2, 8, 8)
     network = network_of(model, "values", None, None, "float32", "cpu")
     request = SamplingOptions.checked(DRAWS, 128, 0.95, masks, None, True, 1, 3)
-    network.outputs.check = lambda *_: None
+    monkeypatch.setattr(network.outputs, "check", lambda *_: None)
     passes = sampler_for(network, network.feed(x), request, SiteOptions(True, False)).first.passes
     passes.device = meta
     sites = {name: site for name, site in passes.probe.sites.items() if site.rate != 0.3}  # its ties ask for numbers
@@ -639,7 +640,9 @@ def test_networks_of_many_convolutions_keep_their_engine_on_a_gpu(torchvision, n
     if name == "resnet18":
         model.fc = nn.Sequential(nn.Dropout(0.3), model.fc)
     x = torch.rand(5, 3, 64, 64)
-    found = mcd.mc_predict(model.eval(), x, 4, outputs="values", device="cuda", seed=1, progress=False)
-    assert found.engine == "folded", found.engine_reason
-    cpu = mcd.mc_predict(model, x, 4, outputs="values", device="cpu", seed=1, progress=False)
-    np.testing.assert_allclose(found.samples, cpu.samples, atol=2e-2 * np.abs(cpu.samples).max())  # TF32
+    options: dict[str, Any] = {"outputs": "values", "seed": 1, "progress": False}
+    gpu, cpu = (mcd.mc_predict(model.eval(), x, 4, device=device, **options) for device in ("cuda", "cpu"))
+    assert gpu.engine == "folded", gpu.engine_reason
+    assert gpu.samples is not None
+    assert cpu.samples is not None
+    np.testing.assert_allclose(gpu.samples, cpu.samples, atol=2e-2 * np.abs(cpu.samples).max())  # TF32

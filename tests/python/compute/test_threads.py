@@ -7,6 +7,7 @@ import sys
 import threading
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -194,8 +195,9 @@ class Meeting(nn.Module):
         return self.drop(h + torch.randn_like(h)) if self.noise else self.drop(h)
 
 
-def predict(model, x=X, **more):
-    return mcd.mc_predict(model, x, **({"n_samples": DRAWS, "outputs": "values", "seed": 3, "progress": False} | more))
+def predict(model: nn.Module, x: object = X, **options: Any) -> mcd.MCPrediction:
+    settings: dict[str, Any] = {"n_samples": DRAWS, "outputs": "values", "seed": 3, "progress": False} | options
+    return mcd.mc_predict(model, x, **settings)
 
 
 def test_a_prediction_and_a_thread_that_draws_do_not_disturb_each_other(drawer):
@@ -217,9 +219,9 @@ def test_a_model_with_noise_of_its_own_and_a_thread_that_draws_do_not_disturb_ea
 def test_a_custom_posterior_and_a_thread_that_draws_do_not_disturb_each_other(drawer):
     def posterior(meet):
         class Met(torch.distributions.Laplace):
-            def rsample(self, *shape):
+            def rsample(self, sample_shape=torch.Size([])):  # noqa: B008 (the signature of torch)
                 meet()
-                return super().rsample(*shape)
+                return super().rsample(sample_shape)
 
         return mcd.mc_posterior_custom(Met)
 
