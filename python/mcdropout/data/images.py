@@ -114,7 +114,7 @@ class ImageFiles:
     def __len__(self) -> int:
         return len(self.paths)
 
-    def __getitem__(self, index: slice | np.ndarray | Sequence[int]) -> ImageFiles:
+    def __getitem__(self, index: int | slice | np.ndarray | Sequence[int]) -> ImageFiles:
         positions = np.atleast_1d(np.arange(len(self))[index])  # one image is still an array of inputs
         y = None if self.y is None else self.y[positions]
         return ImageFiles([self.paths[i] for i in positions], y, self.labels, self.size, self.color)

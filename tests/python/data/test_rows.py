@@ -109,7 +109,9 @@ def test_infinity_of_half_precision_is_found(value):
 @pytest.mark.parametrize("kind", ["float64", "float16", "int64", "bool"])
 def test_what_a_mask_hides_is_missing_and_never_used(kind):
     x = np.ma.masked_array(np.ones((5, 3), kind), mask=False)
-    assert as_rows(x).values.dtype == kind
+    rows = as_rows(x)
+    assert isinstance(rows, ArrayRows)
+    assert rows.values.dtype == kind
     x[2, 1] = np.ma.masked
     for masked in (x, list(x)):
         with pytest.raises(ValueError, match="got a missing value .NA or NaN. in input number 3 of 5"):
