@@ -726,16 +726,16 @@ class Scaled(nn.Module):
         return self.drop(self.embed(ids) * scale)
 
 
-def test_a_failure_on_another_device_is_looked_at_with_the_constants_of_the_first():
+def test_a_failure_on_another_device_is_explained_with_the_constants_of_the_first():
     network = model.network_of(Scaled(), "values", None, None, "float32", "cpu", {"scale": np.ones(3, np.float32)})
     placed = network.placed(network.feed(np.arange(N) % 5 + 1).head(N), torch.device("cpu"))
-    there = placed.with_constants({"scale": torch.ones(3, device="meta")})
-    said = "must hold whole numbers from 0 to 4, which `model` looks up in `embed`; got 5 in input number 5"
-    with pytest.raises(ValueError, match=said), network.telling(there):
+    on_other_device = placed.with_constants({"scale": torch.ones(3, device="meta")})
+    message = "must hold whole numbers from 0 to 4, which `model` looks up in `embed`; got 5 in input number 5"
+    with pytest.raises(ValueError, match=message), network.telling(on_other_device):
         raise RuntimeError
 
 
-def test_names_that_the_model_does_not_take_are_refused(x):
+def test_names_that_the_model_does_not_accept_are_refused(x):
     for run in (predict, point, lambda model, x: mcd.mc_sites(model, x)):
         with pytest.raises(ValueError, match=r'`x` must have names that `model` takes \(left, right, .*got "rigth"'):
             run(Pair(), {"left": x, "rigth": x})
@@ -750,7 +750,7 @@ def test_constants_that_repeat_an_input_are_refused(x, form):
             run(Pair(), form(x), constants={"labels": None, "right": x})
 
 
-def test_empty_constants_are_none(x, expected):
+def test_empty_constants_are_the_same_as_no_constants(x, expected):
     for empty in ({}, [], ()):
         assert_same(predict(Net(), x, constants=empty), expected)
 
