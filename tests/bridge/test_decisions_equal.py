@@ -176,8 +176,8 @@ IN_R = {
         best <- losses[, which.min(colMeans(losses))]
         apply(losses - best, 2, sd) / sqrt(50)
     }""",
-    "rates$accuracy": "sapply(at_rates, function(one) mean(one$predicted == y[1:50]))",
-    "rates$spread": "sapply(at_rates, function(one) mean(one$mutual_information))",
+    "rates$accuracy": "sapply(at_rates, function(pred) mean(pred$predicted == y[1:50]))",
+    "rates$spread": "sapply(at_rates, function(pred) mean(pred$mutual_information))",
     "rates$best": "colMeans(losses) == min(colMeans(losses))",
     "sampled$loss": "colMeans(losses)",  # the same weights, sampled at each rate
     "watched$ks": "suppressWarnings("
