@@ -1,10 +1,10 @@
-"""What Bayesian networks cost: python tests/benchmarks/bench_bayes.py, or bash tools/bench.sh with it
+"""The cost of Bayesian networks: python tests/benchmarks/bench_bayes.py, or as part of bash tools/bench.sh
 
-A training step of mc_bayes_cnn() beside one of mc_cnn() (should be at most 2.5 times); 50 draws beside the loops that
-users of bayesian-torch and torch-uncertainty write on the same network (should be at least 3 times as fast), of many
-images and of the few that come to a service; an epoch of training a head on kept features beside one through the
-backbone (should be at least 20 times as fast). All that is compared runs in turn in one process, with one thread;
-printed are ratios of medians of processor time, which other processes disturb least.
+Three comparisons. A training step of mc_bayes_cnn() and one of mc_cnn(): at most 2.5 times as long. 50 draws and the
+loops that users of bayesian-torch and torch-uncertainty write on the same network, for many images and for the few that
+a service receives: at least 3 times as fast. An epoch of a head on stored features and one through the backbone: at
+least 20 times as fast. The runs that are compared alternate in one process with one thread. The script prints ratios of
+medians of processor time, which other processes change least.
 """
 
 from __future__ import annotations
@@ -35,15 +35,15 @@ INPUTS, FEW, DRAWS, BATCH = 512, 16, 50, 128
 
 
 def medians(repeats: int, *runs: Callable[[], object]) -> list[float]:
-    """Seconds of each, run in turn after one run each to warm up."""
+    """Median seconds of each. The runs alternate, and the first of each is not counted."""
     seconds: list[list[float]] = [[] for _ in runs]
     for repeat in range(repeats + 1):
-        for which, run in enumerate(runs):
+        for index, run in enumerate(runs):
             started = time.process_time()
             run()
             if repeat > 0:
-                seconds[which].append(time.process_time() - started)
-    return [statistics.median(one) for one in seconds]
+                seconds[index].append(time.process_time() - started)
+    return [statistics.median(times) for times in seconds]
 
 
 def training(data: SampleData) -> None:
@@ -78,19 +78,19 @@ class Peer(nn.Module):
 
 
 def peers() -> dict[str, Callable[[Tensor], Tensor]]:
-    """From images to mean probabilities, as the users of each package get there."""
-    found: dict[str, Callable[[Tensor], Tensor]] = {}
+    """Functions from images to mean probabilities, as the users of each package write them."""
+    functions: dict[str, Callable[[Tensor], Tensor]] = {}
     try:
         from bayesian_torch.layers import Conv2dReparameterization, LinearReparameterization
 
-        # the KL divergence, that each call would work out by default, is left out
+        # without the KL divergence, which each call would compute by default
         network = Peer(Conv2dReparameterization, LinearReparameterization, return_kl=False).eval()
 
         def draw_after_draw(x: Tensor) -> Tensor:
-            draws = [torch.cat([network(one).softmax(-1) for one in x.split(BATCH)]) for _ in range(DRAWS)]
+            draws = [torch.cat([network(batch).softmax(-1) for batch in x.split(BATCH)]) for _ in range(DRAWS)]
             return torch.stack(draws).mean(0)
 
-        found["bayesian-torch"] = draw_after_draw
+        functions["bayesian-torch"] = draw_after_draw
     except ImportError as error:
         print(f"bayesian-torch: {error}")
     try:
@@ -100,34 +100,34 @@ def peers() -> dict[str, Callable[[Tensor], Tensor]]:
         wrapped = StochasticModel(Peer(BayesConv2d, BayesLinear), num_samples=DRAWS).eval()
 
         def batch_after_batch(x: Tensor) -> Tensor:
-            means = [wrapped(one).unflatten(0, (DRAWS, -1)).softmax(-1).mean(0) for one in x.split(BATCH)]
+            means = [wrapped(batch).unflatten(0, (DRAWS, -1)).softmax(-1).mean(0) for batch in x.split(BATCH)]
             return torch.cat(means)
 
-        found["torch-uncertainty"] = batch_after_batch
+        functions["torch-uncertainty"] = batch_after_batch
     except ImportError as error:
         print(f"torch-uncertainty: {error}")
-    if not found:
-        print("sampling: there is nobody to compare with; `make bench-peers` installs the other packages")
-    return found
+    if not functions:
+        print("sampling: there is no other package to compare with; `make bench-peers` installs the other packages")
+    return functions
 
 
 def sampling(data: SampleData) -> None:
-    """50 draws, by one prediction of many images, and by a service that gets a few at a time."""
+    """50 draws of many images in one prediction, and of the few that a service receives at a time."""
     net = mcd.mc_bayes_cnn((28, 28, 1), data.labels)
     others = peers()
     sampler = mcd.mc_sampler(net, data.x_test[:FEW], n_samples=DRAWS, seed=1)
 
-    def whole(x: np.ndarray) -> object:
+    def predict(x: np.ndarray) -> object:
         return mcd.mc_predict(net, x, DRAWS, BATCH, seed=1, progress=False)
 
-    for what, n, ours in (("mc_predict", INPUTS, whole), ("mc_predict", FEW, whole), ("mc_sampler", FEW, sampler)):
+    for name, n, run in (("mc_predict", INPUTS, predict), ("mc_predict", FEW, predict), ("mc_sampler", FEW, sampler)):
         x = data.x_test[:n]
         images = torch.from_numpy(np.ascontiguousarray(x)).permute(0, 3, 1, 2).contiguous()
         with torch.no_grad():
-            seconds, *theirs = medians(5, partial(ours, x), *(partial(run, images) for run in others.values()))
-        print(f"{DRAWS} draws of {n} images: {what} {seconds:.3f} s", end="")
-        for name, other in zip(others, theirs, strict=True):
-            print(f"; {name} {other:.3f} s, {other / seconds:.2f} times", end="")
+            seconds, *of_others = medians(5, partial(run, x), *(partial(other, images) for other in others.values()))
+        print(f"{DRAWS} draws of {n} images: {name} {seconds:.3f} s", end="")
+        for package, other in zip(others, of_others, strict=True):
+            print(f"; {package} {other:.3f} s, {other / seconds:.2f} times", end="")
         print(flush=True)
 
 
@@ -144,15 +144,15 @@ def frozen() -> None:
     y = ["a", "b"] * 48
     features = net.features(x)
 
-    def through() -> None:
+    def through_backbone() -> None:
         net.extract(x)
         mcd.mc_fit(net.head, features, y, epochs=1, batch_size=32, seed=1, progress=False)
 
-    def kept() -> None:
+    def on_stored_features() -> None:
         mcd.mc_fit(net.head, features, y, epochs=1, batch_size=32, seed=1, progress=False)
 
-    slow, quick = medians(3, through, kept)
-    print(f"epoch of a head on kept features: {slow / quick:.0f} times as fast as through the backbone", flush=True)
+    slow, quick = medians(3, through_backbone, on_stored_features)
+    print(f"epoch of a head on stored features: {slow / quick:.0f} times as fast as through the backbone", flush=True)
 
 
 if __name__ == "__main__":

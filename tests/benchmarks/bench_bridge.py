@@ -1,8 +1,8 @@
-"""What the way through R costs: `mc_predict` on 2,000 images held as an R array of doubles, against Python's time.
+"""The cost of the bridge from R: `mc_predict` on 2,000 images in an R array of doubles, compared with Python.
 
 Run: python tests/benchmarks/bench_bridge.py [--rounds 3]
-Both languages predict in processes of their own with the same network and settings; the processes take turns, and the
-ratio is that of the medians.
+Each language predicts in its own process with the same network and settings. The processes alternate, and the ratio is
+that of the medians.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ for run in range(3):
 
 def seconds(command: list[str]) -> list[float]:
     """Times that a process printed."""
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    return [float(one) for one in done.stdout.split()]
+    completed = subprocess.run(command, capture_output=True, text=True, check=True)
+    return [float(word) for word in completed.stdout.split()]
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""How the size of a chunk moves the speed, beside the size that the rule takes.
+"""The speed for several sizes of chunks, compared with the size that the rule chooses.
 
 Run: python tests/benchmarks/bench_chunks.py [--inputs 256] [--repeats 3]
 """
@@ -16,7 +16,7 @@ from mcdropout.engine import chunks
 
 
 def main() -> None:
-    """Print, for each size, the time over that at the rule's own."""
+    """Print, for each size, the time relative to that of the rule's size."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--inputs", type=int, default=256)
     parser.add_argument("--repeats", type=int, default=3)

@@ -1,8 +1,8 @@
-"""What the engine that is taken costs beside the loop with its prefix cache: the rule must not be slower anywhere.
+"""The time of the engine that the rule chooses, compared with the loop and its prefix cache. It must not be slower.
 
 Run: python tests/benchmarks/bench_engines.py [--repeats 7] [--draws 32] [--masks shared] [--only WRN]
-Processor time of one thread, so that other work on the machine counts little. A figure is the median, over turns, of
-the time of the engine that the rule takes over that of the loop in the same turn.
+Times are processor times of one thread, on which other work on the machine has little effect. A figure is the median,
+over turns, of the time of the chosen engine divided by the time of the loop in the same turn.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def wide_resnet(k: int, blocks: int = 2) -> nn.Module:
 
 
 class Encoder(nn.Module):
-    """Two layers of torch's own transformer encoder."""
+    """Two layers of the transformer encoder of torch."""
 
     def __init__(self, size: int = 128) -> None:
         super().__init__()
@@ -75,7 +75,7 @@ class Recurrent(nn.Module):
 
 
 def networks() -> Iterator[tuple[str, nn.Module, np.ndarray]]:
-    """Each with its name and inputs."""
+    """The networks with their names and inputs."""
     rng = np.random.default_rng(0)
 
     def numbers(*shape: int) -> np.ndarray:
@@ -116,7 +116,7 @@ def main() -> None:
                 started = time.process_time()
                 settings = {"outputs": "logits", "masks": options.masks, "keep_samples": False, "progress": False}
                 result = mcd.mc_predict(model, x, options.draws, seed=1, **settings)
-                if turn > 0:  # the first warms up
+                if turn > 0:  # the first turn is not counted
                     times[way].append(time.process_time() - started)
                 engine = result.engine if way == "rule" else engine
         ratio = statistics.median(a / b for a, b in zip(times["rule"], times["loop"], strict=True))

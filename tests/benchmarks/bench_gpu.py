@@ -1,10 +1,10 @@
-"""What a GPU gives: the R Keras example's network in batches of 128, 50 draws, against the naive loop on the same card.
+"""The speed on a GPU: the network of the R Keras example, batches of 128, 50 draws, compared with the naive loop.
 
 Run: python tests/benchmarks/bench_gpu.py [--inputs 4096] [--repeats 5]
-Each way takes all inputs from the host's memory and brings its draws' mean back there; ways in turns, medians. Two
-shares say how near that is to what the card can do: operations of matrix products and convolutions in a second over
-those of one large product in the same precision, and bytes that all operations read and write in a second over those of
-one large copy. Without a card it says so; `--device cpu` shows that the script works.
+Each method reads all inputs from the memory of the host and returns the mean of its draws there. The methods alternate,
+and the times are medians. Two shares compare the speed with the limits of the GPU: operations per second of matrix
+products and convolutions, relative to one large product in the same precision, and bytes per second that all operations
+read and write, relative to one large copy. Without a GPU the script only says so; `--device cpu` shows that it works.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ Run = Callable[[], Any]
 
 
 class Traffic(TorchDispatchMode):
-    """Bytes that operations read and write; views move none."""
+    """Counts the bytes that operations read and write. Views move none."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -40,7 +40,7 @@ class Traffic(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         result = func(*args, **(kwargs or {}))
         if not func.is_view:
-            self.bytes += sum(one.nbytes for one in tree_leaves((args, kwargs, result)) if isinstance(one, Tensor))
+            self.bytes += sum(leaf.nbytes for leaf in tree_leaves((args, kwargs, result)) if isinstance(leaf, Tensor))
         return result
 
 
@@ -50,7 +50,7 @@ def wait_for(device: torch.device) -> None:
 
 
 def naive(net: mcd.MCNetwork, x: np.ndarray, device: torch.device, reduced: bool) -> Run:
-    """The loop that users write: dropout switched on, one pass for each draw."""
+    """The loop that users write: dropout in training mode, one pass for each draw."""
     model = copy.deepcopy(net).to(device)
     for module in model.modules():
         module.training = isinstance(module, nn.Dropout)
@@ -60,8 +60,8 @@ def naive(net: mcd.MCNetwork, x: np.ndarray, device: torch.device, reduced: bool
         means = []
         with torch.inference_mode(), precision:
             for batch in torch.from_numpy(x).split(BATCH):
-                there = batch.to(device)
-                draws = torch.stack([model(there).float().softmax(dim=-1) for _ in range(DRAWS)])
+                on_device = batch.to(device)
+                draws = torch.stack([model(on_device).float().softmax(dim=-1) for _ in range(DRAWS)])
                 means.append(draws.mean(dim=0).cpu())
         return torch.cat(means)
 
@@ -103,39 +103,39 @@ def main() -> None:
     options = parser.parse_args()
     device = torch.device(options.device)
     if device.type == "cuda" and not torch.cuda.is_available():
-        print("There is no CUDA device here, so nothing is measured.")
+        print("This machine has no CUDA device, so nothing is measured.")
         return
     net = mcd.mc_cnn((28, 28, 1), labels=range(10))
     x = np.random.default_rng(0).random((options.inputs, 28, 28, 1), dtype=np.float32)
-    on_card = device.type != "cpu"
-    size, n_bytes = (8192, 4 << 30) if on_card else (1024, 64 << 20)
+    on_gpu = device.type != "cpu"
+    size, n_bytes = (8192, 4 << 30) if on_gpu else (1024, 64 << 20)
     rates = {dtype: matrix_rate(dtype, device, size) for dtype in (torch.float32, torch.bfloat16)}
     bandwidth = copy_rate(device, n_bytes)
-    print(f"{torch.cuda.get_device_name(device) if on_card else 'CPU'}, {options.inputs} inputs, {DRAWS} draws")
+    print(f"{torch.cuda.get_device_name(device) if on_gpu else 'CPU'}, {options.inputs} inputs, {DRAWS} draws")
     print(
-        f"float32 product {rates[torch.float32] / 1e12:.1f} TFLOP/s (TF32 as torch has it), bfloat16 "
+        f"float32 product {rates[torch.float32] / 1e12:.1f} TFLOP/s (TF32 if torch uses it), bfloat16 "
         f"{rates[torch.bfloat16] / 1e12:.1f} TFLOP/s, copy {bandwidth / 1e9:.0f} GB/s\n"
     )
-    ways = {
+    methods = {
         "naive loop": (naive(net, x, device, False), torch.float32),
         "naive loop, bfloat16 by autocast": (naive(net, x, device, True), torch.bfloat16),
         "ours, float32": (ours(net, x, device), torch.float32),
         "ours, float32, masks per input": (ours(net, x, device, masks="per_input"), torch.float32),
         "ours, bfloat16": (ours(net, x, device, precision="bfloat16"), torch.bfloat16),
     }
-    times: dict[str, list[float]] = {name: [] for name in ways}
+    times: dict[str, list[float]] = {name: [] for name in methods}
     for turn in range(options.repeats + 1):
-        for name, (run, _) in ways.items():
+        for name, (run, _) in methods.items():
             took = seconds(run, device)
-            if turn > 0:  # the first warms up
+            if turn > 0:  # the first turn is not counted
                 times[name].append(took)
     print("| | seconds | inputs a second | times the naive loop | share of matrix rate | share of bandwidth |")
     print("|---|---|---|---|---|---|")
-    for name, (run, dtype) in ways.items():
+    for name, (run, dtype) in methods.items():
         with FlopCounterMode(display=False) as flops, Traffic() as traffic:
             run()
         took = statistics.median(times[name])
-        ratio = statistics.median(one / own for one, own in zip(times["naive loop"], times[name], strict=True))
+        ratio = statistics.median(loop / time for loop, time in zip(times["naive loop"], times[name], strict=True))
         print(
             f"| {name} | {took:.3f} | {options.inputs / took:.0f} | {ratio:.1f}x "
             f"| {100 * flops.get_total_flops() / took / rates[dtype]:.0f} % "

@@ -1,9 +1,9 @@
-"""What sampling a Keras model costs, against Keras's own loop `[model(x, training=True) for _ in range(T)]`.
+"""The cost of sampling a Keras model, compared with the loop `[model(x, training=True) for _ in range(T)]` of Keras.
 
 Run: python tests/benchmarks/bench_keras.py [--inputs 512] [--draws 50] [--repeats 3] [--backends torch tensorflow jax]
-The network is the R Keras example's, 28 x 28 inputs. Each backend has a process of its own. Each ratio is the median
-over pairs run one after the other; the loop runs on a quarter of the inputs, since its time is per input. The first
-prediction, in which TensorFlow and JAX compile, is told apart.
+The network is that of the R Keras example, with inputs of 28 x 28. Each backend runs in its own process. Each ratio is
+the median over pairs of consecutive runs. The loop runs on a quarter of the inputs, because its time is per input. The
+first prediction, in which TensorFlow and JAX compile, is shown separately.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def seconds(run: Callable[[], object]) -> float:
 
 
 def network(keras: Any) -> Any:
-    """The R Keras example's network."""
+    """The network of the R Keras example."""
     layers = keras.layers
     return keras.Sequential(
         [
@@ -61,20 +61,20 @@ def on_this_backend(n_inputs: int, draws: int, repeats: int) -> None:
         parts = []
         for start in range(0, len(few), 128):
             batch = few[start : start + 128]
-            found = [keras.ops.convert_to_numpy(model(batch, training=True)) for _ in range(draws)]
-            parts.append(np.stack(found))
+            passes = [keras.ops.convert_to_numpy(model(batch, training=True)) for _ in range(draws)]
+            parts.append(np.stack(passes))
         return np.concatenate(parts, axis=1)
 
-    def ours() -> object:
+    def predict() -> object:
         return mcd.mc_predict(model, x, draws, seed=1, progress=False)
 
     model(few[:1], training=True)
-    first = seconds(ours)
+    first = seconds(predict)
     ratios, times = [], []
     for _ in range(repeats):
-        theirs = seconds(keras_loop) * len(x) / len(few)
-        times.append(seconds(ours))
-        ratios.append(theirs / times[-1])
+        loop_seconds = seconds(keras_loop) * len(x) / len(few)
+        times.append(seconds(predict))
+        ratios.append(loop_seconds / times[-1])
     per_input = statistics.median(times) / n_inputs * 1000
     print(
         f"mc_predict on {keras.backend.backend()}: {statistics.median(ratios):.1f}x Keras's loop "
@@ -95,14 +95,14 @@ def main() -> None:
         on_this_backend(options.inputs, options.draws, options.repeats)
         return
     print(f"{options.inputs} inputs of 28 x 28, {options.draws} draws", flush=True)
-    given = ["--inputs", options.inputs, "--draws", options.draws, "--repeats", options.repeats]
+    arguments = ["--inputs", options.inputs, "--draws", options.draws, "--repeats", options.repeats]
     for backend in options.backends:
-        own = {**os.environ, "KERAS_BACKEND": backend, "TF_CPP_MIN_LOG_LEVEL": "3"}
-        command = [sys.executable, __file__, "--here", *map(str, given)]
-        done = subprocess.run(command, env=own, capture_output=True, text=True, check=False)
-        if done.returncode != 0:
-            raise SystemExit(done.stderr)
-        print(done.stdout.strip(), flush=True)
+        environment = {**os.environ, "KERAS_BACKEND": backend, "TF_CPP_MIN_LOG_LEVEL": "3"}
+        command = [sys.executable, __file__, "--here", *map(str, arguments)]
+        completed = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        if completed.returncode != 0:
+            raise SystemExit(completed.stderr)
+        print(completed.stdout.strip(), flush=True)
 
 
 if __name__ == "__main__":

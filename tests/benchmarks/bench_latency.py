@@ -1,8 +1,9 @@
-"""How long one answer takes: a prepared sampler on one 28 x 28 image, beside a plain forward and the loop users write.
+"""The time of one answer: a prepared sampler on one 28 x 28 image, a plain forward, and the loop that users write.
 
 Run: python tests/benchmarks/bench_latency.py [--repeats 50] [--r]
-The network of the R Keras example, 50 draws, ways in turns, medians; the wall clock and the processor time of the
-process, of which the first shows what else the machine was doing. `--r` asks from R too, in a process of its own.
+The network is that of the R Keras example, with 50 draws. The methods alternate, and the times are medians of the wall
+clock and of the processor time of the process; the difference shows other work on the machine. `--r` also measures
+R, in a separate process.
 """
 
 from __future__ import annotations
@@ -35,16 +36,16 @@ cat(median(took))
 
 
 def in_turns(runs: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, tuple[float, float]]:
-    """Median wall-clock and processor seconds of each, one after the other; the first turn warms up."""
-    found: dict[str, list[tuple[float, float]]] = {name: [] for name in runs}
+    """Median wall-clock and processor seconds of each. The runs alternate, and the first turn is not counted."""
+    seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in runs}
     for _ in range(repeats + 1):
         for name, run in runs.items():
             wall, processor = time.perf_counter(), time.process_time()
             run()
-            found[name].append((time.perf_counter() - wall, time.process_time() - processor))
+            seconds[name].append((time.perf_counter() - wall, time.process_time() - processor))
     return {
-        name: (statistics.median(one for one, _ in times[1:]), statistics.median(one for _, one in times[1:]))
-        for name, times in found.items()
+        name: (statistics.median(wall for wall, _ in times[1:]), statistics.median(used for _, used in times[1:]))
+        for name, times in seconds.items()
     }
 
 
@@ -55,12 +56,12 @@ def from_r(net: mcd.MCNetwork, repeats: int) -> float:
         mcd.mc_save(net, path)
         script = Path(folder) / "in_r.R"
         script.write_text(IN_R.format(path=path, draws=DRAWS, repeats=repeats))
-        done = subprocess.run(["Rscript", str(script)], capture_output=True, text=True, check=True)
-    return float(done.stdout)
+        completed = subprocess.run(["Rscript", str(script)], capture_output=True, text=True, check=True)
+    return float(completed.stdout)
 
 
 def main() -> None:
-    """Print a table for one thread and for all."""
+    """Print a table for one thread and for all threads."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--repeats", type=int, default=50)
     parser.add_argument("--r", action="store_true")
@@ -90,9 +91,9 @@ def main() -> None:
         for precision in ("float32", "bfloat16"):
             sampler = mcd.mc_sampler(net, image, DRAWS, seed=1, precision=precision)
             runs[f"`mc_sampler`, {precision}"] = lambda sampler=sampler: sampler(image)
-        found = in_turns(runs, options.repeats)
-        for name, (wall, processor) in found.items():
-            times = processor / found["plain forward"][1]
+        medians = in_turns(runs, options.repeats)
+        for name, (wall, processor) in medians.items():
+            times = processor / medians["plain forward"][1]
             print(f"| {threads} | {name} | {1000 * wall:.2f} ms | {1000 * processor:.2f} ms | {times:.1f} |")
     torch.set_num_threads(before)
     if options.r:

@@ -1,11 +1,11 @@
-"""What masks that are not independent from draw to draw would save, and what they do to the estimates.
+"""The savings of masks that depend on each other between draws, and their effect on the estimates.
 
 Run: python tests/benchmarks/bench_masks.py [--inputs 20] [--seeds 100]
-Three kinds of masks, of the same rate for each unit of each draw. Independent: `mc_predict()`'s own. Antithetic: draw
-2k + 1 takes 1 - u where draw 2k took the uniform number u, so that the two drop no unit together at rates up to a half.
-Stratified: the numbers of a unit are a Latin hypercube over the draws, so that it is dropped in rate * T of
-them. The networks are trained on the bundled images; the truth is all independent draws together. Each run of T
-draws gives one estimate of every quantity.
+Three kinds of masks have the same rate for each unit of each draw. Independent: the masks of `mc_predict()`.
+Antithetic: draw 2k + 1 uses 1 - u where draw 2k used the uniform number u, so the two drop no unit together at rates up
+to one half. Stratified: the numbers of a unit are a Latin hypercube over the draws, so that the unit is dropped in
+rate * T of them. The networks are trained on the bundled images. The reference is the estimate from all independent
+draws together. Each run of T draws gives one estimate of every quantity.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from mcdropout.predictions.summaries import entropy_parts, mean_and_variance
 
 INDEPENDENT = masks.keep_masks
 LENGTHS = (10, 20, 50)
-RUNS_AT_ONCE = 10  # so few draws that their masks are kept for all inputs
+RUNS_AT_ONCE = 10  # few enough that the masks of their draws are stored for all inputs
 
 
 def antithetic(rng: np.random.Generator, n_draws: int, n_elements: int) -> np.ndarray:
@@ -45,16 +45,16 @@ Uniforms = Callable[[np.random.Generator, int, int], np.ndarray]
 
 
 def coupled(uniforms: Uniforms, n_draws: int) -> Callable[..., Tensor]:
-    """In the place of `keep_masks()`, for masks that all inputs share: runs of `n_draws`, each independent."""
+    """A replacement of `keep_masks()` for shared masks: independent runs of `n_draws` draws."""
 
-    @lru_cache(maxsize=8)  # a run that several chunks share, at each site
-    def kept(seed: int, site: str, rate: float, n_elements: int, run: int) -> np.ndarray:
+    @lru_cache(maxsize=8)  # for each site, a run that several chunks share
+    def masks_of_run(seed: int, site: str, rate: float, n_elements: int, run: int) -> np.ndarray:
         return uniforms(np.random.default_rng([seed, int(site), run]), n_draws, n_elements) >= rate
 
-    def keep_masks(seed: SiteSeed, rate: float, n_elements: int, draws: Tensor, _ids: Tensor, *_: Any) -> Tensor:
-        rows = [
-            kept(seed.seed, seed.site, rate, n_elements, draw // n_draws)[draw % n_draws] for draw in draws.tolist()
-        ]
+    def keep_masks(
+        seed: int, _masks: str, site: str, rate: float, n_elements: int, which: Tensor, _ids: Tensor, *_: int
+    ) -> Tensor:
+        rows = [masks_of_run(seed, site, rate, n_elements, draw // n_draws)[draw % n_draws] for draw in which.tolist()]
         return torch.from_numpy(np.stack(rows).astype(np.uint8))[:, None]
 
     return keep_masks
@@ -74,12 +74,12 @@ def drawn(net: mcd.MCNetwork, x: np.ndarray, keep_masks: Callable[..., Tensor], 
 
 
 def estimates(samples: np.ndarray) -> dict[str, np.ndarray]:
-    """What each run says, (run, input, ...)."""
+    """The estimates of each run, (run, input, ...)."""
     runs, n_draws, inputs, labels = samples.shape
     rows = torch.from_numpy(samples).movedim(1, 0).reshape(n_draws, runs * inputs, labels)
     mean, variance = mean_and_variance(rows)
-    made = {**entropy_parts(rows), "mean": mean, "variance": variance, "mean_mcse": (variance / n_draws).sqrt()}
-    return {name: one.numpy().reshape(runs, inputs, -1) for name, one in made.items()}
+    summaries = {**entropy_parts(rows), "mean": mean, "variance": variance, "mean_mcse": (variance / n_draws).sqrt()}
+    return {name: values.numpy().reshape(runs, inputs, -1) for name, values in summaries.items()}
 
 
 def spread(values: np.ndarray) -> float:
@@ -87,13 +87,13 @@ def spread(values: np.ndarray) -> float:
     return float(values.var(axis=0, ddof=1).mean())
 
 
-def row(one: dict[str, np.ndarray], plain: dict[str, np.ndarray], truth: dict[str, np.ndarray]) -> list[str]:
-    """Variances over those of independent masks, biases, and errors told over errors made."""
+def row(kind: dict[str, np.ndarray], plain: dict[str, np.ndarray], truth: dict[str, np.ndarray]) -> list[str]:
+    """Variances relative to independent masks, biases, and estimated errors relative to true errors."""
     names = ("mean", "predictive_entropy", "mutual_information")
-    ratios = [f"{spread(one[name]) / spread(plain[name]):.2f}" for name in names]
-    variance, information = (one[name].mean() / truth[name].mean() - 1 for name in ("variance", "mutual_information"))
-    told = [f"{np.sqrt((one[f'{name}_mcse'] ** 2).mean() / spread(one[name])):.2f}" for name in names]
-    return [*ratios, f"{100 * variance:+.1f} %", f"{100 * information:+.1f} %", *told]
+    ratios = [f"{spread(kind[name]) / spread(plain[name]):.2f}" for name in names]
+    variance, information = (kind[name].mean() / truth[name].mean() - 1 for name in ("variance", "mutual_information"))
+    estimated = [f"{np.sqrt((kind[f'{name}_mcse'] ** 2).mean() / spread(kind[name])):.2f}" for name in names]
+    return [*ratios, f"{100 * variance:+.1f} %", f"{100 * information:+.1f} %", *estimated]
 
 
 def compare(net: mcd.MCNetwork, x: np.ndarray, seeds: int, name: str) -> None:
@@ -103,15 +103,15 @@ def compare(net: mcd.MCNetwork, x: np.ndarray, seeds: int, name: str) -> None:
     pairs = drawn(net, x, coupled(antithetic, longest), longest, seeds)
     truth = estimates(plain.reshape(1, -1, *plain.shape[2:]))
     for n_draws in LENGTHS:
-        # the start of each run is a run of its own
+        # the first draws of each run are a run as well
         kinds = {
             "independent": plain[:, :n_draws],
             "antithetic": pairs[:, :n_draws],
             "stratified": drawn(net, x, coupled(stratified, n_draws), n_draws, seeds),
         }
-        made = {kind: estimates(samples) for kind, samples in kinds.items()}
-        for kind, one in made.items():
-            cells = row(one, made["independent"], truth)
+        results = {kind: estimates(samples) for kind, samples in kinds.items()}
+        for kind, result in results.items():
+            cells = row(result, results["independent"], truth)
             print(f"| {name} | {n_draws} | {kind} | {' | '.join(cells)} |", flush=True)
 
 
@@ -124,10 +124,10 @@ def main() -> None:
     data = mcd.mc_sample_data()
     images = data.x_test[:: len(data.x_test) // options.inputs][: options.inputs]
     settings = {"epochs": 4, "batch_size": 128, "seed": 1, "progress": False}
-    print("Variance over runs, over that of independent masks; bias of the variance and of mutual information; the")
-    print("Monte Carlo error that is told over that which is made. p: mean probabilities, H: predictive entropy, I:")
-    print("mutual information.\n")
-    print("| network, rate | T | masks | p | H | I | bias of variance | bias of I | told p | told H | told I |")
+    print("Variance over runs, relative to independent masks; bias of the variance and of mutual information; the")
+    print("estimated Monte Carlo error relative to the true one. p: mean probabilities, H: predictive entropy,")
+    print("I: mutual information.\n")
+    print("| network, rate | T | masks | p | H | I | bias of variance | bias of I | MCSE of p | of H | of I |")
     print("|---|---|---|---|---|---|---|---|---|---|---|")
     for rate in (0.25, 0.5):
         mlp = mcd.mc_mlp(784, data.labels, hidden=(512, 512), dropout=rate)

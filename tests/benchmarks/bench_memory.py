@@ -1,10 +1,10 @@
-"""How much memory a prediction takes as inputs and draws grow, when the draws are not kept.
+"""The memory of a prediction for growing numbers of inputs and draws, when the draws are not kept.
 
 Run: python tests/benchmarks/bench_memory.py [--inputs 1000000] [--draws 1000]
-Inputs are streamed, made batch by batch. Each figure is of a process of its own: the peak resident set after the run
-less that after a small run that has loaded everything. The summaries, which are the answer, are held for every input;
-what they take is shown. What is left besides them is what a chunk and a batch work on: it grows to a fixed size, which
-few inputs with few draws do not need, and no further.
+Inputs are generated batch by batch and streamed. Each figure is of a new process: the peak resident set after the run,
+less the peak after a small run that has loaded everything. The summaries are the result and are kept for every input;
+the table shows their size. The remaining memory is the working memory of a chunk and a batch. It grows to a fixed size
+that small runs do not reach, and no further.
 """
 
 from __future__ import annotations

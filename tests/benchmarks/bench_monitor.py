@@ -1,8 +1,8 @@
-"""What a drift monitor costs as its stream grows, how often it is wrong, and how soon it sees a change.
+"""The cost of a drift monitor for a growing stream, its false alarms, and its delay after a change.
 
-Run: python tests/benchmarks/bench_monitor.py The uncertainties are normally distributed numbers, those of 100,000
-inputs in batches of 100 against a reference of 1,000; the false alarms those of 1,000 runs of 10,000 inputs each. What
-is timed needs one core.
+Run: python tests/benchmarks/bench_monitor.py
+The uncertainties are normally distributed numbers. The cost is measured on 100,000 inputs in batches of 100 with a
+reference of 1,000, the false alarms on 1,000 runs of 10,000 inputs each. The timed code uses one core.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ CHANGES = {
 }
 
 
-def template() -> mcd.MCPrediction:
+def one_input() -> mcd.MCPrediction:
     """A prediction of one input, without draws."""
     half = np.array([[0.5, 0.5]])
     zero = np.zeros(1)
@@ -38,18 +38,18 @@ def template() -> mcd.MCPrediction:
     )  # fmt: skip
 
 
-def uncertainties(one: mcd.MCPrediction, values: np.ndarray) -> mcd.MCPrediction:
-    """A prediction whose predictive entropy these values are."""
-    return replace(one[np.zeros(len(values), dtype=int)], predictive_entropy=values)
+def with_uncertainties(template: mcd.MCPrediction, values: np.ndarray) -> mcd.MCPrediction:
+    """A prediction with these predictive entropies."""
+    return replace(template[np.zeros(len(values), dtype=int)], predictive_entropy=values)
 
 
-def cost(one: mcd.MCPrediction) -> pd.DataFrame:
+def cost(template: mcd.MCPrediction) -> pd.DataFrame:
     """Milliseconds of an update and kilobytes of its file, along the stream."""
     rng = np.random.default_rng(1)
-    monitor = mcd.mc_monitor(uncertainties(one, rng.normal(size=REFERENCE)))
+    monitor = mcd.mc_monitor(with_uncertainties(template, rng.normal(size=REFERENCE)))
     rows, spent, updates = [], 0.0, 0
     for seen in range(BATCH, STREAM + 1, BATCH):
-        batch = uncertainties(one, rng.normal(size=BATCH))
+        batch = with_uncertainties(template, rng.normal(size=BATCH))
         start = time.process_time()
         monitor.update(batch)
         spent, updates = spent + time.process_time() - start, updates + 1
@@ -61,28 +61,28 @@ def cost(one: mcd.MCPrediction) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["inputs seen", "ms per update", "file, kB", "of it without the table, kB"])
 
 
-def run(one: mcd.MCPrediction, seed: int, before: int, after: int, shift: float, scale: float, rate: float):
-    """A monitor that has seen a stream which changes."""
+def run(template: mcd.MCPrediction, seed: int, before: int, after: int, shift: float, scale: float, rate: float):
+    """A monitor after a stream that changes."""
     rng = np.random.default_rng(seed)
-    monitor = mcd.mc_monitor(uncertainties(one, rng.normal(size=REFERENCE)), false_alarm_rate=rate, seed=seed)
+    monitor = mcd.mc_monitor(with_uncertainties(template, rng.normal(size=REFERENCE)), false_alarm_rate=rate, seed=seed)
     values = np.concatenate([rng.normal(size=before), shift + scale * rng.normal(size=after)])
-    return monitor.update(uncertainties(one, values))
+    return monitor.update(with_uncertainties(template, values))
 
 
 def main() -> None:
     """Print the three tables."""
-    one = template()
-    print(cost(one).round(1).to_string(index=False))
-    alarms = sum(run(one, seed, LENGTH, 0, 0, 1, RATE).drift for seed in range(RUNS))
+    template = one_input()
+    print(cost(template).round(1).to_string(index=False))
+    alarms = sum(run(template, seed, LENGTH, 0, 0, 1, RATE).drift for seed in range(RUNS))
     print(f"\nFalse alarms: {alarms} of {RUNS:,} runs of {LENGTH:,} inputs; promised: at most {RATE:.0%}.\n")
     for name, (shift, scale) in CHANGES.items():
-        runs = [run(one, seed, 5_000, 2_000, shift, scale, 0.01) for seed in range(100)]
-        found = [one_run for one_run in runs if one_run.drift and (one_run.alarm_input or 0) > 5_000]
-        delay = np.median([(one_run.alarm_input or 0) - 5_000 for one_run in found])
-        off = np.median([abs((one_run.since_input or 0) - 5_001) for one_run in found])
+        runs = [run(template, seed, 5_000, 2_000, shift, scale, 0.01) for seed in range(100)]
+        detected = [monitor for monitor in runs if monitor.drift and (monitor.alarm_input or 0) > 5_000]
+        delay = np.median([(monitor.alarm_input or 0) - 5_000 for monitor in detected])
+        error = np.median([abs((monitor.since_input or 0) - 5_001) for monitor in detected])
         print(
-            f"{name} after 5,000 inputs: found in {len(found)} of 100 runs, {delay:.0f} inputs later (median); its "
-            f"start is told to within {off:.0f}"
+            f"{name} after 5,000 inputs: detected in {len(detected)} of 100 runs, {delay:.0f} inputs later (median); "
+            f"its start is estimated to within {error:.0f}"
         )
 
 

@@ -1,11 +1,11 @@
-"""How fast each way of Monte Carlo dropout is, side by side: ours, the loop that users write, and other packages.
+"""The speed of several implementations of Monte Carlo dropout: mcdropout, the loop that users write, other packages.
 
 Run: make bench-peers (installs the other packages in .setup/peers), or
      python tests/benchmarks/bench_peers.py [--networks r-keras ...] [--repeats 3]
-Everything runs in one process, one after the other, several times over. A figure is the median, over these turns, of
-the naive loop's time for an input over that of the row in the same turn, so that a machine whose speed drifts drifts
-for both. The loops and the other packages take `few` inputs, since their time for an input does not depend on how many
-there are; ours takes all of them and pays within its time for finding the sites and choosing the engine.
+Everything runs in one process, one after the other, in several turns. A figure is the median, over these turns, of the
+time of the naive loop for an input divided by that of the row in the same turn, so that a change in the speed of the
+machine affects both. The loops and the other packages run on `few` inputs, because their time per input does not depend
+on the number of inputs. mcdropout runs on all inputs; its time includes finding the sites and choosing the engine.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ declare_what_torchvision_lacks()  # baal and torch-uncertainty import it
 
 DRAWS = 50
 LABELS = 10
-Run = Callable[[], Any]  # gives the draws: probabilities (draw, input, label)
+Run = Callable[[], Any]  # returns the draws: probabilities (draw, input, label)
 
 
 # ---- networks -------------------------------------------------------------------------------------------------
@@ -47,19 +47,19 @@ Run = Callable[[], Any]  # gives the draws: probabilities (draw, input, label)
 
 @dataclass(frozen=True)
 class Case:
-    """A network and what it is given."""
+    """A network and its inputs."""
 
     name: str
     model: nn.Module  # plain torch, in eval mode
     x: Tensor  # all inputs, channels first
     few: int
-    batch: int  # inputs at a time in the loops
+    batch: int  # batch size of the loops
     keras_layers: Callable[[Any], list[Any]] | None = None  # the same network in Keras, without its input
-    ours: nn.Module | None = None  # where `mc_cnn()` makes it
+    ours: nn.Module | None = None  # the network of `mc_cnn()`, if the case has one
 
     @property
     def part(self) -> tuple[Tensor, ...]:
-        """The few inputs, in batches."""
+        """The `few` inputs, in batches."""
         return self.x[: self.few].split(self.batch)
 
 
@@ -84,7 +84,7 @@ def r_keras_example() -> Case:
 
 
 def wide_filters() -> Case:
-    """The network of a much-read question on uncertainty in Keras: 128 filters of 7 x 7."""
+    """The network of a popular question on uncertainty in Keras: 128 filters of 7 x 7."""
     model = nn.Sequential(
         *(nn.Conv2d(1, 128, 7), nn.ReLU(), nn.Dropout(0.2)),
         *(nn.Conv2d(128, 64, 3), nn.ReLU(), nn.Dropout(0.2), nn.Flatten()),
@@ -120,7 +120,7 @@ def dense() -> Case:
 
 
 class Block(nn.Module):
-    """Two convolutions and a way around them, with dropout between the two."""
+    """A residual block: two convolutions with dropout between them."""
 
     def __init__(self, channels: int, width: int, stride: int, rate: float) -> None:
         super().__init__()
@@ -161,7 +161,7 @@ def residual_blocks() -> Case:
 
 
 class Transformer(nn.Module):
-    """Two layers of torch's own encoder over 32 tokens of 128 numbers."""
+    """Two layers of the transformer encoder of torch over 32 tokens of 128 numbers."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -187,15 +187,15 @@ CASES = {
 }
 
 
-# ---- ways of sampling -----------------------------------------------------------------------------------------
+# ---- methods of sampling -------------------------------------------------------------------------------------
 
 
 class NotApplicable(Exception):
-    """Why a way does not serve for a network."""
+    """The reason why a method does not apply to a network."""
 
 
 def stochastic(model: nn.Module) -> nn.Module:
-    """What users do, and do rightly: `model.train()`, with batch norm left in eval."""
+    """The correct form of what users write: `model.train()`, with batch norm in evaluation mode."""
     model = copy.deepcopy(model).train()
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
@@ -217,7 +217,7 @@ def naive(case: Case) -> Run:
 def naive_channels_last(case: Case) -> Run:
     if case.x.ndim != 4:
         raise NotApplicable("no images")
-    model: Any = stochastic(case.model)
+    model: Any = stochastic(case.model)  # the types of torch do not know `memory_format`
     model = model.to(memory_format=torch.channels_last)
     batches = tuple(batch.contiguous(memory_format=torch.channels_last) for batch in case.part)
     return lambda: loop(model, batches)
@@ -300,41 +300,41 @@ def seconds(run: Run) -> float:
 
 
 def fault(draws: Any, n_labels: int) -> str | None:
-    """What is wrong with draws (draw, input, label), if anything."""
+    """The fault of these draws (draw, input, label), or None."""
     draws = np.asarray(draws)
     if draws.ndim != 3 or draws.shape[0] != DRAWS or draws.shape[2] != n_labels:
         return f"wrong: shape {draws.shape}"
-    # sums in another order leave up to about 1e-7 between equal draws; any dropout leaves far more
+    # another order of sums changes equal draws by about 1e-7; dropout changes them by far more
     return "wrong: no spread" if float(draws.std(axis=0).max()) < 1e-6 else None
 
 
 def measure(case: Case, repeats: int) -> dict[str, str | list[float]]:
-    """Seconds for one input of each way, in turns, or why there are none."""
+    """Seconds for one input of each method, in turns, or the reason why there are none."""
     runs: dict[str, Run] = {}
-    found: dict[str, str | list[float]] = {}
+    results: dict[str, str | list[float]] = {}
     for name, prepare in WAYS.items():
         try:
             run = prepare(case)
-            problem = fault(run(), LABELS)  # warms up as well
+            problem = fault(run(), LABELS)  # the first run is not timed
         except ImportError as error:
             problem = f"not installed ({error.name})"
         except NotApplicable as reason:
             problem = str(reason)
-        except Exception as error:  # other packages fail in ways of their own; the table says which
+        except Exception as error:  # other packages raise many types of errors; the table names the type
             problem = f"fails: {type(error).__name__}"
         else:
             runs[name] = run
-        found[name] = problem or []
+        results[name] = problem or []
     for _ in range(repeats):
         for name, run in runs.items():
-            times = found[name]
+            times = results[name]
             if isinstance(times, list):
                 times.append(seconds(run) / (len(case.x) if name.startswith("ours") else case.few))
-    return found
+    return results
 
 
 def matrix_rate() -> float:
-    """Operations a second of torch's own float32 matrix product at its best."""
+    """Operations per second of the float32 matrix product of torch, the best of five."""
     a, b = torch.rand(2, 2048, 2048)
     return 2 * 2048**3 / min(seconds(lambda: a @ b) for _ in range(5))
 
@@ -344,7 +344,9 @@ def operations(case: Case) -> tuple[int, int]:
     model, before = stochastic(case.model), []
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         for module in model.modules():
-            if isinstance(module, nn.Dropout):  # that of attention is not one: the first layer's counts as before it
+            if isinstance(
+                module, nn.Dropout
+            ):  # attention has no such module, so that of the first layer counts as before its dropout
                 module.register_forward_pre_hook(lambda *_: before.append(counter.get_total_flops()))
         model(case.x[:1])
     total = counter.get_total_flops()
@@ -352,28 +354,28 @@ def operations(case: Case) -> tuple[int, int]:
 
 
 def cell(times: str | list[float], naive_times: list[float]) -> str:
-    """How many times as fast as the naive loop, and the least time."""
+    """The speed relative to the naive loop, and the least time."""
     if isinstance(times, str):
         return times
-    ratio = statistics.median(one / other for one, other in zip(naive_times, times, strict=True))
+    ratio = statistics.median(naive / other for naive, other in zip(naive_times, times, strict=True))
     return f"{ratio:.1f}x ({1000 * min(times):.3g} ms)"
 
 
 def column(case: Case, repeats: int) -> dict[str, str]:
-    """What the table says of a network."""
-    found = measure(case, repeats)
-    naive_times, own_times = found["naive loop"], found[DEFAULTS]
+    """The column of a network in the table."""
+    results = measure(case, repeats)
+    naive_times, default_times = results["naive loop"], results[DEFAULTS]
     assert isinstance(naive_times, list), naive_times
-    cells = {name: cell(times, naive_times) for name, times in found.items()}
+    cells = {name: cell(times, naive_times) for name, times in results.items()}
     total, after = operations(case)
-    if isinstance(own_times, list) and after > total / 2:  # else most of the work is shared by the draws
-        reached = DRAWS * after / statistics.median(own_times)
-        cells["ours, float32: share of the matrix rate"] = f"{100 * reached / matrix_rate():.0f} %"
+    if isinstance(default_times, list) and after > total / 2:  # otherwise the draws share most of the work
+        rate = DRAWS * after / statistics.median(default_times)
+        cells["ours, float32: share of the matrix rate"] = f"{100 * rate / matrix_rate():.0f} %"
     return cells
 
 
 def main() -> None:
-    """Print a table: ways by networks."""
+    """Print a table: methods by networks."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--networks", nargs="+", choices=CASES, default=list(CASES))
     parser.add_argument("--repeats", type=int, default=3)
@@ -390,7 +392,7 @@ def main() -> None:
         case = CASES[key]()
         case.model.eval()
         columns[case.name] = column(case, options.repeats)
-        sizes = f"{len(case.x)} inputs of {tuple(case.x.shape[1:])}, {case.few} for the other ways"
+        sizes = f"{len(case.x)} inputs of {tuple(case.x.shape[1:])}, {case.few} for the other methods"
         print(f"{case.name}: {sizes}; took {time.perf_counter() - began:.0f} s", flush=True)
     print("\n| | " + " | ".join(columns) + " |")
     print("|---" * (len(columns) + 1) + "|")

@@ -1,8 +1,8 @@
-"""How long the report of a large test set takes, and how large it is.
+"""The time and the size of the report of a large test set.
 
 Run: python tests/benchmarks/bench_report.py
-10,000 predictions of ten labels with their images: 28 x 28 grey, as they are, and 224 x 224 in colour, which are made
-smaller. What is timed needs one core.
+10,000 predictions of ten labels with their images: 28 x 28 in grey, shown at their size, and 224 x 224 in colour, which
+the report reduces. The timed code uses one core.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ INPUTS, LABELS = 10_000, 10
 
 
 class Images:
-    """Images that are made when they are asked for, as those in files are read."""
+    """Images that are created on demand, as images in files are read on demand."""
 
     def __init__(self, *shape: int) -> None:
         self.shape = (INPUTS, *shape)
-        self.one = np.random.default_rng(1).uniform(size=(1, *shape)).astype(np.float32)
+        self.image = np.random.default_rng(1).uniform(size=(1, *shape)).astype(np.float32)
 
     def take(self, index: slice | np.ndarray) -> np.ndarray:
-        """Those inputs alone."""
+        """The selected inputs."""
         n = len(np.arange(INPUTS)[index])
-        return np.repeat(self.one, n, axis=0)
+        return np.repeat(self.image, n, axis=0)
 
 
 def example() -> tuple[mcd.MCPrediction, np.ndarray]:
-    """A prediction without draws, and labels that its probabilities foretell."""
+    """A prediction without draws, and true labels drawn from its probabilities."""
     rng = np.random.default_rng(1)
     scores = rng.normal(0, 3, (INPUTS, LABELS))
     codes = (scores + rng.gumbel(size=scores.shape)).argmax(axis=1)

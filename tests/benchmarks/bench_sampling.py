@@ -1,8 +1,8 @@
-"""What sampling costs, as ratios within one run: ours against the loop that users run today.
+"""The cost of sampling: ratios of the time of `mc_predict()` to that of the loop that users write.
 
 Run: python tests/benchmarks/bench_sampling.py [--inputs 1024] [--draws 50] [--repeats 5]
-The network is the R Keras example's, 28 x 28 inputs. Each ratio is the median over pairs run one after the other,
-so that a machine whose speed drifts drifts for both.
+The network is that of the R Keras example, with inputs of 28 x 28. Each ratio is the median over pairs of consecutive
+runs, so that a change in the speed of the machine affects both.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import mcdropout as mcd
 
 
 def naive_loop(model: nn.Module, x: np.ndarray, draws: int) -> torch.Tensor:
-    """`model.train()`, then forward again and again, 128 inputs at a time: (draw, input, label)."""
+    """`model.train()`, then one forward per draw, 128 inputs at a time: (draw, input, label)."""
     model.train()
     with torch.no_grad():
         parts = [
@@ -47,7 +47,7 @@ def main() -> None:
     options = parser.parse_args()
     net = mcd.mc_cnn((28, 28, 1), labels=range(10))
     x = np.random.default_rng(0).random((options.inputs, 28, 28, 1), dtype=np.float32)
-    few = x[: max(128, options.inputs // 8)]  # the naive loop's time is per input all the same
+    few = x[: max(128, options.inputs // 8)]  # the time of the naive loop per input does not depend on their number
 
     def ours(**settings: object) -> Callable[[], object]:
         return lambda: mcd.mc_predict(net, x, options.draws, seed=1, progress=False, **settings)  # pyright: ignore[reportArgumentType]

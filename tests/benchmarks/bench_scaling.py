@@ -1,9 +1,9 @@
-"""How the time grows with draws and with inputs.
+"""The growth of the time with the numbers of draws and of inputs.
 
 Run: python tests/benchmarks/bench_scaling.py [--repeats 5]
-The network of the R Keras example, 28 x 28, each size in turns, in processor time, which other processes do not
-lengthen. Where the cost is linear, the time for a draw (an input) is the same in every row but for what a prediction
-does once.
+The network is that of the R Keras example, 28 x 28. The sizes alternate. The times are processor times, which other
+processes do not lengthen. If the cost is linear, the time for a draw (an input) is the same in every row, except for
+the work that a prediction does once.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ import mcdropout as mcd
 
 
 def in_turns(runs: Mapping[object, Callable[[], object]], repeats: int) -> list[float]:
-    """Median processor seconds of each run, one after the other, several times over; the first turn warms up."""
+    """Median processor seconds of each run. The runs alternate, and the first turn is not counted."""
     times: list[list[float]] = [[] for _ in runs]
     for _ in range(repeats + 1):
-        for run, found in zip(runs.values(), times, strict=True):
+        for run, seconds in zip(runs.values(), times, strict=True):
             started = time.process_time()
             run()
-            found.append(time.process_time() - started)
-    return [statistics.median(found[1:]) for found in times]
+            seconds.append(time.process_time() - started)
+    return [statistics.median(seconds[1:]) for seconds in times]
 
 
 def growth(net: mcd.MCNetwork, x: np.ndarray, repeats: int) -> None:
-    """More draws, and more inputs."""
+    """Runs with more draws, and with more inputs."""
 
     def run(n_inputs: int, n_samples: int) -> Callable[[], object]:
         return lambda: mcd.mc_predict(net, x[:n_inputs], n_samples, seed=1, keep_samples=False, progress=False)

@@ -1,8 +1,8 @@
-"""How long the scores and decisions take, on predictions like those of a large test set.
+"""The time of the scores and decisions on predictions like those of a large test set.
 
 Run: python tests/benchmarks/bench_scores.py
-All scores of 1,000,000 inputs with 10 labels, a triage policy on 100,000, and their decisions. What is timed needs one
-core: nothing in it runs on several.
+All scores of 1,000,000 inputs with 10 labels, a triage policy on 100,000, and their decisions. The timed code uses one
+core.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ LABELS = 10
 
 
 def example(n_inputs: int) -> tuple[mcd.MCPrediction, np.ndarray]:
-    """A prediction without draws, and labels that its probabilities foretell."""
+    """A prediction without draws, and true labels drawn from its probabilities."""
     rng = np.random.default_rng(1)
     scores = rng.normal(0, 3, (n_inputs, LABELS))
     codes = (scores + rng.gumbel(size=scores.shape)).argmax(axis=1)
@@ -41,7 +41,7 @@ def example(n_inputs: int) -> tuple[mcd.MCPrediction, np.ndarray]:
 
 
 def timed(work: Callable[[], object]) -> tuple[float, float]:
-    """Seconds that passed, and seconds that the processor worked: more passed if others used it as well."""
+    """Wall-clock seconds and processor seconds; the first are more if other processes use the processor."""
     start, worked = time.perf_counter(), time.process_time()
     work()
     return time.perf_counter() - start, time.process_time() - worked
@@ -50,16 +50,16 @@ def timed(work: Callable[[], object]) -> tuple[float, float]:
 def main() -> None:
     """Print the seconds of each, the least of three runs."""
     prediction, y = example(1_000_000)
-    some, labels = prediction[:100_000], y[:100_000]
-    policy = mcd.mc_triage(some, labels, max_error=0.1)
+    part, labels = prediction[:100_000], y[:100_000]
+    policy = mcd.mc_triage(part, labels, max_error=0.1)
     for name, work in (
         ("all scores of 1,000,000 x 10", lambda: mcd.mc_scores(prediction, y)),
-        ("scores of in and out, 100,000 each", lambda: mcd.mc_ood_scores(some, some)),
-        ("triage learnt on 100,000", lambda: mcd.mc_triage(some, labels, max_error=0.1)),
-        ("the same with a limit for every label", lambda: mcd.mc_triage(some, labels, max_error=0.3, by_label=True)),
-        ("the same by costs", lambda: mcd.mc_triage(some, labels, costs={"error": 10, "refer": 1})),
-        ("decisions on 100,000", lambda: mcd.mc_decide(policy, some)),
-        ("conformal sets learnt on 100,000", lambda: mcd.mc_conformal(some, labels, method="raps")),
+        ("scores of in and out, 100,000 each", lambda: mcd.mc_ood_scores(part, part)),
+        ("triage learnt on 100,000", lambda: mcd.mc_triage(part, labels, max_error=0.1)),
+        ("the same with a limit for every label", lambda: mcd.mc_triage(part, labels, max_error=0.3, by_label=True)),
+        ("the same by costs", lambda: mcd.mc_triage(part, labels, costs={"error": 10, "refer": 1})),
+        ("decisions on 100,000", lambda: mcd.mc_decide(policy, part)),
+        ("conformal sets learnt on 100,000", lambda: mcd.mc_conformal(part, labels, method="raps")),
     ):
         passed, worked = min(timed(work) for _ in range(3))
         print(f"{name}: {passed:.2f} s, of which one core worked {worked:.2f} s")

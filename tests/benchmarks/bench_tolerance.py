@@ -1,10 +1,10 @@
-"""What `tolerance` saves, and what stopping by what was drawn does to the answer.
+"""The savings of `tolerance`, and the bias of a number of draws that depends on the draws.
 
 Run: python tests/benchmarks/bench_tolerance.py [--inputs 300] [--seeds 10]
-The quickstart's network and real images. `tolerance` is the error that 100 draws leave at worst, over all images and
-labels. Each seed is run with it and without: the draws are the same up to where an image stops, and the mean of all 100
-is free of bias, so the difference of the two is the bias of stopping, with little Monte Carlo error. Masks are per
-input, so that the errors of the images are independent and average out.
+The network is that of the quickstart, with real images. `tolerance` is the largest error that 100 draws leave, over all
+images and labels. Each seed runs with and without it. The draws of an image are the same until it stops, and the mean
+of all 100 draws has no bias, so the difference of the two is the bias of stopping, with little Monte Carlo error. Masks
+are per input, so that the errors of the images are independent and average out.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def with_error(values: np.ndarray) -> str:
 
 
 def main() -> None:
-    """Print the share of the draws that were taken, and the bias."""
+    """Print the share of the draws that were used, and the bias."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--inputs", type=int, default=300)
     parser.add_argument("--seeds", type=int, default=10)
@@ -44,28 +44,28 @@ def main() -> None:
         (predict(seed=seed, masks="per_input", tolerance=tolerance), predict(seed=seed, masks="per_input"))
         for seed in range(1, options.seeds + 1)
     ]
-    taken = np.stack([stopped.n_samples for stopped, _ in pairs])
-    whole_mean = np.mean([whole.mean for _, whole in pairs], axis=0)  # of 100 x seeds draws
-    place = whole_mean.argmax(axis=1)
+    n_drawn = np.stack([stopped.n_samples for stopped, _ in pairs])
+    mean_of_all = np.mean([all_draws.mean for _, all_draws in pairs], axis=0)  # of 100 x seeds draws
+    likeliest = mean_of_all.argmax(axis=1)
     print(
-        f"tolerance {tolerance:.4f}, the error that 100 draws leave at worst: {shared:.0f} % of the draws with shared "
-        f"masks, {taken.mean():.0f} % with masks per input"
+        f"tolerance {tolerance:.4f}, the largest error after 100 draws: {shared:.0f} % of the draws with "
+        f"shared masks, {n_drawn.mean():.0f} % with masks per input"
     )
-    counts = Counter(taken.flatten().tolist())
-    print("draws taken: " + ", ".join(f"{n} by {100 * counts[n] / taken.size:.0f} %" for n in sorted(counts)))
-    over = np.mean([np.abs(stopped.mean - whole_mean).max(axis=1) > 2 * tolerance for stopped, _ in pairs])
+    counts = Counter(n_drawn.flatten().tolist())
+    print("draws used: " + ", ".join(f"{n} by {100 * counts[n] / n_drawn.size:.0f} %" for n in sorted(counts)))
+    over = np.mean([np.abs(stopped.mean - mean_of_all).max(axis=1) > 2 * tolerance for stopped, _ in pairs])
     print(f"images off by more than twice the tolerance in some label: {100 * over:.1f} %")
     quantities = {
-        "probability of the likeliest label": lambda pred: pred.mean[rows, place],
+        "probability of the likeliest label": lambda pred: pred.mean[rows, likeliest],
         "predictive entropy": lambda pred: pred.predictive_entropy,
         "expected entropy": lambda pred: pred.expected_entropy,
         "mutual information": lambda pred: pred.mutual_information,
     }
     print("\n| | stopped less all 100 draws | average of all 100 |")
     print("|---|---|---|")
-    for name, of in quantities.items():
-        stopped, whole = (np.stack([of(pair[which]) for pair in pairs]) for which in (0, 1))
-        print(f"| {name} | {with_error(stopped - whole)} | {whole.mean():.4f} |")
+    for name, quantity in quantities.items():
+        stopped, all_draws = (np.stack([quantity(pair[index]) for pair in pairs]) for index in (0, 1))
+        print(f"| {name} | {with_error(stopped - all_draws)} | {all_draws.mean():.4f} |")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""How long an epoch of mc_fit() takes beside a plain PyTorch loop: python tests/benchmarks/bench_training.py
+"""The time of an epoch of mc_fit() and of a plain PyTorch loop: python tests/benchmarks/bench_training.py
 
-Both learn the same network from the same arrays in the same process, epoch by epoch in turn, so that whatever
-else the machine does slows both alike. Printed is the ratio of the medians; it should be at most 1.1.
+Both train the same network on the same arrays in the same process, in alternate epochs, so that other work on the
+machine slows both equally. The script prints the ratio of the medians; it should be at most 1.1.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 
 
 def plain_epoch(model: nn.Module, optimizer: torch.optim.Optimizer, loss_of: Loss, x: Tensor, y: Tensor, size: int):
-    """The loop that everybody writes: shuffle, slice, forward, loss, backward, step."""
+    """The usual loop: shuffle, slice, forward, loss, backward, step."""
     model.train()
     for index in torch.randperm(len(x)).split(size):
         optimizer.zero_grad()
@@ -37,7 +37,7 @@ def plain_epoch(model: nn.Module, optimizer: torch.optim.Optimizer, loss_of: Los
 
 
 def plain_inputs(x: np.ndarray) -> Tensor:
-    """What the layers alone take: channels first, or standardised columns."""
+    """The inputs of the layers: channels first, or standardised columns."""
     values = torch.tensor(x, dtype=torch.float32)
     return values.permute(0, 3, 1, 2) if values.ndim == 4 else (values - values.mean(0)) / values.std(0)
 
@@ -46,7 +46,7 @@ def compare(
     name: str, make: Callable[[], MCNetwork], x: np.ndarray, y: np.ndarray, size: int, repeats: int, epochs: int
 ) -> None:
     ours = make()
-    plain = make().layers  # torch's own modules, with nothing of ours around them
+    plain = make().layers  # the modules of torch without the network around them
     loss_of: Loss = F.mse_loss if ours.labels is None else F.cross_entropy
     optimizer = torch.optim.Adam(plain.parameters())
     if ours.labels is None:
@@ -62,7 +62,7 @@ def compare(
         for _ in range(epochs):
             plain_epoch(plain, optimizer, loss_of, inputs, targets, size)
         ended = time.perf_counter()
-        if repeat > 0:  # the first warms up
+        if repeat > 0:  # the first repeat is not counted
             ours_seconds.append((between - started) / epochs)
             plain_seconds.append((ended - between) / epochs)
     a, b = statistics.median(ours_seconds), statistics.median(plain_seconds)

@@ -1,6 +1,6 @@
-"""R for the bridge tests: inside this process by rpy2, and in an `Rscript` of its own.
+"""R for the bridge tests: inside this process by rpy2, and in a separate `Rscript`.
 
-Where R, its package or rpy2 is missing the tests skip, but in CI (`CI=true`) they fail.
+If R, the R package or rpy2 is missing, the tests are skipped; in CI (`CI=true`) they fail.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Everything in this folder needs R."""
+    """Mark every test of this folder: it needs R."""
     for item in items:
         if Path(__file__).parent in item.path.parents:
             item.add_marker("bridge")
 
 
-def give_up(reason: str) -> None:
-    """Skip on a machine without R; in CI nothing may go missing unseen."""
+def skip_or_fail(reason: str) -> None:
+    """Skip on a machine without R. In CI fail, so that a missing R is noticed."""
     if os.environ.get("CI") == "true":
         pytest.fail(reason)
     pytest.skip(reason)
@@ -35,39 +35,39 @@ def give_up(reason: str) -> None:
 
 @pytest.fixture(scope="session")
 def r_environment() -> dict[str, str]:
-    """The environment in which R finds the project's own library and this Python."""
+    """The environment in which R finds the library of the project and this Python."""
     if shutil.which("Rscript") is None:
-        give_up("R is not installed.")
+        skip_or_fail("R is not installed.")
     library = ROOT / ".rlib"
     if not (library / "mcdropout").is_dir():
-        give_up("The R package is not installed in .rlib; run `make setup`.")
+        skip_or_fail("The R package is not installed in .rlib; run `make setup`.")
     settings = {
         "R_LIBS": str(library),
         "RETICULATE_PYTHON": sys.executable,
-        "RETICULATE_CHECK_REQUIRED_PACKAGES": "0",  # would ask a package index
+        "RETICULATE_CHECK_REQUIRED_PACKAGES": "0",  # the check would call a package index
     }
     return {**os.environ, **settings}
 
 
 @pytest.fixture(scope="session")
 def rscript(r_environment: dict[str, str]) -> Callable[..., str]:
-    """`rscript(code, *arguments)`: what R code prints, run in a process of its own."""
+    """`rscript(code, *arguments)`: the output of R code, run in a new process."""
 
     def run(code: str, *arguments: str) -> str:
         command = ["Rscript", "-e", code, *arguments]
-        done = subprocess.run(command, env=r_environment, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stderr
-        return done.stdout
+        completed = subprocess.run(command, env=r_environment, capture_output=True, text=True, check=False)
+        assert completed.returncode == 0, completed.stderr
+        return completed.stdout
 
     return run
 
 
 @pytest.fixture(scope="session")
 def robjects(r_environment: dict[str, str]) -> ModuleType:
-    """`rpy2.robjects` with R started in this process and our R package attached."""
+    """`rpy2.robjects` with R started in this process and the R package attached."""
     if importlib.util.find_spec("rpy2") is None or importlib.util.find_spec("rpy2.robjects") is None:
-        give_up("rpy2 is not installed; run `make setup`.")
-    os.environ.update(r_environment)  # R reads it as it starts, for good
+        skip_or_fail("rpy2 is not installed; run `make setup`.")
+    os.environ.update(r_environment)  # R reads the environment only when it starts
     import rpy2.robjects as robjects
 
     robjects.r("suppressPackageStartupMessages(library(mcdropout))")

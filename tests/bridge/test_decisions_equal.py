@@ -1,4 +1,4 @@
-"""Scores, calibration and decisions: R's own functions find the same numbers, and files cross both ways."""
+"""Scores, calibration and decisions: functions of base R give the same numbers, and both languages read each file."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ from collections.abc import Callable
 from types import ModuleType
 
 import numpy as np
+import pandas as pd
 import pytest
 
 import mcdropout as mcd
 
-ROUNDING = 1e-9  # sums of a few hundred doubles, in another order
-OF_DRAWS = 1e-6  # what comes of draws that are kept in single precision
+ROUNDING = 1e-9  # sums of a few hundred doubles in another order
+DRAWS_ROUNDING = 1e-6  # numbers computed from draws, which are stored in single precision
 
 MAKE = """
     set.seed(7)
@@ -51,7 +52,7 @@ MAKE = """
     at_rates <- lapply(c(0.2, 0.6, 0.4), function(rate) {
       mc_predict(fresh(rate), x[1:50, ], n_samples = 8, seed = 5, progress = FALSE)
     })
-    losses <- sapply(at_rates, function(one) -log(one$mean[cbind(1:50, as.integer(y[1:50]))]))
+    losses <- sapply(at_rates, function(pred) -log(pred$mean[cbind(1:50, as.integer(y[1:50]))]))
     watched <- update(mc_monitor(pred[1:120], measure = "std", n_bins = 6), pred[121:200])$batches
     values_net <- mc_mlp(4, task = "regression", hidden = 6, dropout = 0.3, noise = "heteroscedastic", seed = 1)
     values_net <- mc_fit(values_net, x[1:50, ], x[1:50, 1], epochs = 5, seed = 1, progress = FALSE)
@@ -67,7 +68,7 @@ def r(robjects: ModuleType) -> Callable[[str], np.ndarray]:
     return lambda code: np.asarray(robjects.r(code)).copy()
 
 
-# What R computes of the prediction by functions of its own, with loops where it has none.
+# The number of the package, and the code that computes it from the prediction with functions of base R or loops.
 IN_R = {
     "scores$accuracy": "1 - mean(wrong)",
     "scores$log_loss": "-mean(log(pred$mean[cbind(1:200, as.integer(truth))]))",
@@ -93,15 +94,15 @@ IN_R = {
     })""",
     "scores$by_measure$aupr": """sapply(uncertainties, function(uncertainty) {
         total <- 0
-        found <- 0
+        n_wrong <- 0
         for (value in sort(unique(uncertainty), decreasing = TRUE)) {
-          taken <- uncertainty >= value
-          total <- total + (sum(wrong[taken]) - found) * mean(wrong[taken])
-          found <- sum(wrong[taken])
+          above <- uncertainty >= value
+          total <- total + (sum(wrong[above]) - n_wrong) * mean(wrong[above])
+          n_wrong <- sum(wrong[above])
         }
         total / sum(wrong)
     })""",
-    # the expected errors among the first k, inputs of equal uncertainty being in any order
+    # the expected errors among the first k inputs; inputs of equal uncertainty may have any order
     "scores$by_measure$aurc": """sapply(uncertainties, function(uncertainty) {
         share <- ave(as.numeric(wrong), uncertainty)
         mean(cumsum(share[order(uncertainty)]) / 1:200)
@@ -130,7 +131,7 @@ IN_R = {
     "mc_ood_scores(pred[1:120], pred[121:200])$fpr_at_95": """sapply(uncertainties, function(uncertainty) {
         mean(uncertainty[121:200] <= sort(uncertainty[1:120])[ceiling(0.95 * 120)])
     })""",
-    # average precision: the precision at each input from outside, equals taken together
+    # average precision: the precision at each outside input; equal uncertainties count together
     "mc_ood_scores(pred[1:120], pred[121:200])$aupr_out": """sapply(uncertainties, function(uncertainty) {
         outside <- 1:200 > 120
         values <- sort(unique(uncertainty), decreasing = TRUE)
@@ -139,9 +140,9 @@ IN_R = {
         sum(diff(c(0, recall)) * precision)
     })""",
     "mc_conformal(pred, truth, level = 0.8, method = 'raps', penalty = 0.05, n_free = 1)$limits": """{
-        own <- pred$mean[cbind(1:200, as.integer(truth))]
-        rank <- rowSums(pred$mean >= own)
-        sort(rowSums(pred$mean * (pred$mean >= own)) + 0.05 * pmax(rank - 1, 0))[ceiling(201 * 0.8)]
+        of_truth <- pred$mean[cbind(1:200, as.integer(truth))]
+        rank <- rowSums(pred$mean >= of_truth)
+        sort(rowSums(pred$mean * (pred$mean >= of_truth)) + 0.05 * pmax(rank - 1, 0))[ceiling(201 * 0.8)]
     }""",
     "mc_conformal(guessed, seen, level = 0.8)$limits": "sort(abs(seen - guessed$mean))[ceiling(101 * 0.8)]",
     "mc_conformal(guessed, seen, level = 0.8, method = 'normalized')$limits": """{
@@ -175,16 +176,16 @@ IN_R = {
         best <- losses[, which.min(colMeans(losses))]
         apply(losses - best, 2, sd) / sqrt(50)
     }""",
-    "rates$accuracy": "sapply(at_rates, function(one) mean(one$predicted == y[1:50]))",
-    "rates$spread": "sapply(at_rates, function(one) mean(one$mutual_information))",
+    "rates$accuracy": "sapply(at_rates, function(pred) mean(pred$predicted == y[1:50]))",
+    "rates$spread": "sapply(at_rates, function(pred) mean(pred$mutual_information))",
     "rates$best": "colMeans(losses) == min(colMeans(losses))",
     "sampled$loss": "colMeans(losses)",  # the same weights, sampled at each rate
     "watched$ks": "suppressWarnings("
     "ks.test(uncertainties$std[1:120], uncertainties$std[121:200], exact = FALSE))$statistic",
     "watched$psi": """{
         edges <- sort(uncertainties$std[1:120])[20 * 1:5]
-        counts <- function(some) tabulate(findInterval(some, edges, left.open = TRUE) + 1, 6)
-        share <- function(some) (counts(some) + 0.5) / (length(some) + 3)
+        counts <- function(values) tabulate(findInterval(values, edges, left.open = TRUE) + 1, 6)
+        share <- function(values) (counts(values) + 0.5) / (length(values) + 3)
         now <- share(uncertainties$std[121:200])
         before <- share(uncertainties$std[1:120])
         sum((now - before) * log(now / before))
@@ -192,13 +193,13 @@ IN_R = {
     "watched$psi_limit": "qchisq(0.95, 5) * (1 / 120 + 1 / 80)",
     "mc_acquire(pred, 9)$input": "order(-pred$mutual_information)[1:9]",
     "mc_acquire(pred, 9, by = 'smallest_margin')$score": "sort(1 - pred$margin, decreasing = TRUE)[1:9]",
-    # the information of two labels about the network, for every partner of the first
+    # the information of two labels about the network, for every input beside the first
     "mc_acquire(pred, 2, by = 'batchbald')$score": """{
         draws <- pred$samples
         first <- which.max(pred$mutual_information)
         joint <- sapply(1:200, function(i) {
-          both <- sapply(1:10, function(draw) outer(draws[draw, first, ], draws[draw, i, ]))
-          entropy(rowMeans(both)) - mean(apply(draws[, first, ], 1, entropy)) - mean(apply(draws[, i, ], 1, entropy))
+          outers <- sapply(1:10, function(draw) outer(draws[draw, first, ], draws[draw, i, ]))
+          entropy(rowMeans(outers)) - mean(apply(draws[, first, ], 1, entropy)) - mean(apply(draws[, i, ], 1, entropy))
         })
         c(pred$mutual_information[first], max(joint[-first]))
     }""",
@@ -206,12 +207,12 @@ IN_R = {
         sort(1 - pred$mean[cbind(1:200, as.integer(truth))])[ceiling(201 * 0.8)]
     }""",
     "mc_conformal(pred, truth, level = 0.8, method = 'aps')$limits": """{
-        own <- pred$mean[cbind(1:200, as.integer(truth))]
-        sort(rowSums(pred$mean * (pred$mean >= own)))[ceiling(201 * 0.8)]
+        of_truth <- pred$mean[cbind(1:200, as.integer(truth))]
+        sort(rowSums(pred$mean * (pred$mean >= of_truth)))[ceiling(201 * 0.8)]
     }""",
     "mc_conformal(pred, truth, level = 0.8, by_label = TRUE)$limits": """{
-        tapply(1 - pred$mean[cbind(1:200, as.integer(truth))], truth, function(one) {
-          sort(one)[ceiling((length(one) + 1) * 0.8)]
+        tapply(1 - pred$mean[cbind(1:200, as.integer(truth))], truth, function(scores) {
+          sort(scores)[ceiling((length(scores) + 1) * 0.8)]
         })
     }""",
     "mc_triage(pred, truth, budget = 0.25)$thresholds": "sort(pred$predictive_entropy)[150]",
@@ -226,15 +227,15 @@ IN_R = {
 }
 
 
-@pytest.mark.parametrize("ours", IN_R)
-def test_r_s_own_functions_find_the_same(ours, r):
-    atol = OF_DRAWS if ours.startswith(("row_of", "rates", "sampled", "mc_acquire")) else ROUNDING
-    np.testing.assert_allclose(r(ours).ravel(), r(IN_R[ours]).ravel(), rtol=0, atol=atol)
+@pytest.mark.parametrize("code", IN_R)
+def test_functions_of_base_r_give_the_same_numbers(code, r):
+    atol = DRAWS_ROUNDING if code.startswith(("row_of", "rates", "sampled", "mc_acquire")) else ROUNDING
+    np.testing.assert_allclose(r(code).ravel(), r(IN_R[code]).ravel(), rtol=0, atol=atol)
 
 
-def test_r_s_optimiser_finds_the_same_temperature(r):
-    found, loss = r("unlist(unclass(mc_calibrate(pred, truth))[c('temperature', 'log_loss_after')])")
-    theirs = r("""{
+def test_the_optimiser_of_r_finds_the_same_temperature(r):
+    temperature, loss = r("unlist(unclass(mc_calibrate(pred, truth))[c('temperature', 'log_loss_after')])")
+    temperature_in_r, loss_in_r = r("""{
         loss <- function(temperature) {
           draws <- pred$samples^(1 / temperature)
           draws <- draws / array(apply(draws, 1:2, sum), dim(draws))
@@ -243,34 +244,34 @@ def test_r_s_optimiser_finds_the_same_temperature(r):
         best <- optimize(loss, c(0.1, 10))
         c(best$minimum, best$objective)
     }""")
-    assert loss == pytest.approx(theirs[1], abs=1e-6)  # draws in float32
-    assert found == pytest.approx(theirs[0], abs=0.02)  # the optimum is flat; optimize() stops within 0.002
+    assert loss == pytest.approx(loss_in_r, abs=1e-6)  # draws in float32
+    assert temperature == pytest.approx(temperature_in_r, abs=0.02)  # flat optimum; optimize() stops within 0.002
 
 
-def test_r_s_integral_is_the_crps(r):
-    ours = r("""{
+def test_the_integral_of_r_is_the_crps(r):
+    crps = r("""{
         net <- mc_mlp(4, task = "regression", hidden = 6, dropout = 0.3, seed = 1)
         net <- mc_fit(net, x[1:50, ], x[1:50, 1] + 0.3 * x[1:50, 2], epochs = 5, seed = 1, progress = FALSE)
         values <- mc_predict(net, x[51:53, ], n_samples = 4, seed = 1, progress = FALSE)
         mc_scores(values, x[51:53, 1])$crps
     }""")
-    theirs = r("""mean(sapply(1:3, function(i) {
-        below <- function(q) sapply(q, function(one) {
-          mean(pnorm(one, values$samples[, i, 1], sqrt(values$noise_variances[, i, 1])))
+    integral = r("""mean(sapply(1:3, function(i) {
+        below <- function(q) sapply(q, function(value) {
+          mean(pnorm(value, values$samples[, i, 1], sqrt(values$noise_variances[, i, 1])))
         })
         y <- x[50 + i, 1]
         integrate(function(q) below(q)^2, -Inf, y, rel.tol = 1e-8)$value +
           integrate(function(q) (1 - below(q))^2, y, Inf, rel.tol = 1e-8)$value
     }))""")
-    np.testing.assert_allclose(ours, theirs, rtol=1e-6)
+    np.testing.assert_allclose(crps, integral, rtol=1e-6)
 
 
 @pytest.mark.filterwarnings("ignore:No threshold can promise")
-def test_the_p_values_of_the_curve_are_those_of_binom_test(r):
+def test_the_p_values_of_the_curve_are_binomial(r):
     r("policy <- mc_triage(pred, truth, max_error = 0.25, confidence = 0.9)")
-    ours = r("policy$curve$p_value[policy$curve$n > 0]")
-    theirs = r("with(policy$curve[policy$curve$n > 0, ], pbinom(wrong, n, 0.25))")
-    np.testing.assert_allclose(ours, theirs, atol=1e-12)
+    p_values = r("policy$curve$p_value[policy$curve$n > 0]")
+    binomial = r("with(policy$curve[policy$curve$n > 0, ], pbinom(wrong, n, 0.25))")
+    np.testing.assert_allclose(p_values, binomial, atol=1e-12)
 
 
 SETTINGS = [
@@ -293,7 +294,7 @@ IN_PYTHON = [
 
 @pytest.mark.filterwarnings("ignore:No threshold can promise")
 @pytest.mark.parametrize("case", range(len(SETTINGS)))
-def test_a_policy_is_the_same_from_both_and_crosses_in_its_file(case, robjects, r, tmp_path):
+def test_both_languages_learn_the_same_policy_and_write_the_same_file(case, robjects, r, tmp_path):
     robjects.r(f"""
         mc_save(pred, "{tmp_path / "pred.safetensors"}")
         policy <- suppressWarnings(mc_triage(pred, truth, {SETTINGS[case]}))
@@ -301,16 +302,15 @@ def test_a_policy_is_the_same_from_both_and_crosses_in_its_file(case, robjects, 
     """)
     prediction = mcd.mc_load(tmp_path / "pred.safetensors")
     assert isinstance(prediction, mcd.MCPrediction)
-    ours = mcd.mc_triage(prediction, list(robjects.r("as.character(truth)")), **IN_PYTHON[case])
-    mcd.mc_save(ours, tmp_path / "python.json")
+    policy = mcd.mc_triage(prediction, list(robjects.r("as.character(truth)")), **IN_PYTHON[case])
+    mcd.mc_save(policy, tmp_path / "python.json")
     assert (tmp_path / "python.json").read_text() == (tmp_path / "r.json").read_text()
     tiers = list(robjects.r(f'as.character(mc_decide(mc_load("{tmp_path / "python.json"}"), pred)$tier)'))
-    assert tiers == mcd.mc_decide(ours, prediction)["tier"].tolist()
-    said = list(robjects.r("format(policy)"))
-    assert "\n".join(said) == repr(ours)
+    assert tiers == mcd.mc_decide(policy, prediction)["tier"].tolist()
+    assert "\n".join(robjects.r("format(policy)")) == repr(policy)
 
 
-def test_what_was_calibrated_crosses_in_its_file(robjects, r, tmp_path):
+def test_a_calibration_and_prediction_sets_are_read_from_the_files_of_r(robjects, r, tmp_path):
     robjects.r(f"""
         mc_save(pred, "{tmp_path / "pred.safetensors"}")
         mc_save(mc_calibrate(pred, truth), "{tmp_path / "calibration.json"}")
@@ -318,23 +318,26 @@ def test_what_was_calibrated_crosses_in_its_file(robjects, r, tmp_path):
     """)
     prediction = mcd.mc_load(tmp_path / "pred.safetensors")
     assert isinstance(prediction, mcd.MCPrediction)
-    calibrated = mcd.mc_apply(mcd.mc_load(tmp_path / "calibration.json"), prediction)
-    theirs = r("mc_apply(mc_calibrate(pred, truth), pred)$mean")
-    np.testing.assert_array_equal(calibrated.mean, theirs)
-    sets = mcd.mc_apply(mcd.mc_load(tmp_path / "sets.json"), prediction)
+    calibration, conformal = mcd.mc_load(tmp_path / "calibration.json"), mcd.mc_load(tmp_path / "sets.json")
+    assert isinstance(calibration, mcd.MCCalibration)
+    assert isinstance(conformal, mcd.MCConformal)
+    calibrated = mcd.mc_apply(calibration, prediction)
+    np.testing.assert_array_equal(calibrated.mean, r("mc_apply(mc_calibrate(pred, truth), pred)$mean"))
+    sets = mcd.mc_apply(conformal, prediction)
+    assert isinstance(sets, pd.DataFrame)
     np.testing.assert_array_equal(sets["size"], r("mc_apply(mc_conformal(pred, truth, by_label = TRUE), pred)$size"))
 
 
-def test_what_to_label_next_is_the_same(robjects, r, tmp_path):
+def test_both_languages_acquire_the_same_inputs(robjects, r, tmp_path):
     robjects.r(f'mc_save(pred, "{tmp_path / "pred.safetensors"}")')
     prediction = mcd.mc_load(tmp_path / "pred.safetensors")
     assert isinstance(prediction, mcd.MCPrediction)
     for by in ("mutual_information", "batchbald"):
-        ours = mcd.mc_acquire(prediction, 6, by=by)["input"].to_numpy() + 1
-        np.testing.assert_array_equal(ours, r(f'mc_acquire(pred, 6, by = "{by}")$input'))
+        acquired = mcd.mc_acquire(prediction, 6, by=by)["input"].to_numpy() + 1
+        np.testing.assert_array_equal(acquired, r(f'mc_acquire(pred, 6, by = "{by}")$input'))
 
 
-def test_a_monitor_is_the_same_from_both_and_goes_on_in_the_other(robjects, r, tmp_path):
+def test_both_languages_write_the_same_monitor_and_continue_that_of_the_other(robjects, r, tmp_path):
     robjects.r(f"""
         mc_save(pred, "{tmp_path / "pred.safetensors"}")
         monitor <- mc_monitor(pred[1:60], measure = "mutual_information", false_alarm_rate = 0.2)
@@ -343,13 +346,13 @@ def test_a_monitor_is_the_same_from_both_and_goes_on_in_the_other(robjects, r, t
     """)
     prediction = mcd.mc_load(tmp_path / "pred.safetensors")
     assert isinstance(prediction, mcd.MCPrediction)
-    ours = mcd.mc_monitor(prediction[:60], measure="mutual_information", false_alarm_rate=0.2)
-    mcd.mc_save(ours.update(prediction[60:100], name="first"), tmp_path / "python.json")
+    monitor = mcd.mc_monitor(prediction[:60], measure="mutual_information", false_alarm_rate=0.2)
+    mcd.mc_save(monitor.update(prediction[60:100], name="first"), tmp_path / "python.json")
     assert (tmp_path / "python.json").read_text() == (tmp_path / "r.json").read_text()
-    theirs = mcd.mc_load(tmp_path / "r.json")
-    assert isinstance(theirs, mcd.MCMonitor)
-    mcd.mc_save(theirs.update(prediction[100:]), tmp_path / "python.json")
-    said = list(
+    continued = mcd.mc_load(tmp_path / "r.json")
+    assert isinstance(continued, mcd.MCMonitor)
+    mcd.mc_save(continued.update(prediction[100:]), tmp_path / "python.json")
+    printed = list(
         robjects.r(f"""
         monitor <- update(mc_load("{tmp_path / "r.json"}"), pred[101:200])
         mc_save(monitor, "{tmp_path / "r.json"}")
@@ -357,4 +360,4 @@ def test_a_monitor_is_the_same_from_both_and_goes_on_in_the_other(robjects, r, t
     """)
     )
     assert (tmp_path / "python.json").read_text() == (tmp_path / "r.json").read_text()
-    assert "\n".join(said) == repr(theirs)
+    assert "\n".join(printed) == repr(continued)

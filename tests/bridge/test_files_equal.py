@@ -1,4 +1,4 @@
-"""Both packages carry the very same core: byte by byte what lies in `python/`."""
+"""The R package and the wheel contain the files of `python/`, equal to the byte."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """Every file below `folder` by its path, but for the traces of running it."""
+    """The bytes of every file below `folder` by its path, without caches."""
     files = (path for path in folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts)
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
 
 
-def different(one: dict[str, bytes], other: dict[str, bytes]) -> list[str]:
-    """Files that only one side has, or that differ."""
-    return sorted(name for name in one.keys() | other.keys() if one.get(name) != other.get(name))
+def different(left: dict[str, bytes], right: dict[str, bytes]) -> list[str]:
+    """Files that are missing on one side, or that differ."""
+    return sorted(name for name in left.keys() | right.keys() if left.get(name) != right.get(name))
 
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory) -> zipfile.ZipFile:
-    """The wheel as `pip` would build it, made with the build tool that is installed: no network."""
+    """The wheel that `pip` would build. The installed build tool builds it without the network."""
     folder = tmp_path_factory.mktemp("wheel")
     command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(folder)]
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
@@ -38,7 +38,7 @@ def wheel_files(wheel: zipfile.ZipFile, prefix: str) -> dict[str, bytes]:
 
 
 def version() -> str:
-    """The one place where the version is written."""
+    """The version in DESCRIPTION."""
     lines = (ROOT / "DESCRIPTION").read_text(encoding="utf-8").splitlines()
     return next(line.split(":")[1].strip() for line in lines if line.startswith("Version:"))
 
@@ -47,16 +47,16 @@ def test_the_core_is_not_empty():
     assert {"checks.py", "data/fashion_mnist_sample.npz"} <= set(contents(ROOT / "python" / "mcdropout"))
 
 
-def test_r_package_carries_the_same_files(r_environment):
+def test_the_r_package_contains_the_same_files(r_environment):
     installed = Path(r_environment["R_LIBS"]) / "mcdropout" / "python"
     assert different(contents(installed), contents(ROOT / "python")) == []
 
 
-def test_wheel_carries_the_same_files(wheel):
+def test_the_wheel_contains_the_same_files(wheel):
     assert different(wheel_files(wheel, "mcdropout/"), contents(ROOT / "python" / "mcdropout")) == []
 
 
-def test_wheel_has_the_version_of_description_and_both_licences(wheel):
+def test_the_wheel_has_the_version_of_description_and_both_licences(wheel):
     names = wheel.namelist()
     assert f"mcdropout-{version()}.dist-info/METADATA" in names
     licences = {name for name in names if "/licenses/" in name}

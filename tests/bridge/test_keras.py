@@ -1,4 +1,4 @@
-"""R builds a Keras model through reticulate and hands it on; Python draws the same from the file that R saves."""
+"""R builds a Keras model through reticulate and predicts; Python predicts the same from the file that R saves."""
 
 from __future__ import annotations
 
@@ -29,14 +29,15 @@ pred <- mc_predict(model, x, n_samples = 4, batch_size = 2, labels = c("a", "b",
 stopifnot(identical(before, model$get_weights()))
 path <- file.path(folder, "model.keras")
 model$save(path)
-again <- mc_predict(path, x, n_samples = 4, labels = c("a", "b", "c"), seed = 3)
+of_file <- mc_predict(path, x, n_samples = 4, labels = c("a", "b", "c"), seed = 3)
 unbuilt <- keras$Sequential(list(layers$Dense(2L)))
-said <- tryCatch(mc_predict(unbuilt, x), error = function(e) c(class(e)[[1]], conditionMessage(e)))
+error <- tryCatch(mc_predict(unbuilt, x), error = function(e) c(class(e)[[1]], conditionMessage(e)))
 cat("\\n", jsonlite::toJSON(
   list(
-    x = x, samples = pred$samples, again = again$samples, labels = colnames(pred$mean),
-    sites = mc_sites(model, x)$shape, point = unname(mc_predict_point(model, x)), own = model$predict(x, verbose = 0L),
-    engine = pred$engine, said = said
+    x = x, samples = pred$samples, of_file = of_file$samples, labels = colnames(pred$mean),
+    sites = mc_sites(model, x)$shape, point = unname(mc_predict_point(model, x)),
+    keras = model$predict(x, verbose = 0L),
+    engine = pred$engine, error = error
   ),
   digits = NA
 ), sep = "")
@@ -52,31 +53,31 @@ np.save(folder + "/samples.npy", pred.samples)
 
 
 @pytest.mark.parametrize("backend", ["torch", "tensorflow", "jax"])
-def test_r_hands_its_keras_model_on(backend, r_environment, tmp_path):
+def test_r_and_python_predict_the_same_with_a_keras_model(backend, r_environment, tmp_path):
     if find_spec("keras") is None or find_spec(backend) is None:
         pytest.skip(f"needs Keras on {backend}: FOR_TESTS=yes tools/setup.sh")
-    own = {"KERAS_BACKEND": backend, "TF_CPP_MIN_LOG_LEVEL": "3"}
+    keras_settings = {"KERAS_BACKEND": backend, "TF_CPP_MIN_LOG_LEVEL": "3"}
     script = tmp_path / "in_r.R"
     script.write_text(IN_R)
-    done = subprocess.run(
+    completed = subprocess.run(
         ["Rscript", str(script), str(tmp_path)],
-        env={**r_environment, **own},
+        env={**r_environment, **keras_settings},
         capture_output=True,
         text=True,
         check=False,
     )
-    assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout.splitlines()[-1])
-    assert found["sites"] == ["4 x 6 x 5", "6"]
-    assert found["labels"] == ["a", "b", "c"]
-    assert found["engine"] == ["vmap"]
-    np.testing.assert_allclose(found["point"], found["own"], atol=1e-6)
-    assert found["said"][0].startswith("mcdropout_error")
-    assert found["said"][1] == "`model` has no weights yet; fit it, load its weights, or call it on some inputs first."
-    samples = np.array(found["samples"])
-    np.testing.assert_allclose(np.array(found["again"]), samples, rtol=0, atol=1e-6)
-    np.save(tmp_path / "x.npy", np.array(found["x"]))
-    python = {**os.environ, **own, "PYTHONPATH": str(Path(__file__).resolve().parents[2] / "python")}
-    subprocess.run([sys.executable, "-c", IN_PYTHON, str(tmp_path)], env=python, check=True, capture_output=True)
-    # float32 rounding: the two have linear algebra of their own
+    assert completed.returncode == 0, completed.stderr
+    in_r = json.loads(completed.stdout.splitlines()[-1])
+    assert in_r["sites"] == ["4 x 6 x 5", "6"]
+    assert in_r["labels"] == ["a", "b", "c"]
+    assert in_r["engine"] == ["vmap"]
+    np.testing.assert_allclose(in_r["point"], in_r["keras"], atol=1e-6)
+    assert in_r["error"][0].startswith("mcdropout_error")
+    assert in_r["error"][1] == "`model` has no weights yet; fit it, load its weights, or call it on some inputs first."
+    samples = np.array(in_r["samples"])
+    np.testing.assert_allclose(np.array(in_r["of_file"]), samples, rtol=0, atol=1e-6)
+    np.save(tmp_path / "x.npy", np.array(in_r["x"]))
+    environment = {**os.environ, **keras_settings, "PYTHONPATH": str(Path(__file__).resolve().parents[2] / "python")}
+    subprocess.run([sys.executable, "-c", IN_PYTHON, str(tmp_path)], env=environment, check=True, capture_output=True)
+    # float32 rounding: R and Python load different linear algebra
     np.testing.assert_allclose(samples, np.load(tmp_path / "samples.npy"), rtol=0, atol=1e-5)

@@ -1,4 +1,4 @@
-"""What R says at its door is what the core says: the same sentence for the same bad value."""
+"""The argument checks of R and of Python give the same message for the same wrong value."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from collections.abc import Callable
 
 import pytest
 
-from mcdropout import checks
+from mcdropout import checks, mc_cnn
 
-# A check in both languages, with the settings it is called with.
+# A check in both languages, with its settings.
 COUNT = (lambda v: checks.check_count(v, "n"), "as_count({}, 'n')")
 COUNT_OF_2 = (lambda v: checks.check_count(v, "n", at_least=2), "as_count({}, 'n', at_least = 2)")
 LEVEL = (lambda v: checks.check_number(v, "level", above=0, below=1), "as_number({}, 'level', above = 0, below = 1)")
@@ -21,7 +21,7 @@ CHOICE = (lambda v: checks.check_choice(v, "masks", ["shared", "own"]), "as_choi
 SEED = (lambda v: checks.check_seed(v), "as_seed({}, 'seed')")
 LENGTH = (lambda v: checks.check_length(v, "y", 7, "x"), "check_length({}, 'y', 7, 'x')")
 
-BAD = [
+WRONG = [
     *((COUNT, value) for value in (0, -1, 2.5, "a", "", "{x}", 0.001, "x" * 200)),
     *((COUNT_OF_2, value) for value in (1, -3.5, "2")),
     *((LEVEL, value) for value in (0, 1, 95, -0.25, "0.9")),
@@ -36,30 +36,28 @@ BAD = [
 
 
 @pytest.fixture(scope="module")
-def said_by_r(rscript) -> list[str]:
-    """R's sentence for each of BAD."""
-    calls = [check[1].format(json.dumps(value)) for check, value in BAD]
-    lines = [f"say(mcdropout:::{call})" for call in calls]
-    say = "say <- function(code) tryCatch({code; 'accepted'}, error = conditionMessage)"
-    return json.loads(rscript(f"{say}; cat(jsonlite::toJSON(c({', '.join(lines)})))"))
+def messages_of_r(rscript) -> list[str]:
+    """The message of R for each of WRONG."""
+    calls = [check[1].format(json.dumps(value)) for check, value in WRONG]
+    messages = [f"message_of(mcdropout:::{call})" for call in calls]
+    message_of = "message_of <- function(code) tryCatch({code; 'accepted'}, error = conditionMessage)"
+    return json.loads(rscript(f"{message_of}; cat(jsonlite::toJSON(c({', '.join(messages)})))"))
 
 
-def sentence(check: Callable[[object], object], value: object) -> str:
+def message_of(check: Callable[[object], object], value: object) -> str:
     with pytest.raises(ValueError, match="must be") as error:
         check(value)
     return str(error.value)
 
 
-@pytest.mark.parametrize("case", range(len(BAD)), ids=lambda i: f"{BAD[i][0][1].split('(')[0]}-{BAD[i][1]!s:.10}")
-def test_r_says_the_same_sentence(case, said_by_r):
-    check, value = BAD[case]
-    assert said_by_r[case] == sentence(check[0], value)
+@pytest.mark.parametrize("case", range(len(WRONG)), ids=lambda i: f"{WRONG[i][0][1].split('(')[0]}-{WRONG[i][1]!s:.10}")
+def test_r_gives_the_same_message(case, messages_of_r):
+    check, value = WRONG[case]
+    assert messages_of_r[case] == message_of(check[0], value)
 
 
-def test_python_errors_reach_r_as_they_are(robjects):
-    import mcdropout
-
+def test_r_does_not_change_the_message_of_a_python_error(robjects):
     with pytest.raises(ValueError, match="large enough") as error:
-        mcdropout.mc_cnn((4, 4, 1), labels=["a", "b"])
-    said = robjects.r('tryCatch(mc_cnn(c(4, 4, 1), c("a", "b")), error = conditionMessage)')
-    assert said[0] == str(error.value)
+        mc_cnn((4, 4, 1), labels=["a", "b"])
+    message = robjects.r('tryCatch(mc_cnn(c(4, 4, 1), c("a", "b")), error = conditionMessage)')
+    assert message[0] == str(error.value)

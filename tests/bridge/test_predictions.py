@@ -1,6 +1,6 @@
-"""The same numbers from R and from Python: to the bit, in this process by rpy2 and in an Rscript of its own.
+"""R and Python give the same numbers to the bit, in this process by rpy2 and in a separate Rscript.
 
-Everything crosses in files that both languages open, so these tests are of the files as well.
+The results are exchanged in files that both languages read, so these tests test the files as well.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ import mcdropout as mcd
 from mcdropout.predictions.prediction import MCPrediction
 
 LABELS = ["cat", "dog", "emu"]
-IMAGE = (10, 8, 1)  # sides that differ, so that no axis can stand in for another
+IMAGE = (10, 8, 1)  # the sides differ, so that an exchange of axes fails
 
 
 @dataclass
 class Task:
-    """A trained network with inputs for it, on disk, and how both languages call `mc_predict()`."""
+    """A network and its inputs on disk, and the arguments with which both languages call `mc_predict()`."""
 
     folder: Path
     model: Path
@@ -48,9 +48,9 @@ class Task:
         return loaded
 
 
-def as_r(settings: dict[str, object]) -> str:
-    words = {True: "TRUE", False: "FALSE"}
-    texts = {name: words[value] if isinstance(value, bool) else repr(value) for name, value in settings.items()}
+def as_r(settings: dict[str, Any]) -> str:
+    """The settings as arguments of a call in R."""
+    texts = {name: str(value).upper() if isinstance(value, bool) else repr(value) for name, value in settings.items()}
     return ", ".join(f"{name} = {text.replace('[', 'c(').replace(']', ')')}" for name, text in texts.items())
 
 
@@ -93,17 +93,20 @@ def task(request, tmp_path) -> Task:
     return Task(tmp_path, tmp_path / "net.safetensors", x, settings)
 
 
-def assert_same(found: MCPrediction, wanted: MCPrediction) -> None:
-    """Every field but the time it took, to the bit and with its type."""
+def assert_same(of_r: MCPrediction, of_python: MCPrediction) -> None:
+    """Every field except the seconds is equal to the bit, with its type."""
     for field in fields(MCPrediction):
-        left, right = getattr(found, field.name), getattr(wanted, field.name)
+        left, right = getattr(of_r, field.name), getattr(of_python, field.name)
         if field.name == "seconds":
             continue
         if not isinstance(right, np.ndarray):
             assert left == right, field.name
             continue
         np.testing.assert_array_equal(left, right, err_msg=field.name)
-        if field.name not in ("ids", "samples"):  # R's whole numbers are shorter, and draws no longer than they need be
+        if field.name not in (
+            "ids",
+            "samples",
+        ):  # integers of R have 32 bits, and draws the shortest type that suffices
             assert left.dtype == right.dtype, field.name
 
 
@@ -111,11 +114,11 @@ def test_r_in_this_process_predicts_the_same(task, robjects):
     assert_same(task.in_r(robjects.r, "inside"), task.in_python())
 
 
-def test_r_in_its_own_process_predicts_the_same(task, rscript):
+def test_r_in_a_separate_process_predicts_the_same(task, rscript):
     assert_same(task.in_r(lambda code: rscript("library(mcdropout);" + code), "outside"), task.in_python())
 
 
-def test_arrays_of_r_have_the_elements_where_python_has_them(robjects):
+def test_arrays_of_r_have_the_elements_at_the_same_positions(robjects):
     pixels = np.arange(2 * 3 * 4, dtype=np.float64).reshape(2, 3, 4)
     with_r = robjects.r("function(x) x[2, 3, 1]")
     assert (
@@ -131,22 +134,22 @@ bits = (left @ right).numpy().tobytes().hex()
 """
 
 
-def test_torch_multiplies_as_in_python_although_r_brings_linear_algebra_of_its_own(rscript):
-    here: dict[str, str] = {}
-    exec(PRODUCT, here)
-    there = rscript(
+def test_torch_in_r_multiplies_to_the_bit_although_r_loads_another_linear_algebra(rscript):
+    in_python: dict[str, str] = {}
+    exec(PRODUCT, in_python)
+    in_r = rscript(
         f"""
         library(mcdropout)
         stopifnot(mc_python_available())
         cat(reticulate::py_run_string('{PRODUCT}')$bits)
         """
     )
-    assert there == here["bits"]
+    assert in_r == in_python["bits"]
 
 
 @pytest.fixture(scope="module")
 def r_fields(robjects) -> Callable[[str], np.ndarray]:
-    """What R computes from one prediction of seven inputs, nine draws, level 0.9."""
+    """`r_fields(code)`: the result of R code on one prediction of seven inputs, nine draws, level 0.9."""
     robjects.r("""
         set.seed(1)
         net <- mc_mlp(4, labels = c("cat", "dog", "emu"), hidden = 8)
@@ -168,8 +171,8 @@ def r_fields(robjects) -> Callable[[str], np.ndarray]:
         ("expected_entropy", "colMeans(apply(bridge$samples, 1:2, function(p) -sum(p * log(p))))"),
     ],
 )
-def test_r_statistics_of_the_draws_are_the_core_s(field, by_r, r_fields):
-    # 1e-12: sums of doubles, in another order
+def test_statistics_of_the_draws_computed_by_r_equal_the_fields(field, by_r, r_fields):
+    # 1e-12: sums of doubles in another order
     np.testing.assert_allclose(r_fields(f"unname(bridge${field})"), r_fields(by_r), rtol=0, atol=1e-12)
 
 
@@ -194,18 +197,18 @@ def trained_in_python(tmp_path) -> mcd.MCNetwork:
 
 def test_r_learns_the_same_weights_from_a_factor(trained_in_python, rscript, tmp_path):
     rscript(TRAIN + "mc_save(net, commandArgs(TRUE)[2])", str(tmp_path / "x.idx"), str(tmp_path / "net.safetensors"))
-    theirs = mcd.mc_load(tmp_path / "net.safetensors")
-    assert isinstance(theirs, mcd.MCNetwork)
-    assert theirs.labels == trained_in_python.labels
-    ours = trained_in_python.state_dict()
-    for name, values in theirs.state_dict().items():
-        np.testing.assert_array_equal(values.numpy(), ours[name].numpy(), err_msg=name)
-    assert theirs.history is not None
+    trained_in_r = mcd.mc_load(tmp_path / "net.safetensors")
+    assert isinstance(trained_in_r, mcd.MCNetwork)
+    assert trained_in_r.labels == trained_in_python.labels
+    expected = trained_in_python.state_dict()
+    for name, weights in trained_in_r.state_dict().items():
+        np.testing.assert_array_equal(weights.numpy(), expected[name].numpy(), err_msg=name)
+    assert trained_in_r.history is not None
     assert trained_in_python.history is not None
-    np.testing.assert_array_equal(theirs.history["loss"], trained_in_python.history["loss"])
+    np.testing.assert_array_equal(trained_in_r.history["loss"], trained_in_python.history["loss"])
 
 
-def test_save_rds_keeps_what_was_learnt(trained_in_python, rscript, tmp_path):
+def test_save_rds_keeps_the_weights(trained_in_python, rscript, tmp_path):
     rscript(TRAIN + "saveRDS(net, commandArgs(TRUE)[2])", str(tmp_path / "x.idx"), str(tmp_path / "net.rds"))
     rscript(
         f"""
@@ -216,22 +219,22 @@ def test_save_rds_keeps_what_was_learnt(trained_in_python, rscript, tmp_path):
         """
     )
     x = (images(7) / 255)[..., None]
-    found = mcd.mc_load(tmp_path / "pred.safetensors")
-    assert_same(found, mcd.mc_predict(trained_in_python, x, 4, seed=1, progress=False))
+    of_the_file = mcd.mc_load(tmp_path / "pred.safetensors")
+    assert isinstance(of_the_file, MCPrediction)
+    assert_same(of_the_file, mcd.mc_predict(trained_in_python, x, 4, seed=1, progress=False))
 
 
 def test_factor_levels_are_the_labels(task, robjects):
-    found = task.in_r(robjects.r, "levels")
-    if found.labels is not None:
+    prediction = task.in_r(robjects.r, "levels")
+    if prediction.labels is not None:
         levels = list(robjects.r("levels(pred$predicted)"))
-        assert levels == [str(label) for label in found.labels]
-        assert list(robjects.r("as.character(pred$predicted)")) == [str(label) for label in found.predicted]
+        assert levels == [str(label) for label in prediction.labels]
+        assert list(robjects.r("as.character(pred$predicted)")) == [str(label) for label in prediction.predicted]
 
 
 def test_the_bundled_sample_is_the_same(robjects):
     data = mcd.mc_sample_data()
-    ours = np.asarray(robjects.r("mc_sample_data()$x_test"))
-    np.testing.assert_array_equal(ours, data.x_test)
+    np.testing.assert_array_equal(np.asarray(robjects.r("mc_sample_data()$x_test")), data.x_test)
     assert list(robjects.r("as.character(mc_sample_data()$y_test)")) == data.y_test.tolist()
 
 
@@ -239,19 +242,19 @@ FORKED = """
 library(mcdropout)
 x <- as.matrix(iris[1:4])[rep(1:150, 40), ]
 net <- mc_mlp(4, labels = levels(iris$Species), hidden = 300)
-ask <- mc_sampler(net, x[1:3, ], n_samples = 6, seed = 1)
+sampler <- mc_sampler(net, x[1:3, ], n_samples = 6, seed = 1)
 reticulate::py_run_string("import torch; torch.set_num_threads(2); torch.zeros(3_000_000).add_(1).exp_()")
-predict <- function(i) c(mc_predict(net, x, n_samples = 6, seed = i)$mean[1, 1], ask(x)$mean[2, 1])
-here <- lapply(1:2, predict)
-there <- parallel::mclapply(1:2, predict, mc.cores = 2)
-cat(max(abs(unlist(here) - unlist(there))))
+predict <- function(i) c(mc_predict(net, x, n_samples = 6, seed = i)$mean[1, 1], sampler(x)$mean[2, 1])
+of_this_process <- lapply(1:2, predict)
+of_forks <- parallel::mclapply(1:2, predict, mc.cores = 2)
+cat(max(abs(unlist(of_this_process) - unlist(of_forks))))
 """
 
 
-@pytest.mark.skipif(os.name == "nt", reason="no fork here")
-def test_processes_that_mclapply_forks_predict_as_this_one(r_environment):
+@pytest.mark.skipif(os.name == "nt", reason="needs fork")
+def test_processes_forked_by_mclapply_predict_the_same(r_environment):
     command = ["Rscript", "-e", FORKED]
-    own = {name: value for name, value in r_environment.items() if name != "OMP_NUM_THREADS"}
-    done = subprocess.run(command, env=own, capture_output=True, text=True, check=False, timeout=300)
-    assert done.returncode == 0, done.stderr
-    assert float(done.stdout.split()[-1]) < 1e-5  # one thread of torch adds in another order than two
+    environment = {name: value for name, value in r_environment.items() if name != "OMP_NUM_THREADS"}
+    completed = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=300)
+    assert completed.returncode == 0, completed.stderr
+    assert float(completed.stdout.split()[-1]) < 1e-5  # one thread of torch and two add in different orders

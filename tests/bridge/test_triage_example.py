@@ -1,4 +1,4 @@
-"""The example of triage in both languages, with few epochs and draws: what it prints, and what it leaves behind."""
+"""The example of triage in both languages, with few epochs and draws: its output and its files."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import mcdropout as mcd
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 FEW = ["--epochs", "2", "--draws", "10"]
-LEFT = ["policy_{}.json", "reliability_{}.png", "risk_coverage_{}.png", "uncertainty_{}.png", "drift_{}.png",
+FILES = ["policy_{}.json", "reliability_{}.png", "risk_coverage_{}.png", "uncertainty_{}.png", "drift_{}.png",
         "report_{}.html"]  # fmt: skip
 
 pytestmark = pytest.mark.slow  # trains twice for two epochs
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.slow  # trains twice for two epochs
 
 @pytest.fixture(scope="module")
 def runs(r_environment, tmp_path_factory):
-    """What each language printed, and the folder with what both have written."""
+    """The output of each language, and the folder with the files of both."""
     folder = tmp_path_factory.mktemp("triage")
     commands = {
         "python": [sys.executable, "-W", "error", EXAMPLES / "triage.py", *FEW],
@@ -30,13 +30,13 @@ def runs(r_environment, tmp_path_factory):
     }
     printed = {}
     for language, command in commands.items():
-        done = subprocess.run(command, cwd=folder, env=r_environment, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stderr
-        printed[language] = done.stdout
+        completed = subprocess.run(command, cwd=folder, env=r_environment, capture_output=True, text=True, check=False)
+        assert completed.returncode == 0, completed.stderr
+        printed[language] = completed.stdout
     return printed, folder / "output"
 
 
-def test_both_learn_the_same_policy_and_say_the_same(runs):
+def test_both_languages_learn_and_print_the_same_policy(runs):
     printed, folder = runs
     policies = [(folder / f"triage_policy_{language}.json").read_text() for language in printed]
     assert policies[0] == policies[1]
@@ -48,21 +48,21 @@ def test_both_learn_the_same_policy_and_say_the_same(runs):
 
 
 @pytest.mark.parametrize("language", ["python", "r"])
-def test_what_was_promised_is_held_against_the_test_images(runs, language):
+def test_the_promise_is_compared_with_the_test_images(runs, language):
     text = runs[0][language]
     n, accepted = map(int, re.findall(r"Of (\d+) test images (\d+) ", text)[0])
     assert n == 1000
     assert 0 < accepted < n
-    everywhere, among = map(float, re.findall(r"all: ([\d.]+)%; among the accepted: ([\d.]+)%", text)[0])
-    referred = float(re.findall(r"referred to a person: ([\d.]+)%", text)[0])
-    assert among < everywhere < referred
+    of_all, of_accepted = map(float, re.findall(r"all: ([\d.]+)%; among the accepted: ([\d.]+)%", text)[0])
+    of_referred = float(re.findall(r"referred to a person: ([\d.]+)%", text)[0])
+    assert of_accepted < of_all < of_referred
     low, high = map(float, re.findall(r"between ([\d.]+)% and ([\d.]+)%", text)[0])
-    assert low <= among <= high
-    assert low <= 10  # what was promised is not refuted
+    assert low <= of_accepted <= high
+    assert low <= 10  # the promise is not refuted
 
 
 @pytest.mark.parametrize("language", ["python", "r"])
-def test_the_alarm_is_raised_by_the_turned_images(runs, language):
+def test_the_turned_images_raise_the_alarm(runs, language):
     text = runs[0][language]
     alarm, since = map(int, re.findall(r"alarm at input (\d+), .*; since about input (\d+)", text)[0])
     assert alarm > 1000
@@ -71,10 +71,10 @@ def test_the_alarm_is_raised_by_the_turned_images(runs, language):
 
 
 @pytest.mark.parametrize("language", ["python", "r"])
-def test_what_it_leaves_behind(runs, language):
+def test_the_example_writes_its_files(runs, language):
     folder = runs[1]
-    files = {one.name for one in folder.iterdir() if language in one.stem.split("_")}
-    assert files == {f"triage_{name.format(language)}" for name in LEFT}
+    files = {file.name for file in folder.iterdir() if language in file.stem.split("_")}
+    assert files == {f"triage_{name.format(language)}" for name in FILES}
     assert json.loads((folder / f"triage_policy_{language}.json").read_text())
     page = (folder / f"triage_report_{language}.html").read_text("utf-8")
     assert page.count('"place": ') + page.count('"place":') >= 1000

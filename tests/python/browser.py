@@ -1,4 +1,4 @@
-"""A real browser for tests: Chromium without a window, spoken to over a pipe by its DevTools protocol."""
+"""A real browser for tests: Chromium without a window, controlled over a pipe by its DevTools protocol."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ from pathlib import Path
 from typing import Any
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "microsoft-edge")
-# where Playwright keeps those that it has fetched
-FETCHED = Path(os.environ.get("PLAYWRIGHT_BROWSERS_PATH", Path.home() / ".cache" / "ms-playwright"))
+# the folder of the browsers that Playwright has downloaded
+DOWNLOADED = Path(os.environ.get("PLAYWRIGHT_BROWSERS_PATH", Path.home() / ".cache" / "ms-playwright"))
 
 
-def _found() -> str | None:
-    """The browser of this machine, if it has one that runs."""
-    for name in (*NAMES, *map(str, sorted(FETCHED.glob("chromium-*/chrome-linux*/chrome")))):
+def _find_browser() -> str | None:
+    """The path of a browser on this machine that runs, or None."""
+    for name in (*NAMES, *map(str, sorted(DOWNLOADED.glob("chromium-*/chrome-linux*/chrome")))):
         path = shutil.which(name)
-        # on Ubuntu the name may be there and the browser not
+        # on Ubuntu the command may exist without the browser
         if path and subprocess.run([path, "--version"], capture_output=True, check=False).returncode == 0:
             return path
     return None
 
 
-CHROMIUM = _found()
+CHROMIUM = _find_browser()
 
 
 class Browser:
-    """One page. `events` has what the browser told of it: requests, errors, dialogs."""
+    """A browser with one page. `events` has the events of the page: requests, errors, dialogs."""
 
     def __init__(self, folder: Path) -> None:
         assert CHROMIUM is not None
@@ -37,9 +37,9 @@ class Browser:
         their_end, from_browser = os.pipe()
 
         def as_descriptors_3_and_4() -> None:
-            # by way of numbers that are surely free: 3 or 4 may be one of the pipes
-            for end, free in ((to_browser, 50), (from_browser, 51)):
-                os.dup2(end, free)
+            # through two unused numbers, because 3 or 4 may be one of the pipes
+            for end, unused in ((to_browser, 50), (from_browser, 51)):
+                os.dup2(end, unused)
             os.dup2(50, 3)
             os.dup2(51, 4)
 
@@ -55,7 +55,7 @@ class Browser:
         os.close(to_browser)
         os.close(from_browser)
         self._out, self._in = os.fdopen(our_end, "wb"), os.fdopen(their_end, "rb")
-        self._number, self._rest = 0, b""
+        self._number, self._buffer = 0, b""
         self._session: str | None = None
         self.events: list[dict[str, Any]] = []
         target = self.call("Target.createTarget", url="about:blank")["targetId"]
@@ -78,11 +78,11 @@ class Browser:
             self.events.append(answer)
 
     def _next(self) -> dict[str, Any]:
-        while b"\0" not in self._rest:
-            piece = self._in.read1(1 << 20)
-            assert piece, "the browser has ended"
-            self._rest += piece
-        message, self._rest = self._rest.split(b"\0", 1)
+        while b"\0" not in self._buffer:
+            received = self._in.read1(1 << 20)
+            assert received, "the browser has ended"
+            self._buffer += received
+        message, self._buffer = self._buffer.split(b"\0", 1)
         return json.loads(message)
 
     def open(self, path: Path, width: int = 1200, height: int = 900, mobile: bool = False) -> None:
@@ -97,7 +97,7 @@ class Browser:
         assert "exceptionDetails" not in answer, answer
         return answer["result"].get("value")
 
-    def told(self, *methods: str) -> list[dict[str, Any]]:
+    def events_of(self, *methods: str) -> list[dict[str, Any]]:
         return [event["params"] for event in self.events if event.get("method") in methods]
 
     def screenshot(self, path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Tests that run in a process of their own."""
+"""The command for tests that run in a new process."""
 
 import sys
 from pathlib import Path
@@ -11,14 +11,7 @@ def pytest_command() -> list[str]:
     coverage = sys.modules.get("coverage")
     if coverage is None or coverage.Coverage.current() is None:
         return [sys.executable, "-m", "pytest", "-q", "--tb=short"]
-    measured = ["coverage", "run", "--parallel-mode", f"--rcfile={ROOT / 'pyproject.toml'}"]
     return [
-        sys.executable,
-        "-m",
-        *measured,
-        f"--data-file={ROOT / '.setup' / 'coverage'}",
-        "-m",
-        "pytest",
-        "-q",
-        "--tb=short",
+        *(sys.executable, "-m", "coverage", "run", "--parallel-mode", f"--rcfile={ROOT / 'pyproject.toml'}"),
+        *(f"--data-file={ROOT / '.setup' / 'coverage'}", "-m", "pytest", "-q", "--tb=short"),
     ]

@@ -1,8 +1,9 @@
-"""Models and predictions on disk: whole, the same when opened, refused when they are not ours."""
+"""Files of models and predictions: complete, equal after loading, refused when mcdropout did not write them."""
 
 import json
 import os
 import pickle
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,20 +12,28 @@ import pytest
 import torch
 from safetensors.numpy import save_file
 
+from mcdropout import containers
 from mcdropout.errors import UnreadableFile
 from mcdropout.files import mc_load, mc_save, model_from_bytes, model_to_bytes
+from mcdropout.networks.network import MCNetwork
 from mcdropout.networks.plain import mc_cnn, mc_mlp
 from mcdropout.sampling.predict import mc_predict
 from mcdropout.training.fit import mc_fit
 
 rng = np.random.default_rng(0)
 X = rng.normal(size=(11, 3))
+LABELS = np.where(X[:, 0] > 0, "à", "b")
 
 
 def trained():
     model = mc_mlp(3, ["à", "b"], hidden=4, dropout=0.5)
-    y = np.where(X[:, 0] > 0, "à", "b")
-    return mc_fit(model, X, y, epochs=2, validation_split=0.3, seed=1, progress=False)
+    return mc_fit(model, X, LABELS, epochs=2, validation_split=0.3, seed=1, progress=False)
+
+
+def load_network(path: Path) -> MCNetwork:
+    network = mc_load(path)
+    assert isinstance(network, MCNetwork)
+    return network
 
 
 @pytest.mark.parametrize(
@@ -40,67 +49,66 @@ def trained():
 def test_a_model_is_the_same_from_its_file_and_from_its_bytes(model, tmp_path):
     mc_save(model, tmp_path / "model")
     x = torch.rand(5, *model.input_shape)
-    for again in (mc_load(tmp_path / "model"), model_from_bytes(model_to_bytes(model))):
-        assert torch.equal(again(x), model(x))
-        assert (again.spec, again.labels, again.task, again.outputs) == (
-            model.spec, model.labels, model.task, model.outputs,
-        )  # fmt: skip
-        assert not again.training
+    for loaded in (load_network(tmp_path / "model"), model_from_bytes(model_to_bytes(model))):
+        assert torch.equal(loaded(x), model(x))
+        for name in ("spec", "labels", "task", "outputs"):
+            assert getattr(loaded, name) == getattr(model, name), name
+        assert not loaded.training
         if model.history is None:
-            assert again.history is None
+            assert loaded.history is None
         else:
-            history: Any = again.history
-            pd.testing.assert_frame_equal(history, model.history)
+            assert loaded.history is not None
+            pd.testing.assert_frame_equal(loaded.history, model.history)
 
 
-def test_an_opened_model_goes_on_training_in_its_units(tmp_path):
+def test_a_loaded_model_continues_training_in_its_units(tmp_path):
     model = trained()
     mc_save(model, tmp_path / "model")
-    again = mc_load(tmp_path / "model")
-    for one in (model, again):
-        mc_fit(one, X * 9, np.where(X[:, 0] > 0, "à", "b"), epochs=2, seed=2, progress=False)
-    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), again.parameters(), strict=True))
+    loaded = load_network(tmp_path / "model")
+    for network in (model, loaded):
+        mc_fit(network, X * 9, LABELS, epochs=2, seed=2, progress=False)
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), loaded.parameters(), strict=True))
 
 
 @pytest.mark.parametrize("keep_samples", [True, False])
 @pytest.mark.parametrize("task", ["classification", "regression"])
 def test_a_prediction_is_the_same_from_its_file(tmp_path, task, keep_samples):
     model = trained() if task == "classification" else mc_mlp(3, n_outputs=2, task=task, dropout=0.5)
-    made = mc_predict(model, X, n_samples=6, seed=1, keep_samples=keep_samples, progress=False)
-    mc_save(made, tmp_path / "prediction")
-    again = mc_load(tmp_path / "prediction")
-    for name, value in vars(made).items():
+    prediction = mc_predict(model, X, n_samples=6, seed=1, keep_samples=keep_samples, progress=False)
+    mc_save(prediction, tmp_path / "prediction")
+    loaded = mc_load(tmp_path / "prediction")
+    for name, value in vars(prediction).items():
         if isinstance(value, np.ndarray):
-            np.testing.assert_array_equal(getattr(again, name), value, strict=True)
+            np.testing.assert_array_equal(getattr(loaded, name), value, strict=True)
         else:
-            assert getattr(again, name) == value, name
+            assert getattr(loaded, name) == value, name
 
 
-def test_saving_leaves_the_file_and_nothing_else(tmp_path):
+def test_saving_writes_the_file_and_nothing_else(tmp_path):
     mc_save(trained(), tmp_path / "model")
     mc_save(trained(), tmp_path / "model")
     assert os.listdir(tmp_path) == ["model"]
 
 
-def test_a_save_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
+def test_a_save_that_fails_keeps_the_old_file(tmp_path, monkeypatch):
     mc_save(trained(), tmp_path / "model")
     before = (tmp_path / "model").read_bytes()
 
-    def full(arrays, path, metadata):
+    def write_half(arrays, path, metadata):
         path.write_bytes(b"half of it")
         raise OSError("No space left on device")
 
-    monkeypatch.setattr("safetensors.numpy.save_file", full)
+    monkeypatch.setattr("safetensors.numpy.save_file", write_half)
     with pytest.raises(OSError, match="No space left"):
         mc_save(trained(), tmp_path / "model")
     assert (tmp_path / "model").read_bytes() == before
     assert os.listdir(tmp_path) == ["model"]
 
 
-@pytest.mark.parametrize("kept", [40, 200, 1000, -1])
-def test_a_file_that_is_cut_short_is_refused(tmp_path, kept):
+@pytest.mark.parametrize("end", [40, 200, 1000, -1])
+def test_a_file_that_is_cut_short_is_refused(tmp_path, end):
     path = tmp_path / "model"
-    path.write_bytes(model_to_bytes(trained())[:kept])
+    path.write_bytes(model_to_bytes(trained())[:end])
     with pytest.raises(UnreadableFile, match='`path` must be a whole file; got ".*model", which is cut short'):
         mc_load(path)
 
@@ -115,15 +123,17 @@ def test_a_file_of_a_newer_format_is_refused(tmp_path):
         mc_load(path)
 
 
-class Bomb:
+class RunsCode:
+    """Creates a folder when it is unpickled."""
+
     def __reduce__(self):
         return (os.mkdir, ("the code ran",))
 
 
-def test_opening_runs_no_code(tmp_path, monkeypatch):
+def test_loading_runs_no_code(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "pickled").write_bytes(pickle.dumps(Bomb()))
-    torch.save({"weights": Bomb()}, tmp_path / "torch")
+    (tmp_path / "pickled").write_bytes(pickle.dumps(RunsCode()))
+    torch.save({"weights": RunsCode()}, tmp_path / "torch")
     for name in ("pickled", "torch"):
         with pytest.raises(UnreadableFile, match=f'must be a file that mcdropout wrote; got "{name}", which is not'):
             mc_load(name)
@@ -138,8 +148,7 @@ def test_other_files_are_refused(tmp_path):
             mc_load(tmp_path / name)
     with pytest.raises(UnreadableFile, match='must be a file that can be read; got .*none": No such file'):
         mc_load(tmp_path / "none")
-    y = np.where(X[:, 0] > 0, "à", "b")
-    mc_fit(mc_mlp(3, ["à", "b"]), X, y, epochs=1, progress=False, checkpoint=tmp_path / "run")
+    mc_fit(mc_mlp(3, ["à", "b"]), X, LABELS, epochs=1, progress=False, checkpoint=tmp_path / "run")
     with pytest.raises(
         UnreadableFile,
         match="must hold a model, prediction, policy, calibration, conformal or monitor; .*, which holds a checkpoint",
@@ -147,9 +156,9 @@ def test_other_files_are_refused(tmp_path):
         mc_load(tmp_path / "run")
 
 
-def test_parts_that_do_not_fit_are_refused(tmp_path):
+def test_arrays_or_a_spec_that_do_not_fit_are_refused(tmp_path):
     path = tmp_path / "model"
-    facts = {"format": 1, "kind": "model", "spec": trained().spec, "history": None}
+    facts: dict[str, Any] = {"format": 1, "kind": "model", "spec": trained().spec, "history": None}
     save_file({"layers.0.weight": np.ones(2)}, path, {"mcdropout": json.dumps(facts)})
     with pytest.raises(UnreadableFile, match="must be a file as mc_save.* writes it; got .* whose parts do not fit"):
         mc_load(path)
@@ -170,10 +179,8 @@ def test_only_models_and_predictions_are_saved(tmp_path):
     assert os.listdir(tmp_path) == []
 
 
-def damaged(tmp_path, change, kind="model"):
-    """A file whose facts were changed by hand."""
-    from mcdropout import containers
-
+def damaged_file(tmp_path, change, kind="model"):
+    """The path of a file whose arrays or facts the function `change` has changed."""
     path = tmp_path / "damaged.safetensors"
     if kind == "model":
         mc_save(mc_mlp(3, labels=["a", "b"]), path)
@@ -181,9 +188,9 @@ def damaged(tmp_path, change, kind="model"):
         mc_save(mc_mlp(3, task="regression"), path)
     else:
         mc_save(mc_predict(mc_mlp(3, labels=["a", "b"]), np.ones((5, 3)), 4, seed=1, progress=False), path)
-    written, arrays, facts = containers.read(path, ("model", "prediction"))
+    kind_in_file, arrays, facts = containers.read(path, ("model", "prediction"))
     change(arrays, facts)
-    containers.write(path, written, arrays, facts)
+    containers.write(path, kind_in_file, arrays, facts)
     return path
 
 
@@ -198,15 +205,15 @@ def damaged(tmp_path, change, kind="model"):
 )
 def test_a_model_whose_parts_do_not_fit_is_refused(tmp_path, change):
     with pytest.raises(UnreadableFile, match="whose parts do not fit"):
-        mc_load(damaged(tmp_path, change))
+        mc_load(damaged_file(tmp_path, change))
 
 
 def test_a_model_without_one_of_its_arrays_is_refused(tmp_path):
     names: list[str] = []
-    damaged(tmp_path, lambda arrays, facts: names.extend(arrays), "values")
+    damaged_file(tmp_path, lambda arrays, facts: names.extend(arrays), "values")
     assert {"feature_rest", "target_rest"} <= set(names)
-    for name in names:  # also one of the two that files of the first version lack together
-        path = damaged(tmp_path, lambda arrays, facts, name=name: arrays.pop(name), "values")
+    for name in names:  # files of the first version lack both arrays "*_rest"; a file that lacks one of them is damaged
+        path = damaged_file(tmp_path, lambda arrays, facts, name=name: arrays.pop(name), "values")
         with pytest.raises(UnreadableFile, match="whose parts do not fit"):
             mc_load(path)
 
@@ -225,16 +232,16 @@ def test_a_model_without_one_of_its_arrays_is_refused(tmp_path):
 )
 def test_a_prediction_whose_parts_do_not_fit_is_refused(tmp_path, change):
     with pytest.raises(UnreadableFile, match="whose parts do not fit"):
-        mc_load(damaged(tmp_path, change, "prediction"))
+        mc_load(damaged_file(tmp_path, change, "prediction"))
 
 
 @pytest.mark.parametrize("path", [None, 3, ""])
-def test_a_path_must_be_one(path):
+def test_a_path_must_be_a_path(path):
     with pytest.raises(ValueError, match="`path` must be a path; got"):
         mc_load(path)
 
 
-def test_a_file_has_the_rights_of_any_new_file(tmp_path):
+def test_a_file_has_the_permissions_of_any_new_file(tmp_path):
     mc_save(mc_mlp(3, labels=["a", "b"]), tmp_path / "net.safetensors")
     (tmp_path / "other").touch()
     assert (tmp_path / "net.safetensors").stat().st_mode == (tmp_path / "other").stat().st_mode

@@ -1,4 +1,4 @@
-"""What DESCRIPTION says of the project, and the files that have to repeat it."""
+"""Files that repeat a field of DESCRIPTION agree with it."""
 
 import re
 from pathlib import Path
@@ -8,8 +8,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def described(field: str) -> str:
-    """A field of DESCRIPTION."""
+def field_of_description(field: str) -> str:
     match = re.search(rf"^{field}:\s*(\S+)$", (ROOT / "DESCRIPTION").read_text(), re.MULTILINE)
     assert match is not None
     return match[1]
@@ -24,8 +23,8 @@ def described(field: str) -> str:
         ("CITATION.cff", r"^version: (.*)$", "Version"),
     ],
 )
-def test_a_file_repeats_what_description_says(file, pattern, field):
+def test_a_file_agrees_with_description(file, pattern, field):
     path = ROOT / file
     if not path.exists():
         pytest.skip(f"{file} is not part of the source distribution")
-    assert re.findall(pattern, path.read_text(), re.MULTILINE) == [described(field)]
+    assert re.findall(pattern, path.read_text(), re.MULTILINE) == [field_of_description(field)]

@@ -1,4 +1,4 @@
-"""What the quickstart promises a newcomer, held on the script itself: it runs once, and its files are read."""
+"""The promises of the quickstart, tested on the script itself: it runs once, and the tests read its files."""
 
 import subprocess
 import sys
@@ -21,13 +21,13 @@ pytestmark = [
 
 @pytest.fixture(scope="session")
 def quickstart(tmp_path_factory):
-    """The folder the script ran in, and what it printed; a warning would end it."""
+    """The folder in which the script ran, and its output. A warning is an error."""
     folder = tmp_path_factory.mktemp("quickstart")
-    done = subprocess.run(
+    completed = subprocess.run(
         [sys.executable, "-W", "error", SCRIPT], cwd=folder, capture_output=True, text=True, check=False
     )
-    assert done.returncode == 0, done.stderr
-    return folder, done.stdout
+    assert completed.returncode == 0, completed.stderr
+    return folder, completed.stdout
 
 
 @pytest.fixture(scope="session")
@@ -37,7 +37,7 @@ def numbers(quickstart):
 
 @pytest.fixture(scope="session")
 def wrong(numbers):
-    """Whether the most probable label of each test image is another than the true one."""
+    """For each test image, whether its most probable label differs from its true label."""
     data = mcd.mc_sample_data()
     assert [*data.labels, *ENTROPIES] == list(numbers.columns)
     return numbers[list(data.labels)].idxmax(axis=1).to_numpy() != data.y_test
@@ -48,28 +48,28 @@ def test_eight_epochs_reach_81_percent(wrong):
     assert 1 - wrong.mean() >= 0.81
 
 
-def test_most_uncertain_tenth_holds_twice_its_share_of_the_errors(numbers, wrong):
+def test_the_most_uncertain_tenth_has_twice_its_share_of_the_errors(numbers, wrong):
     most_uncertain = np.argsort(-numbers["predictive_entropy"].to_numpy(), kind="stable")[:100]
     assert wrong[most_uncertain].sum() / wrong.sum() >= 2 * 0.10
 
 
-def test_what_is_printed_is_what_the_files_say(quickstart, numbers, wrong):
+def test_the_output_agrees_with_the_files(quickstart, numbers, wrong):
     printed = quickstart[1]
     assert f"Test accuracy: {1 - wrong.mean():.3f}" in printed
     first = int(numbers["predictive_entropy"].to_numpy().argmax())
-    after = printed.split("It is most uncertain about these images")[1].splitlines()
-    assert after[3].split()[0] == str(first)
+    table = printed.split("It is most uncertain about these images")[1].splitlines()
+    assert table[3].split()[0] == str(first)
     total, aleatoric, epistemic = (f"{numbers[name][first]:.3f}" for name in ENTROPIES)
-    assert after[3].split()[-3:] == [total, aleatoric, epistemic]
+    assert table[3].split()[-3:] == [total, aleatoric, epistemic]
 
 
-def test_numbers_are_whole_and_add_up(numbers):
+def test_the_numbers_are_complete_and_add_up(numbers):
     assert not numbers.isna().any(axis=None)
     np.testing.assert_allclose(numbers.iloc[:, :10].sum(axis=1), 1, atol=1e-6)  # float32 softmax
     total, aleatoric, epistemic = (numbers[name] for name in ENTROPIES)
     np.testing.assert_allclose(total, aleatoric + epistemic, atol=1e-12)
 
 
-def test_picture_is_written(quickstart):
+def test_the_picture_is_written_and_nothing_outside_the_output_folder(quickstart):
     assert (quickstart[0] / "output" / "quickstart_python.png").read_bytes().startswith(b"\x89PNG")
-    assert [entry.name for entry in quickstart[0].iterdir()] == ["output"]  # nothing is left elsewhere
+    assert [entry.name for entry in quickstart[0].iterdir()] == ["output"]

@@ -1,4 +1,4 @@
-"""The map of the code is a test: which module may import which, and what importing does not do."""
+"""The structure of the package: which module may import which, and what an import must not do."""
 
 from __future__ import annotations
 
@@ -14,12 +14,14 @@ from types import ModuleType
 
 import pytest
 
+import mcdropout
+
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "python" / "mcdropout"
 
 STRUCTURE = ROOT / "tools" / "structure.py"
 
-# What handles data and finished predictions is there at once, and serves where torch is not installed.
+# Modules that handle data and finished predictions: they load fast and work where torch is not installed.
 WITHOUT_TORCH = ["checks", "errors", "data", "predictions", "evaluation", "decisions", "plots", "report", "for_r"]
 NEEDS_TORCH = {"data.inputs", "data.conversion", "data.sources", "predictions.summaries", "predictions.outputs"}
 NEEDS_TORCH |= {"evaluation.convergence"}
@@ -39,20 +41,20 @@ def structure() -> ModuleType:
 
 
 def run_python(code: str) -> str:
-    """What `code` prints in an interpreter of its own."""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return done.stdout.strip()
+    """The output of `code` in a new interpreter."""
+    completed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert completed.returncode == 0, completed.stderr
+    return completed.stdout.strip()
 
 
-def test_the_folders_follow_the_data_and_nothing_goes_in_circles(structure):
+def test_imports_follow_the_order_of_the_data_flow_without_cycles(structure):
     graph = structure.imports()
     assert set(structure.rooms(graph)) == set(structure.ORDER)
     assert structure.against_the_order(graph) == []
     assert structure.circles(graph) == []
 
 
-def test_a_newcomer_can_take_it_in(structure):
+def test_the_package_keeps_the_limits_on_folders_files_and_lines(structure):
     graph, folders, lines = structure.imports(), structure.files_of_folders(), structure.lengths()
     assert len(structure.rooms(graph)) <= structure.MOST_ROOMS
     assert max(structure.floors(structure.rooms(graph)).values()) <= structure.MOST_FLOORS
@@ -61,7 +63,7 @@ def test_a_newcomer_can_take_it_in(structure):
     assert statistics.median(lines.values()) < structure.MEDIAN_LINES
 
 
-def test_every_form_of_import_is_seen(structure, tmp_path):
+def test_every_form_of_import_is_recognised(structure, tmp_path):
     for name in ("checks", "data/rows", "data/labels", "sites/site", "sites/keras/probe", "files"):
         path = tmp_path / f"{name}.py"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -71,27 +73,27 @@ def test_every_form_of_import_is_seen(structure, tmp_path):
         "def later():\n    from ... import files\n    from mcdropout.data.labels import Label\n"
         "    import mcdropout.checks\n"
     )
-    found = structure.imports(tmp_path)
-    assert found["sites.keras.probe"] == {"checks", "sites.site", "data.rows", "files", "data.labels"}
-    assert structure.against_the_order(found) == [("sites.keras.probe", "files")]
+    graph = structure.imports(tmp_path)
+    assert graph["sites.keras.probe"] == {"checks", "sites.site", "data.rows", "files", "data.labels"}
+    assert structure.against_the_order(graph) == [("sites.keras.probe", "files")]
     assert structure.circles({"a": {"b"}, "b": {"c"}, "c": {"b"}}) == [["b", "c", "b"]]
     assert structure.floors({"a": {"b", "c"}, "b": {"c"}, "c": set()}) == {"a": 3, "b": 2, "c": 1}
 
 
-def test_importing_leaves_torch_unloaded(structure):
+def test_modules_that_do_not_need_torch_do_not_import_it(structure):
     names = {name for name in structure.modules() if structure.room(name) in WITHOUT_TORCH}
     assert names >= NEEDS_TORCH
     assert len(names) > 40
-    wanted = sorted(names - NEEDS_TORCH)
+    without_torch = sorted(names - NEEDS_TORCH)
     run_python(
-        f"import sys, importlib\nfor name in {wanted}:\n    importlib.import_module('mcdropout.' + name)\n"
+        f"import sys, importlib\nfor name in {without_torch}:\n    importlib.import_module('mcdropout.' + name)\n"
         "    assert 'torch' not in sys.modules, name"
     )
-    for name in NEEDS_TORCH:  # each is rightly in that list
+    for name in NEEDS_TORCH:  # the list has no module that works without torch
         assert run_python(f"import sys, mcdropout.{name}; print('torch' in sys.modules)") == "True", name
 
 
-def test_every_function_that_r_calls_is_there():
+def test_every_function_that_r_calls_exists():
     sources = [*(ROOT / "R").glob("*.R"), *(ROOT / "tests" / "testthat").glob("*.R")]
     if not sources:
         pytest.skip("the R package is not in the source distribution")
@@ -100,7 +102,7 @@ def test_every_function_that_r_calls_is_there():
     }
     for_r = {name.removeprefix("for_r.") for name in called if name.startswith("for_r.")}
     public = {name for name in called if "." not in name}
-    assert called == public | {f"for_r.{name}" for name in for_r}  # nothing else is called by its inner name
+    assert called == public | {f"for_r.{name}" for name in for_r}  # R calls no other inner name
     assert len(public) > 30
     assert len(for_r) > 8
     assert run_python(f"import mcdropout; print(set({public}) - set(mcdropout.__all__))") == "set()"
@@ -110,7 +112,7 @@ def test_every_function_that_r_calls_is_there():
     )
 
 
-def test_every_public_name_is_there():
+def test_every_public_name_exists():
     code = "import mcdropout; print(all(callable(getattr(mcdropout, name)) for name in mcdropout.__all__))"
     assert run_python(code) == "True"
 
@@ -126,7 +128,7 @@ def settings():
         numpy.geterr(), numpy.get_printoptions(), logging.root.level, list(logging.root.handlers),
         list(warnings.filters), dict(os.environ), sorted(os.listdir()),
     ]
-import pandas, scipy.optimize, scipy.stats, safetensors  # these set things of their own
+import pandas, scipy.optimize, scipy.stats, safetensors  # these change settings themselves
 before = settings()
 import mcdropout
 for name in mcdropout.__all__: getattr(mcdropout, name)
@@ -139,13 +141,11 @@ def test_importing_changes_no_setting_and_writes_nothing():
     assert run_python(SETTINGS) == "[]"
 
 
-def test_the_version_is_that_of_the_description():
-    import mcdropout
-
+def test_the_version_agrees_with_description():
     assert f"\nVersion: {mcdropout.__version__}\n" in (PACKAGE.parents[1] / "DESCRIPTION").read_text()
 
 
-def test_wheel_and_source_distribution_say_that_the_package_is_typed(tmp_path):
+def test_wheel_and_source_distribution_contain_py_typed(tmp_path):
     build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-t", "sdist", "-d", str(tmp_path)]
     subprocess.run(build, cwd=ROOT, check=True, capture_output=True)
     with zipfile.ZipFile(next(tmp_path.glob("*.whl"))) as wheel, tarfile.open(next(tmp_path.glob("*.gz"))) as source:
@@ -153,12 +153,12 @@ def test_wheel_and_source_distribution_say_that_the_package_is_typed(tmp_path):
     assert sum(name.endswith("mcdropout/py.typed") for name in names) == 2
 
 
-def test_every_package_that_is_asked_for_is_imported():
-    asked = re.search(r"\ndependencies = \[(.*?)\]", (ROOT / "pyproject.toml").read_text(), re.DOTALL)
-    assert asked is not None
-    packages = re.findall(r'"([\w-]+)[^"]*"', asked[1])
+def test_every_dependency_is_imported():
+    dependencies = re.search(r"\ndependencies = \[(.*?)\]", (ROOT / "pyproject.toml").read_text(), re.DOTALL)
+    assert dependencies is not None
+    packages = re.findall(r'"([\w-]+)[^"]*"', dependencies[1])
     assert "numpy" in packages
     code = "\n".join(path.read_text() for path in PACKAGE.rglob("*.py"))
     for package in packages:
         assert re.search(rf"^\s*(import|from) {package}\b", code, re.MULTILINE), package
-    assert "scikit-learn" not in packages  # what is of use to tests alone is asked for by these alone
+    assert "scikit-learn" not in packages  # only tests use it, so it belongs to their dependencies

@@ -1,6 +1,9 @@
-"""Columns and values far from zero: Julian dates, time stamps, northings. Their digits are those of float64."""
+"""Columns and values far from zero, such as Julian dates, time stamps and northings, keep the digits of float64."""
+
+from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -16,30 +19,30 @@ from mcdropout.networks.network import MCNetwork
 
 N, FEATURES, DRAWS = 23, 3, 7
 RNG = np.random.default_rng(0)
-# eighths, of which float64 holds as many about 1.7e9; float32 holds none between multiples of 128
+# Multiples of 1/8: float64 represents them exactly at 1.7e9, where float32 represents only multiples of 128.
 X = np.round(RNG.normal(0, 9, (N, FEATURES)) * 8) / 8
 FAR = X + np.array([1.7e9, -2460000.5, 0.0])
 Y = np.round(np.stack([X.sum(axis=1), X[:, 0] - X[:, 2]], axis=1) * 8) / 8
 FAR_Y = Y + np.array([1.7e9, -5e6])
-MANY: dict[str, Any] = {"epochs": 4, "batch_size": 5, "seed": 1, "progress": False}
-ASKED = {"seed": 3, "progress": False}
-# rounding of the mean to float64, 2e-7 at 1.7e9, over a spread of 9; learnt weights carry it on
-CLOSE: dict[str, Any] = {"rtol": 1e-4, "atol": 1e-4}
+TRAINING: dict[str, Any] = {"epochs": 4, "batch_size": 5, "seed": 1, "progress": False}
+SAMPLING: dict[str, Any] = {"seed": 3, "progress": False}
 
 
-def network(kind="values", **options):
-    makers = {
-        "values": lambda: mcd.mc_mlp(FEATURES, n_outputs=2, task="regression", hidden=(6, 4), **options),
-        "own noise": lambda: mcd.mc_mlp(FEATURES, n_outputs=2, task="regression", noise="heteroscedastic", **options),
-        "no noise": lambda: mcd.mc_mlp(FEATURES, n_outputs=2, task="regression", noise="none", **options),
-        "Bayesian": lambda: mcd.mc_bayes_mlp(FEATURES, n_outputs=2, task="regression", hidden=6, **options),
-        "made Bayesian": lambda: mcd.mc_to_bayesian(network()),
-        "classes": lambda: mcd.mc_mlp(FEATURES, ["low", "mid", "high"], hidden=6, **options),
-    }
-    return makers[kind]()
+def network(kind: str = "values") -> mcd.MCNetwork:
+    regression: dict[str, Any] = {"n_outputs": 2, "task": "regression"}
+    if kind == "Bayesian":
+        return mcd.mc_bayes_mlp(FEATURES, hidden=6, **regression)
+    if kind == "converted to Bayesian":
+        return mcd.mc_to_bayesian(network())
+    if kind == "classes":
+        return mcd.mc_mlp(FEATURES, ["low", "mid", "high"], hidden=6)
+    if kind == "values":
+        return mcd.mc_mlp(FEATURES, hidden=(6, 4), **regression)
+    noise = {"predicted noise": "heteroscedastic", "no noise": "none"}[kind]
+    return mcd.mc_mlp(FEATURES, noise=noise, **regression)
 
 
-def truth(model, y):
+def targets_for(model, y):
     return y if model.task == "regression" else np.array(model.labels)[np.digitize(X[:, 0], [-4, 4])]
 
 
@@ -47,64 +50,83 @@ def offset_of(model):
     return np.array([1.7e9, -5e6]) if model.task == "regression" else 0.0
 
 
-@pytest.fixture(scope="module", params=["values", "own noise", "no noise", "Bayesian", "made Bayesian", "classes"])
+def assert_close(actual: Any, expected: Any, rtol: float = 1e-3, atol: float = 1e-3) -> None:
+    np.testing.assert_allclose(actual, expected, rtol=rtol, atol=atol)
+
+
+def assert_same_histories(far: Any, near: Any) -> None:
+    """Equal but for the seconds and for rounding.
+
+    The mean is rounded to float64: by 2e-7 at 1.7e9, over a spread of 9. The learnt weights amplify this error.
+    """
+    histories = (network.history.drop(columns="seconds") for network in (far, near))
+    pd.testing.assert_frame_equal(next(histories), next(histories), rtol=1e-4, atol=1e-4)
+
+
+@pytest.fixture(
+    scope="module",
+    params=["values", "predicted noise", "no noise", "Bayesian", "converted to Bayesian", "classes"],
+)
 def pair(request):
-    """A network that learnt near zero, and one that learnt the same far off."""
-    made = network(request.param)
-    near, far = (mcd.mc_fit(network(request.param), x, truth(made, y), **MANY) for x, y in ((X, Y), (FAR, FAR_Y)))
-    return near, far
+    """Two networks: one trained on data near zero, the other on the same data shifted far from zero."""
+
+    def trained(x, y):
+        model = network(request.param)
+        return mcd.mc_fit(model, x, targets_for(model, y), **TRAINING)
+
+    return trained(X, Y), trained(FAR, FAR_Y)
 
 
-# ---- what is learnt and predicted ----------------------------------------------------------------------------------
+# ---- training and prediction ---------------------------------------------------------------------------------------
 
 
-def test_what_is_learnt_far_from_zero_is_what_is_learnt_near_it(pair):
+def test_training_far_from_zero_equals_training_near_zero(pair):
     near, far = pair
-    for name, values in near.named_parameters():
-        np.testing.assert_allclose(far.get_parameter(name).detach(), values.detach(), **CLOSE)
-    pd.testing.assert_frame_equal(far.history.drop(columns="seconds"), near.history.drop(columns="seconds"), **CLOSE)
+    for name, weights in near.named_parameters():
+        assert_close(far.get_parameter(name).detach(), weights.detach(), rtol=1e-4, atol=1e-4)
+    assert_same_histories(far, near)
 
 
-def test_predictions_far_from_zero_are_those_near_it(pair):
+def test_predictions_far_from_zero_equal_predictions_near_zero(pair):
     near, far = pair
-    one, other = (mcd.mc_predict(net, x, DRAWS, **ASKED) for net, x in ((near, X), (far, FAR)))
+    prediction, far_prediction = (mcd.mc_predict(model, x, DRAWS, **SAMPLING) for model, x in ((near, X), (far, FAR)))
     offset = offset_of(near)
     for name in ("mean", "lower", "upper", "samples", "pred_lower", "pred_upper"):
-        if getattr(one, name) is not None:
-            np.testing.assert_allclose(getattr(other, name) - offset, getattr(one, name), rtol=1e-3, atol=1e-3)
+        if getattr(prediction, name) is not None:
+            assert_close(getattr(far_prediction, name) - offset, getattr(prediction, name))
     for name in ("std", "total_variance", "noise_variances", "mutual_information"):
-        if getattr(one, name) is not None:
-            np.testing.assert_allclose(getattr(other, name), getattr(one, name), rtol=1e-2, atol=1e-3)
+        if getattr(prediction, name) is not None:
+            assert_close(getattr(far_prediction, name), getattr(prediction, name), rtol=1e-2)
     if near.task == "regression":
-        assert other.samples is not None
-        assert other.samples.dtype == np.float64
-    if one.noise_variances is not None:
-        np.testing.assert_allclose(other.log_density(FAR_Y), one.log_density(Y), rtol=1e-3, atol=1e-3)
+        assert far_prediction.samples is not None
+        assert far_prediction.samples.dtype == np.float64
+    if prediction.noise_variances is not None:
+        assert_close(far_prediction.log_density(FAR_Y), prediction.log_density(Y))
 
 
 def test_every_function_keeps_the_digits(pair):
     near, far = pair
     offset = offset_of(near)
-    settings: dict[str, Any] = {"rtol": 1e-3, "atol": 1e-3}
-    points = [mcd.mc_predict_point(net, x, 6, progress=False) for net, x in ((near, X), (far, FAR))]
-    np.testing.assert_allclose(points[1] - offset, points[0], **settings)
-    one, other = (mcd.mc_sampler(net, x[:2], DRAWS, seed=3)(x) for net, x in ((near, X), (far, FAR)))
-    np.testing.assert_allclose(other.mean - offset, one.mean, **settings)
-    found = [
-        mcd.mc_convergence(net, x, (3, DRAWS), tolerance=0.1, **ASKED).table.query("measure == 'std'")
-        for net, x in ((near, X), (far, FAR))
-    ]
-    pd.testing.assert_frame_equal(found[1], found[0], rtol=1e-2, atol=1e-3)
+    near_and_far = ((near, X), (far, FAR))
+    point, far_point = (mcd.mc_predict_point(model, x, 6, progress=False) for model, x in near_and_far)
+    assert_close(far_point - offset, point)
+    sampled, far_sampled = (mcd.mc_sampler(model, x[:2], DRAWS, seed=3)(x) for model, x in near_and_far)
+    assert_close(far_sampled.mean - offset, sampled.mean)
+    table, far_table = (
+        mcd.mc_convergence(model, x, (3, DRAWS), tolerance=0.1, **SAMPLING).table.query("measure == 'std'")
+        for model, x in near_and_far
+    )
+    pd.testing.assert_frame_equal(far_table, table, rtol=1e-2, atol=1e-3)
     if far.history.columns.isin(["kl"]).any():
-        return  # no rates to compare
-    tables = [
-        mcd.mc_compare_rates(net, x, truth(net, y), (0.2, 0.4), DRAWS, **ASKED)
-        for net, x, y in ((near, X, Y), (far, FAR, FAR_Y))
-    ]
-    pd.testing.assert_frame_equal(tables[1], tables[0], rtol=1e-2, atol=1e-3)
+        return  # a Bayesian network has no dropout rates to compare
+    rates, far_rates = (
+        mcd.mc_compare_rates(model, x, targets_for(model, y), (0.2, 0.4), DRAWS, **SAMPLING)
+        for model, x, y in ((near, X, Y), (far, FAR, FAR_Y))
+    )
+    pd.testing.assert_frame_equal(far_rates, rates, rtol=1e-2, atol=1e-3)
 
 
-HOLDERS = {
+CONTAINERS: dict[str, Callable[[np.ndarray], Any]] = {
     "array": lambda x: x,
     "Fortran order": np.asfortranarray,
     "tensor": torch.from_numpy,
@@ -117,23 +139,24 @@ HOLDERS = {
 }
 
 
-@pytest.mark.parametrize("holder", HOLDERS)
-def test_whatever_holds_the_numbers_they_keep_their_digits(holder):
-    far = mcd.mc_fit(network(), FAR, FAR_Y, **MANY)
-    whole = mcd.mc_predict(far, FAR, DRAWS, **ASKED)
-    assert len(np.unique(whole.mean[:, 0])) == N
-    found = mcd.mc_predict(far, HOLDERS[holder](FAR), DRAWS, 5, **ASKED)
-    assert found.samples is not None
-    assert whole.samples is not None
-    np.testing.assert_allclose(found.samples - whole.samples, 0, atol=1e-5)  # sums of float32 in another order
-    if holder in ("array", "Fortran order", "tensor", "list", "data frame"):
-        held = mcd.mc_fit(network(), HOLDERS[holder](FAR), FAR_Y, **MANY)
-        assert torch.equal(held.layers.output.weight, far.layers.output.weight)
+@pytest.mark.parametrize("container", CONTAINERS)
+def test_numbers_in_every_container_keep_their_digits(container):
+    of_an_array = mcd.mc_fit(network(), FAR, FAR_Y, **TRAINING)
+    expected = mcd.mc_predict(of_an_array, FAR, DRAWS, **SAMPLING)
+    assert len(np.unique(expected.mean[:, 0])) == N
+    prediction = mcd.mc_predict(of_an_array, CONTAINERS[container](FAR), DRAWS, 5, **SAMPLING)
+    assert prediction.samples is not None
+    assert expected.samples is not None
+    np.testing.assert_allclose(prediction.samples - expected.samples, 0, atol=1e-5)  # another order of float32 sums
+    if container in ("array", "Fortran order", "tensor", "list", "data frame"):
+        of_the_container = mcd.mc_fit(network(), CONTAINERS[container](FAR), FAR_Y, **TRAINING)
+        weights = (model.get_parameter("layers.output.weight") for model in (of_the_container, of_an_array))
+        assert torch.equal(*weights)
 
 
-def test_whole_numbers_of_64_bits_keep_their_digits():
+def test_int64_time_stamps_keep_their_digits():
     stamps = (np.arange(N)[:, None] * 3 + 1_700_000_000).astype(np.int64)
-    model = mcd.mc_fit(mcd.mc_mlp(1, task="regression"), stamps, np.arange(N), **MANY)
+    model = mcd.mc_fit(mcd.mc_mlp(1, task="regression"), stamps, np.arange(N), **TRAINING)
     assert len(np.unique(mcd.mc_predict_point(model, stamps, progress=False))) == N
 
 
@@ -146,113 +169,129 @@ def test_whole_numbers_of_64_bits_keep_their_digits():
         {"checkpoint": "run"},
     ],
 )
-def test_every_way_of_training_keeps_the_digits(options: dict[str, Any], tmp_path):
+def test_every_option_of_training_keeps_the_digits(options, tmp_path):
     if "checkpoint" in options:
         options = {"checkpoint": tmp_path / "run"}
-        mcd.mc_fit(network(), FAR, FAR_Y, **{**MANY, "epochs": 2}, **options)
-    far = mcd.mc_fit(network(), FAR, FAR_Y, **MANY, **options)
+        mcd.mc_fit(network(), FAR, FAR_Y, **{**TRAINING, "epochs": 2}, **options)
+    far = mcd.mc_fit(network(), FAR, FAR_Y, **TRAINING, **options)
     options = {name: value for name, value in options.items() if name != "checkpoint"}
-    near = mcd.mc_fit(network(), X, Y, **MANY, **options)
-    pd.testing.assert_frame_equal(far.history.drop(columns="seconds"), near.history.drop(columns="seconds"), **CLOSE)
+    near = mcd.mc_fit(network(), X, Y, **TRAINING, **options)
+    assert_same_histories(far, near)
 
 
 def test_validation_data_keep_their_digits():
-    near, far = (mcd.mc_fit(network(), x, y, validation_data=(x, y), **MANY) for x, y in ((X, Y), (FAR, FAR_Y)))
-    np.testing.assert_allclose(far.history["val_rmse"], near.history["val_rmse"], rtol=1e-4)
+    near, far = (
+        mcd.mc_fit(network(), x, y, validation_data=(x, y), **TRAINING).history for x, y in ((X, Y), (FAR, FAR_Y))
+    )
+    assert near is not None
+    assert far is not None
+    np.testing.assert_allclose(far["val_rmse"], near["val_rmse"], rtol=1e-4)
 
 
-def test_steps_of_ones_own_keep_the_digits():
-    found = []
-    for x, y in ((X, Y), (FAR, FAR_Y)):
+def test_steps_on_batches_keep_the_digits():
+    def steps(x, y):
         model = network()
-        found.append([mcd.mc_train_on_batch(model, x[i : i + 6], y[i : i + 6]) for i in (0, 6, 0, 3)])
-    np.testing.assert_allclose(pd.DataFrame(found[1]), pd.DataFrame(found[0]), rtol=1e-4)
+        return pd.DataFrame([mcd.mc_train_on_batch(model, x[i : i + 6], y[i : i + 6]) for i in (0, 6, 0, 3)])
+
+    np.testing.assert_allclose(steps(FAR, FAR_Y), steps(X, Y), rtol=1e-4)
 
 
-def test_an_augmentation_gets_a_table_in_its_own_units():
-    seen = []
-    options: dict[str, Any] = {"augment": lambda x, generator: seen.append(x) or x}
-    mcd.mc_fit(network(), FAR, FAR_Y, **{**MANY, "epochs": 1, "batch_size": N}, **options)
-    assert sorted(seen[0][:, 0].tolist()) == sorted(FAR[:, 0].tolist())
+def test_an_augmentation_receives_a_table_in_the_callers_units():
+    batches = []
+
+    def keep(x, generator):
+        batches.append(x)
+        return x
+
+    mcd.mc_fit(network(), FAR, FAR_Y, **{**TRAINING, "epochs": 1, "batch_size": N}, augment=keep)
+    assert sorted(batches[0][:, 0].tolist()) == sorted(FAR[:, 0].tolist())
+
+
+def draws_of(model, x, y) -> np.ndarray:
+    """The draws of a network after training."""
+    samples = mcd.mc_predict(mcd.mc_fit(model, x, y, **TRAINING), x, DRAWS, **SAMPLING).samples
+    assert samples is not None
+    return samples
 
 
 def test_images_with_values_far_from_zero():
-    images, found = RNG.random((N, 8, 8, 1)), []
-    for y in (Y, FAR_Y):
-        net = mcd.mc_fit(
-            mcd.mc_cnn((8, 8, 1), n_outputs=2, task="regression", filters=3, hidden=5, dropout=0.1), images, y, **MANY
-        )
-        found.append(mcd.mc_predict(net, images, DRAWS, **ASKED))
-    np.testing.assert_allclose(found[1].samples - [1.7e9, -5e6], found[0].samples, rtol=1e-3, atol=1e-3)
+    images = RNG.random((N, 8, 8, 1))
+    near, far = (
+        draws_of(mcd.mc_cnn((8, 8, 1), n_outputs=2, task="regression", filters=3, hidden=5, dropout=0.1), images, y)
+        for y in (Y, FAR_Y)
+    )
+    assert_close(far - [1.7e9, -5e6], near)
 
 
-def test_values_behind_a_frozen_backbone_far_from_zero():
+def test_values_far_from_zero_with_a_frozen_backbone():
     torch.manual_seed(0)
-    backbone, found = nn.Linear(FEATURES, 4), []
-    for y in (Y, FAR_Y):
-        net = mcd.mc_frozen_backbone(backbone, mcd.mc_mlp(4, n_outputs=2, task="regression", dropout=0.2))
-        found.append(mcd.mc_predict(mcd.mc_fit(net, X, y, **MANY), X, DRAWS, **ASKED).samples)
-    np.testing.assert_allclose(found[1] - [1.7e9, -5e6], found[0], rtol=1e-3, atol=1e-3)
+    backbone = nn.Linear(FEATURES, 4)
+    near, far = (
+        draws_of(mcd.mc_frozen_backbone(backbone, mcd.mc_mlp(4, n_outputs=2, task="regression", dropout=0.2)), X, y)
+        for y in (Y, FAR_Y)
+    )
+    assert_close(far - [1.7e9, -5e6], near)
 
 
-def test_a_network_of_ones_own_gets_numbers_as_before():
+def test_a_foreign_network_receives_float32_inputs():
     model = nn.Sequential(nn.Linear(FEATURES, 5), nn.Dropout(0.4), nn.Linear(5, 2))
-    found = mcd.mc_predict(model, FAR, DRAWS, outputs="values", **ASKED)
-    assert found.samples is not None
-    assert found.samples.dtype == np.float32
+    prediction = mcd.mc_predict(model, FAR, DRAWS, outputs="values", **SAMPLING)
+    assert prediction.samples is not None
+    assert prediction.samples.dtype == np.float32
     point = mcd.mc_predict_point(model.eval(), FAR, outputs="values", progress=False)
     with torch.no_grad():
         np.testing.assert_array_equal(point, model(torch.from_numpy(FAR).float()).numpy())
 
 
-def test_a_part_taken_out_of_values_is_in_the_callers_units():
-    model = mcd.mc_fit(network("no noise"), X, Y + 300, **MANY)
-    whole = mcd.mc_predict(model, X, DRAWS, **ASKED)
-    second = mcd.mc_predict(model, X, DRAWS, select=lambda out: out[:, 1:], **ASKED)
-    assert second.samples is not None
-    assert whole.samples is not None
-    np.testing.assert_allclose(second.samples[..., 0], whole.samples[..., 1], atol=1e-4)  # float32 at 300
+def test_selected_values_are_in_the_callers_units():
+    model = mcd.mc_fit(network("no noise"), X, Y + 300, **TRAINING)
+    all_values = mcd.mc_predict(model, X, DRAWS, **SAMPLING).samples
+    second_value = mcd.mc_predict(model, X, DRAWS, select=lambda out: out[:, 1:], **SAMPLING).samples
+    assert all_values is not None
+    assert second_value is not None
+    np.testing.assert_allclose(second_value[..., 0], all_values[..., 1], atol=1e-4)  # float32 at 300
 
 
 # ---- units ---------------------------------------------------------------------------------------------------------
 
 
-def test_predicting_leaves_the_network_and_its_forward_as_they_were():
-    model = mcd.mc_fit(network(), FAR, FAR_Y, **MANY)
+def test_predicting_does_not_change_the_network_or_its_forward():
+    model = mcd.mc_fit(network(), FAR, FAR_Y, **TRAINING)
     before, x = copy.deepcopy(model), torch.from_numpy(FAR)
-    mcd.mc_predict(model, FAR, DRAWS, **ASKED)
+    mcd.mc_predict(model, FAR, DRAWS, **SAMPLING)
     assert vars(model).keys() == vars(before).keys()
     assert torch.equal(model(x), before(x))
-    # its outputs are float32 in the caller's units, which are 128 apart at 1.7e9
+    # forward returns float32 in the caller's units; float32 numbers are 128 apart at 1.7e9
     point = mcd.mc_predict_point(model, FAR, progress=False)
     np.testing.assert_allclose(model(x)[:, :2].detach(), point, atol=128)
 
 
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
 @pytest.mark.parametrize("constant", [0.1, 7.1, 1.7e9, -3e-20, 0.0])
-def test_a_constant_column_is_no_signal(constant, dtype):
+def test_a_constant_column_has_scale_1(constant, dtype):
     x = X.astype(dtype)
     x[:, 1] = constant
-    model = mcd.mc_fit(network("no noise"), x, Y, **MANY)
+    model = mcd.mc_fit(network("no noise"), x, Y, **TRAINING)
     assert model.feature_scale[1] == 1
-    other = x.copy()
-    other[:, 1] = np.nextafter(dtype(constant), dtype(np.inf))
-    points = [mcd.mc_predict_point(model, some, progress=False) for some in (x, other)]
+    next_x = x.copy()
+    next_x[:, 1] = np.nextafter(dtype(constant), dtype(np.inf))
+    point, next_point = (mcd.mc_predict_point(model, inputs, progress=False) for inputs in (x, next_x))
     step = float(np.spacing(dtype(constant)))
-    np.testing.assert_allclose(points[1], points[0], atol=1e-5 + 50 * step)  # one step of the column, not one deviation
+    # the prediction changes by one step of the column, not by one standard deviation
+    np.testing.assert_allclose(next_point, point, atol=1e-5 + 50 * step)
 
 
-def test_a_column_of_float32_that_wavers_by_its_rounding_is_constant():
+def test_a_float32_column_that_varies_only_by_rounding_is_constant():
     x = X.astype(np.float32)
     x[:, 1] = np.where(np.arange(N) % 2, np.float32(0.1), np.nextafter(np.float32(0.1), np.float32(1)))
-    assert mcd.mc_fit(network(), x, Y, **MANY).feature_scale[1] == 1
+    assert mcd.mc_fit(network(), x, Y, **TRAINING).feature_scale[1] == 1
 
 
-def test_a_network_of_float64_works_in_it():
-    model = mcd.mc_fit(network(), FAR, FAR_Y, **MANY).double()
+def test_a_float64_network_predicts_the_same_values():
+    model = mcd.mc_fit(network(), FAR, FAR_Y, **TRAINING).double()
     point = mcd.mc_predict_point(model, FAR, progress=False)
-    usual = mcd.mc_predict_point(mcd.mc_fit(network(), FAR, FAR_Y, **MANY), FAR, progress=False)
-    np.testing.assert_allclose(point, usual, rtol=0, atol=1e-3)
+    of_float32 = mcd.mc_predict_point(mcd.mc_fit(network(), FAR, FAR_Y, **TRAINING), FAR, progress=False)
+    np.testing.assert_allclose(point, of_float32, rtol=0, atol=1e-3)
 
 
 # ---- files ---------------------------------------------------------------------------------------------------------
@@ -261,24 +300,27 @@ def test_a_network_of_float64_works_in_it():
 def test_a_saved_network_keeps_the_digits(pair, tmp_path):
     _, far = pair
     mcd.mc_save(far, tmp_path / "net")
-    opened = mcd.mc_load(tmp_path / "net")
-    one, other = (mcd.mc_predict(net, FAR, DRAWS, **ASKED) for net in (far, opened))
-    np.testing.assert_array_equal(one.mean, other.mean)
-    mcd.mc_save(one, tmp_path / "prediction")
-    np.testing.assert_array_equal(mcd.mc_load(tmp_path / "prediction").samples, one.samples)
+    prediction, of_the_file = (
+        mcd.mc_predict(model, FAR, DRAWS, **SAMPLING) for model in (far, mcd.mc_load(tmp_path / "net"))
+    )
+    np.testing.assert_array_equal(prediction.mean, of_the_file.mean)
+    mcd.mc_save(prediction, tmp_path / "prediction")
+    loaded = mcd.mc_load(tmp_path / "prediction")
+    assert isinstance(loaded, mcd.MCPrediction)
+    np.testing.assert_array_equal(loaded.samples, prediction.samples)
 
 
-def test_a_network_saved_by_the_first_version_still_opens(tmp_path):
-    model = mcd.mc_fit(network(), X, Y, **MANY)
+def test_a_network_saved_by_the_first_version_still_loads(tmp_path):
+    model = mcd.mc_fit(network(), X, Y, **TRAINING)
     mcd.mc_save(model, tmp_path / "net")
     kind, arrays, facts = containers.read(tmp_path / "net", ("model",))
-    old = {name: values for name, values in arrays.items() if not name.endswith("_rest")}
-    assert len(old) == len(arrays) - 2
-    containers.write(tmp_path / "old", kind, old, facts)
-    opened = mcd.mc_load(tmp_path / "old")
-    assert isinstance(opened, MCNetwork)
-    points = [mcd.mc_predict_point(net, X, progress=False) for net in (opened, model)]
-    np.testing.assert_allclose(points[0], points[1], atol=1e-4)  # its means are rounded to float32
-    again = network()
-    again.load_state_dict({name: values for name, values in model.state_dict().items() if name in old})
-    np.testing.assert_allclose(mcd.mc_predict_point(again, X, progress=False), points[0], atol=1e-6)
+    old_arrays = {name: values for name, values in arrays.items() if not name.endswith("_rest")}
+    assert len(old_arrays) == len(arrays) - 2
+    containers.write(tmp_path / "old", kind, old_arrays, facts)
+    loaded = mcd.mc_load(tmp_path / "old")
+    assert isinstance(loaded, MCNetwork)
+    of_the_file, point = (mcd.mc_predict_point(network, X, progress=False) for network in (loaded, model))
+    np.testing.assert_allclose(of_the_file, point, atol=1e-4)  # the old file has means rounded to float32
+    of_the_state = network()
+    of_the_state.load_state_dict({name: values for name, values in model.state_dict().items() if name in old_arrays})
+    np.testing.assert_allclose(mcd.mc_predict_point(of_the_state, X, progress=False), of_the_file, atol=1e-6)

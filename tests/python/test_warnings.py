@@ -1,10 +1,11 @@
-"""Every warning points at the line, outside the package, that called a public function."""
+"""Every warning names the line, outside the package, that called a public function."""
 
 import ast
 import random
 import warnings
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ PACKAGE = Path(mcd.__file__).parent
 
 
 class Jittered(nn.Module):
-    """Draws numbers of its own, and its dropout comes before its last layer alone."""
+    """Uses Python's random numbers, and has dropout only before its last layer."""
 
     def __init__(self):
         super().__init__()
@@ -28,7 +29,7 @@ class Jittered(nn.Module):
 
 
 class Centred(nn.Module):
-    """Gives an input other numbers when other inputs come with it."""
+    """Subtracts the mean of the batch, so the output of an input depends on the other inputs."""
 
     def __init__(self):
         super().__init__()
@@ -38,64 +39,80 @@ class Centred(nn.Module):
         return self.drop(x - x.mean(dim=0, keepdim=True))
 
 
-def interrupted(row):
+def interrupt(row):
     raise KeyboardInterrupt
 
 
 @pytest.fixture(scope="module")
-def names():
+def names() -> dict[str, Any]:
+    """The names that the code of `CALLS` uses."""
     rng = np.random.default_rng(0)
     labels = ["a", "b", "a", "b", "a", "b", "b"]
-    draws = rng.dirichlet(np.ones(2), (4, 7)).astype(np.float32)
-    sure = np.eye(2, dtype=np.float32)[[0, 1, 0, 1, 0, 1, 1]][None].repeat(4, axis=0)
-    apart = np.eye(2, dtype=np.float32)[np.arange(4)[:, None] >> np.arange(7) & 1]  # two inputs tell 4 draws apart
     model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 4), nn.Dropout(0.05), nn.Linear(4, 2))
-    net = mcd.mc_mlp(3, labels=["a", "b"], dropout=0.3)
+    network = mcd.mc_mlp(3, labels=["a", "b"], dropout=0.3)
+    draws = rng.dirichlet(np.ones(2), (4, 7)).astype(np.float32)
     x = rng.standard_normal((7, 3)).astype(np.float32)
-    given = {"x": x, "y": labels, "jittered": Jittered(), "centred": Centred(), "model": model, "net": net}
-    prediction = mcd.mc_predict(net, x, 4, seed=1, progress=False)
-    made = {name: _of_draws(prediction, draws) for name, draws in (("drawn", draws), ("sure", sure), ("apart", apart))}
-    return {"mcd": mcd, "interrupted": interrupted, "given": {"outputs": "values", "seed": 1}, **given, **made}
+    certain_draws = np.eye(2, dtype=np.float32)[[0, 1, 0, 1, 0, 1, 1]][None].repeat(4, axis=0)
+    # the labels of two inputs identify each of the 4 draws
+    distinct_draws = np.eye(2, dtype=np.float32)[np.arange(4)[:, None] >> np.arange(7) & 1]
+    prediction = mcd.mc_predict(network, x, 4, seed=1, progress=False)
+    return {
+        "mcd": mcd,
+        "interrupt": interrupt,
+        "options": {"outputs": "values", "seed": 1},
+        "x": x,
+        "y": labels,
+        "jittered": Jittered(),
+        "centred": Centred(),
+        "model": model,
+        "network": network,
+        "prediction": _with_draws(prediction, draws),
+        "certain": _with_draws(prediction, certain_draws),
+        "distinct": _with_draws(prediction, distinct_draws),
+    }
 
 
-def _of_draws(prediction, draws):
-    made = replace(prediction, samples=draws, n_samples=len(draws))
-    return replace(made, **_summaries(draws, made))
+def _with_draws(prediction, draws):
+    changed = replace(prediction, samples=draws, n_samples=len(draws))
+    return replace(changed, **_summaries(draws, changed))
 
 
 CALLS = {
-    "mc_predict": "mcd.mc_predict(jittered, x, 4, **given, progress=False)",
-    "mc_predict, mixed inputs": "mcd.mc_predict(centred, x, 4, **given, progress=False)",
-    "mc_sampler": "mcd.mc_sampler(jittered, x, 4, **given)",
+    "mc_predict": "mcd.mc_predict(jittered, x, 4, **options, progress=False)",
+    "mc_predict, mixed inputs": "mcd.mc_predict(centred, x, 4, **options, progress=False)",
+    "mc_sampler": "mcd.mc_sampler(jittered, x, 4, **options)",
     "a sampler": "sampler(x)",
-    "mc_convergence": "mcd.mc_convergence(jittered, x, (2, 4), **given, progress=False)",
-    "mc_compare_rates": "mcd.mc_compare_rates(jittered, x, x[:, :2], (0.3,), 4, **given, progress=False)",
+    "mc_convergence": "mcd.mc_convergence(jittered, x, (2, 4), **options, progress=False)",
+    "mc_compare_rates": "mcd.mc_compare_rates(jittered, x, x[:, :2], (0.3,), 4, **options, progress=False)",
     "mc_sites": "mcd.mc_sites(model, x)",
-    "mc_calibrate": "mcd.mc_calibrate(sure, y)",
-    "mc_conformal": "mcd.mc_conformal(drawn, y, level=0.95)",
-    "mc_triage": "mcd.mc_triage(drawn, y, max_error=0.01)",
-    "mc_acquire": "mcd.mc_acquire(apart, 5, by='batchbald')",
-    "mc_fit": "mcd.mc_fit(net, x, y, epochs=3, batch_size=4, callbacks=interrupted, progress=False)",
+    "mc_calibrate": "mcd.mc_calibrate(certain, y)",
+    "mc_conformal": "mcd.mc_conformal(prediction, y, level=0.95)",
+    "mc_triage": "mcd.mc_triage(prediction, y, max_error=0.01)",
+    "mc_acquire": "mcd.mc_acquire(distinct, 5, by='batchbald')",
+    "mc_fit": "mcd.mc_fit(network, x, y, epochs=3, batch_size=4, callbacks=interrupt, progress=False)",
 }
 
 
 @pytest.mark.parametrize("name", CALLS)
-def test_a_warning_points_at_the_line_that_called(names, name):
-    if name == "a sampler":  # which tells again where its model is another
+def test_a_warning_names_the_line_of_the_call(names, name):
+    if name == "a sampler":  # it warns again after its model has changed
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            names = {**names, "sampler": mcd.mc_sampler(names["jittered"], names["x"], 4, **names["given"])}
+            names = {**names, "sampler": mcd.mc_sampler(names["jittered"], names["x"], 4, **names["options"])}
             names["jittered"].changed = True
-    code = compile(f"def theirs():\n    return {CALLS[name]}\n\n\ntheirs()\n", "theirs.py", "exec")
+    code = compile(f"def caller():\n    return {CALLS[name]}\n\n\ncaller()\n", "caller.py", "exec")
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         exec(code, dict(names))
     assert caught
-    assert {(one.filename, one.lineno) for one in caught} == {("theirs.py", 2)}
+    assert {(warning.filename, warning.lineno) for warning in caught} == {("caller.py", 2)}
 
 
-@pytest.mark.parametrize("path", sorted(PACKAGE.glob("*.py")), ids=lambda path: path.stem)
-def test_no_module_chooses_a_line_by_itself(path):
-    calls = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
-    found = [call.lineno for call in calls if ast.unparse(call.func) == "warnings.warn"]
-    assert len(found) == (path.stem == "checks")
+def test_only_checks_calls_warnings_warn():
+    callers = [
+        path.relative_to(PACKAGE).as_posix()
+        for path in PACKAGE.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "warnings.warn"
+    ]
+    assert callers == ["checks.py"]

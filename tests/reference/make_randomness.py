@@ -1,10 +1,10 @@
-"""Writes randomness.json: masks and numbers by Python's own arithmetic, from the specification.
+"""Write randomness.json: masks and random numbers computed with Python integers from the specification.
 
-It is the docstring of `mcdropout.engine.randomness`.
+The specification is the docstring of `mcdropout.engine.randomness`.
 
 Run: python tests/reference/make_randomness.py
-Nothing of the package is imported, so what it does and what is said of it are held against each other.
-The first blocks are the published answers of Random123 1.14 (its file kat_vectors).
+This file imports nothing of the package, so the tests compare the package with its specification.
+The first blocks are published results of Random123 1.14 (its file kat_vectors).
 """
 
 import hashlib
@@ -40,14 +40,14 @@ PUBLISHED_64 = [  # philox4x64 10 of the same file
     },
 ]
 
-CONSTANTS = {  # by the bits of a word: two multipliers, and what is added to the key words between rounds
+CONSTANTS = {  # by the bits of a word: two multipliers, and the increments of the key words between rounds
     32: ((0xD2511F53, 0xCD9E8D57), (0x9E3779B9, 0xBB67AE85)),
     64: ((0xD2E7470EE14C6C93, 0xCA5A826395121157), (0x9E3779B97F4A7C15, 0xBB67AE8584CAA73B)),
 }
 
 
 def philox(key: list[int], counter: list[int], bits: int = 32) -> list[int]:
-    """Four words, one round after the other, as Salmon et al. (2011) draw it."""
+    """Four words, round by round, as in the figure of Salmon et al. (2011)."""
     multipliers, weyl = CONSTANTS[bits]
     (k0, k1), (x0, x1, x2, x3) = key, counter
     for _ in range(10):
@@ -64,14 +64,14 @@ def key_of(seed: int, masks: str, site: str, part: str) -> list[int]:
     return [digest % 2**32, digest // 2**32]
 
 
-def kept(seed: int, masks: str, site: str, rate: float, n_elements: int, draw: int, one: int) -> list[int]:
-    """1 where an element stays; element by element, as the specification words it."""
+def kept(seed: int, masks: str, site: str, rate: float, n_elements: int, draw: int, input_id: int) -> list[int]:
+    """1 for an element that is kept, else 0; element by element, as in the specification."""
     bits = next((b for b in (1, 2, 4) if (rate * 2**b).is_integer()), 8)
     threshold = int(rate * 2**bits)
     remainder = rate * 2**bits - threshold
     n_bytes = -(-n_elements * bits // 8)
     n_blocks = -(-n_bytes // 16)
-    halves = [one % 2**32, (one >> 32) % 2**32]
+    halves = [input_id % 2**32, (input_id >> 32) % 2**32]
     field_key = key_of(seed, masks, site, "field")
     blocks = [philox(field_key, [block, draw, *halves]) for block in range(n_blocks)]
     data = b"".join(blocks[block][word].to_bytes(4, "little") for word in range(4) for block in range(n_blocks))
@@ -87,13 +87,13 @@ def kept(seed: int, masks: str, site: str, rate: float, n_elements: int, draw: i
 
 
 def normals(seed: int, site: str, n_elements: int, draw: int) -> list[float]:
-    """Standard normal numbers, one by one, as the specification words it."""
+    """Standard normal numbers, one by one, as in the specification."""
     n_words = -(-n_elements // 2)
     low, high = key_of(seed, "shared", site, "normal")
     result = []
     for element in range(n_elements):
-        place = element % n_words
-        word = philox([low + 2**32 * high, 0], [1 + place // 4, draw, 0, 0], bits=64)[place % 4]
+        position = element % n_words
+        word = philox([low + 2**32 * high, 0], [1 + position // 4, draw, 0, 0], bits=64)[position % 4]
         radius = math.sqrt(-2 * math.log((word % 2**32 + 0.5) / 2**32))
         upper = word // 2**32
         angle = 2 * math.pi * (upper - 2**32 if upper >= 2**31 else upper) / 2**32
@@ -101,10 +101,10 @@ def normals(seed: int, site: str, n_elements: int, draw: int) -> list[float]:
     return result
 
 
-def uniforms(seed: int, masks: str, site: str, bits: int, n_elements: int, draw: int, one: int) -> list[float]:
-    """Numbers in [0, 1) with so many bits, one by one, as the specification words it."""
+def uniforms(seed: int, masks: str, site: str, bits: int, n_elements: int, draw: int, input_id: int) -> list[float]:
+    """Numbers in [0, 1) with this number of bits, one by one, as in the specification."""
     key, n_blocks = key_of(seed, masks, site, "uniform"), -(-n_elements // 4)
-    counters = [[element % n_blocks, draw, one % 2**32, (one >> 32) % 2**32] for element in range(n_elements)]
+    counters = [[element % n_blocks, draw, input_id % 2**32, (input_id >> 32) % 2**32] for element in range(n_elements)]
     words = [philox(key, counter)[element // n_blocks] for element, counter in enumerate(counters)]
     return [(word >> (32 - bits)) / 2**bits for word in words]
 

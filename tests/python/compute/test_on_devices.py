@@ -1,4 +1,4 @@
-"""Every public function on an accelerator, a pretend one or a GPU: `device_cases.py` has the tests, run by itself."""
+"""Every public function on an accelerator, pretend or GPU. The tests are in `device_cases.py`, run in a new process."""
 
 import os
 import subprocess
@@ -11,8 +11,8 @@ from torch.utils import backend_registration
 TESTS = Path(__file__).resolve().parents[1]
 
 
-def run_the_cases_on(device):
-    done = subprocess.run(
+def run_device_cases(device):
+    completed = subprocess.run(
         [*pytest_command(), "-p", "no:cacheprovider", str(TESTS / "device_cases.py")],
         env={
             **os.environ,
@@ -24,17 +24,17 @@ def run_the_cases_on(device):
         text=True,
         check=False,
     )
-    assert done.returncode == 0, done.stdout + done.stderr
+    assert completed.returncode == 0, completed.stdout + completed.stderr
 
 
 @pytest.mark.skipif(
     not hasattr(backend_registration, "_setup_privateuseone_for_python_backend"),
-    reason="needs a torch that takes a backend written in Python",
+    reason="needs a torch that accepts a backend written in Python",
 )
 def test_on_a_pretend_device():
-    run_the_cases_on("pretend")
+    run_device_cases("pretend")
 
 
 @pytest.mark.gpu
 def test_on_a_gpu():
-    run_the_cases_on("cuda")
+    run_device_cases("cuda")

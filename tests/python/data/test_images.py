@@ -1,4 +1,4 @@
-"""Real data in: the bundled sample, idx files, image folders."""
+"""Reading data: the bundled sample, idx files and image folders."""
 
 import gzip
 import struct
@@ -23,12 +23,12 @@ def test_the_sample_is_real_balanced_and_in_unit_range():
     assert data.x_train.dtype == np.float32
     assert (data.x_train.min(), data.x_train.max()) == (0, 1)
     assert len(data.labels) == 10
-    for y, each in ((data.y_train, 600), (data.y_test, 100)):
-        assert dict(zip(*np.unique(y, return_counts=True), strict=True)) == dict.fromkeys(data.labels, each)
+    for y, n_each in ((data.y_train, 600), (data.y_test, 100)):
+        assert dict(zip(*np.unique(y, return_counts=True), strict=True)) == dict.fromkeys(data.labels, n_each)
     assert "6000" in repr(data)
 
 
-def test_the_bundled_files_are_below_five_megabytes_and_carry_their_licence():
+def test_the_bundled_files_have_less_than_five_megabytes_and_their_licence():
     folder = samples.SAMPLE_FILE.parent
     assert sum(file.stat().st_size for file in folder.iterdir()) < 5e6
     assert "Copyright (c) 2017 Zalando SE" in (folder / "LICENSE-fashion-mnist").read_text()
@@ -91,14 +91,15 @@ def folders(tmp_path):
     image.new("L", (8, 9), 102).save(tmp_path / "well" / "d.jpg")
     image.new("L", (8, 9), 255).save(tmp_path / "well" / "e.png")
     (tmp_path / "well" / "notes.txt").write_text("no image")
-    (tmp_path / ".hidden" / "f.png").write_text("not looked at")
+    (tmp_path / ".hidden" / "f.png").write_text("hidden folders are skipped")
     return tmp_path
 
 
 def test_image_folders_give_pixels_in_unit_range_and_labels(folders):
     images = mc_read_images(folders, size=(4, 7))
     assert images.shape == (5, 4, 7, 1)
-    assert np.asarray(images.y).tolist() == ["ill"] * 3 + ["well"] * 2
+    assert images.y is not None
+    assert images.y.tolist() == ["ill"] * 3 + ["well"] * 2
     assert images.labels == ("ill", "well")
     pixels = images.take(slice(None))
     assert pixels.dtype == np.float32
@@ -113,7 +114,7 @@ def test_coloured_images_keep_their_channels(folders):
     np.testing.assert_allclose(images.take(np.array([2]))[0, 2, 2], 0.2, atol=1e-6)
 
 
-def test_only_the_files_asked_for_are_opened(folders):
+def test_only_the_selected_files_are_opened(folders):
     (folders / "ill" / "a.png").write_bytes(b"broken")
     images = mc_read_images(folders, size=4)
     assert images.take(np.array([4, 1])).shape == (2, 4, 4, 1)
@@ -125,25 +126,26 @@ def test_a_choice_of_images_keeps_their_labels(folders):
     images = mc_read_images(folders, size=4)
     chosen = images[np.array([4, 0])]
     assert isinstance(chosen, ImageFiles)
-    assert np.asarray(chosen.y).tolist() == ["well", "ill"]
+    assert chosen.y is not None
+    assert chosen.y.tolist() == ["well", "ill"]
     np.testing.assert_array_equal(chosen.take(slice(None)), images.take(np.array([4, 0])))
     assert len(images[1:3]) == 2
     assert images[-1].shape == (1, 4, 4, 1)
 
 
-def test_labels_may_be_given_an_order_and_must_cover_the_folders(folders):
+def test_the_order_of_labels_can_be_chosen_and_they_must_cover_the_folders(folders):
     assert mc_read_images(folders, labels=["well", "ill", "unsure"]).labels == ("well", "ill", "unsure")
     with pytest.raises(ValueError, match='`labels` must include the label of every image; got well, il, without "ill"'):
         mc_read_images(folders, labels=["well", "il"])
 
 
-def test_a_folder_of_images_alone_has_no_labels(folders):
+def test_images_directly_in_a_folder_have_no_labels(folders):
     images = mc_read_images(folders / "ill", size=4)
     assert images.shape == (3, 4, 4, 1)
     assert images.y is None
 
 
-def test_images_that_cannot_be_found_get_one_sentence(folders, tmp_path):
+def test_wrong_arguments_of_mc_read_images_are_refused(folders, tmp_path):
     with pytest.raises(ValueError, match="`path` must be a folder of folders, one per label; got .*none"):
         mc_read_images(tmp_path / "none")
     (tmp_path / "empty").mkdir()
@@ -155,13 +157,13 @@ def test_images_that_cannot_be_found_get_one_sentence(folders, tmp_path):
         mc_read_images(folders, size=(1, 2, 3))
 
 
-def test_without_pillow_the_way_out_is_said(folders, monkeypatch):
+def test_without_pillow_the_message_names_the_remedy(folders, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "PIL", None)
     with pytest.raises(ImportError, match=r"Reading image files needs Pillow; run `pip install mcdropout\[images\]`"):
         mc_read_images(folders).take(slice(0, 1))
 
 
-@pytest.mark.skipif(not CHEST_XRAY.is_dir(), reason="the chest X-rays are not here")
+@pytest.mark.skipif(not CHEST_XRAY.is_dir(), reason="the chest X-rays are not on this machine")
 def test_real_x_rays_are_read():
     images = mc_read_images(CHEST_XRAY / "val", size=(32, 40))
     assert images.shape == (16, 32, 40, 1)

@@ -1,8 +1,11 @@
-"""What goes in and what comes out: several inputs, streams, parts of outputs, any number of axes, tolerance."""
+"""Inputs and outputs of predictions: several inputs, streams, types, selected outputs, axes and tolerance."""
+
+from __future__ import annotations
 
 import re
 import warnings
 from collections import OrderedDict
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -38,22 +41,25 @@ def numbers(*shape, seed=0):
     return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
 
 
+OPTIONS: dict[str, Any] = {"outputs": "logits", "seed": 3, "progress": False}
+
+
 def predict(model, x, n_samples=DRAWS, **options: Any) -> Any:
-    return mcd.mc_predict(model, x, n_samples, **({"outputs": "logits", "seed": 3, "progress": False} | options))
+    return mcd.mc_predict(model, x, n_samples, **(OPTIONS | options))
 
 
 class Net(nn.Module):
-    """A dropout net on three features, and the ways in which models take and return."""
+    """A dropout network on three features. `combine` makes one input of its arguments, `wrap` makes its result."""
 
-    def __init__(self, take=lambda *args, **kwargs: args[0], give=lambda out: out):
+    def __init__(self, combine: Callable[..., Any] = lambda *args: args[0], wrap: Callable[..., Any] = lambda out: out):
         super().__init__()
         with torch.random.fork_rng():
             torch.manual_seed(0)
             self.body = nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Dropout(0.5), nn.Linear(8, LABELS))
-        self.take, self.give = take, give
+        self.combine, self.wrap = combine, wrap
 
     def forward(self, *args, **kwargs):
-        return self.give(self.body(self.take(*args, **kwargs)))
+        return self.wrap(self.body(self.combine(*args, **kwargs)))
 
 
 @pytest.fixture
@@ -62,26 +68,26 @@ def x():
 
 
 @pytest.fixture
-def usual(x):
+def expected(x):
     return predict(Net(), x)
 
 
-def assert_same(one, other):
-    """Rounding of float32 sums in another order."""
-    np.testing.assert_allclose(one.mean, other.mean, atol=1e-6)
-    np.testing.assert_allclose(one.samples, other.samples, atol=1e-6)
+def assert_same(actual, expected):
+    """Equal up to the rounding of float32 sums in another order."""
+    np.testing.assert_allclose(actual.mean, expected.mean, atol=1e-6)
+    np.testing.assert_allclose(actual.samples, expected.samples, atol=1e-6)
 
 
 # ---- inputs --------------------------------------------------------------------------------------------------------
 
 
-def test_several_inputs_by_position(x, usual):
-    assert_same(predict(Net(lambda a, b: a - b), (x + 1, np.ones_like(x))), usual)
+def test_several_inputs_by_position(x, expected):
+    assert_same(predict(Net(lambda a, b: a - b), (x + 1, np.ones_like(x))), expected)
 
 
-def test_several_inputs_by_keyword(x, usual):
+def test_several_inputs_by_keyword(x, expected):
     model = Net(lambda left, right, scale=None: left * right)
-    assert_same(predict(model, {"left": x / 2, "right": np.full_like(x, 2), "scale": None}), usual)
+    assert_same(predict(model, {"left": x / 2, "right": np.full_like(x, 2), "scale": None}), expected)
 
 
 def test_arrays_of_unequal_lengths_are_refused(x):
@@ -113,21 +119,20 @@ class Stream(IterableDataset):
 )
 @pytest.mark.parametrize("masks", ["shared", "per_input"])
 @pytest.mark.parametrize("batch_size", [2, 128])
-def test_streams_give_the_same(x, wrap, masks, batch_size):
+def test_streams_give_the_numbers_of_the_array(x, wrap, masks, batch_size):
     state = torch.get_rng_state()
-    got = predict(Net(), wrap(torch.from_numpy(x)), masks=masks, batch_size=batch_size)
-    assert_same(got, predict(Net(), x, masks=masks))
+    prediction = predict(Net(), wrap(torch.from_numpy(x)), masks=masks, batch_size=batch_size)
+    assert_same(prediction, predict(Net(), x, masks=masks))
     assert torch.equal(torch.get_rng_state(), state)
 
 
-def test_batches_by_keyword_leave_the_targets_aside(x, usual):
+def test_targets_in_batches_by_keyword_are_ignored(x, expected):
     batches = [{"features": torch.from_numpy(part), "labels": torch.zeros(len(part))} for part in (x[:6], x[6:])]
-    assert_same(predict(Net(lambda features: features), iter(batches)), usual)
+    assert_same(predict(Net(lambda features: features), iter(batches)), expected)
 
 
 def test_a_loader_that_shuffles_is_refused(x):
-    data: Any = torch.from_numpy(x)
-    loader = DataLoader(data, shuffle=True)
+    loader = DataLoader(TensorDataset(torch.from_numpy(x)), shuffle=True)
     with pytest.raises(ValueError, match="a DataLoader that shuffles, so results could not be matched to inputs"):
         predict(Net(), loader)
 
@@ -152,16 +157,16 @@ def test_token_ids_stay_whole_numbers():
             return self.head(self.drop(self.embed(input_ids).mean(dim=1)))
 
     ids = np.random.default_rng(0).integers(0, 20, (N, STEPS))
-    usual = predict(Tokens().eval(), ids)
-    assert usual.engine == "folded"
+    expected = predict(Tokens().eval(), ids)
+    assert expected.engine == "folded"
     assert len(predict(Tokens(), {"input_ids": ids.astype(np.int32)})) == N
 
 
 # ---- types of inputs -----------------------------------------------------------------------------------------------
 
 
-def made(make):
-    """A module whose weights do not depend on what ran before."""
+def seeded(make: Callable[[], nn.Module]) -> nn.Module:
+    """A module whose weights do not depend on earlier tests."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
         return make().eval()
@@ -172,7 +177,7 @@ def point(model, x, **options):
 
 
 class Sensor(nn.Module):
-    """A transformer of measurements, with a mask that is true where there is nothing."""
+    """A transformer of measurements, with a mask that is true at padding."""
 
     def __init__(self):
         super().__init__()
@@ -186,34 +191,34 @@ class Sensor(nn.Module):
 
 @pytest.mark.parametrize("wrap", [np.asarray, torch.from_numpy], ids=["numpy", "torch"])
 @pytest.mark.parametrize("by", ["position", "keyword"])
-def test_truth_values_hide_in_attention_as_they_do_in_the_model(by, wrap):
-    model, x = made(Sensor), numbers(N, STEPS, 3)
+def test_a_boolean_mask_hides_padding_from_attention(by, wrap):
+    model, x = seeded(Sensor), numbers(N, STEPS, 3)
     padding = np.arange(STEPS) >= np.array([1, 2, 3] * N)[:N, None]
     with torch.no_grad():
-        own = model(torch.from_numpy(x), torch.from_numpy(padding)).numpy()
-    given = (wrap(x), wrap(padding)) if by == "position" else {"x": wrap(x), "padding": wrap(padding)}
-    np.testing.assert_allclose(point(model, given), own, atol=1e-6)  # rounding of float32
-    x[padding] = 99  # what is hidden
-    hidden = {"x": x, "padding": padding}
-    np.testing.assert_allclose(predict(model, hidden).mean, predict(model, given).mean, atol=1e-6)
+        of_the_model = model(torch.from_numpy(x), torch.from_numpy(padding)).numpy()
+    inputs = (wrap(x), wrap(padding)) if by == "position" else {"x": wrap(x), "padding": wrap(padding)}
+    np.testing.assert_allclose(point(model, inputs), of_the_model, atol=1e-6)  # rounding of float32
+    x[padding] = 99
+    changed_padding = {"x": x, "padding": padding}
+    np.testing.assert_allclose(predict(model, changed_padding).mean, predict(model, inputs).mean, atol=1e-6)
 
 
-def test_a_mask_of_whole_numbers_is_refused_by_attention_and_never_added():
+def test_an_integer_mask_of_attention_is_refused_and_never_added():
     x, padding = numbers(N, STEPS, 3), np.ones((N, STEPS), np.int64)
     padding[:, 0] = 0
     for run in (point, predict):
         with pytest.raises(ValueError, match="only bool and floating types of src_key_padding_mask are supported"):
-            run(made(Sensor), (x, padding))
+            run(seeded(Sensor), (x, padding))
 
 
-def test_a_mask_may_be_subtracted_from_one_though_it_is_of_truth_values():
-    model = Net(lambda x, mask: x * (1 - mask))  # torch subtracts no truth values
+def test_a_model_may_subtract_a_boolean_mask_from_1():
+    model = Net(lambda x, mask: x * (1 - mask))  # torch does not subtract tensors of bool
     x, mask = numbers(N, 3), np.arange(3 * N).reshape(N, 3) % 2 == 0
     np.testing.assert_allclose(point(model, (x, mask)), point(Net(), x * ~mask), atol=1e-6)
 
 
 class Codes(nn.Module):
-    """Numeric columns beside the code of a category, through an embedding, as one-hot rows or in a table of its own."""
+    """Numeric columns and the code of a category, which is used by an embedding, as one-hot rows or in a table."""
 
     def __init__(self, through="embedding"):
         super().__init__()
@@ -221,30 +226,30 @@ class Codes(nn.Module):
         self.head = nn.Sequential(nn.Linear(8, 6), nn.ReLU(), nn.Dropout(0.5), nn.Linear(6, 2))
 
     def forward(self, columns, code):
-        ways = {"embedding": self.embed, "one_hot": lambda one: F.one_hot(one, 5), "table": lambda one: self.table[one]}
-        return self.head(torch.cat([columns, ways[self.through](code)], dim=1))
+        encoders = {"embedding": self.embed, "one_hot": lambda x: F.one_hot(x, 5), "table": lambda x: self.table[x]}
+        return self.head(torch.cat([columns, encoders[self.through](code)], dim=1))
 
 
 @pytest.mark.parametrize("kind", ["int64", "int32", "int16", "int8", "uint8", "float32", "float64"])
 @pytest.mark.parametrize("through", ["embedding", "one_hot", "table"])
-def test_codes_of_any_type_are_looked_up(through, kind):
-    model = made(lambda: Codes(through))
+def test_codes_of_every_type_are_looked_up(through, kind):
+    model = seeded(lambda: Codes(through))
     columns, codes = numbers(N, 3), np.arange(N) % 5
     with torch.no_grad():
-        own = model(torch.from_numpy(columns), torch.from_numpy(codes)).numpy()
-    np.testing.assert_allclose(point(model, (columns, codes.astype(kind))), own, atol=1e-6)
+        of_the_model = model(torch.from_numpy(columns), torch.from_numpy(codes)).numpy()
+    np.testing.assert_allclose(point(model, (columns, codes.astype(kind))), of_the_model, atol=1e-6)
     by_keyword = predict(model, {"columns": columns, "code": codes.astype(kind)})
     assert_same(by_keyword, predict(model, (columns, codes)))
 
 
 @pytest.mark.parametrize("kind", ["int64", "int32", "uint8", "bool"])
-def test_whole_columns_go_with_codes_as_floating_ones_do(kind):
+def test_integer_columns_with_codes_give_the_numbers_of_float_columns(kind):
     columns, codes = (np.arange(3 * N).reshape(N, 3) % 7).astype(kind), np.arange(N) % 5
-    assert_same(predict(made(Codes), (columns, codes)), predict(made(Codes), (columns.astype(np.float32), codes)))
+    assert_same(predict(seeded(Codes), (columns, codes)), predict(seeded(Codes), (columns.astype(np.float32), codes)))
 
 
 class FirstNumbers(Codes):
-    """The numeric columns meet weights first, which take floating numbers alone."""
+    """The numeric columns are first multiplied by weights, which requires floating point numbers."""
 
     def __init__(self):
         super().__init__()
@@ -254,16 +259,16 @@ class FirstNumbers(Codes):
         return super().forward(self.linear(columns), code)
 
 
-def test_whole_columns_become_floating_where_codes_beside_them_stay_whole():
+def test_integer_columns_become_float_while_codes_stay_integers():
     columns, codes = np.arange(3 * N).reshape(N, 3) % 7, np.arange(N) % 5
-    model = made(FirstNumbers)
+    model = seeded(FirstNumbers)
     assert_same(predict(model, (columns, codes)), predict(model, (columns.astype(np.float32), codes)))
     sampler = mcd.mc_sampler(model, (columns[:2], codes[:2]), DRAWS, outputs="logits", seed=3)
     np.testing.assert_allclose(sampler((columns, codes)).mean, predict(model, (columns, codes)).mean, atol=1e-6)
 
 
 @pytest.mark.parametrize("kind", ["uint8", "int32", "int64", "bool"])
-def test_pixels_and_features_of_whole_numbers_go_on_working(kind):
+def test_integer_pixels_and_features_give_the_numbers_of_float_ones(kind):
     x = np.random.default_rng(0).integers(0, 256, (N, 2, 8, 9)).astype(kind)
     assert_same(predict(Maps(), x, labels=list("abcde")), predict(Maps(), x.astype(np.float32), labels=list("abcde")))
     features = x[:, 0, 0, :3]
@@ -272,95 +277,105 @@ def test_pixels_and_features_of_whole_numbers_go_on_working(kind):
     assert_same(predict(Net(lambda x: x / 255), features), predict(Net(lambda x: x / 255), features.astype(np.float32)))
 
 
-def test_tables_of_whole_numbers_keep_their_type(x):
-    seen = []
-    model = Net(lambda one: (seen.append(one.dtype), one.float())[1])
+def test_integer_tables_keep_their_type(x):
+    dtypes = set()
+
+    def record(x):
+        dtypes.add(x.dtype)
+        return x.float()
+
+    model = Net(record)
     for table, dtype in [
         (pd.DataFrame({"a": [1, 2], "b": [3, 4], "c": [5, 6]}), torch.int64),
         (pd.DataFrame({"a": [1, 2], "b": [3, 4], "c": [5, 6]}, dtype="Int64"), torch.int64),
         (pd.DataFrame({"a": [True, False], "b": [True, True], "c": [False, True]}), torch.bool),
         (pd.DataFrame({"a": [1, 2], "b": [0.5, 4], "c": [5, 6]}), torch.float32),
     ]:
-        seen.clear()
+        dtypes.clear()
         point(model, table)
-        assert set(seen) == {dtype}
+        assert dtypes == {dtype}
 
 
-def test_dropout_on_whole_numbers_drops_floating_ones():
-    model = nn.Sequential(nn.Dropout(0.5), nn.Identity())  # a mask of whole numbers would be 0 or 1, not 0 or 2
+def test_dropout_of_integers_gives_floats():
+    model = nn.Sequential(nn.Dropout(0.5), nn.Identity())  # a scaled integer mask would be 0 or 1, not 0 or 2
     x = np.full((N, 3), 4)
     assert set(np.unique(predict(model, x, 50, outputs="values").samples)) == {0.0, 8.0}
 
 
-def as_stream(kinds, values):
-    return iter([values.astype(kind) for kind in kinds])
+def as_stream(types, values):
+    return iter([values.astype(kind) for kind in types])
 
 
-KINDS_OF_FEATURES = (np.float32, np.int64, np.uint8, bool, np.float64, np.int32)
-KINDS_OF_CODES = (np.int64, np.float64, np.int8, np.uint8, np.int64)
+TYPES_OF_FEATURES = (np.float32, np.int64, np.uint8, bool, np.float64, np.int32)
+TYPES_OF_CODES = (np.int64, np.float64, np.int8, np.uint8, np.int64)
 
 
-def codes_alone():
+def network_of_codes():
     torch.manual_seed(0)
     return nn.Sequential(nn.Embedding(5, 4), nn.Flatten(), nn.Dropout(0.5), nn.Linear(8, 3))
 
 
-@pytest.mark.parametrize("kinds", [KINDS_OF_FEATURES, KINDS_OF_FEATURES[::-1]])
+@pytest.mark.parametrize("types", [TYPES_OF_FEATURES, TYPES_OF_FEATURES[::-1]])
 @pytest.mark.parametrize("start", [nn.Identity, nn.Dropout])
-def test_features_of_any_type_may_follow_those_of_another(kinds, start):
+def test_the_type_of_features_may_change_between_batches(types, start):
     zeros_and_ones = (numbers(N, 3) > 0).astype(np.float32)
     model = nn.Sequential(start(), Net())
-    usual = predict(model, zeros_and_ones)
-    asked = mcd.mc_sampler(model, zeros_and_ones.astype(kinds[0]), DRAWS, outputs="logits", seed=3)
-    for kind in kinds:
-        np.testing.assert_allclose(asked(zeros_and_ones.astype(kind)).mean, usual.mean, atol=1e-6)
-    streamed = predict(model, as_stream(kinds, zeros_and_ones))
-    np.testing.assert_allclose(streamed.mean, np.tile(usual.mean, (len(kinds), 1)), atol=1e-6)
-    point = mcd.mc_predict_point(model, as_stream(kinds, zeros_and_ones), outputs="logits", progress=False)
-    np.testing.assert_allclose(point[-N:], point[:N], atol=1e-6)
+    expected = predict(model, zeros_and_ones)
+    sampler = mcd.mc_sampler(model, zeros_and_ones.astype(types[0]), DRAWS, outputs="logits", seed=3)
+    for kind in types:
+        np.testing.assert_allclose(sampler(zeros_and_ones.astype(kind)).mean, expected.mean, atol=1e-6)
+    of_a_stream = predict(model, as_stream(types, zeros_and_ones))
+    np.testing.assert_allclose(of_a_stream.mean, np.tile(expected.mean, (len(types), 1)), atol=1e-6)
+    points = mcd.mc_predict_point(model, as_stream(types, zeros_and_ones), outputs="logits", progress=False)
+    np.testing.assert_allclose(points[-N:], points[:N], atol=1e-6)
 
 
-def test_lists_and_tables_of_whole_numbers_may_follow_floating_ones(x):
-    asked = mcd.mc_sampler(Net(), x, DRAWS, outputs="logits", seed=3)
-    usual = predict(Net(), np.array([[1.0, 2.0, 3.0]]))
-    for one in ([[1, 2, 3]], pd.DataFrame({"a": [1], "b": [2], "c": [3]}), pd.DataFrame([[1.0, 2, 3]])):
-        np.testing.assert_allclose(asked(one).mean, usual.mean, atol=1e-6)
+def test_lists_and_tables_of_integers_may_follow_floats(x):
+    sampler = mcd.mc_sampler(Net(), x, DRAWS, outputs="logits", seed=3)
+    expected = predict(Net(), np.array([[1.0, 2.0, 3.0]]))
+    for inputs in ([[1, 2, 3]], pd.DataFrame({"a": [1], "b": [2], "c": [3]}), pd.DataFrame([[1.0, 2, 3]])):
+        np.testing.assert_allclose(sampler(inputs).mean, expected.mean, atol=1e-6)
 
 
-@pytest.mark.parametrize("kinds", [KINDS_OF_CODES, KINDS_OF_CODES[1:]])
-def test_codes_of_any_type_may_follow_those_of_another(kinds):
+@pytest.mark.parametrize("types", [TYPES_OF_CODES, TYPES_OF_CODES[1:]])
+def test_the_type_of_codes_may_change_between_batches(types):
     codes = np.arange(2 * N).reshape(N, 2) % 5
-    usual = predict(codes_alone(), codes)
-    asked = mcd.mc_sampler(codes_alone(), codes.astype(kinds[0]), DRAWS, outputs="logits", seed=3)
-    for kind in kinds:
-        np.testing.assert_allclose(asked(codes.astype(kind)).mean, usual.mean, atol=1e-6)
-    streamed = predict(codes_alone(), as_stream(kinds, codes))
-    np.testing.assert_allclose(streamed.mean, np.tile(usual.mean, (len(kinds), 1)), atol=1e-6)
+    expected = predict(network_of_codes(), codes)
+    sampler = mcd.mc_sampler(network_of_codes(), codes.astype(types[0]), DRAWS, outputs="logits", seed=3)
+    for kind in types:
+        np.testing.assert_allclose(sampler(codes.astype(kind)).mean, expected.mean, atol=1e-6)
+    of_a_stream = predict(network_of_codes(), as_stream(types, codes))
+    np.testing.assert_allclose(of_a_stream.mean, np.tile(expected.mean, (len(types), 1)), atol=1e-6)
 
 
-def test_inputs_that_were_refused_do_not_settle_how_others_of_their_type_are_taken():
+def test_refused_inputs_do_not_decide_the_conversion_of_later_inputs_of_their_type():
     codes = np.arange(2 * N).reshape(N, 2) % 5
-    asked = mcd.mc_sampler(codes_alone(), codes, DRAWS, outputs="logits", seed=3)
+    sampler = mcd.mc_sampler(network_of_codes(), codes, DRAWS, outputs="logits", seed=3)
     for _ in range(2):
         with pytest.raises(ValueError, match="^`model` fails on"):
-            asked(codes + 0.5)
-    np.testing.assert_allclose(asked(codes + 0.0).mean, asked(codes).mean, atol=1e-6)
+            sampler(codes + 0.5)
+    np.testing.assert_allclose(sampler(codes + 0.0).mean, sampler(codes).mean, atol=1e-6)
 
 
-def test_floating_numbers_are_settled_without_a_pass(x, monkeypatch):
-    passes, tried = [], torch_model.TorchModel._failure
-    monkeypatch.setattr(torch_model.TorchModel, "_failure", lambda *given: passes.append(given) or tried(*given))
-    asked = mcd.mc_sampler(Net(), x, DRAWS, outputs="logits", seed=3)
-    asked(x)
-    asked(x[:2])
+def test_the_conversion_of_floats_needs_no_pass(x, monkeypatch):
+    passes, failure_of = [], torch_model.TorchModel._failure
+
+    def record(*args):
+        passes.append(args)
+        return failure_of(*args)
+
+    monkeypatch.setattr(torch_model.TorchModel, "_failure", record)
+    sampler = mcd.mc_sampler(Net(), x, DRAWS, outputs="logits", seed=3)
+    sampler(x)
+    sampler(x[:2])
     assert not passes
     predict(Net(), as_stream((bool, bool, float, bool), x > 0))
-    assert len(passes) == 4  # three ways for truth values, one for floating numbers that are whole
+    assert len(passes) == 4  # three conversions of bool, and one of floats that are whole numbers
 
 
 @pytest.mark.parametrize(("late", "number"), [(False, 2), (True, 10)])
 @pytest.mark.parametrize(("value", "words"), [(-1, "-1"), (5, "5")])
-def test_codes_out_of_range_are_named(late, number, value, words):
+def test_codes_out_of_range_are_refused(late, number, value, words):
     columns, codes = numbers(N, 3), np.arange(N) % 5
     codes[number - 1] = value
     text = (
@@ -368,27 +383,27 @@ def test_codes_out_of_range_are_named(late, number, value, words):
     )
     for run in (point, predict, lambda model, x: mcd.mc_sites(model, x) if not late else predict(model, x)):
         with pytest.raises(ValueError, match="`x`'s array number 2 " + text):
-            run(made(Codes), (columns, codes))
+            run(seeded(Codes), (columns, codes))
         with pytest.raises(ValueError, match="`code` " + text):
-            run(made(Codes), {"columns": columns, "code": codes.astype(float)})
+            run(seeded(Codes), {"columns": columns, "code": codes.astype(float)})
     with pytest.raises(ValueError, match=text):
-        predict(made(Codes), (columns, codes), batch_size=2)
+        predict(seeded(Codes), (columns, codes), batch_size=2)
 
 
-def test_codes_that_are_not_whole_are_named():
+def test_codes_that_are_not_whole_numbers_are_refused():
     codes = np.r_[np.zeros(N - 1), 1.5]
     with pytest.raises(ValueError, match="`x`'s array number 2 must hold whole numbers, .* got 1.5"):
-        predict(made(Codes), (numbers(N, 3), codes))
+        predict(seeded(Codes), (numbers(N, 3), codes))
 
 
-def test_both_failures_of_whole_numbers_are_told():
+def test_the_message_has_both_failures_of_integers():
     with pytest.raises(
         ValueError, match=r"as they are \(RuntimeError, .*\) and as floating point numbers .*\(4x7 and 3x8|3x7"
     ):
         predict(Net(), np.ones((N, 7), int))
 
 
-def test_one_row_without_the_axis_of_inputs_is_told_apart():
+def test_the_message_on_a_row_without_an_axis_of_inputs_names_its_shape():
     for run in (point, predict):
         with pytest.raises(ValueError, match=r"of shape \(input\) of single numbers: RuntimeError"):
             run(Net(), numbers(7))
@@ -405,10 +420,7 @@ def test_complex_numbers_are_refused(wrap):
 
 
 class Pair(Net):
-    """Two arrays, the second of which may be left out, and a target that models with a loss have."""
-
-    def __init__(self):
-        super().__init__()
+    """Two arrays, of which the second is optional, and a target, as in models that compute their loss."""
 
     def forward(self, left, right=None, labels=None):
         assert labels is None
@@ -436,16 +448,16 @@ def test_batches_of_three_parts_are_refused(x):
         lambda left, right: {"left": left, "right": right, "labels": torch.zeros(len(left))},
         lambda left, right: {"left": left, "right": right, "name": ["word"] * len(left), "row": torch.zeros(len(left))},
     ],
-    ids=["tuples", "lists", "mapping and target", "mapping with labels", "mapping with more than the model takes"],
+    ids=["tuples", "lists", "mapping and target", "mapping with labels", "mapping with keys that the model lacks"],
 )
-def test_batches_give_all_inputs(x, batch):
+def test_batches_of_every_form_pass_all_inputs(x, batch):
     left, right = torch.from_numpy(x), torch.from_numpy(x + 1)
     parts: Any = zip(left.split(4), right.split(4), strict=True)
     assert_same(predict(Pair(), (batch(*pair) for pair in parts)), predict(Pair(), (x, x + 1)))
 
 
 class Named(Net):
-    """Whose second input is called as targets are, and may be left out if it is `y`."""
+    """The second input has a name of targets. It is optional if the name is "y"."""
 
     def __init__(self, name):
         super().__init__()
@@ -458,7 +470,7 @@ class Named(Net):
         return self.body(left * labels)
 
 
-def test_a_key_that_the_model_needs_is_no_target(x):
+def test_a_key_that_the_model_accepts_is_not_a_target(x):
     for name in ("y", "labels"):
         batch = {"left": torch.from_numpy(x), name: torch.from_numpy(x + 1)}
         assert_same(predict(Named(name), iter([batch])), predict(Pair(), (x, x + 1)))
@@ -470,18 +482,18 @@ def test_a_misspelt_key_is_refused(x):
         predict(Pair(), iter([batch]))
 
 
-def test_a_pair_that_is_one_input_of_two_is_refused(x):
-    class Both(Pair):
-        def forward(self, left, right):  # pyright: ignore[reportIncompatibleMethodOverride]
-            return super().forward(left, right)
+def test_a_pair_for_a_model_of_two_inputs_is_refused(x):
+    class Product(Net):
+        def forward(self, left, right):
+            return self.body(left * right)
 
     loader = DataLoader(TensorDataset(torch.from_numpy(x), torch.from_numpy(x)), batch_size=4)
     with pytest.raises(ValueError, match="inputs are one array, and `model` takes left, right; give them as"):
-        predict(Both(), loader)
+        predict(Product(), loader)
 
 
 class Rows(nn.Module):
-    """Takes rows of eight, and whatever else: lists of images go through it as if their channels were inputs."""
+    """Uses the first eight numbers of each row, so it accepts a list of images as if their channels were inputs."""
 
     def __init__(self):
         super().__init__()
@@ -498,21 +510,13 @@ class Images(Dataset):
     def __len__(self):
         return len(self.images)
 
-    def __getitem__(self, place):
-        return self.images[place]
-
-
-class Flowing(IterableDataset):
-    def __init__(self, images):
-        self.images = images
-
-    def __iter__(self):
-        return iter(self.images)
+    def __getitem__(self, position):
+        return self.images[position]
 
 
 @pytest.mark.parametrize(("channels", "size"), [(3, 1), (3, 2), (1, 2), (2, 2)])
 def test_lists_of_images_are_refused(channels, size):
-    images = Images(5 if channels == 2 else 6, channels)  # five of two channels: their last batch alone gives it away
+    images = Images(5 if channels == 2 else 6, channels)  # with two channels, only the last batch of five has 1 image
     for run in (predict, point):
         with pytest.raises(ValueError, match="`x` must give as many inputs as its dataset has items; got"):
             run(Rows(), DataLoader(images, batch_size=size, collate_fn=list))
@@ -522,7 +526,7 @@ def test_lists_of_images_are_refused(channels, size):
                 run(Rows(), iter([list(images.images[:2]), list(images.images[2:4])]))
 
 
-def test_lists_of_images_are_refused_behind_a_backbone():
+def test_a_frozen_backbone_refuses_lists_of_images():
     images = Images(6, 3)
     backbone = nn.Sequential(nn.Flatten(), nn.AdaptiveAvgPool1d(8))
     model = mcd.mc_frozen_backbone(backbone, nn.Sequential(nn.Dropout(0.5), nn.Linear(8, LABELS)))
@@ -533,13 +537,13 @@ def test_lists_of_images_are_refused_behind_a_backbone():
         predict(model, iter([list(images.images[:2])]))
 
 
-def test_lists_of_images_without_end_are_refused():
+def test_lists_of_images_from_an_iterable_dataset_are_refused():
     images = Images(6, 3).images
     with pytest.raises(ValueError, match="as its dataset has items; got 3 in a batch of 2"):
-        predict(Rows(), DataLoader(Flowing(images), batch_size=2, collate_fn=list))
+        predict(Rows(), DataLoader(Stream(images), batch_size=2, collate_fn=list))
 
 
-def test_batches_by_a_sampler_of_the_users_own_are_counted():
+def test_batches_of_a_custom_batch_sampler_are_counted():
     images, sampler = Images(6, 3), [[0, 1], [2, 3], [4, 5]]
     assert len(predict(Rows(), DataLoader(images, batch_sampler=sampler))) == 6
     with pytest.raises(ValueError, match="got 9 inputs of 6 items"):  # as soon as there are too many
@@ -552,14 +556,14 @@ def test_items_that_are_batches_may_have_any_length(x):
     parts: Any = [torch.from_numpy(x[:7]), torch.from_numpy(x[7:])]
     assert_same(predict(Net(), DataLoader(parts, batch_size=None)), predict(Net(), x))
     with pytest.raises(ValueError, match="set `batch_size` of a DataLoader whose items are batches to none"):
-        predict(Net(), DataLoader(parts, batch_size=1, collate_fn=lambda some: some[0]))
+        predict(Net(), DataLoader(parts, batch_size=1, collate_fn=lambda items: items[0]))
 
 
-def test_images_whose_targets_are_images_are_taken_from_a_loader():
+def test_a_loader_may_have_images_as_targets():
     images = Images(6, 3).images
     for size in (2, 3, 4):
         assert len(predict(Rows(), DataLoader(TensorDataset(images, images), batch_size=size))) == 6
-    assert len(predict(Rows(), iter([(images, images)]))) == 6  # as they are in a tuple
+    assert len(predict(Rows(), iter([(images, images)]))) == 6  # a tuple is (inputs, target)
 
 
 def test_inputs_and_targets_of_unequal_lengths_are_refused(x):
@@ -568,7 +572,7 @@ def test_inputs_and_targets_of_unequal_lengths_are_refused(x):
 
 
 class InOrder(Sampler):
-    """A sampler of one's own."""
+    """A custom sampler."""
 
     def __init__(self, order):
         self.order = order
@@ -580,11 +584,12 @@ class InOrder(Sampler):
         return len(self.order)
 
 
-def loader_of(data, sampler=None, batches=None, **more):
-    return DataLoader(data, sampler=sampler, batch_sampler=batches, **({} if batches else {"batch_size": 4}), **more)
+def loader_of(data, sampler=None, batches=None, **options: Any):
+    options |= {} if batches else {"batch_size": 4}
+    return DataLoader(data, sampler=sampler, batch_sampler=batches, **options)
 
 
-SHUFFLED = {
+NOT_IN_ORDER = {
     "subset": lambda data: loader_of(data, SubsetRandomSampler(range(N))),
     "weighted": lambda data: loader_of(data, WeightedRandomSampler([1.0] * N, N)),
     "batches": lambda data: loader_of(data, batches=BatchSampler(RandomSampler(data), 4, False)),
@@ -601,9 +606,9 @@ SHUFFLED = {
 }
 
 
-@pytest.mark.parametrize("name", SHUFFLED)
-def test_loaders_that_do_not_give_all_inputs_in_order_are_refused(x, name):
-    loader = SHUFFLED[name](TensorDataset(torch.from_numpy(x)))
+@pytest.mark.parametrize("name", NOT_IN_ORDER)
+def test_loaders_that_do_not_yield_all_inputs_in_order_are_refused(x, name):
+    loader = NOT_IN_ORDER[name](TensorDataset(torch.from_numpy(x)))
     state = torch.get_rng_state()
     for run in (point, predict, mcd.mc_sites):
         with pytest.raises(ValueError, match="so results could not be matched to inputs"):
@@ -623,8 +628,8 @@ def test_loaders_that_do_not_give_all_inputs_in_order_are_refused(x, name):
         lambda data: DataLoader(data, sampler=BatchSampler(SequentialSampler(data), 4, False), batch_size=None),
     ],
 )
-def test_loaders_that_give_all_inputs_in_order_are_taken(x, usual, load):
-    assert_same(predict(Net(), load(TensorDataset(torch.from_numpy(x)))), usual)
+def test_loaders_that_yield_all_inputs_in_order_are_accepted(x, expected, load):
+    assert_same(predict(Net(), load(TensorDataset(torch.from_numpy(x)))), expected)
 
 
 # ---- constants, and mappings as one argument -----------------------------------------------------------------------
@@ -646,29 +651,31 @@ class Graph(nn.Module):
 
 @pytest.mark.parametrize("n", [STEPS, N])
 @pytest.mark.parametrize(
-    "wrap", [np.asarray, torch.from_numpy, lambda one: torch.from_numpy(one).double()], ids=["numpy", "torch", "double"]
+    "wrap",
+    [np.asarray, torch.from_numpy, lambda array: torch.from_numpy(array).double()],
+    ids=["numpy", "torch", "double"],
 )
-def test_constants_are_passed_on_whatever_the_number_of_inputs(wrap, n):
-    """Also where there are as many inputs as nodes: constants are never cut."""
+def test_constants_are_passed_on_for_every_number_of_inputs(wrap, n):
+    """Constants are never cut into batches, even if there are as many inputs as nodes."""
     x, neighbours = numbers(n, STEPS, 3), np.abs(numbers(STEPS, STEPS, seed=2))
-    model = made(Graph)
-    more: dict[str, Any] = {"constants": {"neighbours": wrap(neighbours), "scale": 2.0, "deep": True}}
-    usual = predict(model, 2 * (neighbours @ x))
-    assert_same(predict(model, x, **more), usual)
-    assert_same(predict(model, x, masks="shared", batch_size=3, **more), usual)
-    sampler = mcd.mc_sampler(model, x[:2], DRAWS, outputs="logits", seed=3, **more)
-    np.testing.assert_allclose(sampler(x).mean, usual.mean, atol=1e-6)
-    same: dict[str, Any] = {"outputs": "logits", "seed": 3, "progress": False}
+    model = seeded(Graph)
+    constants = {"neighbours": wrap(neighbours), "scale": 2.0, "deep": True}
+    multiplied = 2 * (neighbours @ x)
+    expected = predict(model, multiplied)
+    assert_same(predict(model, x, constants=constants), expected)
+    assert_same(predict(model, x, masks="shared", batch_size=3, constants=constants), expected)
+    sampler = mcd.mc_sampler(model, x[:2], DRAWS, outputs="logits", seed=3, constants=constants)
+    np.testing.assert_allclose(sampler(x).mean, expected.mean, atol=1e-6)
     y = np.arange(n) % 2
-    rates = mcd.mc_compare_rates(model, x, y, [0.3], DRAWS, **same, **more)
-    pd.testing.assert_frame_equal(rates, mcd.mc_compare_rates(model, 2 * (neighbours @ x), y, [0.3], DRAWS, **same))
-    settled = mcd.mc_convergence(model, x, [4, 8], **same, **more)
-    pd.testing.assert_frame_equal(settled.table, mcd.mc_convergence(model, 2 * (neighbours @ x), [4, 8], **same).table)
-    assert len(mcd.mc_sites(model, x, **more)) == 1
+    rates = mcd.mc_compare_rates(model, x, y, [0.3], DRAWS, constants=constants, **OPTIONS)
+    pd.testing.assert_frame_equal(rates, mcd.mc_compare_rates(model, multiplied, y, [0.3], DRAWS, **OPTIONS))
+    table = mcd.mc_convergence(model, x, [4, 8], constants=constants, **OPTIONS).table
+    pd.testing.assert_frame_equal(table, mcd.mc_convergence(model, multiplied, [4, 8], **OPTIONS).table)
+    assert len(mcd.mc_sites(model, x, constants=constants)) == 1
 
 
 @pytest.mark.parametrize("select", [torch.index_select, torch.Tensor.index_select])
-def test_codes_by_which_rows_are_selected_are_named_too(select):
+def test_codes_of_index_select_out_of_range_are_refused(select):
     class Selects(nn.Module):
         def __init__(self):
             super().__init__()
@@ -683,7 +690,7 @@ def test_codes_by_which_rows_are_selected_are_named_too(select):
             run(Selects().eval(), np.array([0, 1, 7, 3]), outputs="values")
 
 
-def test_the_point_prediction_takes_constants():
+def test_the_point_prediction_accepts_constants():
     class Scaled(Net):
         def forward(self, x, scale):
             return self.body(x * scale)
@@ -692,7 +699,7 @@ def test_the_point_prediction_takes_constants():
     np.testing.assert_allclose(point(Scaled(), x, constants={"scale": 2.0}), point(Net(), 2 * x), atol=1e-6)
 
 
-def test_a_constant_that_the_model_writes_to_stays_as_it_was(x):
+def test_a_constant_that_the_model_writes_to_does_not_change(x):
     class Writes(Net):
         def forward(self, x, scale):
             scale += 1
@@ -720,40 +727,38 @@ class Scaled(nn.Module):
         return self.drop(self.embed(ids) * scale)
 
 
-def test_a_failure_on_another_device_is_looked_at_with_the_constants_of_the_first():
-    network = model.network_of(
-        Scaled(), ModelOptions("values", device="cpu", constants={"scale": np.ones(3, np.float32)})
-    )
-    placed = network.placed(network.source(np.arange(N) % 5 + 1).head(N), torch.device("cpu"))
-    there = placed.with_constants({"scale": torch.ones(3, device="meta")})
-    said = "must hold whole numbers from 0 to 4, which `model` looks up in `embed`; got 5 in input number 5"
-    with pytest.raises(ValueError, match=said), network.failures_explained(there):
+def test_a_failure_on_another_device_is_explained_with_the_constants_of_the_first():
+    network = model.network_of(Scaled(), "values", None, None, "float32", "cpu", {"scale": np.ones(3, np.float32)})
+    placed = network.placed(network.feed(np.arange(N) % 5 + 1).head(N), torch.device("cpu"))
+    on_other_device = placed.with_constants({"scale": torch.ones(3, device="meta")})
+    message = "must hold whole numbers from 0 to 4, which `model` looks up in `embed`; got 5 in input number 5"
+    with pytest.raises(ValueError, match=message), network.telling(on_other_device):
         raise RuntimeError
 
 
-def test_names_that_the_model_does_not_take_are_refused(x):
+def test_names_that_the_model_does_not_accept_are_refused(x):
     for run in (predict, point, lambda model, x: mcd.mc_sites(model, x)):
         with pytest.raises(ValueError, match=r'`x` must have names that `model` takes \(left, right, .*got "rigth"'):
             run(Pair(), {"left": x, "rigth": x})
 
 
 @pytest.mark.parametrize(
-    "given", [lambda x: (x, x), lambda x: {"left": x, "right": x}, lambda x: iter([{"left": x, "right": x}])]
+    "form", [lambda x: (x, x), lambda x: {"left": x, "right": x}, lambda x: iter([{"left": x, "right": x}])]
 )
-def test_constants_that_repeat_an_input_are_refused(x, given):
+def test_constants_that_repeat_an_input_are_refused(x, form):
     for run in (predict, point):
         with pytest.raises(ValueError, match='`constants` must not name what `x` gives; got "right"'):
-            run(Pair(), given(x), constants={"labels": None, "right": x})
+            run(Pair(), form(x), constants={"labels": None, "right": x})
 
 
-def test_empty_constants_are_none(x, usual):
+def test_empty_constants_are_the_same_as_no_constants(x, expected):
     for empty in ({}, [], ()):
-        assert_same(predict(Net(), x, constants=empty), usual)
+        assert_same(predict(Net(), x, constants=empty), expected)
 
 
 def test_warnings_about_the_few_inputs_of_a_probe_are_not_shown(x):
     def spread_out(x):
-        spread = x[:, :1].std(dim=0)  # of one input alone torch warns of its degrees of freedom
+        spread = x[:, :1].std(dim=0)  # torch warns of the degrees of freedom if there is only one input
         return x + 0 * spread.nan_to_num()
 
     with warnings.catch_warnings():
@@ -775,61 +780,60 @@ class Batch(nn.Module):
 
 @pytest.mark.parametrize("masks", ["shared", "per_input"])
 def test_a_mapping_may_be_one_argument(masks):
-    class Apart(Batch):
+    class TwoArguments(Batch):
         def forward(self, ids, mask):  # pyright: ignore[reportIncompatibleMethodOverride]
             return super().forward({"ids": ids, "mask": mask})
 
     ids, mask = np.arange(N * STEPS).reshape(N, STEPS) % 9, np.arange(N * STEPS).reshape(N, STEPS) % 3 > 0
-    usual = predict(made(Apart), (ids, mask), masks=masks)
-    one = {"ids": ids, "mask": mask}
-    for x in (
-        (one,),
-        {"batch": one},
-        iter([(({"ids": ids[:4], "mask": mask[:4]},), None), ({"batch": one}, None)][:1]),
-    ):
-        got = predict(made(Batch), x, masks=masks, batch_size=3)
-        assert_same(got, usual) if len(got) == N else np.testing.assert_allclose(got.mean, usual.mean[:4], atol=1e-6)
+    expected = predict(seeded(TwoArguments), (ids, mask), masks=masks)
+    inputs = {"ids": ids, "mask": mask}
+    for x in ((inputs,), {"batch": inputs}):
+        assert_same(predict(seeded(Batch), x, masks=masks, batch_size=3), expected)
+    stream = iter([(({"ids": ids[:4], "mask": mask[:4]},), None)])
+    of_a_stream = predict(seeded(Batch), stream, masks=masks, batch_size=3)
+    np.testing.assert_allclose(of_a_stream.mean, expected.mean[:4], atol=1e-6)
     ids[7, 1] = 9
     with pytest.raises(ValueError, match="`ids` must hold whole numbers from 0 to 8, .*; got 9 in input number 8"):
-        predict(made(Batch), (one,), masks=masks)
+        predict(seeded(Batch), (inputs,), masks=masks)
     with pytest.raises(ValueError, match=r"must be as long as `its first array` \(11\); got length 5"):
-        predict(made(Batch), ({"ids": ids, "mask": mask[:5]},))
+        predict(seeded(Batch), ({"ids": ids, "mask": mask[:5]},))
 
 
 # ---- outputs -------------------------------------------------------------------------------------------------------
 
-GIVES = {
+RESULTS: dict[str, tuple[Callable[..., Any], Any]] = {  # how the network wraps its result, and `select`
     "tuple": (lambda out: (out * 0, out), 1),
     "list": (lambda out: [out, out * 0], 0),
     "mapping": (lambda out: OrderedDict(other=out * 0, scores=out), "scores"),
-    "mapping by place": (lambda out: OrderedDict(other=out * 0, scores=out), 1),
+    "mapping by position": (lambda out: OrderedDict(other=out * 0, scores=out), 1),
     "function": (lambda out: (out - 1, 1), lambda result: result[0] + result[1]),
 }
 
 
-@pytest.mark.parametrize("name", GIVES)
-def test_a_part_is_selected(x, usual, name):
-    give, select = GIVES[name]
-    assert_same(predict(Net(give=give), x, select=select), usual)
-    point = mcd.mc_predict_point(Net(give=give), x, outputs="logits", select=select, progress=False)
-    np.testing.assert_allclose(point, mcd.mc_predict_point(Net(), x, outputs="logits", progress=False), atol=1e-6)
+@pytest.mark.parametrize("name", RESULTS)
+def test_a_part_of_the_result_is_selected(x, expected, name):
+    wrap, select = RESULTS[name]
+    model = Net(wrap=wrap)
+    assert_same(predict(model, x, select=select), expected)
+    of_the_part = point(model, x, outputs="logits", select=select)
+    np.testing.assert_allclose(of_the_part, point(Net(), x, outputs="logits"), atol=1e-6)
 
 
-def test_hugging_faces_logits_need_no_select(x, usual):
-    assert_same(predict(Net(give=lambda out: OrderedDict(loss=None, logits=out)), x), usual)
+def test_logits_of_hugging_face_need_no_select(x, expected):
+    assert_same(predict(Net(wrap=lambda out: OrderedDict(loss=None, logits=out)), x), expected)
 
 
-def test_several_parts_are_asked_about(x):
+def test_several_parts_without_select_are_refused(x):
     with pytest.raises(TypeError, match=r"returns several parts \(2 without names\); say which with `select`"):
-        predict(Net(give=lambda out: (out, out)), x)
+        predict(Net(wrap=lambda out: (out, out)), x)
     with pytest.raises(ValueError, match=r'`select` must name a part of what `model` returns \("a"\); got "b"'):
-        predict(Net(give=lambda out: {"a": out}), x, select="b")
+        predict(Net(wrap=lambda out: {"a": out}), x, select="b")
     with pytest.raises(TypeError, match='`model` must return a tensor; got "NoneType"'):
-        predict(Net(give=lambda out: None), x)
+        predict(Net(wrap=lambda out: None), x)
 
 
 class Maps(nn.Module):
-    """Class maps (input, label, height, width), or labels last."""
+    """Class maps (input, label, height, width), or (input, height, width, label) with `last`."""
 
     def __init__(self, last=False):
         super().__init__()
@@ -856,19 +860,19 @@ def test_segmentation_maps(last, monkeypatch):
     assert_same(predict(Maps(last), x, labels=names), result)
     with pytest.raises(ValueError, match="needs one row of probabilities per input"):
         result.to_pandas()
-    back = MCPrediction.from_state(*result.to_state())
-    np.testing.assert_array_equal(back.predicted, result.predicted)
+    restored = MCPrediction.from_state(*result.to_state())
+    np.testing.assert_array_equal(restored.predicted, result.predicted)
 
 
 @pytest.mark.parametrize("last", [False, True])
 @pytest.mark.parametrize("outputs", ["logits", "probabilities"])
-def test_a_single_channel_is_that_of_the_second_of_two_labels(last, outputs):
+def test_a_single_channel_belongs_to_the_second_of_two_labels(last, outputs):
     class Single(Maps):
         def forward(self, x):
             out = super().forward(x)[..., :1] if last else super().forward(x)[:, :1]
             return out.sigmoid() if outputs == "probabilities" else out
 
-    def both(out):
+    def add_first_label(out):
         axis = out.ndim - 1 if last else 1
         return torch.cat([1 - out, out] if outputs == "probabilities" else [torch.zeros_like(out), out], dim=axis)
 
@@ -876,26 +880,26 @@ def test_a_single_channel_is_that_of_the_second_of_two_labels(last, outputs):
     options = {"outputs": outputs, "labels": ["no", "yes"]}
     result = predict(Single(last), x, **options)
     assert result.mean.shape == (N, 6, 7, 2)
-    assert_same(result, predict(Single(last), x, select=both, **options))
+    assert_same(result, predict(Single(last), x, select=add_first_label, **options))
     np.testing.assert_allclose(
-        point(Single(last), x, **options), point(Single(last), x, select=both, **options), atol=1e-6
+        point(Single(last), x, **options), point(Single(last), x, select=add_first_label, **options), atol=1e-6
     )
     with pytest.raises(ValueError, match="2 labels fit 2 axes.*two for a single channel"):
         predict(Single(last), numbers(N, 2, 8, 4), **options)  # maps are 2 wide too
 
 
-def test_several_labels_at_once_are_not_led_to_a_softmax(x):
-    model = Net(give=torch.sigmoid)
+def test_the_message_on_multilabel_outputs_does_not_suggest_a_softmax(x):
+    model = Net(wrap=torch.sigmoid)
     for run in (point, predict):
         with pytest.raises(
             ValueError, match="do not sum to 1, as where several labels.*one label at a time by `select`"
         ):
             run(model, x, outputs="probabilities", labels=list("abcde"))
-    one = predict(model, x, outputs="probabilities", labels=["no", "yes"], select=lambda out: out[:, 3])
-    np.testing.assert_allclose(one.mean[:, 1], predict(model, x, outputs="values").mean[:, 3], atol=1e-6)
+    of_one_label = predict(model, x, outputs="probabilities", labels=["no", "yes"], select=lambda out: out[:, 3])
+    np.testing.assert_allclose(of_one_label.mean[:, 1], predict(model, x, outputs="values").mean[:, 3], atol=1e-6)
 
 
-def test_labels_must_tell_their_axis():
+def test_labels_must_identify_their_axis():
     with pytest.raises(ValueError, match="`labels` must tell the axis of the classes in outputs of shape"):
         predict(Maps(), numbers(N, 2, 8, 9))
     with pytest.raises(ValueError, match="5 labels fit 2 axes"):
@@ -913,41 +917,40 @@ def test_sequences_of_values():
 # ---- tolerance -----------------------------------------------------------------------------------------------------
 
 
-def test_tolerance_stops_each_input_when_it_is_known_well_enough(x):
+def test_tolerance_stops_each_input_at_its_own_number_of_draws(x):
     result = predict(Net(), x, 400, tolerance=0.02)
     assert len(set(result.n_samples)) > 1
     assert (result.mcse.max(axis=1) <= 0.02)[result.n_samples < 400].all()
-    drawn = np.isfinite(result.samples[..., 0]).sum(axis=0)
-    np.testing.assert_array_equal(drawn, result.n_samples)
-    everything = predict(Net(), x, 400)
+    n_finite = np.isfinite(result.samples[..., 0]).sum(axis=0)
+    np.testing.assert_array_equal(n_finite, result.n_samples)
+    all_draws = predict(Net(), x, 400).samples
     for i, n_drawn in enumerate(result.n_samples):
-        np.testing.assert_allclose(result.samples[:n_drawn, i], everything.samples[:n_drawn, i], atol=1e-6)
-        mean = everything.samples[:n_drawn, i].mean(axis=0, dtype=np.float64)
+        np.testing.assert_allclose(result.samples[:n_drawn, i], all_draws[:n_drawn, i], atol=1e-6)
+        mean = all_draws[:n_drawn, i].mean(axis=0, dtype=np.float64)
         np.testing.assert_allclose(result.mean[i], mean, atol=1e-6)
 
 
 @pytest.mark.parametrize("masks", ["shared", "per_input"])
-def test_tolerance_does_not_look_at_the_neighbours(x, masks):
-    together = predict(Net(), x, 200, tolerance=0.02, masks=masks)
+def test_tolerance_does_not_depend_on_other_inputs(x, masks):
+    expected = predict(Net(), x, 200, tolerance=0.02, masks=masks)
     for batch_size in (1, 4):
-        other = predict(Net(), x, 200, tolerance=0.02, masks=masks, batch_size=batch_size)
-        np.testing.assert_array_equal(other.n_samples, together.n_samples)
-        np.testing.assert_allclose(other.mean, together.mean, atol=1e-6)
-    part = together[[7, 2]]
-    alone = predict(Net(), x[[7, 2]], 200, tolerance=0.02, masks=masks, ids=[7, 2])
-    np.testing.assert_array_equal(alone.n_samples, part.n_samples)
-    np.testing.assert_allclose(alone.mean, part.mean, atol=1e-6)
+        result = predict(Net(), x, 200, tolerance=0.02, masks=masks, batch_size=batch_size)
+        np.testing.assert_array_equal(result.n_samples, expected.n_samples)
+        np.testing.assert_allclose(result.mean, expected.mean, atol=1e-6)
+    of_two_inputs = predict(Net(), x[[7, 2]], 200, tolerance=0.02, masks=masks, ids=[7, 2])
+    np.testing.assert_array_equal(of_two_inputs.n_samples, expected[[7, 2]].n_samples)
+    np.testing.assert_allclose(of_two_inputs.mean, expected[[7, 2]].mean, atol=1e-6)
 
 
 def test_tolerance_works_on_streams_and_without_kept_draws(x):
-    usual = predict(Net(), x, 200, tolerance=0.02)
-    streamed = predict(Net(), iter(torch.from_numpy(x).split(4)), 200, tolerance=0.02)
-    np.testing.assert_array_equal(streamed.n_samples, usual.n_samples)
-    np.testing.assert_allclose(streamed.samples, usual.samples, atol=1e-6)
+    expected = predict(Net(), x, 200, tolerance=0.02)
+    of_a_stream = predict(Net(), iter(torch.from_numpy(x).split(4)), 200, tolerance=0.02)
+    np.testing.assert_array_equal(of_a_stream.n_samples, expected.n_samples)
+    np.testing.assert_allclose(of_a_stream.samples, expected.samples, atol=1e-6)
     assert predict(Net(), x, 200, tolerance=0.02, keep_samples=False).samples is None
 
 
-def test_a_tolerance_out_of_reach_takes_all_draws_and_a_wide_one_the_fewest(x):
+def test_a_tiny_tolerance_needs_all_draws_and_a_wide_one_the_fewest(x):
     assert predict(Net(), x, 50, tolerance=1e-9).n_samples.tolist() == [50] * N
     assert predict(Net(), x, 50, tolerance=10).n_samples.tolist() == [10] * N
     assert predict(Net(), x, 7, tolerance=10).n_samples.tolist() == [7] * N
@@ -958,28 +961,28 @@ def test_bad_tolerance_is_refused(x):
         predict(Net(), x, tolerance=-1)
 
 
-def test_a_table_of_values_with_tolerance_goes_there_and_back(x):
+def test_a_prediction_with_tolerance_equals_the_one_from_its_state(x):
     model = nn.Sequential(nn.Linear(3, 4), nn.Dropout(0.5), nn.Linear(4, 2))
     result = predict(model, x, 100, tolerance=0.05, outputs="mean_log_variance")
-    back = MCPrediction.from_state(*result.to_state())
-    np.testing.assert_array_equal(back.n_samples, result.n_samples)
-    np.testing.assert_array_equal(back[[3, 1]].n_samples, result.n_samples[[3, 1]])
+    restored: Any = MCPrediction.from_state(*result.to_state())
+    np.testing.assert_array_equal(restored.n_samples, result.n_samples)
+    np.testing.assert_array_equal(restored[[3, 1]].n_samples, result.n_samples[[3, 1]])
     y = numbers(N, 1)
-    some = result[[4]]
-    kept = some.samples[: some.n_samples[0], 0].astype(np.float64)
-    noise = some.noise_variances[: some.n_samples[0], 0].astype(np.float64)
-    density = np.exp(-0.5 * (y[4] - kept) ** 2 / noise) / np.sqrt(2 * np.pi * noise)
+    n_draws = result.n_samples[4]
+    draws = result.samples[:n_draws, 4].astype(np.float64)
+    noise = result.noise_variances[:n_draws, 4].astype(np.float64)
+    density = np.exp(-0.5 * (y[4] - draws) ** 2 / noise) / np.sqrt(2 * np.pi * noise)
     np.testing.assert_allclose(result.log_density(y)[4], np.log(density.mean(axis=0)), rtol=1e-6)
 
 
 # ---- the prepared sampler ------------------------------------------------------------------------------------------
 
 
-def test_the_prepared_sampler_answers_as_mc_predict(x):
+def test_the_prepared_sampler_gives_the_numbers_of_mc_predict(x):
     sampler = mcd.mc_sampler(Net(), x[:2], DRAWS, outputs="logits", seed=3)
-    usual = predict(Net(), x)
+    expected = predict(Net(), x)
     for part in (slice(0, 1), slice(4, 9)):
-        np.testing.assert_allclose(sampler(x[part]).mean, usual.mean[part], atol=1e-6)
+        np.testing.assert_allclose(sampler(x[part]).mean, expected.mean[part], atol=1e-6)
     assert sampler(x[:1]).samples is None
 
 
@@ -992,10 +995,10 @@ def test_the_prepared_sampler_checks_each_input(x):
     assert len(sampler(x)) == N
 
 
-# ---- labels of a network that has its own --------------------------------------------------------------------------
+# ---- labels of a network of the package ----------------------------------------------------------------------------
 
 ANIMALS = ("dog", "cat", "emu")
-ASKED = {
+FUNCTIONS = {
     "mc_predict": lambda net, x, labels: mcd.mc_predict(net, x, DRAWS, labels=labels, progress=False),
     "mc_predict_point": lambda net, x, labels: mcd.mc_predict_point(net, x, labels=labels, progress=False),
     "mc_sampler": lambda net, x, labels: mcd.mc_sampler(net, x, DRAWS, labels=labels),
@@ -1004,49 +1007,49 @@ ASKED = {
         net, x, np.array(ANIMALS)[np.arange(N) % 3], (0.2, 0.5), DRAWS, labels=labels, progress=False
     ),
 }
-OURS = {
-    "a network": lambda: mcd.mc_mlp(3, ANIMALS, dropout=0.3),
-    "made Bayesian": lambda: mcd.mc_to_bayesian(mcd.mc_mlp(3, ANIMALS)),
-    "behind a backbone": lambda: mcd.mc_frozen_backbone(nn.Linear(3, 4), mcd.mc_mlp(4, ANIMALS, dropout=0.3)),
+NETWORKS = {
+    "dropout": lambda: mcd.mc_mlp(3, ANIMALS, dropout=0.3),
+    "Bayesian": lambda: mcd.mc_to_bayesian(mcd.mc_mlp(3, ANIMALS)),
+    "frozen backbone": lambda: mcd.mc_frozen_backbone(nn.Linear(3, 4), mcd.mc_mlp(4, ANIMALS, dropout=0.3)),
 }
 
 
-@pytest.mark.parametrize("function", ASKED)
-@pytest.mark.parametrize("kind", OURS)
+@pytest.mark.parametrize("function", FUNCTIONS)
+@pytest.mark.parametrize("kind", NETWORKS)
 @pytest.mark.parametrize("labels", [["cat", "dog", "emu"], ["dog", "cat"], ["dog", "cat", "fox"]])
-def test_other_labels_than_the_networks_own_are_refused(function, kind, labels, x):
+def test_labels_that_differ_from_those_of_the_network_are_refused(function, kind, labels, x):
     got = ", ".join(f'"{label}"' for label in labels)
-    said = f'`labels` must be left out, or be those of `model` in their order, "dog", "cat", "emu"; got {got}.'
-    if (function, kind) != ("mc_compare_rates", "behind a backbone"):  # which has no rates of its own yet
-        with pytest.raises(ValueError, match=re.escape(said)):
-            ASKED[function](OURS[kind](), x, labels)
+    message = f'`labels` must be left out, or be those of `model` in their order, "dog", "cat", "emu"; got {got}.'
+    with pytest.raises(ValueError, match=re.escape(message)):
+        FUNCTIONS[function](NETWORKS[kind](), x, labels)
 
 
-@pytest.mark.parametrize("function", [name for name in ASKED if name != "mc_compare_rates"])
-def test_the_networks_own_labels_may_be_given_again(function, x):
-    ASKED[function](OURS["a network"](), x, ANIMALS)
-    found = mcd.mc_predict(mcd.mc_mlp(3, [0, 1], dropout=0.3), x, DRAWS, labels=["0", "1"], progress=False)
-    assert found.labels == (0, 1)  # its own, whatever the type that they were given in
+@pytest.mark.parametrize("function", [name for name in FUNCTIONS if name != "mc_compare_rates"])
+def test_the_labels_of_the_network_may_be_repeated(function, x):
+    FUNCTIONS[function](NETWORKS["dropout"](), x, ANIMALS)
+    prediction = mcd.mc_predict(mcd.mc_mlp(3, [0, 1], dropout=0.3), x, DRAWS, labels=["0", "1"], progress=False)
+    assert prediction.labels == (0, 1)  # the labels of the network, with their type
 
 
 def test_a_network_for_values_has_no_labels(x):
-    said = '`labels` must be left out where `model` is a network for values; got "cat", "dog".'
-    with pytest.raises(ValueError, match=re.escape(said)):
+    message = '`labels` must be left out where `model` is a network for values; got "cat", "dog".'
+    with pytest.raises(ValueError, match=re.escape(message)):
         mcd.mc_predict(mcd.mc_mlp(3, task="regression"), x, DRAWS, labels=["cat", "dog"], progress=False)
 
 
-def test_truths_are_matched_to_labels_by_name(x):
+def test_true_labels_are_matched_to_labels_by_name(x):
     names = np.array(ANIMALS)[np.arange(N) % 3]
     net = mcd.mc_mlp(3, ANIMALS, dropout=0.3)
-    held = [
+    containers = [
         names,
         pd.Categorical(names, categories=["emu", "dog", "cat"]),
         pd.Series(pd.Categorical(names, categories=["emu", "fox", "dog", "cat"])),
         pd.get_dummies(pd.Series(names))[["cat", "emu", "dog"]],
     ]
     prediction = mcd.mc_predict(net, x, DRAWS, seed=3, progress=False)
-    scores = [mcd.mc_scores(prediction, y).accuracy for y in held]
-    assert set(scores) == {float((prediction.predicted == names).mean())}
-    learnt: list[Any] = [mcd.mc_fit(mcd.mc_mlp(3, ANIMALS), x, y, epochs=2, seed=1, progress=False) for y in held]
-    for one in learnt[1:]:
-        assert torch.equal(one.layers.output.weight, learnt[0].layers.output.weight)
+    assert {mcd.mc_scores(prediction, y).accuracy for y in containers} == {
+        float(np.mean(prediction.predicted == names))
+    }
+    networks = [mcd.mc_fit(mcd.mc_mlp(3, ANIMALS), x, y, epochs=2, seed=1, progress=False) for y in containers]
+    weights = [network.get_parameter("layers.output.weight") for network in networks]
+    assert all(torch.equal(weights[0], others) for others in weights[1:])

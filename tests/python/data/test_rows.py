@@ -1,4 +1,4 @@
-"""Inputs and labels as users hold them: what is accepted means the same, what is not gets one sentence."""
+"""Inputs and labels in the forms that users have: accepted forms mean the same, other forms are refused."""
 
 import subprocess
 import sys
@@ -25,34 +25,34 @@ X = np.arange(24.0).reshape(4, 3, 2)
      torch.from_numpy(X).bfloat16(), torch.from_numpy(X).requires_grad_()],
     ids=["C order", "Fortran order", "int16", "a view", "lists", "tensor", "bfloat16 tensor", "with gradient"],
 )  # fmt: skip
-def test_rows_are_the_same_float32_whatever_holds_them(x):
+def test_rows_of_every_container_are_the_same_float32_numbers(x):
     rows = as_rows(x)
     assert rows.shape == (4, 3, 2)
     for index in (slice(1, 3), np.array([3, 0])):
-        taken = rows.take(index)
-        np.testing.assert_array_equal(taken, X[index])
-        assert taken.dtype == np.float32
-        assert taken.flags.c_contiguous
-        assert taken.flags.writeable
+        selected = rows.take(index)
+        np.testing.assert_array_equal(selected, X[index])
+        assert selected.dtype == np.float32
+        assert selected.flags.c_contiguous
+        assert selected.flags.writeable
 
 
-def test_rows_of_read_only_memory_may_be_written_to():
+def test_rows_of_read_only_memory_are_writable():
     x = X.astype(np.float32)
     x.flags.writeable = False
-    taken = as_rows(x).take(slice(1, 3))
-    taken[:] = 0  # torch warns of memory that may not be written to
+    selected = as_rows(x).take(slice(1, 3))
+    selected[:] = 0  # torch warns of read-only memory
     np.testing.assert_array_equal(x, X)
 
 
-def test_a_large_array_is_not_copied_but_for_the_rows_taken():
+def test_only_the_selected_rows_of_an_array_are_copied():
     x = np.asfortranarray(X)
-    x.flags.writeable = False  # as R's memory is
+    x.flags.writeable = False  # like the memory of R
     rows = as_rows(x)
     assert isinstance(rows, ArrayRows)
     assert rows.values is x
 
 
-def test_tables_give_their_numbers_and_name_a_column_that_has_none():
+def test_tables_give_their_numbers_and_a_column_without_numbers_is_refused():
     table = pd.DataFrame({"a": [1, 2], "b": [True, False], "c": pd.array([3, None], dtype="Int64")})
     np.testing.assert_array_equal(as_rows(table).take(slice(None)), [[1, 1, 3], [2, 0, np.nan]])
     with pytest.raises(TypeError, match='`x` must have numeric columns only; got "d", which is not'):
@@ -77,7 +77,7 @@ def test_image_files_are_rows_already():
         (np.zeros(3, complex), TypeError, "`x` must hold numbers; got type complex128"),
     ],
 )
-def test_what_holds_no_inputs_is_refused(x, kind, message):
+def test_objects_without_inputs_are_refused(x, kind, message):
     with pytest.raises(kind, match=message):
         as_rows(x)
 
@@ -91,7 +91,7 @@ def test_what_holds_no_inputs_is_refused(x, kind, message):
         (1e300, r"1e\+300, too large for float32,"),
     ],
 )
-def test_a_number_that_cannot_be_used_is_found_by_the_input_it_is_in(order, value, words):
+def test_the_message_on_a_number_that_is_not_finite_names_its_input(order, value, words):
     x = np.zeros((2000, 7, 5, 11), order=order)  # several pieces
     x[1700, 3, 4, 2] = x[1800, 0, 0, 0] = value
     with pytest.raises(ValueError, match=f"`x` must hold finite numbers only; got {words} in input number 1701 of"):
@@ -108,9 +108,10 @@ def test_infinity_of_half_precision_is_found(value):
 
 
 @pytest.mark.parametrize("kind", ["float64", "float16", "int64", "bool"])
-def test_what_a_mask_hides_is_missing_and_never_used(kind):
+def test_masked_numbers_are_missing(kind):
     x = np.ma.masked_array(np.ones((5, 3), kind), mask=False)
-    rows: Any = as_rows(x)
+    rows = as_rows(x)
+    assert isinstance(rows, ArrayRows)
     assert rows.values.dtype == kind
     x[2, 1] = np.ma.masked
     for masked in (x, list(x)):
@@ -126,13 +127,13 @@ def test_a_masked_label_is_missing(y):
         as_labels(np.ma.masked_array(y, mask=[False, False, True, False]))
 
 
-def test_numbers_that_can_be_used_pass():
+def test_finite_numbers_are_accepted():
     for x in (X, X.astype(int), X[:, ::2], np.full((2, 3), 3e38)):
         check_finite(as_rows(x))
 
 
 @pytest.mark.parametrize(
-    ("y", "labels", "codes", "found"),
+    ("y", "labels", "expected_codes", "expected_labels"),
     [
         (["b", "a", "b"], None, [1, 0, 1], ("a", "b")),
         ([3.0, 1.0, 3.0], None, [1, 0, 1], (1, 3)),
@@ -149,19 +150,19 @@ def test_numbers_that_can_be_used_pass():
         (pd.DataFrame({"a": [0, 1], "b": [1, 0]}), ["b", "a"], [0, 1], ("b", "a")),
     ],
 )
-def test_labels_are_the_same_however_they_are_written(y, labels, codes, found):
-    got, declared = as_labels(y, labels)
-    assert got.tolist() == codes
-    assert got.dtype == np.int64
-    assert declared == found
-    assert [type(label) for label in declared] == [type(label) for label in found]
+def test_labels_of_every_form_give_codes_and_their_labels(y, labels, expected_codes, expected_labels):
+    codes, actual_labels = as_labels(y, labels)
+    assert codes.tolist() == expected_codes
+    assert codes.dtype == np.int64
+    assert actual_labels == expected_labels
+    assert [type(label) for label in actual_labels] == [type(label) for label in expected_labels]
 
 
 @given(st.lists(st.text(max_size=3), min_size=2, max_size=9, unique=True), st.data())
-def test_codes_lead_back_to_the_labels(labels, data):
+def test_codes_give_the_labels_back(labels, data):
     y = data.draw(st.lists(st.sampled_from(labels), min_size=1, max_size=20))
-    codes, declared = as_labels(y, labels)
-    assert [declared[code] for code in codes] == y
+    codes, actual_labels = as_labels(y, labels)
+    assert [actual_labels[code] for code in codes] == y
 
 
 @pytest.mark.parametrize(
@@ -181,7 +182,7 @@ def test_codes_lead_back_to_the_labels(labels, data):
         (None, ["a", "b"], r"`y` must have one label per input; got shape \(\)"),
     ],
 )
-def test_labels_that_cannot_be_used_get_one_sentence(y, labels, message):
+def test_invalid_labels_are_refused(y, labels, message):
     with pytest.raises(ValueError, match=message):
         as_labels(y, labels)
 
@@ -197,13 +198,13 @@ def test_values_are_columns_of_float64():
         as_targets(["a"], 1)
 
 
-def test_label_arrays_have_numpys_own_types():
+def test_label_arrays_have_numpy_types():
     assert label_array((3, 1)).dtype == np.int64
     assert label_array((True, False)).dtype == bool
     assert label_array(("a", "bb")).tolist() == ["a", "bb"]
 
 
-def test_devices_that_are_not_there_are_refused():
+def test_devices_that_are_not_available_are_refused():
     assert as_device("cpu") == as_device(torch.device("cpu")) == torch.device("cpu")
     with pytest.raises(ValueError, match='`device` "meta" is not available here; use "cpu" or "auto"'):
         as_device("meta")
@@ -213,7 +214,7 @@ def test_devices_that_are_not_there_are_refused():
         as_device("gpu")
 
 
-def test_arrays_load_neither_torch_nor_pandas():
+def test_arrays_and_lists_need_neither_torch_nor_pandas():
     code = """
 import sys
 from mcdropout.data.labels import as_labels
@@ -221,17 +222,17 @@ from mcdropout.data.rows import as_rows, check_finite
 check_finite(as_rows([[1.0, 2.0]])); as_labels(["a", "b"])
 print([name for name in ("torch", "pandas") if name in sys.modules])
 """
-    done = subprocess.run(
+    completed = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True,
         env={"PYTHONPATH": ":".join(sys.path)},
     )  # fmt: skip
-    assert done.stdout.strip() == "[]"
+    assert completed.stdout.strip() == "[]"
 
 
-def test_rows_lie_the_same_however_their_axes_were_made():
+def test_rows_have_the_same_strides_for_every_memory_layout():
     plain = np.random.default_rng(0).random((7, 5, 4, 1))
-    added = np.ascontiguousarray(plain[..., 0])[..., None]  # the new axis has a stride of 0
-    for values in (plain, added, np.asfortranarray(plain), plain[::-1][::-1]):
+    with_new_axis = np.ascontiguousarray(plain[..., 0])[..., None]  # the new axis has a stride of 0
+    for values in (plain, with_new_axis, np.asfortranarray(plain), plain[::-1][::-1]):
         rows = as_rows(values).take(slice(0, 3))
         assert rows.strides == (5 * 4 * 4, 4 * 4, 4, 4)
         assert rows.flags.writeable

@@ -1,4 +1,8 @@
-"""The result object: parts of it, tables, and there and back through a file's parts."""
+"""The prediction object: its derived fields, indexing, tables, and its state as written to a file."""
+
+from __future__ import annotations
+
+from typing import Any
 
 from typing import Any
 
@@ -12,7 +16,7 @@ import mcdropout as mcd
 from mcdropout import MCPrediction
 
 DRAWS, INPUTS, LABELS = 4, 6, 3
-WHERE: dict[str, Any] = {
+SETTINGS: dict[str, Any] = {
     "n_samples": DRAWS,
     "level": 0.9,
     "seed": 1,
@@ -50,7 +54,7 @@ def classes():
         mutual_information=np.full(INPUTS, 0.3),
         variation_ratio=by_input,
         samples=samples,
-        **WHERE,
+        **SETTINGS,
     )
 
 
@@ -74,7 +78,7 @@ def values():
         pred_upper=mean + 3,
         samples=samples,
         noise_variances=noise,
-        **WHERE,
+        **SETTINGS,
     )
 
 
@@ -83,21 +87,22 @@ def test_std_and_its_monte_carlo_error(classes):
     np.testing.assert_allclose(classes.mcse, classes.std / 2)  # sqrt of 4 draws
 
 
-def test_intervals_of_values_are_kept_apart(values, classes):
+def test_regression_has_two_intervals_and_classification_none(values, classes):
     np.testing.assert_array_equal(values.conf_int, np.stack([values.mean - 1, values.mean + 1], axis=-1))
     np.testing.assert_array_equal(values.pred_int, np.stack([values.mean - 3, values.mean + 3], axis=-1))
     np.testing.assert_array_equal(values.epistemic_variance, values.variance)
     assert classes.conf_int is classes.pred_int is classes.epistemic_variance is None
 
 
-def test_log_density_is_that_of_the_mixture(values):
+def test_log_density_is_the_log_density_of_the_mixture(values):
     y = np.random.default_rng(2).normal(300, 5, (INPUTS, 2))
-    wanted = np.log(stats.norm.pdf(y, values.samples, np.sqrt(values.noise_variances)).mean(axis=0))
-    np.testing.assert_allclose(values.log_density(y), wanted, rtol=1e-5)  # pdf and logpdf in float32 parameters
+    expected = np.log(stats.norm.pdf(y, values.samples, np.sqrt(values.noise_variances)).mean(axis=0))
+    np.testing.assert_allclose(values.log_density(y), expected, rtol=1e-5)  # the parameters are float32
 
 
 def test_log_density_by_hand(values):
     # Draws at 0 and 2, noise variance 1, y = 1: every term is Normal(1; 0, 1) = .241971; its log is -1.418939.
+    settings: dict[str, Any] = SETTINGS | {"n_samples": 2}
     by_hand = MCPrediction(
         task="regression",
         mean=np.ones((1, 1)),
@@ -106,12 +111,12 @@ def test_log_density_by_hand(values):
         upper=np.full((1, 1), 2.0),
         samples=np.array([[[0.0]], [[2.0]]], dtype=np.float32),
         noise_variances=np.ones((2, 1, 1), dtype=np.float32),
-        **OF_TWO_DRAWS,
+        **settings,
     )
     np.testing.assert_allclose(by_hand.log_density([1.0]), [[-1.418939]], atol=5e-7)
 
 
-def test_log_density_says_what_it_needs(classes, values):
+def test_log_density_refuses_predictions_without_noise_and_wrong_lengths(classes, values):
     with pytest.raises(ValueError, match="needs the draws and the noise of each"):
         classes.log_density(np.zeros(INPUTS))
     with pytest.raises(ValueError, match=r"`y` must be as long as `prediction` \(6\); got length 5."):
@@ -119,7 +124,7 @@ def test_log_density_says_what_it_needs(classes, values):
 
 
 @pytest.mark.parametrize("where", [slice(1, 4), [1, 2, 3], np.array([False, True, True, True, False, False])])
-def test_some_inputs_take_everything_along(classes, where):
+def test_indexing_selects_every_field(classes, where):
     part = classes[where]
     assert len(part) == 3
     assert part.samples.shape == (DRAWS, 3, LABELS)
@@ -129,7 +134,7 @@ def test_some_inputs_take_everything_along(classes, where):
     assert part.labels == classes.labels
 
 
-def test_no_input_is_a_choice_too(classes):
+def test_a_prediction_of_no_input_is_allowed(classes):
     assert classes[[]].mean.shape == classes[0:0].mean.shape == (0, LABELS)
     assert repr(classes[[]]).startswith("MCPrediction of 0 inputs, 3 labels: 4 draws")
 
@@ -138,7 +143,7 @@ def test_a_single_input_keeps_its_axis(classes):
     assert classes[2].mean.shape == (1, LABELS)
 
 
-def test_the_table_has_a_row_per_input(classes, values):
+def test_the_table_has_one_row_per_input(classes, values):
     table = classes.to_pandas()
     assert table.index.tolist() == classes.ids.tolist()
     np.testing.assert_array_equal(table["mean_b"], classes.mean[:, 1])
@@ -147,21 +152,21 @@ def test_the_table_has_a_row_per_input(classes, values):
     np.testing.assert_array_equal(values.to_pandas()["pred_upper_2"], values.pred_upper[:, 1])
 
 
-def test_the_print_says_where_it_came_from(classes):
+def test_the_print_shows_the_settings(classes):
     assert repr(classes) == (
         "MCPrediction of 6 inputs, 3 labels: 4 draws, shared masks, seed 1, folded on cpu in float32, 0.5 s"
     )
 
 
-@pytest.mark.parametrize("which", ["classes", "values"])
-def test_there_and_back_through_its_parts(which, request):
-    prediction = request.getfixturevalue(which)
-    back = MCPrediction.from_state(*prediction.to_state())
+@pytest.mark.parametrize("task", ["classes", "values"])
+def test_a_prediction_equals_the_one_from_its_state(task, request):
+    prediction = request.getfixturevalue(task)
+    restored = MCPrediction.from_state(*prediction.to_state())
     for name, value in vars(prediction).items():
         if isinstance(value, np.ndarray):
-            np.testing.assert_array_equal(getattr(back, name), value, err_msg=name)
+            np.testing.assert_array_equal(getattr(restored, name), value, err_msg=name)
         else:
-            assert getattr(back, name) == value, name
+            assert getattr(restored, name) == value, name
 
 
 # The index of a table --------------------------------------------------------------------------------------
@@ -176,9 +181,9 @@ INDICES = [
 ]
 
 
-def of_table(x, model=None, **kwargs: Any) -> Any:
+def predict(x: object, model: torch.nn.Module | None = None, **options: Any) -> MCPrediction:
     model = mcd.mc_mlp(4, ["u", "v", "w"], hidden=8, dropout=0.5) if model is None else model
-    return mcd.mc_predict(model, x, 6, seed=1, progress=False, **kwargs)
+    return mcd.mc_predict(model, x, 6, seed=1, progress=False, **options)
 
 
 @pytest.fixture(scope="module")
@@ -187,10 +192,10 @@ def rows():
 
 
 @pytest.mark.parametrize("index", INDICES, ids=lambda index: type(index).__name__ + str(index.dtype))
-def test_the_index_of_the_inputs_is_that_of_tables_and_keys_no_masks(index, rows, tmp_path):
+def test_tables_have_the_index_of_the_inputs_and_masks_do_not_depend_on_it(index, rows, tmp_path):
     x = rows.set_axis(index)
-    prediction = of_table(x, masks="per_input")
-    np.testing.assert_array_equal(prediction.samples, of_table(rows.to_numpy(), masks="per_input").samples)
+    prediction = predict(x, masks="per_input")
+    np.testing.assert_array_equal(prediction.samples, predict(rows.to_numpy(), masks="per_input").samples)
     tables = [prediction.to_pandas(), mcd.mc_decide(mcd.mc_triage(prediction, list("uvwuv"), budget=0.4), prediction)]
     for table in tables:
         pd.testing.assert_index_equal(table.index, index, exact="equiv")
@@ -198,23 +203,25 @@ def test_the_index_of_the_inputs_is_that_of_tables_and_keys_no_masks(index, rows
     acquired = mcd.mc_acquire(prediction, 2)
     assert acquired["id"].tolist() == index[acquired["input"]].tolist()
     mcd.mc_save(prediction, tmp_path / "file")
-    kept = mcd.mc_load(tmp_path / "file").to_pandas().index
-    if index.nlevels == 1 and index.dtype.kind != "M":  # other ids are words in a file
-        pd.testing.assert_index_equal(kept, index, exact="equiv")
-    assert len(kept.unique()) == 5
+    loaded = mcd.mc_load(tmp_path / "file")
+    assert isinstance(loaded, MCPrediction)
+    index_of_file = loaded.to_pandas().index
+    if index.nlevels == 1 and index.dtype.kind != "M":  # a file stores other ids as text
+        pd.testing.assert_index_equal(index_of_file, index, exact="equiv")
+    assert len(index_of_file.unique()) == 5
 
 
-def test_ids_that_are_given_count_and_positions_are_no_index(rows):
+def test_ids_replace_the_index_and_positions_are_no_index(rows):
     x = rows.set_axis(list("pqrst"))
-    given = of_table(x, ids=[4, 3, 2, 1, 0]).to_pandas().index
-    assert given.tolist() == [4, 3, 2, 1, 0]
-    assert given.name == "id"
-    assert of_table(rows).ids is None
-    assert of_table(rows).to_pandas().index.name == "input"
+    index = predict(x, ids=[4, 3, 2, 1, 0]).to_pandas().index
+    assert index.tolist() == [4, 3, 2, 1, 0]
+    assert index.name == "id"
+    assert predict(rows).ids is None
+    assert predict(rows).to_pandas().index.name == "input"
 
 
-def test_the_index_is_kept_for_modules_of_several_inputs_and_by_a_sampler(rows):
-    class Both(torch.nn.Module):
+def test_modules_of_several_inputs_and_samplers_keep_the_index(rows):
+    class Sum(torch.nn.Module):
         def __init__(self):
             super().__init__()
             self.drop, self.head = torch.nn.Dropout(0.5), torch.nn.Linear(4, 3)
@@ -223,7 +230,9 @@ def test_the_index_is_kept_for_modules_of_several_inputs_and_by_a_sampler(rows):
             return self.head(self.drop(x + other))
 
     x = rows.set_axis(list("pqrst"))
-    assert of_table((rows.to_numpy(), x), Both(), outputs="logits").ids.tolist() == list("pqrst")
-    assert of_table({"x": x, "other": rows}, Both(), outputs="logits").ids.tolist() == list("pqrst")
-    ask = mcd.mc_sampler(mcd.mc_mlp(4, ["u", "v"], dropout=0.5), x, 5, seed=1)
-    assert ask(x[2:4]).to_pandas().index.tolist() == ["r", "s"]
+    for inputs in ((rows.to_numpy(), x), {"x": x, "other": rows}):
+        ids = predict(inputs, Sum(), outputs="logits").ids
+        assert ids is not None
+        assert ids.tolist() == list("pqrst")
+    sampler = mcd.mc_sampler(mcd.mc_mlp(4, ["u", "v"], dropout=0.5), x, 5, seed=1)
+    assert sampler(x[2:4]).to_pandas().index.tolist() == ["r", "s"]

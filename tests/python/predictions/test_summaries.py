@@ -20,13 +20,13 @@ from mcdropout.predictions.summaries import (
     variation_ratio,
 )
 
-DRAWS, INPUTS, LABELS = 4, 3, 5  # all different: no axis can stand in for another
+DRAWS, INPUTS, LABELS = 4, 3, 5  # all different, so that an exchange of axes fails
 
 
 @st.composite
 def probabilities(draw):
     weights = draw(arrays(np.float64, (DRAWS, INPUTS, LABELS), elements=st.sampled_from([0.0, 1e-12, 0.1, 1.0, 3.0])))
-    weights[..., 0] += weights.sum(axis=-1) == 0  # a row of zeros is no distribution
+    weights[..., 0] += weights.sum(axis=-1) == 0  # a row of zeros is not a distribution
     return torch.from_numpy(weights / weights.sum(axis=-1, keepdims=True))
 
 
@@ -35,14 +35,14 @@ def one_input(*draws):
     return torch.tensor(draws, dtype=torch.float64)[:, None, :]
 
 
-def test_three_undecided_draws_are_all_aleatoric():
+def test_equal_undecided_draws_have_only_aleatoric_uncertainty():
     parts = entropy_parts(one_input([0.5, 0.5], [0.5, 0.5], [0.5, 0.5]))
     assert parts["predictive_entropy"].item() == pytest.approx(0.693147, abs=5e-7)  # log 2
     assert parts["expected_entropy"].item() == pytest.approx(0.693147, abs=5e-7)
     assert parts["mutual_information"].item() == 0
 
 
-def test_draws_that_disagree_are_mostly_epistemic():
+def test_draws_that_disagree_have_mostly_epistemic_uncertainty():
     # Mean p = (.4, .6): H = .673012. H(.9, .1) = .325083 twice and H(.2, .8) = .500402: mean H = .383523.
     parts = entropy_parts(one_input([0.9, 0.1], [0.2, 0.8], [0.1, 0.9]))
     assert parts["predictive_entropy"].item() == pytest.approx(0.673012, abs=5e-7)
@@ -76,7 +76,7 @@ def test_parts_add_up_and_stay_within_their_bounds(draws):
 
 @settings(max_examples=50, deadline=None)
 @given(probabilities())
-def test_entropies_are_scipys(draws):
+def test_entropies_equal_those_of_scipy(draws):
     parts = entropy_parts(draws)
     p = draws.numpy()
     np.testing.assert_allclose(parts["predictive_entropy"], stats.entropy(p.mean(axis=0), axis=-1), atol=1e-13)
@@ -100,8 +100,8 @@ def test_variance_of_values_near_300_is_right():
     values = 300 + 0.01 * torch.randn(2000, 3, 2, generator=torch.Generator().manual_seed(0))  # float32
     variance = mean_and_variance(values)[1].numpy()
     np.testing.assert_allclose(variance, np.var(values.double().numpy(), axis=0, ddof=1), rtol=1e-12)
-    # And of the true 1e-4: relative error sqrt(2 / 1999) = 3.2 %, 4.5 of them; float32's steps of 3e-5 at 300 add
-    # a variance of (3e-5)^2 / 12, a hundred-thousandth of it.
+    # The true variance is 1e-4. Its estimate has a relative error of sqrt(2 / 1999) = 3.2 %; 15 % are 4.7 of these.
+    # The steps of float32 at 300, 3e-5, add a variance of (3e-5)^2 / 12, a hundred-thousandth of 1e-4.
     np.testing.assert_allclose(variance, 1e-4, rtol=0.15)
 
 
@@ -111,15 +111,15 @@ def test_variance_of_values_near_300_is_right():
     st.floats(0.001, 0.999),
 )
 def test_quantiles_are_type_7(draws, probability):
-    (got,) = quantiles(torch.from_numpy(draws), [probability])
-    wanted = np.quantile(draws.astype(np.float64), probability, axis=0, method="linear")
-    np.testing.assert_allclose(got, wanted, rtol=1e-13, atol=1e-13)
+    (actual,) = quantiles(torch.from_numpy(draws), [probability])
+    expected = np.quantile(draws.astype(np.float64), probability, axis=0, method="linear")
+    np.testing.assert_allclose(actual, expected, rtol=1e-13, atol=1e-13)
 
 
 def test_quantile_by_hand():
-    # 5 draws, p = .1: place .4 between the least (1) and the next (3).
-    (got,) = quantiles(torch.tensor([9.0, 3.0, 1.0, 27.0, 81.0])[:, None, None], [0.1])
-    assert got.item() == pytest.approx(1.8, abs=1e-15)
+    # 5 draws, p = .1: position .4 between the smallest (1) and the next (3).
+    (quantile,) = quantiles(torch.tensor([9.0, 3.0, 1.0, 27.0, 81.0])[:, None, None], [0.1])
+    assert quantile.item() == pytest.approx(1.8, abs=1e-15)
 
 
 def test_variation_ratio_by_hand():
@@ -129,16 +129,16 @@ def test_variation_ratio_by_hand():
 
 
 @pytest.mark.parametrize("name", ["predictive_entropy", "expected_entropy", "mutual_information"])
-def test_monte_carlo_errors_are_those_seen_over_repetitions(name):
+def test_monte_carlo_errors_equal_the_spread_over_repetitions(name):
     generator = torch.Generator().manual_seed(3)
     repetitions, n_draws = 4000, 200
     noise = torch.randn(n_draws, repetitions, 4, dtype=torch.float64, generator=generator)
-    # Not symmetric in the labels: at the even distribution the entropy has no slope, and a delta method nothing to say.
+    # Not symmetric in the labels: at the uniform distribution the entropy has slope 0, and the delta method gives 0.
     draws = (1.5 * noise + torch.tensor([2.0, 0.5, 0.0, -1.0])).softmax(dim=-1)
-    parts = entropy_parts(draws)  # every "input" is another repetition of one prediction
-    seen, said = parts[name].std().item(), parts[f"{name}_mcse"].mean().item()
-    # A standard deviation over 4,000 repetitions has a relative error of 1.1 %; the delta method's own is 1/200.
-    assert said == pytest.approx(seen, rel=0.06)
+    parts = entropy_parts(draws)  # every "input" is a repetition of the same prediction
+    observed, estimated = parts[name].std().item(), parts[f"{name}_mcse"].mean().item()
+    # A standard deviation over 4,000 repetitions has a relative error of 1.1 %, the delta method one of 1/200.
+    assert estimated == pytest.approx(observed, rel=0.06)
 
 
 def test_standard_error_by_hand():
@@ -159,16 +159,16 @@ def test_prediction_interval_inverts_the_mixture():
     means = torch.randn(6, 4, 2, dtype=torch.float64, generator=generator) * 3
     noise = torch.rand(6, 4, 2, dtype=torch.float64, generator=generator) + 0.01
     for probability in (0.025, 0.5, 0.975):
-        got = mixture_quantile(means, noise, probability).numpy()
-        reached = stats.norm.cdf(got, means.numpy(), np.sqrt(noise.numpy())).mean(axis=0)
-        np.testing.assert_allclose(reached, probability, atol=1e-13)
+        quantile = mixture_quantile(means, noise, probability).numpy()
+        probability_below = stats.norm.cdf(quantile, means.numpy(), np.sqrt(noise.numpy())).mean(axis=0)
+        np.testing.assert_allclose(probability_below, probability, atol=1e-13)
 
 
-def test_prediction_interval_of_one_normal_is_its_own():
+def test_prediction_interval_of_equal_normals_is_that_of_the_normal():
     draws = torch.full((3, 1, 1), 2.0, dtype=torch.float64)
     summary = summarise_values(draws, torch.full_like(draws, 4.0), 0.95)
     assert summary["pred_upper"].item() == pytest.approx(2 + 2 * 1.959963985, abs=1e-8)
-    assert summary["upper"].item() == 2.0  # the model's mean has no spread: never one interval for the other
+    assert summary["upper"].item() == 2.0  # the means have no spread, so the two intervals differ
 
 
 def test_classes_are_ranked_by_their_mean():

@@ -351,7 +351,7 @@ def test_browser_shows_the_queue_and_filters_it(browser, case, tmp_path):
     browser.evaluate("document.getElementById('all').click()")
     assert len(cards(browser)) == 11  # 17 and 170 to 179
     assert browser.evaluate("[...document.images].every(image => image.complete && image.naturalWidth === 8)")
-    assert not browser.told("Runtime.exceptionThrown", "Log.entryAdded")
+    assert not browser.events_of("Runtime.exceptionThrown", "Log.entryAdded")
 
 
 def test_browser_draws_bars_as_wide_as_the_probability(browser, case, tmp_path):
@@ -376,9 +376,9 @@ def test_browser_runs_no_label_and_sends_no_request(browser, example_classes, tm
     assert browser.evaluate("document.querySelector('h1').textContent") == EVIL
     assert any(EVIL in head for head in cards(browser, "h3"))
     assert all(evil_file.name in name for name in cards(browser, ".name"))
-    schemes = {event["request"]["url"][:5] for event in browser.told("Network.requestWillBeSent")}
+    schemes = {event["request"]["url"][:5] for event in browser.events_of("Network.requestWillBeSent")}
     assert schemes <= {"file:", "data:"}
-    assert not browser.told("Runtime.exceptionThrown", "Log.entryAdded", "Page.javascriptDialogOpening")
+    assert not browser.events_of("Runtime.exceptionThrown", "Log.entryAdded", "Page.javascriptDialogOpening")
     # markup that is inserted later does not run either: the security policy of the page forbids it
     browser.evaluate("document.body.insertAdjacentHTML('beforeend', '<img src=data:x onerror=\"window.ran = true\">')")
     browser.evaluate("new Promise(done => setTimeout(done, 200))")
