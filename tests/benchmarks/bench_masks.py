@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
 import torch
@@ -21,7 +20,6 @@ from torch import Tensor
 
 import mcdropout as mcd
 from mcdropout.engine import masks
-from mcdropout.engine.randomness import SiteSeed
 from mcdropout.predictions.summaries import entropy_parts, mean_and_variance
 
 INDEPENDENT = masks.keep_masks

@@ -449,14 +449,14 @@ def test_passes_and_masks_are_on_the_device(masks, make, monkeypatch):
     network = network_of(model, ModelOptions("values", device="cpu"))
     request = SamplingOptions.checked(DRAWS, 128, 0.95, masks, None, True, 1, 3)
     monkeypatch.setattr(network.outputs, "check", lambda *_: None)
-    passes = sampler_for(network, network.feed(x), request, SiteOptions(True, False)).first.passes
+    passes = sampler_for(network, network.source(x), request, SiteOptions(True, False)).first.passes
     passes.device = meta
     sites = {name: site for name, site in passes.probe.sites.items() if site.rate != 0.3}  # ties at 0.3 read numbers
     kept_masks = passes.masks(range(DRAWS), np.arange(3), frozenset(sites))
     assert {mask.device for mask in kept_masks.values()} == {meta}
     replica = replicate(model, meta)
     replica.device = torch.device("cpu")  # the device of its autocast: "meta" has no autocast
-    inputs = network.feed(x).head(3).each_tensor(lambda tensor: tensor.to(meta))
+    inputs = network.source(x).head(3).each_tensor(lambda tensor: tensor.to(meta))
     with replica.predicting(), FoldedMode(replica, sites, kept_masks, 3, fused={}):  # fused only on a CPU
         out = replica.run(inputs)
     assert (out.device, len(out)) == (meta, 3 * DRAWS)

@@ -728,11 +728,12 @@ class Scaled(nn.Module):
 
 
 def test_a_failure_on_another_device_is_explained_with_the_constants_of_the_first():
-    network = model.network_of(Scaled(), "values", None, None, "float32", "cpu", {"scale": np.ones(3, np.float32)})
-    placed = network.placed(network.feed(np.arange(N) % 5 + 1).head(N), torch.device("cpu"))
+    options = ModelOptions("values", device="cpu", constants={"scale": np.ones(3, np.float32)})
+    network = model.network_of(Scaled(), options)
+    placed = network.placed(network.source(np.arange(N) % 5 + 1).head(N), torch.device("cpu"))
     on_other_device = placed.with_constants({"scale": torch.ones(3, device="meta")})
     message = "must hold whole numbers from 0 to 4, which `model` looks up in `embed`; got 5 in input number 5"
-    with pytest.raises(ValueError, match=message), network.telling(on_other_device):
+    with pytest.raises(ValueError, match=message), network.failures_explained(on_other_device):
         raise RuntimeError
 
 

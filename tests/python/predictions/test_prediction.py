@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from typing import Any
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -27,7 +25,6 @@ SETTINGS: dict[str, Any] = {
     "precision": "float32",
     "seconds": 0.5,
 }
-OF_TWO_DRAWS: dict[str, Any] = WHERE | {"n_samples": 2}
 
 
 @pytest.fixture

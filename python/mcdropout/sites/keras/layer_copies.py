@@ -2,12 +2,102 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import copy
+import types
+from collections.abc import Callable, Mapping
+from functools import partial
+from importlib import import_module
 from typing import Any
 
 from ..calls import Shape, StochasticCall
-from .loading import ATTENTION, RECURRENT_MASKS, load_keras
+from .loading import ATTENTION, RECURRENT_MASKS, SHARED_ATTRIBUTES, keras_source, load_keras
 from .passes import PassOwner
+
+
+class LayerCopies:
+    """Copies of layers and of objects that hold layers; everything else is shared."""
+
+    def __init__(self, replica: PassOwner) -> None:
+        self.replica = replica
+        self.keras = load_keras()
+        self.node = _node_class(self.keras)
+        self.copies: dict[int, Any] = {}  # by the id of the original
+        self.names: set[str] = set()
+        self.raised: set[int] = set()  # ids of copies that drop only in training
+
+    def of(self, layer: Any, path: str) -> Any:
+        """The copy of a layer; `path` names it in a model."""
+        known = self.copies.get(id(layer))
+        if known is not None:
+            return known
+        keyed = keyed_class(self.keras, type(layer))
+        duplicate = object.__new__(keyed or type(layer))
+        self.copies[id(layer)] = self.replica.copies[path] = duplicate
+        duplicate.__dict__.update({name: self.part(value, path, name) for name, value in vars(layer).items()})
+        if keyed is not None:
+            duplicate.__dict__["_mcdropout"] = partial(apply, self.replica, path)
+        if intercept(duplicate, self.replica, path):
+            self.raised.add(id(duplicate))
+        raised = keyed is not None or any(id(part) in self.raised for part in (duplicate, *cells(duplicate)))
+        announce(duplicate, self.replica, path, raised)
+        return duplicate
+
+    def part(self, value: Any, path: str, name: str = "") -> Any:
+        """The copy of an attribute or of a part of it, or the original if it holds no layer."""
+        if name in SHARED_ATTRIBUTES or value is None or isinstance(value, (str, int, float, type, types.FunctionType)):
+            return value
+        if id(value) in self.copies:
+            return self.copies[id(value)]
+        if isinstance(value, self.keras.Layer):
+            return self.of(value, self._unique(f"{path}/{value.name}" if path else value.name))
+        if isinstance(value, types.MethodType):
+            owner = self.part(value.__self__, path)
+            return value if owner is value.__self__ else types.MethodType(value.__func__, owner)
+        if isinstance(value, self.node):
+            duplicate = copy.copy(value)
+            duplicate.operation = self.part(value.operation, path)
+            return duplicate
+        if isinstance(value, Mapping):
+            parts = {key: self.part(part, path) for key, part in value.items()}
+            same = all(parts[key] is part for key, part in value.items())
+            return value if same else parts
+        if isinstance(value, (list, tuple, set)):
+            copies = [self.part(part, path) for part in value]
+            if all(new is old for new, old in zip(copies, value, strict=True)):
+                return value
+            kind = next(kind for kind in (list, tuple, set) if isinstance(value, kind))
+            return type(value)(*copies) if hasattr(value, "_fields") else kind(copies)
+        if _is_a_holder(value):
+            return self._holder(value, path)
+        return value
+
+    def _holder(self, value: Any, path: str) -> Any:
+        """The copy of an object of the user that holds layers, or the original if it holds none."""
+        self.copies[id(value)] = value  # in case it holds itself
+        parts = {name: self.part(part, path, name) for name, part in vars(value).items()}
+        if all(parts[name] is part for name, part in vars(value).items()):
+            return value
+        duplicate = self.copies[id(value)] = copy.copy(value)
+        duplicate.__dict__.update(parts)
+        return duplicate
+
+    def _unique(self, name: str) -> str:
+        number, unique = 1, name
+        while unique in self.names:
+            number, unique = number + 1, f"{name}~{number + 1}"
+        self.names.add(unique)
+        return unique
+
+
+def _node_class(keras: Any) -> type:
+    return import_module(f"{keras_source(keras)}.ops.node").Node
+
+
+def _is_a_holder(value: Any) -> bool:
+    """Whether the class of this object belongs to none of the libraries."""
+    home = type(value).__module__.split(".")[0]
+    libraries = ("builtins", "keras", "tensorflow", "jax", "jaxlib", "torch", "numpy", "collections", "inspect")
+    return hasattr(value, "__dict__") and home not in libraries and not isinstance(value, types.ModuleType)
 
 
 def apply(replica: PassOwner, path: str, drop: StochasticCall, x: Any) -> Any:

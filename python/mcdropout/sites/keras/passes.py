@@ -254,6 +254,7 @@ class PassOwner(Protocol):
     raised: frozenset[str]
     asked: dict[str, Any]
     kept_masks: list[tuple[Any, str]]
+    copies: dict[str, Any]
 
 
 def _trial_numbers(name: str, drop: StochasticCall, x: Any, trial: Trial) -> Any:
