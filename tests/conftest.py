@@ -10,10 +10,13 @@ import torch
 
 HAS_GPU = torch.cuda.is_available()
 VISIBLE = os.environ.get("CUDA_VISIBLE_DEVICES")
+# Files that take minutes. They come first, so that no worker is left with one of them at the end.
+LONG_FILES = ("test_keras.py", "test_quickstart.py", "test_on_devices.py", "test_triage_example.py")
 
 
 def pytest_collection_modifyitems(items):
-    """Tests that need a GPU say so and are skipped where there is none."""
+    """Long files come first; tests that need a GPU are skipped if there is none."""
+    items.sort(key=lambda item: item.path.name not in LONG_FILES)
     if not HAS_GPU:
         for item in items:
             if item.get_closest_marker("gpu"):

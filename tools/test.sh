@@ -11,8 +11,8 @@ status=0
 
 printf '\n== pytest: the core in Python, and R and Python together\n\n'
 # Side by side, a file at a time: most tests wait for one thread of torch, or for a process of their own.
-"$VENV/bin/python" -m pytest -n auto --maxprocesses 4 --dist loadfile --junit-xml="$SETUP/pytest.xml" --durations=5 \
-  --cov --cov-report= || status=1
+"$VENV/bin/python" -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder \
+  --junit-xml="$SETUP/pytest.xml" --durations=5 --cov --cov-report= || status=1
 "$VENV/bin/coverage" report --fail-under=95 || status=1
 
 if have R; then

@@ -44,7 +44,10 @@ test_that("files that are no idx files are refused", {
   writeLines("hello", "text.idx")
   expect_refusal(
     mc_read_idx("short.idx"),
-    '`path` must be a complete idx file; got "short.idx", which has 9 bytes instead of the 11 that its header states.',
+    paste(
+      '`path` must be a complete idx file; got "short.idx", which has 9 bytes instead of the 11 that its',
+      "header states."
+    ),
     "unreadable_file"
   )
   expect_refusal(

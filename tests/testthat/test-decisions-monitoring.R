@@ -15,8 +15,8 @@ test_that("a monitor sees a change, and says since when", {
     "# A drift monitor of predictive_entropy, against 200 reference inputs",
     "Seen: 0 inputs in 0 batches.",
     paste(
-      "No drift: the highest evidence at the end of a batch was 10^0.00; an alarm needs 10^1.30. While nothing",
-      "changes, the probability of ever having an alarm is at most 5 %."
+      "No drift: the highest evidence at the end of a batch was 10^0.00; an alarm needs 10^1.30. While",
+      "nothing changes, the probability of ever having an alarm is at most 5 %."
     )
   ))
   monitor <- update(monitor, uncertain(sharp(201:300)), name = "Monday")
