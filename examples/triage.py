@@ -42,9 +42,7 @@ wrong = decisions["predicted"].to_numpy() != data.y_test
 print(f"\nOf {len(test)} test images {accepted.sum()} ({accepted.mean():.0%}) are accepted.")
 print(f"Error rate of all images: {wrong.mean():.1%}; of the accepted: {wrong[accepted].mean():.1%}.")
 low, high = stats.binomtest(int(wrong[accepted].sum()), int(accepted.sum())).proportion_ci()
-print(
-    f"The bound of 10.0% holds for future images; the 95% interval from these images is {low:.1%} to {high:.1%}."
-)
+print(f"The bound of 10.0% holds for future images; the 95% interval from these images is {low:.1%} to {high:.1%}.")
 print(f"Error rate of the referred: {wrong[~accepted].mean():.1%}.")
 
 # The data change: after the test images come images that are transposed, as from a camera that was turned.
