@@ -1,15 +1,15 @@
-# Everything lives in tools/; each target sets up what is missing first.
+# The scripts are in tools/. Each target first sets up what is missing.
 .PHONY: help setup demo test check-r bench bench-peers lint clean
 
 help:
 	@echo "make demo     train and predict with uncertainty, in R and in Python"
-	@echo "make test     pytest, testthat, bridge tests, R CMD check"
-	@echo "make bench    the speed claims of README.md, measured"
-	@echo "make bench-peers  ours beside other packages, which it installs in .setup"
-	@echo "make lint     ruff, pyright, shellcheck, lintr"
-	@echo "make check-r  only R CMD check, with testthat"
-	@echo "make setup    only set up"
-	@echo "make clean    remove all that set-up and runs have made"
+	@echo "make test     run pytest, testthat, bridge tests, R CMD check"
+	@echo "make bench    run the benchmarks behind the speed claims of README.md"
+	@echo "make bench-peers  compare with other packages, which are installed in .setup"
+	@echo "make lint     run ruff, pyright, shellcheck, lintr"
+	@echo "make check-r  run only R CMD check, which includes testthat"
+	@echo "make setup    install what is missing"
+	@echo "make clean    remove all files that these targets have created"
 
 setup:
 	@bash tools/setup.sh

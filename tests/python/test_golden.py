@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import json
 import sys
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 
@@ -20,17 +19,8 @@ TOLERANCES = (1e-3, 2e-5)
 TOLERANCES_AFTER_TRAINING = (1e-2, 4e-3)
 
 
-def _make_golden() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("make_golden", REFERENCE / "make_golden.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["make_golden"] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-MAKE = _make_golden()
+sys.path.append(str(REFERENCE))
+MAKE = importlib.import_module("make_golden")
 CASES = dict(MAKE.cases())
 
 

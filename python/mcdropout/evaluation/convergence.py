@@ -71,7 +71,7 @@ class MCConvergence:
 def mc_convergence(
     model: Any,
     x: Any,
-    n_samples: Sequence[int] = (10, 20, 50, 100, 200),
+    n_samples: int | Sequence[int] = (10, 20, 50, 100, 200),
     batch_size: int = 128,
     *,
     tolerance: float | None = None,
@@ -95,8 +95,8 @@ def mc_convergence(
     Args:
         model: As in `mc_predict()`.
         x: Inputs. Some hundreds are enough.
-        n_samples: Numbers of draws, in increasing order. The summaries for n draws are those of the first n draws of
-            one set, as `mc_predict()` with the same seed would give.
+        n_samples: One number of draws or several, in increasing order. The summaries for n draws are those of the first
+            n draws of one set, as `mc_predict()` with the same seed would give.
         batch_size: Number of inputs per batch.
         tolerance: The largest accepted Monte Carlo standard error. For classes it is in units of probability and, for
             entropies, in nats, with default 0.01. For values it is in their own unit; without it no number is
@@ -243,7 +243,7 @@ def mc_compare_rates(
     model: Any | Callable[[float], Any],
     x: Any,
     y: object,
-    rates: Sequence[float] = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7),
+    rates: float | Sequence[float] = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7),
     n_samples: int = 50,
     batch_size: int = 128,
     *,
@@ -268,7 +268,7 @@ def mc_compare_rates(
             takes longer.
         x: As in `mc_predict()`, but not a stream that can be read only once.
         y: The true label of each input, or the observed values.
-        rates: Dropout rates, in (0, 1).
+        rates: One dropout rate or several, in (0, 1).
         n_samples: The number of draws for each rate.
         batch_size: Number of inputs per batch.
         outputs: What a module of your own returns: "logits", "probabilities", "values", or "mean_log_variance" (means,

@@ -135,14 +135,14 @@ class MCPrediction:
     def log_density(self, y: Sequence[float] | Array) -> Array:
         """Log density of observed values under the mixture of the draws, (input, output), in nats per output.
 
-        log of the mean over draws of Normal(y; mean_t, noise variance_t), not the density at the mean parameters.
-        Needs a model that predicts its noise, and the draws.
+        This is the log of the mean over the draws of Normal(y; mean_t, noise variance_t), not the density at the mean
+        parameters. It needs the draws and a model that predicts its noise.
         Reference: Gal and Ghahramani (2016), arXiv:1506.02142, appendix 4.4.
         """
         if self.samples is None or self.noise_variances is None:
             raise ValueError(
-                "`log_density()` needs the draws and the noise of each; predict with a model that tells its noise "
-                "and with `keep_samples` set to true."
+                "`log_density()` needs the draws and the noise variance of each; use a model that predicts its noise "
+                "and set `keep_samples` to true."
             )
         observed = np.asarray(y, dtype=np.float64)
         check_length(len(observed), "y", len(self), "prediction")
@@ -161,20 +161,20 @@ class MCPrediction:
         return len(self.mean)
 
     def __getitem__(self, inputs: slice | Sequence[int] | Array) -> MCPrediction:
-        """The prediction for some of the inputs (a slice, positions, or a mask of truth values)."""
-        where = inputs if isinstance(inputs, slice) else np.atleast_1d(np.asarray(inputs))
-        if isinstance(where, np.ndarray) and where.size == 0:
-            where = where.astype(np.int64)  # an empty list has no type
+        """The prediction for some of the inputs (a slice, positions, or a boolean mask)."""
+        index = inputs if isinstance(inputs, slice) else np.atleast_1d(np.asarray(inputs))
+        if isinstance(index, np.ndarray) and index.size == 0:
+            index = index.astype(np.int64)  # an empty list has no type
         by_input = (*BY_INPUT, "ids", *(["n_samples"] if isinstance(self.n_samples, np.ndarray) else []))
-        selected = {name: value[where] for name in by_input if (value := getattr(self, name)) is not None}
-        selected |= {name: value[:, where] for name in BY_DRAW if (value := getattr(self, name)) is not None}
+        selected = {name: value[index] for name in by_input if (value := getattr(self, name)) is not None}
+        selected |= {name: value[:, index] for name in BY_DRAW if (value := getattr(self, name)) is not None}
         return replace(self, **selected)
 
     def __repr__(self) -> str:
-        what = f"{self.mean[:1].size} outputs" if self.labels is None else f"{len(self.labels)} labels"
+        size = f"{self.mean[:1].size} outputs" if self.labels is None else f"{len(self.labels)} labels"
         calibrated = f"calibrated at temperature {self.temperature:.4g}, " if self.is_calibrated() else ""
         return (
-            f"MCPrediction of {len(self)} inputs, {what}: {self.draws_in_words()}, {calibrated}{self.masks} masks, "
+            f"MCPrediction of {len(self)} inputs, {size}: {self.draws_in_words()}, {calibrated}{self.masks} masks, "
             f"seed {self.seed}, {self.engine} on {self.device} in {self.precision}, {self.seconds:.1f} s"
         )
 
@@ -183,7 +183,7 @@ class MCPrediction:
         return self.temperature not in (None, 1)
 
     def draws_in_words(self) -> str:
-        """The number of draws in words: with `tolerance`, the least and the greatest number of an input."""
+        """The number of draws in words: with `tolerance`, the smallest and the largest number of an input."""
         counts = np.atleast_1d(self.n_samples)
         least, most = (counts.min(), counts.max()) if len(counts) else (0, 0)
         return f"{most} draws" if least == most else f"{least} to {most} draws"
@@ -215,10 +215,10 @@ class MCPrediction:
         )
         columns: dict[str, Any] = {name: getattr(self, name) for name in single_columns}
         assert self.labels is not None
-        for place, label in enumerate(self.labels):
-            columns[f"mean_{label}"] = self.mean[:, place]
-            columns[f"lower_{label}"] = self.lower[:, place]
-            columns[f"upper_{label}"] = self.upper[:, place]
+        for code, label in enumerate(self.labels):
+            columns[f"mean_{label}"] = self.mean[:, code]
+            columns[f"lower_{label}"] = self.lower[:, code]
+            columns[f"upper_{label}"] = self.upper[:, code]
         return pd.DataFrame(columns, index=index_of(self))
 
     def _values_table(self) -> pd.DataFrame:
@@ -238,8 +238,8 @@ class MCPrediction:
             if value is None:
                 continue
             flat = value.reshape(len(self), -1)
-            for place in range(flat.shape[1]):
-                columns[name if flat.shape[1] == 1 else f"{name}_{place + 1}"] = flat[:, place]
+            for output in range(flat.shape[1]):
+                columns[name if flat.shape[1] == 1 else f"{name}_{output + 1}"] = flat[:, output]
         return pd.DataFrame(columns, index=index_of(self))
 
     def to_state(self) -> tuple[dict[str, Array], dict[str, Any]]:
@@ -281,7 +281,7 @@ class MCPrediction:
         return prediction
 
     def _check_parts(self) -> None:
-        """Refuse parts that do not fit together."""
+        """Refuse fields that are inconsistent."""
         if self.task not in ("classification", "regression") or (self.task == "classification") != bool(self.labels):
             raise ValueError(f"A prediction must be of classes with labels, or of values; got task {self.task!r}.")
         for name in (*BY_INPUT, *BY_DRAW, "ids"):

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -217,15 +218,20 @@ def bad_calls(prediction, y, other):
         "`coverages` must be a number above 0 and at most 1; got 1.5": (
             lambda: mc_scores(prediction, y, coverages=[0.5, 1.5])
         ),
-        "`risks` must be a number of at least 0 and at most 1; got -1": (
-            lambda: mc_scores(prediction, y, risks=-1)  # pyright: ignore[reportArgumentType]
-        ),
+        "`risks` must be a number of at least 0 and at most 1; got -1": (lambda: mc_scores(prediction, y, risks=-1)),
         '`prediction_out` must have the labels of `prediction_in`, "label 0", "label 1", "label 2", "label 3"; got '
         '"label 0", "label 1", "label 2"': lambda: mc_ood_scores(prediction, other),
         "`prediction` must have one row of probabilities per input; got shape (20, 1, 4)": (
             lambda: mc_scores(replace(prediction, mean=prediction.mean[:, None]), y)
         ),
     }
+
+
+def test_coverages_and_risks_may_be_single_numbers(example_classes):
+    prediction, y = example_classes(20)
+    single = mc_scores(prediction, y, coverages=0.5, risks=0.1)
+    several = mc_scores(prediction, y, coverages=[0.5], risks=[0.1])
+    pd.testing.assert_frame_equal(single.table, several.table)
 
 
 def test_bad_input_is_refused_with_one_sentence(example_classes):
