@@ -33,7 +33,7 @@ test_that("files that are missing, cut short or not ours are refused", {
   )
   expect_refusal(
     mc_load("short.safetensors"),
-    '`path` must be a whole file; got "short.safetensors", which is cut short.',
+    '`path` must be a whole file; got "short.safetensors", which is cut short or was changed.',
     "unreadable_file"
   )
   expect_refusal(

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .. import containers
+from .. import containers, disk
 from ..checks import check_path, shown
 from ..networks.network import MCNetwork
 from .loop import TrainingRun, copied_weights
@@ -49,9 +49,8 @@ class Checkpoint:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = check_path(path, "checkpoint")
-        if not self.path.absolute().parent.is_dir():
-            raise ValueError(f"`checkpoint` must be in a folder that exists; got {shown(str(path))}.")
-        self.content = containers.read(path, ("checkpoint",)) if self.path.exists() else None
+        _, old = disk.check_target(path, "checkpoint")
+        self.content = None if old is None else containers.read(path, ("checkpoint",), "checkpoint")
 
     @property
     def seed(self) -> int | None:
@@ -79,7 +78,7 @@ class Checkpoint:
             "plateau": None if run.plateau is None else run.plateau.state_dict(),
             "scaler": None if run.learner.scaler is None else run.learner.scaler.state_dict(),
         }
-        containers.write(self.path, "checkpoint", {k: v.cpu().numpy() for k, v in arrays.items()}, facts)
+        containers.write(self.path, "checkpoint", {k: v.cpu().numpy() for k, v in arrays.items()}, facts, "checkpoint")
 
     def read_into(self, run: TrainingRun) -> None:
         """Set `run` to the state in the file; refuses the file of a different run and names the difference."""
