@@ -17,7 +17,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "python" / "mcdropout"
 
 # In the order of the data flow: imports go from a later line to an earlier one.
 ORDER = (
-    *("errors", "checks", "progress", "disk", "containers"),
+    *("errors", "checks", "progress", "unfinished", "disk", "containers"),
     "compute",
     "data",
     "sites",

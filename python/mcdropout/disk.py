@@ -3,13 +3,8 @@
 from __future__ import annotations
 
 import errno
-import functools
-import hashlib
 import os
-import secrets
 import stat
-import time
-import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -17,15 +12,7 @@ from typing import BinaryIO
 
 from .checks import check_path, shown
 from .errors import UnwritableFile
-
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None
-
-UNFINISHED = ".mcdropout-"  # of a file that is being written; short, because the target's name may have 255 bytes
-
-DAY = 24 * 3600  # seconds
+from .unfinished import RENAMED_WHILE_OPEN, flags_of, new_file, remove_unfinished
 
 KINDS = (
     (stat.S_ISDIR, "a folder"),
@@ -38,7 +25,7 @@ KINDS = (
 
 def opened(path: str | os.PathLike[str]) -> BinaryIO:
     """A regular file, opened to read. OSError for pipes and devices, whose content may never come or never end."""
-    descriptor = os.open(path, os.O_RDONLY | _flags("O_NONBLOCK", "O_NOCTTY", "O_BINARY"))  # no wait for a writer
+    descriptor = os.open(path, os.O_RDONLY | flags_of("O_NONBLOCK", "O_NOCTTY", "O_BINARY"))  # no wait for a writer
     try:
         problem = _irregular(os.fstat(descriptor))
         if problem is not None:
@@ -58,13 +45,13 @@ def replaced(path: str | os.PathLike[str], name: str = "path") -> Iterator[Binar
     """
     target, old = check_target(path, name)
     try:
-        _remove_unfinished(target.parent)
-        unfinished, file = _new_file(target.parent, old)
+        remove_unfinished(target.parent)
+        unfinished, file = new_file(target.parent, old)
         try:
             yield file
             file.flush()
             os.fsync(file.fileno())
-            if fcntl is None:  # Windows renames only closed files
+            if not RENAMED_WHILE_OPEN:
                 file.close()
             os.replace(unfinished, target)  # before it is closed, because its lock protects it
             _sync(target.parent)
@@ -112,70 +99,6 @@ def _irregular(status: os.stat_result) -> str | None:
     return next((words for is_kind, words in KINDS if is_kind(status.st_mode)), "no regular file")
 
 
-def _new_file(folder: Path, old: os.stat_result | None) -> tuple[Path, BinaryIO]:
-    """A new locked file with the mode and the owner of `old`."""
-    while True:
-        path = folder / f"{UNFINISHED}{_host()}-{secrets.token_hex(8)}"
-        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | _flags("O_BINARY")
-        file = os.fdopen(os.open(path, flags, 0o666 if old is None else 0o600), "w+b")
-        # A save of another process may have locked and removed the file before its lock was here.
-        if _lock(file.fileno()) is not False and path.exists():
-            break
-        file.close()
-    if old is not None and os.name == "posix":
-        new = os.fstat(file.fileno())
-        if (new.st_uid, new.st_gid) != (old.st_uid, old.st_gid):
-            with suppress(OSError):  # only the administrator may give files away
-                os.fchown(file.fileno(), old.st_uid, old.st_gid)
-        if new.st_mode != old.st_mode:
-            os.fchmod(file.fileno(), stat.S_IMODE(old.st_mode))
-    return path, file
-
-
-def _remove_unfinished(folder: Path) -> None:
-    """Remove files that processes left when they were killed.
-
-    A process that lives holds a lock on its file. Locks are known on the whole machine, in all its containers, but
-    perhaps not on others that share the folder. There only a file that has not changed for a day is removed.
-    """
-    for entry in os.scandir(folder):
-        if not entry.name.startswith(UNFINISHED):
-            continue
-        with suppress(OSError):  # of another user, or removed in the meantime
-            descriptor = os.open(entry.path, os.O_RDWR | _flags("O_NOFOLLOW", "O_NONBLOCK"))
-            try:
-                status = os.fstat(descriptor)
-                is_here = entry.name.startswith(f"{UNFINISHED}{_host()}-")
-                is_left = is_here or time.time() - status.st_mtime > DAY
-                if stat.S_ISREG(status.st_mode) and is_left and _lock(descriptor):
-                    os.unlink(entry.path)
-            finally:
-                os.close(descriptor)
-
-
-def _lock(descriptor: int) -> bool | None:
-    """Lock an open file until it is closed. False if another has locked it, None where there are no locks."""
-    if fcntl is None:
-        return None
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:  # a file system without locks
-        return None
-    return True
-
-
-@functools.cache
-def _host() -> str:
-    """A short name of the running kernel, which containers share."""
-    try:
-        kernel = Path("/proc/sys/kernel/random/boot_id").read_bytes()
-    except OSError:
-        kernel = uuid.getnode().to_bytes(8, "little")
-    return hashlib.sha256(kernel).hexdigest()[:8]
-
-
 def _sync(folder: Path) -> None:
     """Write the new name to the disk, where the system can."""
     with suppress(OSError):
@@ -184,8 +107,3 @@ def _sync(folder: Path) -> None:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
-
-
-def _flags(*names: str) -> int:
-    """The flags of this system for opening files."""
-    return sum(getattr(os, name, 0) for name in names)

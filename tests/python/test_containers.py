@@ -85,7 +85,9 @@ def test_a_file_of_the_first_format_opens_with_a_warning(tmp_path):
     save_file({"a": ARRAYS["a"]}, tmp_path / "arrays", {"mcdropout": json.dumps(described)})
     (tmp_path / "text").write_text(json.dumps({"mcdropout": {"format": 1, "kind": "policy"}, **FACTS}))
     for name in ("arrays", "text"):
-        with pytest.warns(UserWarning, match=f'`path` is a file of an earlier version, ".*{name}", which has no') as log:
+        with pytest.warns(
+            UserWarning, match=f'`path` is a file of an earlier version, ".*{name}", which has no'
+        ) as log:
             assert containers.read(tmp_path / name, ("model", "policy"))[2] == FACTS
         assert len(log) == 1
     with warnings.catch_warnings():

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from mcdropout import disk
+from mcdropout import disk, unfinished
 from mcdropout.errors import UnwritableFile
 
 PACKAGES = str(Path(disk.__file__).parents[1])
@@ -48,10 +48,14 @@ def test_a_file_is_replaced_and_nothing_else_stays(tmp_path):
 
 @pytest.mark.parametrize("error", [ValueError("no"), KeyboardInterrupt()])
 def test_an_error_keeps_the_old_file(tmp_path, error):
+    def write_half():
+        with disk.replaced(tmp_path / "file") as file:
+            file.write(b"half of it")
+            raise error
+
     put(tmp_path / "file", b"old")
-    with pytest.raises(type(error)), disk.replaced(tmp_path / "file") as file:
-        file.write(b"half of it")
-        raise error
+    with pytest.raises(type(error)):
+        write_half()
     assert (tmp_path / "file").read_bytes() == b"old"
     assert os.listdir(tmp_path) == ["file"]
 
@@ -119,7 +123,12 @@ def places(tmp_path) -> dict[str, str]:
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(str(tmp_path / "socket"))
     names = ("pipe", "link to a pipe", "socket")
-    return {"folder": str(tmp_path), "root": "/", "device": "/dev/null", **{name: str(tmp_path / name) for name in names}}
+    return {
+        "folder": str(tmp_path),
+        "root": "/",
+        "device": "/dev/null",
+        **{name: str(tmp_path / name) for name in names},
+    }
 
 
 @pytest.mark.parametrize(
@@ -235,34 +244,34 @@ def test_what_a_killed_process_left_goes_with_the_next_save_and_not_before(tmp_p
 
 
 def test_files_of_other_machines_stay_for_a_day(tmp_path):
-    names = [f"{disk.UNFINISHED}{host}-{'0' * 16}" for host in (disk._host(), "elsewhere")]
-    old = f"{disk.UNFINISHED}elsewhere-{'1' * 16}"
+    names = [f"{unfinished.UNFINISHED}{host}-{'0' * 16}" for host in (unfinished._host(), "elsewhere")]
+    old = f"{unfinished.UNFINISHED}elsewhere-{'1' * 16}"
     for name in (*names, old, ".mcdropout", "other"):
         (tmp_path / name).touch()
-    two_days_ago = time.time() - 2 * disk.DAY
+    two_days_ago = time.time() - 2 * unfinished.DAY
     os.utime(tmp_path / old, (two_days_ago, two_days_ago))
     put(tmp_path / "file")
     assert sorted(os.listdir(tmp_path)) == sorted([names[1], ".mcdropout", "file", "other"])
 
 
 def test_a_save_survives_that_another_takes_its_new_file_for_a_left_over(tmp_path, monkeypatch):
-    lock, taken = disk._lock, []
+    lock, taken = unfinished._lock, []
 
     def locked_too_late(descriptor):
         if not taken:
-            taken.extend(name for name in os.listdir(tmp_path) if name.startswith(disk.UNFINISHED))
+            taken.extend(name for name in os.listdir(tmp_path) if name.startswith(unfinished.UNFINISHED))
             os.unlink(tmp_path / taken[0])
         return lock(descriptor)
 
-    monkeypatch.setattr(disk, "_lock", locked_too_late)
+    monkeypatch.setattr(unfinished, "_lock", locked_too_late)
     put(tmp_path / "file")
     assert len(taken) == 1
     assert os.listdir(tmp_path) == ["file"]
 
 
 def test_a_file_system_without_locks_keeps_its_unfinished_files(tmp_path, monkeypatch):
-    monkeypatch.setattr(disk, "fcntl", None)
-    (tmp_path / f"{disk.UNFINISHED}{disk._host()}-0").touch()
+    monkeypatch.setattr(unfinished, "fcntl", None)
+    (tmp_path / f"{unfinished.UNFINISHED}{unfinished._host()}-0").touch()
     put(tmp_path / "file")
     assert len(os.listdir(tmp_path)) == 2
 

@@ -94,7 +94,9 @@ def test_saving_writes_the_file_and_nothing_else(tmp_path):
 def test_a_file_that_is_cut_short_is_refused(tmp_path, end):
     path = tmp_path / "model"
     path.write_bytes(model_to_bytes(trained())[:end])
-    with pytest.raises(UnreadableFile, match='`path` must be a whole file; got ".*model", which is cut short or was changed'):
+    with pytest.raises(
+        UnreadableFile, match='`path` must be a whole file; got ".*model", which is cut short or was changed'
+    ):
         mc_load(path)
 
 
