@@ -57,10 +57,7 @@ test_that("files that are no idx files are refused", {
   )
   expect_refusal(
     mc_read_idx("missing.idx"),
-    paste(
-      '`path` must be a readable file; got "missing.idx": [Errno 2] No such file or directory:',
-      "'missing.idx'."
-    ),
+    '`path` must be a readable file; got "missing.idx": No such file or directory.',
     "unreadable_file"
   )
   expect_refusal(mc_read_idx(3), "`path` must be a path; got 3.")

@@ -8,14 +8,23 @@ import os
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
 from ..checks import check_path, shown
-from ..errors import UnreadableFile
+from ..compute.memory import free_memory
+from ..disk import opened
+from ..errors import OutOfMemory, UnreadableFile
 from .images import in_unit_interval
 
 SAMPLE_FILE = Path(__file__).parent / "fashion_mnist_sample.npz"
+
+MOST_AXES = 32  # of an array of NumPy 1
+
+MOST_UNPACKED = 1032  # bytes that deflate can make of one byte
+
+CHUNK = 1 << 24  # bytes
 
 IDX_TYPES = {0x08: "u1", 0x09: "i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 
@@ -91,6 +100,7 @@ def mc_read_idx(path: str | os.PathLike[str]) -> np.ndarray:
 
     Raises:
         UnreadableFile: For a file that is missing, not idx, or cut short.
+        OutOfMemory: For an array that does not fit in memory.
 
     Examples:
         >>> import mcdropout as mcd
@@ -99,25 +109,60 @@ def mc_read_idx(path: str | os.PathLike[str]) -> np.ndarray:
         >>> mcd.mc_read_idx("labels").tolist()
         [7, 8, 9]
     """
-    content = _unzipped(check_path(path))
-    rank = content[3] if len(content) >= 4 else 0
-    if len(content) < 4 + 4 * rank or content[:2] != b"\0\0" or content[2] not in IDX_TYPES:
-        raise UnreadableFile(f"`path` must be an idx file; got {shown(str(path))}, which starts differently.")
-    dtype = np.dtype(IDX_TYPES[content[2]])
-    shape = tuple(int(size) for size in np.frombuffer(content, ">u4", count=rank, offset=4))
-    n_bytes = 4 + 4 * rank + dtype.itemsize * math.prod(shape)
-    if len(content) != n_bytes:
-        raise UnreadableFile(
-            f"`path` must be a complete idx file; got {shown(str(path))}, "
-            f"which has {len(content)} bytes instead of the {n_bytes} that its header states."
-        )
-    values = np.frombuffer(content, dtype, offset=4 + 4 * rank).reshape(shape)
-    return values.astype(dtype.newbyteorder("="))
-
-
-def _unzipped(path: Path) -> bytes:
+    got = shown(str(path))
     try:
-        content = path.read_bytes()
-        return gzip.decompress(content) if content[:2] == b"\x1f\x8b" else content
+        with opened(check_path(path)) as file:
+            is_packed = file.read(2) == b"\x1f\x8b"
+            file.seek(0)
+            size = os.fstat(file.fileno()).st_size
+            return _idx_values(gzip.GzipFile(fileobj=file) if is_packed else file, size, is_packed, got)
     except (OSError, EOFError, zlib.error) as error:
-        raise UnreadableFile(f"`path` must be a readable file; got {shown(str(path))}: {error}.") from error
+        problem = getattr(error, "strerror", None) or error
+        raise UnreadableFile(f"`path` must be a readable file; got {got}: {problem}.") from error
+
+
+def _idx_values(file: BinaryIO | gzip.GzipFile, size: int, is_packed: bool, got: str) -> np.ndarray:
+    """The array in an idx file of `size` bytes. No memory is taken for an array that the file cannot hold."""
+    start = file.read(4)
+    rank = start[3] if len(start) == 4 else 0
+    sizes = file.read(4 * rank)
+    if len(start + sizes) < 4 + 4 * rank or start[:2] != b"\0\0" or start[2] not in IDX_TYPES:
+        raise UnreadableFile(f"`path` must be an idx file; got {got}, which starts differently.")
+    if rank > MOST_AXES:
+        raise UnreadableFile(f"`path` must be an idx file of at most {MOST_AXES} axes; got {got}, which has {rank}.")
+    dtype = np.dtype(IDX_TYPES[start[2]])
+    shape = tuple(int(length) for length in np.frombuffer(sizes, ">u4"))
+    stated = 4 + 4 * rank + dtype.itemsize * math.prod(shape)
+    problem = None
+    if is_packed and stated > MOST_UNPACKED * size:
+        problem = f"{size} packed bytes, too few for"
+    elif not is_packed and stated != size:
+        problem = f"{size} bytes instead of"
+    elif stated > (free := free_memory()):
+        raise OutOfMemory(
+            f"`path` must be an idx file that fits in memory; got {got}, whose array has {stated / 1e6:,.0f} MB where "
+            f"{free / 1e6:,.0f} MB are free."
+        )
+    else:
+        values = np.empty(shape, dtype)
+        n_read = 4 + 4 * rank + _read_into(file, values)
+        if n_read < stated:
+            problem = f"{n_read} bytes instead of"
+        elif file.read(1):
+            problem = "more bytes than"
+        else:
+            return values.astype(dtype.newbyteorder("="), copy=False)
+    raise UnreadableFile(
+        f"`path` must be a complete idx file; got {got}, which has {problem} the {stated} that its header states."
+    )
+
+
+def _read_into(file: BinaryIO | gzip.GzipFile, values: np.ndarray) -> int:
+    """Fill an array from a file; returns the number of bytes, which is smaller where the file ends."""
+    memory, done = values.reshape(-1).view(np.uint8).data, 0
+    while done < len(memory):
+        n = file.readinto(memory[done : done + CHUNK])
+        if not n:
+            break
+        done += n
+    return done
