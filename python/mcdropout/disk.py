@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import stat
 from collections.abc import Iterator
@@ -23,7 +24,7 @@ KINDS = (
 )
 
 
-def opened(path: str | os.PathLike[str]) -> BinaryIO:
+def opened(path: str | os.PathLike[str]) -> io.BufferedReader:
     """A regular file, opened to read. OSError for pipes and devices, whose content may never come or never end."""
     descriptor = os.open(path, os.O_RDONLY | flags_of("O_NONBLOCK", "O_NOCTTY", "O_BINARY"))  # no wait for a writer
     try:

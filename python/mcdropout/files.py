@@ -20,9 +20,6 @@ if TYPE_CHECKING:
     from .networks.frozen import FrozenNetwork
     from .networks.network import MCNetwork
 
-# errors that parts which do not fit together raise
-DAMAGED = (KeyError, TypeError, ValueError, RuntimeError, AttributeError, IndexError, OverflowError)
-
 TEXTS = {  # kept as JSON
     "policy": MCPolicy,
     "calibration": MCCalibration,
@@ -91,7 +88,7 @@ def mc_load(path: str | os.PathLike[str]) -> Any:
         return MCPrediction.from_state(arrays, facts) if kind == "prediction" else _model(arrays, facts)
     except UnreadableFile:
         raise
-    except DAMAGED as error:
+    except containers.DAMAGED as error:
         raise UnreadableFile(
             f"`path` must be a file as mc_save() writes it; got {shown(str(path))}, whose parts do not fit."
         ) from error

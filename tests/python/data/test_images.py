@@ -8,9 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from mcdropout.data import idx as idx_files
 from mcdropout.data import samples
+from mcdropout.data.idx import mc_read_idx
 from mcdropout.data.images import ImageFiles, mc_read_images
-from mcdropout.data.samples import mc_read_idx, mc_sample_data
+from mcdropout.data.samples import mc_sample_data
 from mcdropout.errors import OutOfMemory, UnreadableFile
 
 CHEST_XRAY = Path(__file__).resolve().parents[4] / "shared" / "data" / "chest_xray"
@@ -88,8 +90,8 @@ def test_files_that_are_not_whole_idx_files_are_refused(tmp_path, content, messa
 def test_a_packed_idx_file_larger_than_the_memory_is_refused_before_it_is_unpacked(tmp_path, monkeypatch):
     file = tmp_path / "values"
     file.write_bytes(gzip.compress(idx(np.zeros(5000, "u1"), 8)))
-    monkeypatch.setattr(samples, "free_memory", lambda: 5000)
-    monkeypatch.setattr(samples, "_read_into", None)
+    monkeypatch.setattr(idx_files, "free_memory", lambda: 5000)
+    monkeypatch.setattr(idx_files, "_read_into", None)
     with pytest.raises(
         OutOfMemory, match='`path` must be an idx file that fits in memory; got ".*values", whose array'
     ):
