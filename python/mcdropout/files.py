@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import os
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -28,6 +30,8 @@ TEXTS = {  # kept as JSON
 }
 
 Learnt: TypeAlias = MCPolicy | MCCalibration | MCConformal | MCMonitor
+
+LARGEST_IMAGE = 1 << 27  # numbers in one input of a backbone
 
 Saveable: TypeAlias = "MCNetwork | FrozenNetwork | MCPrediction | Learnt"
 
@@ -146,6 +150,9 @@ def _model(arrays: dict[str, np.ndarray], facts: dict[str, Any]) -> MCNetwork | 
     from .networks.frozen import rebuild_frozen
     from .networks.specs import build
 
+    _check_sizes(facts["spec"], arrays)
+    if "backbone" in facts and math.prod(facts["backbone"]["input_shape"] or ()) > LARGEST_IMAGE:
+        raise ValueError("The images that the file describes are too large.")
     with torch.device("meta"):  # only shapes: no memory is allocated for a network that the arrays do not fill
         shapes = {name: tuple(values.shape) for name, values in build(facts["spec"]).state_dict().items()}
     remainders = {name for name in shapes if name.endswith("_rest")}
@@ -159,3 +166,17 @@ def _model(arrays: dict[str, np.ndarray], facts: dict[str, Any]) -> MCNetwork | 
     history = facts["history"]
     model.history = None if history is None else pd.DataFrame(history)
     return rebuild_frozen(facts["backbone"], model) if "backbone" in facts else model
+
+
+def _check_sizes(spec: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
+    """Refuse layers and outputs for which the file has too few numbers, before they take memory."""
+    if "model" in spec:
+        _check_sizes(spec["model"], arrays)
+    layers = [*_as_list(spec.get("hidden")), *_as_list(spec.get("filters"))]
+    sizes = [*layers, spec.get("n_features") or 0, spec.get("n_outputs") or 0]
+    if len(layers) > len(arrays) or max(sizes) > sum(values.size for values in arrays.values()):
+        raise ValueError("The file is smaller than the network that it describes.")
+
+
+def _as_list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value or 0]
