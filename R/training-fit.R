@@ -89,7 +89,7 @@ mc_fit <- function(model, x, y, ..., epochs = 10, batch_size = 128, learning_rat
     reduce_lr = if (is.list(reduce_lr)) reduce_lr else if_given(reduce_lr, as_count),
     class_weight = if (is.numeric(class_weight)) as.list(class_weight) else class_weight,
     kl_weight = as_kl_weight(kl_weight),
-    augment = if (is.null(augment)) NULL else as_callback(augment, convert = FALSE),
+    augment = if (is.null(augment)) NULL else as_augment(augment, call),
     callbacks = as_callbacks(callbacks),
     precision = precision,
     device = device,
@@ -98,6 +98,13 @@ mc_fit <- function(model, x, y, ..., epochs = 10, batch_size = 128, learning_rat
     progress = as_progress(progress)
   )
   if (inherits(model, "mc_model")) model else network
+}
+
+# A function for the core, with its text: a checkpoint recognises the function by it.
+as_augment <- function(f, call) {
+  augment <- as_callback(f, convert = FALSE, name = "augment", call = call)
+  reticulate::py_set_attr(augment, "recipe", paste(deparse(list(formals(f), body(f))), collapse = "\n"))
+  augment
 }
 
 #' @rdname mc_fit

@@ -40,9 +40,10 @@ def mc_save(object: Saveable, path: str | os.PathLike[str]) -> None:
     """Write a network of this package, a prediction, or what was learnt on one to one file.
 
     Networks and predictions become a safetensors file: arrays and a JSON description. The results of `mc_triage()`,
-    `mc_calibrate()`, `mc_conformal()` and `mc_monitor()` become JSON. The file appears in one step, so an older file of
-    that name is replaced only when the new one is complete. Of a network with a frozen backbone, the head and the name
-    of the backbone are written.
+    `mc_calibrate()`, `mc_conformal()` and `mc_monitor()` become JSON. Both have a checksum. The file appears in one
+    step, so an older file of that name is replaced only when the new one is complete and on the disk. The file keeps
+    its permissions, and a symbolic link stays one. Of a network with a frozen backbone, the head and the name of the
+    backbone are written.
 
     Args:
         object: What to write.
@@ -50,7 +51,7 @@ def mc_save(object: Saveable, path: str | os.PathLike[str]) -> None:
 
     Raises:
         TypeError: For anything else; torch saves modules of your own.
-        ValueError: For priors, posteriors and backbones of your own.
+        ValueError: For priors, posteriors and backbones of your own, and for a path that cannot be written.
 
     Examples:
         >>> import mcdropout as mcd
@@ -77,7 +78,10 @@ def mc_load(path: str | os.PathLike[str]) -> Any:
         The object: a network, a prediction, a policy, a calibration, conformal limits or a monitor.
 
     Raises:
-        UnreadableFile: For a file that is missing, cut short, not of this package, or of a newer format.
+        UnreadableFile: For a file that is missing, cut short, changed, not of this package, or of a newer format.
+
+    Warns:
+        UserWarning: For a file of an earlier version, which has no checksum.
 
     Examples:
         >>> import mcdropout as mcd

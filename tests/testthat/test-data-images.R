@@ -109,3 +109,14 @@ test_that("a single folder of images keeps its label, and images out of range ar
   expect_equal(nrow(mc_predict(net, images, n_samples = 3, seed = 1)), 3)
   expect_refusal(images[4], "`i` must choose among the 3 images; got 4.")
 })
+
+test_that("names that are not UTF-8 are refused, because R would lose their characters", {
+  skip_if_no_core()
+  skip_on_os(c("windows", "mac"))
+  withr::local_dir(withr::local_tempdir())
+  system("mkdir $(printf 'caf\\351') && printf 'P5 3 2 255\\n123456' > $(printf 'caf\\351')/a.pgm")
+  expect_refusal(
+    mc_read_images("."),
+    '`path` must hold names in UTF-8 only; got "caf\\udce9/a.pgm". Rename that file or folder.'
+  )
+})
