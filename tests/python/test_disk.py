@@ -276,6 +276,48 @@ def test_a_file_system_without_locks_keeps_its_unfinished_files(tmp_path, monkey
     assert len(os.listdir(tmp_path)) == 2
 
 
+DIES_IN = """
+import os, signal
+from mcdropout import disk
+function = getattr(os, sys.argv[2])
+def dies(*arguments):
+    if sys.argv[3] == "after":
+        function(*arguments)
+    os.kill(os.getpid(), signal.SIGKILL)
+with disk.replaced(sys.argv[1]) as file:
+    file.write(b"new")
+    setattr(os, sys.argv[2], dies)
+"""
+
+
+@pytest.mark.parametrize("call", ["fsync", "replace"])
+@pytest.mark.parametrize("moment", ["before", "after"])
+def test_a_process_that_dies_at_any_step_leaves_the_old_file_or_the_new_one(tmp_path, call, moment):
+    put(tmp_path / "file", b"old")
+    child = process(DIES_IN, tmp_path / "file", call, moment)
+    child.communicate()
+    assert child.returncode == -signal.SIGKILL
+    is_new = (call, moment) == ("replace", "after")
+    assert (tmp_path / "file").read_bytes() == (b"new" if is_new else b"old")
+    assert len(os.listdir(tmp_path)) == (1 if is_new else 2)
+    put(tmp_path / "other")
+    assert sorted(os.listdir(tmp_path)) == ["file", "other"]
+
+
+def test_the_content_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
+    steps: list[str] = []
+    fsync, replace = os.fsync, os.replace
+
+    def is_folder(descriptor):
+        steps.append("folder" if stat.S_ISDIR(os.fstat(descriptor).st_mode) else "content")
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", is_folder)
+    monkeypatch.setattr(os, "replace", lambda *names: (steps.append("name"), replace(*names)))
+    put(tmp_path / "file")
+    assert steps == ["content", "name", "folder"]
+
+
 WRITE_ON = """
 from mcdropout import disk
 content = bytes([int(sys.argv[2])]) * 2_000_000

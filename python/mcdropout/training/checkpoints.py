@@ -13,7 +13,7 @@ from torch import Tensor
 
 from .. import containers, disk
 from ..checks import check_path, shown
-from ..data.rows import Rows
+from ..data.rows import Rows, from_tensor
 from ..errors import UnreadableFile
 from ..networks.network import MCNetwork
 from .fingerprints import fingerprint_of_optimizer, fingerprint_of_rows
@@ -67,7 +67,9 @@ class Checkpoint:
             "plateau": None if run.plateau is None else run.plateau.state_dict(),
             "scaler": None if run.learner.scaler is None else run.learner.scaler.state_dict(),
         }
-        containers.write(self.path, "checkpoint", {k: v.cpu().numpy() for k, v in arrays.items()}, facts, "checkpoint")
+        containers.write(
+            self.path, "checkpoint", {name: from_tensor(values) for name, values in arrays.items()}, facts, "checkpoint"
+        )
 
     def read_into(self, run: TrainingRun) -> None:
         """Set `run` to the state in the file; refuses the file of a different run and names the difference."""

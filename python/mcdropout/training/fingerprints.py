@@ -44,6 +44,8 @@ def fingerprint_of_rows(rows: Rows) -> str:
 
 
 def _read_array(values: np.ndarray, digest: Any) -> None:
+    if values.dtype.itemsize > 8:  # the extended type of this machine, which has unused bytes
+        values = values.astype(np.float64)
     digest.update(values.dtype.str.encode())
     bounds = np.linspace(0, len(values), min(len(values), PIECES) + 1).astype(np.int64)
     for start, stop in pairwise(bounds):

@@ -158,7 +158,7 @@ def test_image_files_are_known_by_their_names_sizes_and_contents(tmp_path):
     assert fingerprint_of_rows(images) != print_of_images
 
 
-@pytest.mark.parametrize("dtype", ["f4", "f8", "f2", "u1", "i8", "?"])
+@pytest.mark.parametrize("dtype", ["f4", "f8", "f2", "u1", "i8", "?", "longdouble"])
 def test_every_value_of_a_large_array_counts(monkeypatch, dtype):
     """Arrays that are not read whole: a change outside of the blocks changes a sum."""
     for name, value in {"WHOLE": 0, "PIECES": 5, "BLOCK": 8}.items():
@@ -194,6 +194,28 @@ def test_the_fingerprint_of_a_function_is_the_same_in_every_process():
     }
     assert len(found) == 2
     assert fingerprint_of_function(None) is None
+
+
+class Plain(nn.Module):
+    """A network of a user, in a type that NumPy lacks."""
+
+    task, labels, outputs = "classification", ("a", "b"), "logits"
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.layers = nn.Sequential(nn.Linear(3, 4), nn.Dropout(0.2), nn.Linear(4, 2)).bfloat16()
+
+    def forward(self, x):
+        return self.layers(x.bfloat16())
+
+
+def test_weights_of_a_type_that_numpy_lacks_are_kept(tmp_path):
+    whole = fit(tmp_path / "one", model=Plain(), epochs=3)
+    fit(tmp_path / "two", model=Plain())
+    resumed = fit(tmp_path / "two", model=Plain(), epochs=3)
+    weights = zip(resumed.state_dict().values(), whole.state_dict().values(), strict=True)
+    assert all(torch.equal(left, right) for left, right in weights)
 
 
 # Files of earlier versions, and damaged ones ----------------------------------------------------------------------
