@@ -89,7 +89,7 @@ mc_fit <- function(model, x, y, ..., epochs = 10, batch_size = 128, learning_rat
     reduce_lr = if (is.list(reduce_lr)) reduce_lr else if_given(reduce_lr, as_count),
     class_weight = if (is.numeric(class_weight)) as.list(class_weight) else class_weight,
     kl_weight = as_kl_weight(kl_weight),
-    augment = if (is.null(augment)) NULL else as_augment(augment, call),
+    augment = if (is.null(augment)) NULL else with_recipe(as_callback(augment, convert = FALSE), augment),
     callbacks = as_callbacks(callbacks),
     precision = precision,
     device = device,
@@ -101,10 +101,9 @@ mc_fit <- function(model, x, y, ..., epochs = 10, batch_size = 128, learning_rat
 }
 
 # A function for the core, with its text: a checkpoint recognises the function by it.
-as_augment <- function(f, call) {
-  augment <- as_callback(f, convert = FALSE, name = "augment", call = call)
-  reticulate::py_set_attr(augment, "recipe", paste(deparse(list(formals(f), body(f))), collapse = "\n"))
-  augment
+with_recipe <- function(callback, f) {
+  reticulate::py_set_attr(callback, "recipe", paste(deparse(list(formals(f), body(f))), collapse = "\n"))
+  callback
 }
 
 #' @rdname mc_fit
@@ -200,7 +199,7 @@ as_python_function <- function(f) {
 # would arrive as true.
 as_kl_weight <- function(kl_weight, call = rlang::caller_env()) {
   if (is.function(kl_weight) && !is_python(kl_weight)) {
-    return(as_callback(kl_weight, call = call))
+    return(with_recipe(as_callback(kl_weight, call = call), kl_weight))
   }
   if (is.character(kl_weight) || is.list(kl_weight) || is_python(kl_weight)) {
     return(kl_weight)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -175,6 +177,16 @@ class ImageFiles:
     def __repr__(self) -> str:
         labels = "no labels" if self.labels is None else f"labels: {', '.join(self.labels)}"
         return f"ImageFiles: {self.shape}, {self.color}, {labels}"
+
+
+@contextmanager
+def opened_image(path: str) -> Iterator[io.BufferedReader]:
+    """The file of an image, to learn of it without its pixels."""
+    try:
+        with opened(path) as file:
+            yield file
+    except OSError as error:
+        raise UnreadableFile(f"`x` must hold readable images; got {shown(path)}: {error.strerror}.") from error
 
 
 def _resized(image: Image.Image, size: tuple[int, int], mode: str) -> np.ndarray:

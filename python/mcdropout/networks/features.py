@@ -13,9 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from ..checks import shown
-from ..data.images import ImageFiles
+from ..data.images import ImageFiles, opened_image
 from ..data.rows import ArrayRows, Rows
-from ..errors import UnreadableFile
 from ..sites.replica import replicate
 from .feature_cache import FeatureCache
 
@@ -153,11 +152,8 @@ class FeatureExtractor:
             digest.update(prepared.contiguous().numpy().tobytes())
         if isinstance(rows, ImageFiles):
             for path in rows.paths:
-                try:
-                    status = os.stat(path)
-                except OSError as error:
-                    text = f"`x` must hold readable images; got {shown(path)}: {error.strerror}."
-                    raise UnreadableFile(text) from error
+                with opened_image(path) as file:
+                    status = os.fstat(file.fileno())
                 digest.update(os.fsencode(path) + f" {status.st_size} {status.st_mtime_ns}".encode())
             return digest.hexdigest()
         for start in range(0, rows.shape[0], self.batch_size):

@@ -30,6 +30,7 @@ class Checkpoint:
         _, old = disk.check_target(path, "checkpoint")
         self.content = None if old is None else containers.read(path, ("checkpoint",), "checkpoint")
         self.arguments: dict[str, Any] = {}
+        self.functions: dict[str, Any] = {}
         try:
             self.seed = None if self.content is None else int(self.content[2]["run"]["seed"])
         except containers.DAMAGED as error:
@@ -43,7 +44,7 @@ class Checkpoint:
         """Arguments of `mc_fit()` by which the file recognises its run, besides the settings and the optimizer."""
         self.arguments["x"] = fingerprint_of_rows(x)
         self.arguments["validation_data"] = None if validation_x is None else [fingerprint_of_rows(validation_x)]
-        self.arguments["augment"] = fingerprint_of_function(augment)
+        self.functions["augment"] = fingerprint_of_function(augment)
 
     def write(self, run: TrainingRun) -> None:
         """Replace the file atomically by the state of `run` after its last epoch."""
@@ -58,6 +59,7 @@ class Checkpoint:
         facts = {
             "run": _facts(run),
             "arguments": self.arguments,
+            "functions": self.functions,
             "rows": run.rows,
             "best_value": run.best_value,
             "waited": run.epochs_without_improvement,
@@ -76,11 +78,13 @@ class Checkpoint:
         if self.arguments["validation_data"] is not None and run.held_out is not None:
             self.arguments["validation_data"].append(_digest([run.held_out.targets]))
         self.arguments["optimizer"] = fingerprint_of_optimizer(run.learner.optimizer)
+        kl_weight = run.settings.kl_weight.weight
+        self.functions["kl_weight"] = fingerprint_of_function(kl_weight) if callable(kl_weight) else None
         if self.content is None:
             return
         _, arrays, facts = self.content
         try:
-            different = _different(facts, _facts(run), self.arguments)
+            different = self._different(facts, _facts(run))
             if different is None:
                 _restore(run, arrays, facts)
         except containers.DAMAGED as error:
@@ -91,19 +95,17 @@ class Checkpoint:
                 f"`{different}`. Give another path, or remove the file to start again."
             )
 
-
-def _different(facts: Mapping[str, Any], of_run: dict[str, Any], arguments: dict[str, Any]) -> str | None:
-    """The first argument in which the file and the run differ. Files of the first version have no `arguments`."""
-    of_run, arguments = json.loads(json.dumps([of_run, arguments]))
-    for name, value in of_run.items():
-        if facts["run"].get(name) != value:
-            return name
-    if "arguments" not in facts:
-        return None
-    stored = facts["arguments"]
-    if None not in (own := [arguments["augment"], stored["augment"]]) and own[0][0] != own[1][0]:
-        stored = {**stored, "augment": arguments["augment"]}  # the code of another Python looks different
-    return next((name for name, value in arguments.items() if stored.get(name) != value), None)
+    def _different(self, facts: Mapping[str, Any], of_run: dict[str, Any]) -> str | None:
+        """The first argument in which the file and the run differ. Files of format 1 know only those in `of_run`."""
+        of_run, arguments = json.loads(json.dumps([of_run, self.arguments]))
+        different = [name for name, value in of_run.items() if facts["run"].get(name) != value]
+        if "arguments" in facts:
+            different += [name for name, value in arguments.items() if facts["arguments"].get(name) != value]
+            for name, function in self.functions.items():
+                stored = facts["functions"][name]
+                is_of_other_python = None not in (function, stored) and function[0] != stored[0]  # looks different
+                different += [name] if function != stored and not is_of_other_python else []
+        return next(iter(different), None)
 
 
 def _restore(run: TrainingRun, arrays: containers.Arrays, facts: Mapping[str, Any]) -> None:

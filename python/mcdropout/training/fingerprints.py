@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from torch.optim import Optimizer
 
-from ..data.images import ImageFiles
+from ..data.images import ImageFiles, opened_image
 from ..data.rows import ArrayRows, Rows
 
 WHOLE = 1 << 26  # bytes of an array that are all read; of a larger one a part
@@ -33,11 +33,12 @@ def fingerprint_of_rows(rows: Rows) -> str:
     if isinstance(rows, ArrayRows):
         _read_array(rows.values, digest)
     elif isinstance(rows, ImageFiles):
-        for path in rows.paths:  # a folder of images may have moved
-            digest.update(f"{'/'.join(Path(path).parts[-2:])} {os.stat(path).st_size}\n".encode(errors="replace"))
-        for number in sample:
-            with open(rows.paths[number], "rb") as file:
-                digest.update(file.read(BLOCK))
+        sampled = set(sample.tolist())
+        for number, path in enumerate(rows.paths):
+            with opened_image(path) as file:
+                name, size = "/".join(Path(path).parts[-2:]), os.fstat(file.fileno()).st_size  # folders may move
+                digest.update(f"{name} {size}\n".encode(errors="backslashreplace"))
+                digest.update(file.read(BLOCK) if number in sampled else b"")
     else:
         digest.update(rows.take(sample).tobytes())
     return digest.hexdigest()

@@ -114,6 +114,15 @@ def test_an_augmentation_of_another_python_is_accepted(tmp_path, monkeypatch):
     refusal(tmp_path / "run", "augment")
 
 
+def test_another_weight_of_the_divergence_is_refused(tmp_path):
+    def model():
+        return mcd.mc_bayes_mlp(3, ["a", "b"], hidden=4)
+
+    fit(tmp_path / "run", model=model(), kl_weight=lambda epoch: epoch / 40)
+    refusal(tmp_path / "run", "kl_weight", X, Y, model(), kl_weight=lambda epoch: epoch / 50)
+    assert len(fit(tmp_path / "run", model=model(), kl_weight=lambda epoch: epoch / 40, epochs=3).history) == 3
+
+
 def test_another_optimizer_is_refused(tmp_path):
     path = tmp_path / "run"
 
@@ -156,6 +165,9 @@ def test_image_files_are_known_by_their_names_sizes_and_contents(tmp_path):
     assert fingerprint_of_rows(mcd.mc_read_images(tmp_path / "one", size=5)) != print_of_images
     image.fromarray(IMAGES[9, :, :, 0]).save(tmp_path / "one" / "a" / "4.bmp")
     assert fingerprint_of_rows(images) != print_of_images
+    (tmp_path / "one" / "a" / "4.bmp").unlink()
+    with pytest.raises(UnreadableFile, match='`x` must hold readable images; got ".*4.bmp": No such file'):
+        fingerprint_of_rows(images)
 
 
 @pytest.mark.parametrize("dtype", ["f4", "f8", "f2", "u1", "i8", "?", "longdouble"])
@@ -250,6 +262,7 @@ DAMAGES: dict[str, Any] = {
     "no seed": lambda arrays, facts: facts["run"].pop("seed"),
     "a run that is none": lambda arrays, facts: facts.update(run=3),
     "arguments that are none": lambda arrays, facts: facts.update(arguments=[]),
+    "no functions": lambda arrays, facts: facts.pop("functions"),
     "no rows": lambda arrays, facts: facts.pop("rows"),
     "a row less": lambda arrays, facts: facts["rows"].pop(0),
     "rows that are none": lambda arrays, facts: facts.update(rows=[1, 2]),
