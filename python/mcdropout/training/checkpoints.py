@@ -21,6 +21,8 @@ from .loop import TrainingRun, copied_weights
 from .recipes import fingerprint_of_function
 from .settings import Augment
 
+STATISTICS = ("running_mean", "running_var", "num_batches_tracked")  # of batch norm: training changes them
+
 
 class Checkpoint:
     """A file with the complete state of a run, so that it can continue. The file contains no code."""
@@ -147,10 +149,12 @@ def _restore(run: TrainingRun, arrays: containers.Arrays, facts: Mapping[str, An
 def _facts(run: TrainingRun) -> dict[str, Any]:
     """The facts in which a run and its checkpoint must agree."""
     weights = run.learner.class_weights
+    buffers = run.model.named_buffers() if isinstance(run.model, MCNetwork) else []
+    units = [values for name, values in buffers if name.rpartition(".")[2] not in STATISTICS]
     return {
         **run.settings.facts(),
         "model": run.model.spec if isinstance(run.model, MCNetwork) else str(run.model),
-        "x": [len(run.train), _digest(run.model.buffers() if isinstance(run.model, MCNetwork) else [])],
+        "x": [len(run.train), _digest(units)],
         "y": _digest([run.train.targets]),
         "class_weight": None if weights is None else weights.tolist(),
     }

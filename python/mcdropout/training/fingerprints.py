@@ -18,6 +18,8 @@ WHOLE = 1 << 26  # bytes of an array that are all read; of a larger one a part
 
 PIECES, BLOCK = 4096, 8192  # pieces of an array, and bytes at both ends of each that are read
 
+OFF = ("None", "False", "0", "0.0")  # settings of an optimizer
+
 SAMPLED = 256  # inputs that are read of files
 
 
@@ -65,4 +67,5 @@ def fingerprint_of_optimizer(optimizer: Optimizer) -> list[Any]:
     So a newer torch may have more of them.
     """
     groups = [{name: value for name, value in group.items() if name != "params"} for group in optimizer.param_groups]
-    return [type(optimizer).__name__, *({k: repr(v) for k, v in group.items() if v} for group in groups)]
+    words = [{name: repr(value) for name, value in group.items()} for group in groups]
+    return [type(optimizer).__name__, *({k: v for k, v in group.items() if v not in OFF} for group in words)]

@@ -36,38 +36,40 @@ def are_equal(left: object, right: object) -> bool:
 def fingerprint_of_function(function: object) -> list[str] | None:
     """Python's version and a fingerprint of a function's code and the constants that it uses; of None, None.
 
-    It misses values in the lists, arrays and objects that the function uses, because a run may change them.
+    Functions of its own module that it calls count with their code, others with their names. Values in lists, arrays
+    and objects do not count, because a run may change them.
     """
     if function is None:
         return None
-    words = repr(_described(function, ())).encode(errors="backslashreplace")
+    words = repr(_described(function, getattr(function, "__module__", None), [])).encode(errors="backslashreplace")
     return [".".join(map(str, sys.version_info[:2])), hashlib.sha256(words).hexdigest()]
 
 
-def _described(value: object, outer: tuple[object, ...]) -> object:
-    """What stays the same in every process, as tuples of words."""
-    if any(value is part for part in outer):  # a function that calls itself
-        return "itself"
-    outer = (*outer, value)
+def _described(value: object, module: str | None, seen: list[FunctionType]) -> object:
+    """What stays the same in every process, as tuples of words. seen: functions that are described already."""
+
+    def parts(*values: object) -> tuple[object, ...]:
+        return tuple(_described(part, module, seen) for part in values)
+
     if isinstance(value, (bool, int, float, complex, str, bytes, type(None))):
         return repr(value)
     if isinstance(value, tuple):
-        return tuple(_described(part, outer) for part in value)
+        return parts(*value)
     if isinstance(value, frozenset):
         return sorted(repr(part) for part in value)
     if isinstance(value, partial):
-        return "partial", _described((value.func, value.args, tuple(sorted(value.keywords.items()))), outer)
+        return parts(value.func, value.args, *sorted(value.keywords.items()))
     if isinstance(value, MethodType):
-        return "method", _described((value.__func__, value.__self__), outer)
+        return parts(value.__func__, value.__self__)
     if isinstance(value, CodeType):
-        return value.co_code.hex(), value.co_names, _described(value.co_consts, outer)
-    if isinstance(value, FunctionType):
-        if isinstance(getattr(value, "recipe", None), str):  # of a function of R
-            return vars(value)["recipe"]
+        return value.co_code.hex(), value.co_names, parts(*value.co_consts)
+    if isinstance(value, FunctionType) and isinstance(vars(value).get("recipe"), str):  # of a function of R
+        return vars(value)["recipe"]
+    if isinstance(value, FunctionType) and value.__module__ == module and value not in seen:
+        seen.append(value)
         recipe = recipe_of(value)
         code, *used = recipe if isinstance(recipe, tuple) else (value.__code__,)
-        named = [tuple(sorted(part.items())) if isinstance(part, dict) else part for part in used]
-        return "function", _described((code, *named), outer)
-    if isinstance(value, (type, ModuleType, BuiltinFunctionType)):
-        return getattr(value, "__module__", ""), value.__name__
-    return "object", _described((type(value), vars(type(value)).get("__call__")), outer)
+        return parts(code, *(tuple(sorted(part.items())) if isinstance(part, dict) else part for part in used))
+    if isinstance(value, (type, FunctionType, BuiltinFunctionType, ModuleType)):
+        return getattr(value, "__module__", ""), getattr(value, "__qualname__", value.__name__)
+    return parts(type(value), vars(type(value)).get("__call__"))

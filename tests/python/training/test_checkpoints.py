@@ -190,7 +190,8 @@ RECIPE = """
 import sys; sys.path.insert(0, {path!r})
 from mcdropout.training.recipes import fingerprint_of_function
 SCALE = 3
-def inner(x): return x in {{"a", "b", "c"}} and SCALE
+import json
+def inner(x): return json.dumps(x) in {{"a", "b", "c"}} and SCALE
 def outer(x, generator): return inner(x) or outer(x, [word for word in ("d", "e")])
 print(fingerprint_of_function(outer)[1])
 """
@@ -206,6 +207,20 @@ def test_the_fingerprint_of_a_function_is_the_same_in_every_process():
     }
     assert len(found) == 2
     assert fingerprint_of_function(None) is None
+
+
+@pytest.mark.parametrize("same_object", [False, True])
+def test_a_network_with_statistics_of_its_batches_is_continued(tmp_path, same_object):
+    """Training changes the buffers of batch norm."""
+
+    def model():
+        return mcd.mc_bayes_resnet((4, 5, 1), ["a", "b"], filters=(2,))
+
+    whole = fit(tmp_path / "one", IMAGES, IMAGE_LABELS, model(), epochs=3)
+    first = fit(tmp_path / "two", IMAGES, IMAGE_LABELS, model())
+    resumed = fit(tmp_path / "two", IMAGES, IMAGE_LABELS, first if same_object else model(), epochs=3)
+    weights = zip(resumed.state_dict().values(), whole.state_dict().values(), strict=True)
+    assert all(torch.equal(left, right) for left, right in weights)
 
 
 class Plain(nn.Module):
