@@ -50,7 +50,7 @@
 #'   each step and restored after it.
 #' @param checkpoint (string) A file that is written after each epoch. If it exists, training continues from
 #'   it and ends with the weights of a run without interruption: to the bit on one machine with the same
-#'   number of threads.
+#'   number of threads. The file of a run with other data, functions or settings is refused.
 #' @param progress (flag) Show a progress bar? By default in interactive sessions; see
 #'   `options(mcdropout.progress = )`.
 #' @return (mc_model) `model`, trained. `model$history` is a tibble with one row per epoch. With variational

@@ -101,7 +101,8 @@ def mc_fit(
             Networks of this package draw from their own generators. Other modules draw from torch's global generators
             during each step; no other thread should draw from these at that time.
         checkpoint: A file that is written after every epoch. If it exists, training continues from it, and ends with
-            the weights of an uninterrupted run: to the bit on one machine with the same number of threads.
+            the weights of an uninterrupted run: to the bit on one machine with the same number of threads. The file of
+            a run with other data, functions or settings is refused.
         progress: True shows a bar on long runs. A function is called with (done, total, text).
 
     Returns:
