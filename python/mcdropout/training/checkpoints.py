@@ -13,6 +13,7 @@ from torch import Tensor
 
 from .. import containers, disk
 from ..checks import check_path, shown
+from ..compute.memory import is_out_of_memory
 from ..data.rows import Rows, from_tensor
 from ..errors import UnreadableFile
 from ..networks.network import MCNetwork
@@ -85,11 +86,14 @@ class Checkpoint:
         if self.content is None:
             return
         _, arrays, facts = self.content
+        of_run = _facts(run)
         try:
-            different = self._different(facts, _facts(run))
+            different = self._different(facts, of_run)
             if different is None:
                 _restore(run, arrays, facts)
         except containers.DAMAGED as error:
+            if is_out_of_memory(error):
+                raise
             raise self._damaged() from error
         if different is not None:
             raise ValueError(

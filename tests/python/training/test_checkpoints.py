@@ -313,6 +313,16 @@ def test_a_checkpoint_whose_parts_do_not_fit_is_refused_and_changes_nothing(tmp_
     assert all(torch.equal(values, before[name]) for name, values in model.state_dict().items())
 
 
+def test_a_lack_of_memory_is_not_taken_for_damage(tmp_path, monkeypatch):
+    def exhausted(run, arrays, facts):
+        raise RuntimeError("CUDA out of memory")
+
+    fit(tmp_path / "run")
+    monkeypatch.setattr("mcdropout.training.checkpoints._restore", exhausted)
+    with pytest.raises(RuntimeError, match="CUDA out of memory"):
+        fit(tmp_path / "run")
+
+
 def test_a_checkpoint_with_a_changed_byte_is_refused(tmp_path):
     path, places = tmp_path / "run", random.Random(3)
     fit(path)
