@@ -33,6 +33,8 @@ BLANK = "0" * hashlib.sha256().digest_size * 2
 
 START = b'{"__metadata__":{"mcdropout":'  # after the eight bytes of safetensors' header length
 
+PEEK = 256  # bytes that tell whether a file is of this package
+
 # What is before the checksum in a file of arrays and in a JSON file.
 BEFORE = 8, START + rb'"{\"sha256\": \"'
 BEFORE_IN_TEXT = 0, b'{\n  "mcdropout": {\n    "sha256": "'
@@ -76,9 +78,9 @@ def read(path: str | os.PathLike[str], kinds: tuple[str, ...], name: str = "path
     got = shown(str(path))
     try:
         with disk.opened(check_path(path, name)) as file:
-            start = file.read(8 + len(START))
-            file.seek(0)
-            content = file.read() if _is_text(start) or _is_arrays(start) else start  # other files may be large
+            start = file.read(PEEK)
+            is_text = _is_text(start) and (b'"mcdropout"' in start or len(start) < PEEK)
+            content = start + file.read() if is_text or _is_arrays(start) else b""  # other files may be large
     except OSError as error:
         problem = error.strerror or "it cannot be read"
         raise UnreadableFile(f"`{name}` must be a file that can be read; got {got}: {problem}.") from error
