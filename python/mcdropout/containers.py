@@ -80,7 +80,8 @@ def read(path: str | os.PathLike[str], kinds: tuple[str, ...], name: str = "path
         with disk.opened(check_path(path, name)) as file:
             start = file.read(PEEK)
             is_text = _is_text(start) and (b'"mcdropout"' in start or len(start) < PEEK)
-            content = start + file.read() if is_text or _is_arrays(start) else b""  # other files may be large
+            file.seek(0)
+            content = file.read() if is_text or _is_arrays(start) else b""  # other files may be large
     except OSError as error:
         problem = error.strerror or "it cannot be read"
         raise UnreadableFile(f"`{name}` must be a file that can be read; got {got}: {problem}.") from error

@@ -86,12 +86,27 @@ class OnDisk:
             ) from error
         path = self.folder / f"{key}.npy"
         digest = hashlib.sha256()
-        with replaced(path, "cache") as file:
-            for content in _npy(n, batches):
-                digest.update(content)
-                file.write(content)
-            file.write(END.format(key, digest.hexdigest()).encode())
+        try:
+            with replaced(path, "cache") as file:
+                for content in _npy(n, _marked(batches)):
+                    digest.update(content)
+                    file.write(content)
+                file.write(END.format(key, digest.hexdigest()).encode())
+        except _OfBatches as error:
+            assert error.__cause__ is not None
+            raise error.__cause__ from None
         return _FeatureRows(path)
+
+
+class _OfBatches(Exception):
+    """An OSError of the user's functions, which is no error of writing."""
+
+
+def _marked(batches: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+    try:
+        yield from batches
+    except OSError as error:
+        raise _OfBatches from error
 
 
 def _npy(n: int, batches: Iterable[np.ndarray]) -> Iterator[bytes | memoryview]:

@@ -100,6 +100,16 @@ def test_what_cannot_be_read_or_written_is_refused(tmp_path):
         OnDisk(tmp_path / "folder").put("key", 10, iter(BATCHES))
 
 
+def test_an_error_of_the_functions_of_the_user_is_passed_on(tmp_path):
+    def failing():
+        yield BATCHES[0]
+        raise ConnectionError("no answer")
+
+    with pytest.raises(ConnectionError, match="^no answer$"):
+        OnDisk(tmp_path).put("key", 10, failing())
+    assert os.listdir(tmp_path) == []
+
+
 def test_an_interrupt_leaves_nothing_in_memory():
     def interrupted():
         yield BATCHES[0]
