@@ -93,20 +93,23 @@ class OnDisk:
                     file.write(content)
                 file.write(END.format(key, digest.hexdigest()).encode())
         except _OfBatches as error:
-            assert error.__cause__ is not None
-            raise error.__cause__ from None
+            raise error.original from None
         return _FeatureRows(path)
 
 
 class _OfBatches(Exception):
     """An OSError of the user's functions, which is no error of writing."""
 
+    def __init__(self, original: OSError) -> None:
+        super().__init__()
+        self.original = original
+
 
 def _marked(batches: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
     try:
         yield from batches
     except OSError as error:
-        raise _OfBatches from error
+        raise _OfBatches(error) from error
 
 
 def _npy(n: int, batches: Iterable[np.ndarray]) -> Iterator[bytes | memoryview]:
