@@ -23,7 +23,7 @@
 mc_read_images <- function(path, ..., size = c(224, 224), color = "grey", labels = NULL) {
   rlang::check_dots_empty()
   files <- call_core(
-    "mc_read_images", as_path(path), size = each(size, as_count), color = as_choice(color, colors),
+    "for_r.read_images", as_path(path), size = each(size, as_count), color = as_choice(color, colors),
     labels = if (is.null(labels)) NULL else as.list(as.character(labels))
   )
   y <- from_python(files$y)

@@ -17,7 +17,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "python" / "mcdropout"
 
 # The order of the data flow: a later line may import from an earlier one.
 ORDER = (
-    *("errors", "checks", "progress", "containers"),
+    *("errors", "checks", "progress", "unfinished", "disk", "containers"),
     "compute",
     "data",
     "sites",

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .data.idx import mc_read_idx as mc_read_idx
     from .data.images import ImageFiles as ImageFiles
     from .data.images import mc_read_images as mc_read_images
     from .data.samples import SampleData as SampleData
-    from .data.samples import mc_read_idx as mc_read_idx
     from .data.samples import mc_sample_data as mc_sample_data
     from .decisions.acquisition import mc_acquire as mc_acquire
     from .decisions.decide import mc_decide as mc_decide
@@ -163,7 +163,7 @@ HOMES = {  # the module of each public name
     "mc_prior_normal": "variational.priors",
     "mc_prior_student_t": "variational.priors",
     "mc_probabilities_table": "plots.probabilities",
-    "mc_read_idx": "data.samples",
+    "mc_read_idx": "data.idx",
     "mc_read_images": "data.images",
     "mc_report": "report.report",
     "mc_sample_data": "data.samples",

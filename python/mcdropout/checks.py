@@ -125,8 +125,9 @@ def check_seed(value: object, name: str = "seed") -> int:
 
 def check_path(value: object, name: str = "path") -> Path:
     """The name of a file or folder."""
-    if isinstance(value, (str, os.PathLike)) and str(value):
-        return Path(value)
+    text = os.fspath(value) if isinstance(value, (str, os.PathLike)) else None
+    if isinstance(text, str) and text and "\0" not in text:
+        return Path(text)
     raise ValueError(f"`{name}` must be a path; got {shown(value)}.")
 
 

@@ -26,4 +26,8 @@ class ForkedProcess(RuntimeError):
 
 
 class UnreadableFile(ValueError):
-    """A file that this package did not write, that is cut short, or that a newer version wrote."""
+    """A file that this package did not write, that is cut short or changed, or that a newer version wrote."""
+
+
+class UnwritableFile(OSError, ValueError):
+    """A file that the system cannot write: the disk is full, the folder is read-only, the name is too long."""

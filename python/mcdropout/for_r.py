@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from . import files
-from .data.images import ImageFiles
+from .checks import shown
+from .data.images import ImageFiles, mc_read_images
 from .data.labels import Label, as_labels
 from .data.rows import ArrayRows
 from .report.report import ReportContents, write_report
@@ -40,6 +41,27 @@ def image_files(
 ) -> ImageFiles:
     """Images on disk that are read when they are needed."""
     return ImageFiles(paths, y=y, labels=labels, size=size, color=color)
+
+
+def read_images(path: str, **options: Any) -> ImageFiles:
+    """`mc_read_images()`. Refuses names that are not UTF-8, of which R would silently lose characters."""
+    images = mc_read_images(path, **options)
+    _check_unicode(images.paths, "Rename that file or folder.")
+    return images
+
+
+def load(path: str) -> Any:
+    """`mc_load()`. Refuses labels that are not Unicode, of which R would silently lose characters."""
+    thing = files.mc_load(path)
+    _check_unicode(getattr(thing, "labels", None) or (), "Python can open it.")
+    return thing
+
+
+def _check_unicode(names: Sequence[Label], way_out: str) -> None:
+    for name in names:
+        written = str(name).encode("utf-8", "backslashreplace").decode()
+        if written != str(name):
+            raise ValueError(f"`path` must hold names in UTF-8 only; got {shown(written)}. {way_out}")
 
 
 def output_number(number: int) -> CountedFromOne:

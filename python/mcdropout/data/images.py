@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..checks import check_choice, check_count, check_length, check_path, shown
+from ..disk import opened
 from ..errors import UnreadableFile
 from .labels import Label, as_label_set
 from .rows import ArrayRows, Rows, as_rows, check_finite
@@ -162,16 +165,28 @@ class ImageFiles:
     def _read(self, path: str) -> np.ndarray:
         pillow, ops = _pillow()
         try:
-            with pillow.open(path) as image:
+            with opened(path) as file, pillow.open(file) as image:
                 if self.decode_small:
                     image.draft(None, (2 * self.size[1], 2 * self.size[0]))  # a JPEG is decoded at 1/2, 1/4 or 1/8
                 return _resized(ops.exif_transpose(image), self.size, MODES[self.color])
         except (OSError, SyntaxError, ValueError, pillow.DecompressionBombError) as error:
-            raise UnreadableFile(f"`x` must hold readable images; got {shown(path)}: {error}.") from error
+            unknown = isinstance(error, pillow.UnidentifiedImageError)
+            problem = "it is no image" if unknown else getattr(error, "strerror", None) or error
+            raise UnreadableFile(f"`x` must hold readable images; got {shown(path)}: {problem}.") from error
 
     def __repr__(self) -> str:
         labels = "no labels" if self.labels is None else f"labels: {', '.join(self.labels)}"
         return f"ImageFiles: {self.shape}, {self.color}, {labels}"
+
+
+@contextmanager
+def opened_image(path: str) -> Iterator[io.BufferedReader]:
+    """The file of an image, to learn of it without its pixels."""
+    try:
+        with opened(path) as file:
+            yield file
+    except OSError as error:
+        raise UnreadableFile(f"`x` must hold readable images; got {shown(path)}: {error.strerror}.") from error
 
 
 def _resized(image: Image.Image, size: tuple[int, int], mode: str) -> np.ndarray:
@@ -198,7 +213,7 @@ def _image_size(size: int | Sequence[int]) -> tuple[int, int]:
 
 
 def _image_files(folder: Path) -> list[Path]:
-    return sorted(file for file in folder.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES)
+    return sorted(file for file in folder.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES and not file.is_dir())
 
 
 def _suffixes() -> str:
