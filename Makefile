@@ -1,9 +1,10 @@
 # The scripts are in tools/. Each target first sets up what is missing.
-.PHONY: help setup demo test check-r bench bench-peers lint clean
+.PHONY: help setup demo test test-all check-r bench bench-peers lint clean
 
 help:
 	@echo "make demo     train and predict with uncertainty, in R and in Python"
-	@echo "make test     run pytest, testthat, bridge tests, R CMD check"
+	@echo "make test     pytest, testthat, bridge tests, R CMD check, without the slow tests"
+	@echo "make test-all the same with the slow tests, as CI runs them"
 	@echo "make bench    run the benchmarks behind the speed claims of README.md"
 	@echo "make bench-peers  compare with other packages, which are installed in .setup"
 	@echo "make lint     run ruff, pyright, shellcheck, lintr"
@@ -18,6 +19,9 @@ demo:
 	@bash tools/demo.sh
 
 test:
+	@bash tools/test.sh -m "not slow"
+
+test-all:
 	@bash tools/test.sh
 
 check-r: setup

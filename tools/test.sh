@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Runs all tests: pytest (the core and the bridge), then R CMD check, which runs testthat and the examples on the built
-# package. All of them run; the last line has the counts. A missing R is a failure in CI. Elsewhere the tests of R are
-# skipped with a message.
+# Runs pytest (the core and the bridge), then R CMD check, which runs testthat and the examples on the built package.
+# All of them run; the last line has the counts. A missing R is a failure in CI. Elsewhere the tests of R are skipped
+# with a message. The arguments go to pytest: `make test` leaves out the tests marked `slow`, `make test-all` does not.
 set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
@@ -12,7 +12,7 @@ status=0
 printf '\n== pytest: the core in Python, and R and Python together\n\n'
 # Several workers, one file at a time each: most tests use one thread of torch, or wait for another process.
 "$VENV/bin/python" -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder \
-  --junit-xml="$SETUP/pytest.xml" --durations=5 --cov --cov-report= || status=1
+  --junit-xml="$SETUP/pytest.xml" --durations=5 --cov --cov-report= "$@" || status=1
 "$VENV/bin/coverage" report --fail-under=95 || status=1
 
 if have R; then

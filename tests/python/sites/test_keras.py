@@ -16,6 +16,7 @@ from mcdropout.sites.keras.loading import load_keras
 TESTS = Path(__file__).resolve().parents[1]
 PYTHON = TESTS.parents[1] / "python"
 BACKENDS = {"torch": "torch", "tensorflow": "tensorflow", "jax": "jax"}
+SLOW = ("tensorflow", "jax")  # they compile for minutes
 needs_keras = pytest.mark.skipif(find_spec("keras") is None, reason="needs Keras: FOR_TESTS=yes tools/setup.sh")
 
 
@@ -36,7 +37,7 @@ def folder(tmp_path_factory):
     return tmp_path_factory.mktemp("draws")
 
 
-@pytest.fixture(scope="module", params=BACKENDS)
+@pytest.fixture(scope="module", params=["torch", *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)])
 def tested(request, folder):
     """Run `keras_cases.py` on a backend; return the backend and the completed process."""
     if find_spec("keras") is None or find_spec(BACKENDS[request.param]) is None:
