@@ -16,7 +16,7 @@ from scipy import stats
 
 from ..checks import check_choice, check_count, check_number, check_seed, shown
 from ..data.labels import Label
-from ..predictions.parts import OLDER_LACK, as_table, as_tuple, opening
+from ..predictions.parts import OLDER_LACK, as_array, as_table, as_tuple, opening
 from ..predictions.prediction import Array, MCPrediction
 from ..predictions.truth import check_calibration, check_labels, check_prediction
 from ..predictions.uncertainty import measured, measures_of
@@ -72,6 +72,8 @@ class MCMonitor:
 
     def __post_init__(self) -> None:
         check_monitor(self)
+        for name in ("n_bins", "seed", "n_seen", "n_batches"):
+            setattr(self, name, int(getattr(self, name)))  # 3.0 is 3
         shares = np.arange(1, self.n_bins) / self.n_bins
         self.edges = np.unique(np.quantile(self.reference, shares, method="inverted_cdf"))
 
@@ -168,12 +170,7 @@ class MCMonitor:
         dtypes = dict.fromkeys(("reference", "log_capital", "log_best"), np.float64)
         dtypes |= dict.fromkeys(("best_start", "counts"), np.int64)
         with opening("monitor", cls, state, OLDER_LACK):
-            # numbers that would change their value are left as they are, and refused
-            arrays = {name: np.array(as_tuple(state[name], name)) for name in dtypes}
-            arrays = {
-                name: v.astype(dtypes[name]) if v.dtype.kind in "iuf" and np.all(v.astype(dtypes[name]) == v) else v
-                for name, v in arrays.items()
-            }
+            arrays = {name: as_array(state[name], name, dtype) for name, dtype in dtypes.items()}
             batches = as_table(state["batches"], "batches", DTYPES)
             labels = None if state["labels"] is None else as_tuple(state["labels"], "labels")
             return cls(**{**state, **arrays, "batches": batches, "labels": labels})

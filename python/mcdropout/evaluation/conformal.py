@@ -119,7 +119,7 @@ class MCConformal:
 
     def _sets(self, prediction: MCPrediction) -> pd.DataFrame:
         nonconformity = label_nonconformity(prediction.mean, self.method, self.penalty, self.n_free)
-        limits = np.array([np.inf if limit is None else limit for limit in self.limits])
+        limits = np.array([np.inf if limit is None else limit for limit in self.limits], np.float64)
         inside = nonconformity <= limits
         if not self.allow_empty:
             inside[np.arange(len(inside)), prediction.mean.argmax(axis=1)] = True
@@ -130,7 +130,7 @@ class MCConformal:
         mean = prediction.mean.reshape(len(prediction), -1)
         if mean.shape[1] != len(self.limits):
             raise ValueError(f"`prediction` must have {len(self.limits)} outputs; got {mean.shape[1]}.")
-        limits = np.array([np.inf if limit is None else limit for limit in self.limits])
+        limits = np.array([np.inf if limit is None else limit for limit in self.limits], np.float64)
         lower, upper, scale = _value_frame(prediction, self.method)
         columns = {}
         for place in range(mean.shape[1]):

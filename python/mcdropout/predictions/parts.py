@@ -51,6 +51,17 @@ def as_tuple(value: object, name: str) -> tuple[Any, ...]:
     return tuple(value)
 
 
+def as_array(values: object, name: str, dtype: type[np.int64 | np.float64]) -> np.ndarray:
+    """A list of numbers of a file as an array."""
+    kinds = (int,) if dtype is np.int64 else (int, float)
+    numbers = as_tuple(values, name)
+    if not all(isinstance(number, kinds) and not isinstance(number, bool) for number in numbers):
+        raise ValueError(
+            f"`{name}` must be a list of {'whole ' if dtype is np.int64 else ''}numbers; got {shown(values)}."
+        )
+    return np.array(numbers, dtype)
+
+
 def as_table(columns: object, name: str, dtypes: Mapping[str, Any] | None = None) -> pd.DataFrame:
     """A table from lists of equal lengths, by name; pandas finds the types that `dtypes` does not give."""
     if not isinstance(columns, Mapping) or not all(isinstance(values, list) for values in columns.values()):

@@ -72,7 +72,9 @@ SHARES = ("mean", "lower", "upper", "confidence", "margin", "variation_ratio", "
 
 BOUNDS_OF_VALUES: dict[str, dict[str, Any]] = {name: {"least": 0.0} for name in VARIANCES}
 
-BOUNDS_OF_CLASSES = BOUNDS_OF_VALUES | {name: {"least": -SUM_TOLERANCE, "most": 1 + SUM_TOLERANCE} for name in SHARES}
+BOUNDS_OF_CLASSES: dict[str, dict[str, Any]] = BOUNDS_OF_VALUES | {
+    name: {"least": -SUM_TOLERANCE, "most": 1 + SUM_TOLERANCE} for name in SHARES
+}
 
 
 @dataclass(frozen=True, repr=False)
@@ -379,7 +381,7 @@ class MCPrediction:
                 check_label_set(values["labels"])
                 names = label_array(values["labels"])
                 for name in LABEL_CODES:
-                    check_array(values.get(name), name, least=0, most=len(names) - 1, finite=True)
+                    check_array(values.get(name), name, least=0, most=len(names) - 1, whole=True)
                     values[name] = names[values[name].astype(np.int64)]
             if isinstance(values.get("ids"), list):
                 agree(all(isinstance(i, (str, int, float)) for i in values["ids"]), "ids", "be text or numbers")

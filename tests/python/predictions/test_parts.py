@@ -180,7 +180,7 @@ def plain(value: Any) -> Any:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_damage_is_refused_or_gives_an_equal_object_that_works(cases, kind, data):
     case = cases[kind]
@@ -248,7 +248,7 @@ def test_a_part_of_a_prediction_that_cannot_be_is_refused(predictions, which, pa
 
 
 @pytest.mark.parametrize("which", ["classes", "values", "fewer draws"])
-@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=80, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_damage_of_a_prediction_is_refused_or_gives_an_equal_prediction(predictions, which, data):
     arrays, facts = predictions[which].to_state()
