@@ -25,8 +25,6 @@ Monitor = Any  # an MCMonitor, whose module imports this one
 
 FEWEST = 20  # with fewer inputs in the reference, no rank has a probability below one in twenty
 
-MOST_BATCHES = 1_000  # largest number of rows in the table of batches
-
 COLUMNS = ("batch", "name", "n", "seen", "mean", "ks", "ks_p_value", "psi", "psi_limit", "log10_evidence", "drift")
 
 
@@ -84,7 +82,8 @@ def _check_progress(monitor: Monitor) -> None:
 def _check_batches(monitor: Monitor) -> None:
     """The rows of the last batches, which lead to the present state."""
     batches, n_batches = monitor.batches, monitor.n_batches
-    check_table(batches, "batches", COLUMNS, min(n_batches, MOST_BATCHES))
+    check_table(batches, "batches", COLUMNS)
+    agree(min(n_batches, 1) <= len(batches) <= n_batches, "batches", "have rows of the last batches")
     for column in ("batch", "n", "seen"):
         check_column(batches, "batches", column, least=1, whole=True)
     for column in ("ks", "ks_p_value"):

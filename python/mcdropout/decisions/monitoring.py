@@ -21,7 +21,9 @@ from ..predictions.prediction import Array, MCPrediction
 from ..predictions.truth import check_calibration, check_labels, check_prediction
 from ..predictions.uncertainty import measured, measures_of
 from .bets import N_BETS, Bets, cells_of, log_weights, smoothed_ranks, uniform_lots
-from .monitor_parts import COLUMNS, FEWEST, MOST_BATCHES, check_monitor
+from .monitor_parts import COLUMNS, FEWEST, check_monitor
+
+MOST_BATCHES = 1_000  # largest number of rows in the table of batches
 
 DTYPES = dict.fromkeys(COLUMNS, np.float64) | {
     "batch": np.int64, "name": object, "n": np.int64, "seen": np.int64, "drift": np.bool_

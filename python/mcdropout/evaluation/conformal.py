@@ -270,7 +270,8 @@ def label_nonconformity(mean: Array, method: str, penalty: float, n_free: int) -
     order = np.argsort(-mean, axis=1, kind="stable")
     ordered = np.cumsum(np.take_along_axis(mean, order, axis=1), axis=1)
     if method == "raps":
-        ordered = ordered + penalty * np.maximum(np.arange(1, mean.shape[1] + 1) - n_free, 0)
+        with np.errstate(over="ignore"):
+            ordered = ordered + penalty * np.maximum(np.arange(1, mean.shape[1] + 1) - n_free, 0)
     nonconformity = np.empty_like(mean)
     np.put_along_axis(nonconformity, order, ordered, axis=1)
     return nonconformity

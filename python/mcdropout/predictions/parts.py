@@ -69,6 +69,10 @@ def as_table(columns: object, name: str, dtypes: Mapping[str, Any] | None = None
     if len({len(values) for values in columns.values()}) > 1:
         raise ValueError(f"`{name}` must have columns of equal lengths; got {[*map(len, columns.values())]}.")
     dtypes = dtypes or {}
+    for column, dtype in dtypes.items():  # pandas would make text and numbers truth values
+        kinds = {np.bool_: (bool, np.bool_), object: (object,)}.get(dtype, (int, float, np.number, type(None)))
+        if not all(isinstance(value, kinds) for value in columns.get(column, ())):
+            raise ValueError(f"`{name}.{column}` must be of one type; got {shown(columns[column])}.")
     return pd.DataFrame({column: pd.Series(values, dtype=dtypes.get(column)) for column, values in columns.items()})
 
 
@@ -134,13 +138,11 @@ def check_array(
         raise ValueError(f"`{name}` must hold finite numbers only; got NaN or infinity.")
 
 
-def check_table(table: object, name: str, columns: Sequence[str], n_rows: int | None = None) -> None:
-    """A table that has these columns, and this number of rows."""
+def check_table(table: object, name: str, columns: Sequence[str]) -> None:
+    """A table that has these columns."""
     if not isinstance(table, pd.DataFrame) or not set(columns) <= set(table.columns):
         got = listed(list(table.columns)) if isinstance(table, pd.DataFrame) else shown(table)
         raise ValueError(f"`{name}` must be a table with the columns {listed(columns)}; got {got}.")
-    if n_rows is not None and len(table) != n_rows:
-        raise ValueError(f"`{name}` must have {n_rows} rows; got {len(table)}.")
 
 
 def check_column(table: pd.DataFrame, name: str, column: str, **bounds: Any) -> None:
