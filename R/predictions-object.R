@@ -179,6 +179,9 @@ prediction_to_python <- function(prediction, name = rlang::caller_arg(prediction
   if (is_single_number(settings$seed)) {
     settings$seed <- integer_to_python(settings$seed)
   }
+  if (is.double(arrays$n_samples) && isTRUE(all(arrays$n_samples == trunc(arrays$n_samples)))) {
+    storage.mode(arrays$n_samples) <- "integer" # R has counts as doubles
+  }
   in_draws <- names(arrays) %in% draw_fields
   arrays[in_draws] <- lapply(arrays[in_draws], as_float32_if_exact) # the core's type
   object <- tryCatch(

@@ -120,16 +120,18 @@ def check_array(
     finite: bool = False,
 ) -> None:
     """An array of numbers, of this shape and within these bounds. NaN is within all bounds unless `finite` is true."""
-    kinds = "iu" if whole else "iuf"
-    if not isinstance(values, np.ndarray) or values.dtype.kind not in kinds:
+    if not isinstance(values, np.ndarray) or values.dtype.kind not in "iuf":
         got = values.dtype if isinstance(values, np.ndarray) else shown(values)
-        raise ValueError(f"`{name}` must be an array of {'whole ' if whole else ''}numbers; got {got}.")
+        raise ValueError(f"`{name}` must be an array of numbers; got {got}.")
+    if whole and not (values == np.floor(values)).all():  # R counts in floating point
+        raise ValueError(f"`{name}` must hold whole numbers only; got {shown(values[values != np.floor(values)][0])}.")
     if shape is not None and values.shape != shape:
         raise ValueError(f"`{name}` must have shape {shape}; got {values.shape}.")
     if not values.size:
         return
     # reductions take no memory; fmin and fmax leave out NaN
-    lowest, highest = float(np.fmin.reduce(values, axis=None)), float(np.fmax.reduce(values, axis=None))
+    with np.errstate(invalid="ignore"):
+        lowest, highest = float(np.fmin.reduce(values, axis=None)), float(np.fmax.reduce(values, axis=None))
     if least is not None and lowest < least:
         raise ValueError(f"`{name}` must hold numbers of at least {least:g}; got {lowest:g}.")
     if most is not None and highest > most:
