@@ -12,7 +12,7 @@ import pandas as pd
 from ..checks import check_choice, check_count, check_flag, check_length, check_number, warn
 from ..data.labels import Label
 from ..predictions.parts import OLDER_LACK, agree, as_tuple, check_label_set, check_temperature, opening
-from ..predictions.prediction import Array, MCPrediction, index_of
+from ..predictions.prediction import SUM_TOLERANCE, Array, MCPrediction, index_of
 from ..predictions.truth import (
     check_calibration,
     check_labels,
@@ -80,7 +80,9 @@ class MCConformal:
             place = _place(check_count(n, "n_inputs", at_least=0), self.level)
             agree((limit is None) == (place > n), "limits", "be none where there are too few inputs, and only there")
             if limit is not None:
-                check_number(limit, "limits", at_least=None if self.method == "cqr" else 0)
+                # 1 - probability is below 0 where rounding makes a probability more than 1
+                least = {"cqr": None, "absolute": 0, "normalized": 0}.get(self.method, -SUM_TOLERANCE)
+                check_number(limit, "limits", at_least=least)
 
     def words(self) -> str:
         """The coverage, and the limits that have too few inputs, as text."""

@@ -96,7 +96,7 @@ NAN = float("nan")
         ("conformal sets", "method", "nope", '`method` must be one of "lac", "aps", "raps"; got "nope".'),
         ("conformal sets", "method", "cqr", '`method` must be one of "lac", "aps", "raps"; got "cqr".'),
         ("conformal sets", "level", -5, "`level` must be a number above 0 and below 1; got -5."),
-        ("conformal sets", "limits", [NAN], "`limits` must be a number of at least 0; got nan."),
+        ("conformal sets", "limits", [NAN], "`limits` must be a number of at least -0.01; got nan."),
         ("conformal sets", "limits", [None], "`limits` must be none where there are too few inputs"),
         ("conformal sets", "limits", [0.5, 0.5], "`limits` must be one, or with `by_label` one per label."),
         ("conformal sets by label", "limits", [0.5], "`limits` must be one, or with `by_label` one per label."),
@@ -148,6 +148,15 @@ def test_building_refuses_what_opening_refuses(cases):
         parts = {name: getattr(cases[kind].learnt, name) for name in cases[kind].state()}
         with pytest.raises(ValueError, match=f"`{part}` must be"):
             type(cases[kind].learnt)(**{**parts, part: value})
+
+
+def test_a_probability_that_rounding_makes_more_than_one_gives_a_limit(example_classes):
+    prediction, _ = example_classes(30)
+    mean = np.zeros_like(prediction.mean)
+    mean[:, 0], mean[::2, 1] = 1.0000001, 1.0000001
+    mean[::2, 0] = 0
+    labels = np.array(prediction.labels)[mean.argmax(axis=1)]
+    assert mcd.mc_conformal(replace(prediction, mean=mean), labels).limits[0] == pytest.approx(-1e-7)
 
 
 # Random damage --------------------------------------------------------------------------------------------
