@@ -46,7 +46,7 @@ def _class_rows(queue: Queue) -> Iterable[dict[str, Any]]:
             [
                 int(k),
                 f"{prediction.mean[i, k]:.2f}",
-                *(_rounded(part[i, k]) for part in (prediction.mean, prediction.lower, prediction.upper)),
+                *(_rounded(float(part[i, k])) for part in (prediction.mean, prediction.lower, prediction.upper)),
             ]
             for k in ranked[i]
         ]
@@ -78,7 +78,7 @@ def _value_rows(queue: Queue) -> Iterable[dict[str, Any]]:
     truth = None if queue.truth is None else queue.truth.reshape(len(prediction), -1)
     for i in queue.order:
         scaled = [(part[i] - low) / width for part in (mean, lower, upper)]
-        bars = [[k, f"{mean[i, k]:.4g}", *(_rounded(part[k]) for part in scaled)] for k in range(len(low))]
+        bars = [[k, f"{mean[i, k]:.4g}", *(_rounded(float(part[k])) for part in scaled)] for k in range(len(low))]
         observed = "" if truth is None else f"; observed {_numbers(truth[i, :MOST_BARS])}"
         yield {
             "head": _numbers(mean[i]),
@@ -93,7 +93,7 @@ def _value_rows(queue: Queue) -> Iterable[dict[str, Any]]:
 
 def _rounded(share: float) -> float | None:
     """A number for the script of the page; JSON has no NaN and no infinity."""
-    return round(float(share), 3) if np.isfinite(share) else None
+    return round(share, 3) if np.isfinite(share) else None
 
 
 def _numbers(values: Array) -> str:
