@@ -32,24 +32,19 @@ mc_save <- function(object, path) {
 #' @export
 mc_load <- function(path) {
   object <- call_core("for_r.load", as_path(path))
-  kind <- sub("^.*[.]", "", class(object)[[1]])
-  switch(kind,
-    MCPrediction = prediction_from_python(object),
-    MCPolicy = policy_from_python(object),
-    MCCalibration = calibration_from_python(object),
-    MCConformal = conformal_from_python(object),
-    MCMonitor = monitor_from_python(object),
-    new_mc_model(object)
-  )
+  if (python_class(object) == "MCPrediction") {
+    return(prediction_from_python(object))
+  }
+  learnt_from_python(object) %||% new_mc_model(object)
 }
 
 # Converts an object to what the core can write. Other R values are refused with the class that they have.
 as_saveable <- function(object, call = rlang::caller_env()) {
   if (inherits(object, "mc_prediction")) {
-    return(prediction_to_python(object, call))
+    return(prediction_to_python(object, call = call))
   }
   if (inherits(object, "mc_learnt")) {
-    return(learnt_to_python(object, call))
+    return(learnt_to_python(object, call = call))
   }
   if (inherits(object, "mc_model") || is_python(object)) {
     return(as_network(object, call))

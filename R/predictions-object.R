@@ -152,28 +152,52 @@ as_prediction <- function(prediction, name = rlang::caller_arg(prediction), call
     got <- show_value(class(prediction)[[1]])
     abort_must(name, "be what `mc_predict()` returns", got = got, call = call)
   }
-  prediction_to_python(prediction, call)
+  prediction_to_python(prediction, name, call)
 }
 
-# The core's prediction object with the same numbers.
-prediction_to_python <- function(prediction, call = rlang::caller_env()) {
+# The core's prediction object with the same numbers. The core refuses parts that cannot be, such as those
+# that were edited by hand.
+prediction_to_python <- function(prediction, name = rlang::caller_arg(prediction),
+                                 call = rlang::caller_env()) {
   fields <- unclass(prediction)
-  fields <- fields[setdiff(names(fields), derived_fields)]
-  for (name in intersect(names(fields), label_fields)) {
-    size <- dim(fields[[name]])
-    fields[[name]] <- as.integer(fields[[name]]) - 1L
-    dim(fields[[name]]) <- size
+  for (field in intersect(names(fields), label_fields)) {
+    if (!identical(levels(fields[[field]]), as.character(fields$labels))) {
+      must <- paste0("have `labels` that are the levels of `", field, "`")
+      abort_must(name, must, fields$labels, call = call)
+    }
+    size <- dim(fields[[field]])
+    fields[[field]] <- as.integer(fields[[field]]) - 1L
+    dim(fields[[field]]) <- size
   }
+  fields <- fields[setdiff(names(fields), derived_fields)]
   is_array <- names(fields) %in% fields_by_input(fields) & vapply(fields, is.numeric, logical(1))
   arrays <- lapply(fields[is_array], function(value) unname(as.array(value)))
   settings <- fields[!is_array]
-  for (name in intersect(names(settings), c("labels", "ids"))) {
-    settings[[name]] <- as.list(settings[[name]])
+  for (field in intersect(names(settings), c("labels", "ids"))) {
+    settings[[field]] <- as.list(settings[[field]])
   }
-  settings$seed <- integer_to_python(settings$seed)
+  if (is_single_number(settings$seed)) {
+    settings$seed <- integer_to_python(settings$seed)
+  }
+  if (is.double(arrays$n_samples) && isTRUE(all(arrays$n_samples == trunc(arrays$n_samples)))) {
+    storage.mode(arrays$n_samples) <- "integer" # R has counts as doubles
+  }
   in_draws <- names(arrays) %in% draw_fields
   arrays[in_draws] <- lapply(arrays[in_draws], as_float32_if_exact) # the core's type
-  with_core(core_object("MCPrediction", call)$from_state(arrays, settings), call)
+  object <- tryCatch(
+    with_core(core_object("MCPrediction", call)$from_state(arrays, settings), call),
+    mcdropout_error_unreadable_file = function(cnd) {
+      must <- paste0("`", name, "` must be what `mc_predict()` returns; got a prediction whose parts")
+      abort_mc(sub("^.* whose parts", must, conditionMessage(cnd)), call = call)
+    }
+  )
+  for (field in intersect(derived_fields, names(prediction))) {
+    if (!isTRUE(all.equal(c(prediction[[field]]), c(from_python(object[[field]]))))) {
+      must <- "must agree with the fields that it is computed from; got other numbers."
+      abort_mc(paste0("`", name, "$", field, "` ", must), call = call)
+    }
+  }
+  object
 }
 
 # as an R object ----

@@ -19,10 +19,15 @@ class ForkedProcess(RuntimeError):
     """The process was forked, and a library that computes cannot work in a forked process."""
 
     def __init__(self, what: str) -> None:
+        self.what = what
         super().__init__(
             f"{what} cannot work in a process that was forked off one that used it; start processes by "
             '`multiprocessing`\'s "spawn" or "forkserver", in R by `parallel::makeCluster()` or callr.'
         )
+
+    def __reduce__(self) -> tuple[type[ForkedProcess], tuple[str]]:
+        """Copies are made of the argument: Python would take the whole sentence for it."""
+        return type(self), (self.what,)
 
 
 class UnreadableFile(ValueError):

@@ -120,5 +120,5 @@ def tiers_of(uncertainties: Array, thresholds: Sequence[tuple[float, ...] | None
     for place in range(len(thresholds) - 1, -1, -1):
         row = thresholds[place]
         if row is not None:
-            places[(uncertainties <= np.array(row)).all(axis=1)] = place
+            places[(uncertainties <= np.array(row, np.float64)).all(axis=1)] = place
     return places

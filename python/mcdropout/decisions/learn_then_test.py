@@ -15,7 +15,7 @@ from scipy.special import betainc
 from ..predictions.prediction import Array
 from .cases import N_CANDIDATES, CalibrationCases, ThresholdPath, tiers_of
 from .costs import CostTable
-from .policy import Limits, MCPolicy, limit_words, of_label
+from .policy import Limits, MCPolicy, limit_words, of_label, promise_table
 
 PILOT = 0.25  # share of the calibration inputs that choose which thresholds are tested, and in which order
 
@@ -237,7 +237,6 @@ def policy_of(
             "upper_bound": upper,
         }
     )
-    columns = ["tier", "kind", "label", "max_error", "n", "wrong", "upper_bound", "kept"]
     return MCPolicy(
         basis=settings.basis,
         tiers=settings.tiers,
@@ -249,7 +248,7 @@ def policy_of(
         n_test=len(places) if n_test is None else n_test,
         seed=seed,
         outcome=outcome,
-        promises=pd.DataFrame(list(promises), columns=columns),
+        promises=promise_table(promises),
         curve=curve,
         mean_cost=None if settings.costs is None else settings.costs.mean(places),
         temperature=cases.temperature,

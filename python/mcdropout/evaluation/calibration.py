@@ -11,8 +11,9 @@ import pandas as pd
 from scipy.optimize import minimize_scalar
 from scipy.special import logsumexp
 
-from ..checks import warn
+from ..checks import check_count, check_number, warn
 from ..data.labels import Label, label_array
+from ..predictions.parts import as_table, as_tuple, check_column, check_label_set, check_table, opening
 from ..predictions.prediction import Array, MCPrediction
 from ..predictions.truth import check_classes, check_labels, codes_to_learn_from, labels_of
 
@@ -46,6 +47,17 @@ class MCCalibration:
     log_loss_after: float
     curve: pd.DataFrame  # temperature, log_loss
 
+    def __post_init__(self) -> None:
+        """Refuse parts of another type or range than `mc_calibrate()` gives."""
+        check_number(self.temperature, "temperature", above=0)
+        check_label_set(self.labels)
+        check_count(self.n_inputs, "n_inputs")
+        check_number(self.log_loss_before, "log_loss_before")
+        check_number(self.log_loss_after, "log_loss_after", at_most=self.log_loss_before)
+        check_table(self.curve, "curve", ("temperature", "log_loss"))
+        check_column(self.curve, "curve", "temperature", least=0, finite=True)
+        check_column(self.curve, "curve", "log_loss", finite=True)
+
     def words(self) -> str:
         """The temperature and its effect, as text."""
         sureness = "too sure" if self.temperature > 1 else "not sure enough"
@@ -74,7 +86,9 @@ class MCCalibration:
     @classmethod
     def from_state(cls, state: Mapping[str, Any]) -> MCCalibration:
         """The calibration from the result of `to_state()`."""
-        return cls(**{**state, "labels": tuple(state["labels"]), "curve": pd.DataFrame(state["curve"])})
+        with opening("calibration", cls, state):
+            labels, curve = as_tuple(state["labels"], "labels"), as_table(state["curve"], "curve")
+            return cls(**{**state, "labels": labels, "curve": curve})
 
 
 def mc_calibrate(prediction: MCPrediction, y: object) -> MCCalibration:

@@ -11,10 +11,9 @@ from torch import Tensor
 
 from ..checks import as_whole_number, check_choice, listed, shown
 from ..data.labels import Label, as_label_set
+from .prediction import SUM_TOLERANCE
 
 OUTPUTS = ("logits", "probabilities", "values", "mean_log_variance")
-
-SUM_TOLERANCE = 1e-2  # probabilities in bfloat16 sum to 1 to about this
 
 Select = str | int | Callable[[Any], Tensor]
 

@@ -9,8 +9,7 @@ from typing import Any
 from ..checks import as_whole_number, check_choice, check_count, check_flag, check_number, check_seed, shown
 from ..data.labels import Label
 from ..predictions.outputs import Select
-
-MASKS = ("shared", "per_input")
+from ..predictions.prediction import MASKS
 
 FIRST_ROUND = 10  # draws before the first comparison with `tolerance`; each further round adds about a half
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from ..data.labels import Label
@@ -90,12 +90,7 @@ def mc_sampler(
     if isinstance(model, (str, os.PathLike)) and str(model).endswith(".keras"):
         model = load_model(model)
     kind_of(model)
-
-    def network() -> TorchModel | KerasModel:
-        inner = model.head if isinstance(model, FrozenNetwork) else model
-        return network_of(inner, model_options)
-
-    prepared = MCSampler(model, network, options, site_options)
+    prepared = MCSampler(model, model_options, options, site_options)
     prepared(example)  # so that the engine is chosen and the masks are made here, not in the first prediction
     return prepared
 
@@ -121,12 +116,16 @@ class MCSampler:
     def __init__(
         self,
         model: Any,
-        network: Callable[[], TorchModel | KerasModel],
+        model_options: ModelOptions,
         options: SamplingOptions,
         site_options: SiteOptions,
     ) -> None:
-        self.model, self.network, self.options, self.site_options = model, network, options, site_options
+        self.model, self.model_options, self.options, self.site_options = model, model_options, options, site_options
         self.prepared: tuple[Snapshot, TorchModel | KerasModel, Sampler] | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What a copy has: the model and the options. Its first call prepares it, as after a change of the model."""
+        return {**vars(self), "prepared": None}
 
     def __call__(self, x: Any) -> MCPrediction:
         """Predict inputs like those of the `example`.
@@ -144,7 +143,7 @@ class MCSampler:
         started = time.perf_counter()
         prepared = self.prepared
         if prepared is None or not prepared[0].holds():
-            snapshot, network = Snapshot(self.model), self.network()
+            snapshot, network = Snapshot(self.model), self._network()
             source = self._source(network, x)
             prepared = snapshot, network, sampler_for(network, source, self.options, self.site_options)
             self.prepared = prepared
@@ -152,6 +151,10 @@ class MCSampler:
             source = self._source(prepared[1], x)
         _, network, sampler = prepared
         return with_index(draw_all(network, sampler, source, self.options, None, False, started), names)
+
+    def _network(self) -> TorchModel | KerasModel:
+        inner = self.model.head if isinstance(self.model, FrozenNetwork) else self.model
+        return network_of(inner, self.model_options)
 
     def _source(self, network: TorchModel | KerasModel, x: Any) -> InputSource:
         if isinstance(self.model, FrozenNetwork):
