@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..checks import check_choice, check_count, check_length, check_path, shown
+from ..checks import check_choice, check_count, check_length, check_path, entries, shown
 from ..errors import UnreadableFile
 from .labels import Label, as_label_set
 from .rows import ArrayRows, Rows, as_rows, check_finite
@@ -191,7 +191,8 @@ def in_unit_interval(pixels: np.ndarray) -> np.ndarray:
 
 
 def _image_size(size: int | Sequence[int]) -> tuple[int, int]:
-    sizes = list(size) if isinstance(size, Iterable) else [size, size]
+    sizes = entries(size)
+    sizes = [size, size] if sizes is None else sizes
     if len(sizes) != 2:
         raise ValueError(f"`size` must be height and width in pixels; got {shown(size)}.")
     return check_count(sizes[0], "size"), check_count(sizes[1], "size")
