@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ..checks import as_list, check_choice, check_count, check_number, entries, shown
+from ..compute.memory import check_free
 from ..compute.streams import OwnStream
 from ..data.labels import Label, as_label_set
 
@@ -214,9 +215,18 @@ def mean_and_std(table: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return first + table.mean(axis=0), table.std(axis=0)
 
 
+class _FirstWeights(OwnStream):
+    """The stream of the first weights. It refuses weights for which there is no memory before they are drawn."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        if args and isinstance(args[0], Tensor) and args[0].device.type == "cpu":
+            check_free(args[0].nbytes)
+        return super().__torch_dispatch__(func, types, args, kwargs)
+
+
 def weights_from(seed: int) -> OwnStream:
     """A context in which weights are drawn from `seed`; the global generators keep their state."""
-    return OwnStream(seed)
+    return _FirstWeights(seed)
 
 
 class Head:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+from ..compute.out_of_memory import explains_out_of_memory
 from ..data.labels import Label
 from ..data.rows import row_names_of
 from ..data.sources import InputSource
@@ -128,6 +129,7 @@ class MCSampler:
         self.model, self.network, self.options, self.site_options = model, network, options, site_options
         self.prepared: tuple[Snapshot, TorchModel | KerasModel, Sampler] | None = None
 
+    @explains_out_of_memory("mc_sampler")
     def __call__(self, x: Any) -> MCPrediction:
         """Predict inputs like those of the `example`.
 
