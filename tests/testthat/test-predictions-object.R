@@ -166,3 +166,18 @@ test_that("labels that are numbers stay numbers, and are levels all the same", {
   expect_identical(levels(pred$predicted), c("0", "1", "2"))
   expect_identical(prediction_from_python(prediction_to_python(pred)), pred)
 })
+
+test_that("arguments that do not fit a generic function are refused in one sentence", {
+  pred <- example_prediction()
+  for (value in list(5, "a", NULL, iris, mean, list(1))) {
+    text <- paste0("`rbind()` must get predictions alone; got ", show_value(value), ".")
+    expect_refusal(rbind(pred, value), text)
+  }
+  expect_equal(rbind(pred[1:2], pred[3], deparse.level = 0)$mean, pred[1:3]$mean)
+  expect_refusal(pred[list(1)], "`i` must choose among the 5 inputs; got list(1).")
+  expect_refusal(pred[mean], '`i` must choose among the 5 inputs; got an object of class "function".')
+  expect_refusal(pred[c(-1, 2)], "`i` must choose among the 5 inputs; got c(-1, 2).")
+  expect_refusal(print(pred, n = "a"), '`n` must be a whole number of at least 0; got "a".')
+  expect_refusal(format(pred, n = -1), "`n` must be a whole number of at least 0; got -1.")
+  expect_identical(format(pred, n = Inf), format(pred, n = 5))
+})
