@@ -24,6 +24,8 @@ SKIPPED_PACKAGES = (__name__.partition(".")[0], "contextlib")  # a warning never
 
 MAX_SEED = 2**53 - 1  # the largest whole number that R's doubles hold exactly
 
+LEAST_ALPHA = 1e-12  # the least probability that may be left beside a level
+
 MOST_SHOWN = 80  # characters of a value in a message
 
 SHORT = reprlib.Repr()  # its texts are cut after `MOST_SHOWN`; it reads no more of a value than that may need
@@ -148,6 +150,21 @@ def check_number(
         wanted = " ".join(["a number", " and ".join(words)]).strip()
         raise ValueError(f"`{name}` must be {wanted}; got {shown(value)}.")
     return float(number)
+
+
+def check_level(value: object, name: str) -> float:
+    """A probability between 0 and 1, of which 1 minus it has digits enough."""
+    level = check_number(value, name, above=0, below=1)
+    if 1 - level < LEAST_ALPHA:
+        raise ValueError(f"`{name}` must be at least {LEAST_ALPHA:g} below 1; got {shown(value)}.")
+    return level
+
+
+def check_text(value: object, name: str) -> str:
+    """A string."""
+    if isinstance(value, str):
+        return value
+    raise ValueError(f"`{name}` must be a string; got {shown(value)}.")
 
 
 def check_flag(value: object, name: str) -> bool:

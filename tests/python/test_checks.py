@@ -138,3 +138,42 @@ def test_what_is_no_path_is_refused(path):
 def test_what_is_no_list_of_numbers_is_refused(arguments, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         mcd.mc_mlp(2, labels=["a", "b"], **arguments)
+
+
+class BrokenList(list):
+    __repr__ = __len__ = __iter__ = Broken.fail
+
+
+def test_arguments_that_are_no_list_no_text_and_no_level_are_refused_in_one_sentence(tmp_path):
+    net, x, y = mcd.mc_mlp(4, ["a", "b"], hidden=3), np.random.default_rng(0).normal(size=(6, 4)), ["a", "b"] * 3
+    classes = mcd.mc_predict(net, x, n_samples=3, seed=1, progress=False)
+    values = mcd.mc_predict(mcd.mc_mlp(4, task="regression", hidden=3), x, n_samples=3, seed=1, progress=False)
+    bayes = mcd.mc_bayes_mlp(4, ["a", "b"], hidden=2)
+    tensor, table, report = torch.tensor(3), pd.DataFrame({"a": [1]}), tmp_path / "report.html"
+    for call, message in [
+        (
+            lambda: mcd.mc_sampler(net, x, labels=tensor),
+            "A label must be a string, a whole number or a truth value; got",
+        ),
+        (
+            lambda: mcd.mc_triage(classes, y, max_error=0.1, by_label=table),
+            "`by_label` must be true, or limits by label",
+        ),
+        (lambda: mcd.mc_plot_risk_coverage(mcd.mc_scores(classes, y), measures=tensor), "`measures` must be one of"),
+        (lambda: mcd.mc_report(classes, measure="", path=report), "`measure` must be one of"),
+        (lambda: mcd.mc_report(classes, measure=table, path=report), "`measure` must be one of"),
+        (
+            lambda: mcd.mc_weights_table(bayes, level=1 - 1e-16),
+            "`level` must be at least 1e-12 below 1; got 0.99",
+        ),
+        (lambda: mcd.mc_prior_mixture(tensor, (1, 1)), "`scales` must be a number above 0; got tensor(3)."),
+        (lambda: mcd.mc_to_bayesian(net, layers=tensor), "`layers` must name linear layers or convolutions of `model`"),
+        (lambda: mcd.mc_predict(net, x, outputs=pd.NA), '`outputs` is known for this model, "'),
+        (lambda: mcd.mc_plot_band(values, range(6), x_label=5), "`x_label` must be a string; got 5."),
+        (lambda: mcd.mc_plot_band(values, [10**400] * 6), '`x` must be one number per input; got "list".'),
+        (lambda: mcd.mc_scores(classes, BrokenList()), "`y` must have one label per input; got <BrokenList"),
+        (lambda: mcd.mc_plot_balance(y, path="a" * 300 + "/b.png"), "`path` must be in a folder that exists; got"),
+    ]:
+        with pytest.raises(ValueError, match=f"^{re.escape(message)}") as caught:
+            call()
+        assert str(caught.value).isprintable()

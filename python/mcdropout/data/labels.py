@@ -110,8 +110,11 @@ def _label_values(y: Any, declared: tuple[Label, ...] | None, name: str) -> tupl
         return _from_one_hot(from_table(y, name), list(y.columns), name)
     if is_pandas(y) and hasattr(y.dtype, "categories"):
         return y.astype(object).tolist(), y.dtype.categories.tolist()
-    y = without_mask(y)
-    values = from_tensor(y) if is_a(y, "torch", "Tensor") else np.asarray(y, dtype=_object_if_list(y))
+    try:
+        y = without_mask(y)
+        values = from_tensor(y) if is_a(y, "torch", "Tensor") else np.asarray(y, dtype=_object_if_list(y))
+    except Exception as error:  # the user's classes may fail in any way
+        raise ValueError(f"`{name}` must have one label per input; got {shown(y)}.") from error
     if values.ndim == 2 and values.shape[1] == 1:
         values = values[:, 0]
     if values.ndim == 2:

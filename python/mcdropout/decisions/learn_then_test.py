@@ -49,7 +49,7 @@ def upper_bound(wrong: int, n: int, confidence: float) -> float:
 
 def least_error_free(max_error: float, confidence: float) -> int:
     """Accepted cases needed if none of them is wrong: the least n with (1 - max_error)^n <= 1 - confidence."""
-    return math.ceil(math.log(1 - confidence) / math.log1p(-max_error) - 1e-9)
+    return math.ceil(min(math.log(1 - confidence) / math.log1p(-max_error), 1e300) - 1e-9)
 
 
 def _p_values(

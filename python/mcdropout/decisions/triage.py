@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..checks import as_list, check_number, check_seed, shown, warn
+from ..checks import as_list, check_level, check_number, check_seed, shown, warn
 from ..predictions.prediction import MCPrediction
 from ..predictions.truth import check_classes
 from ..predictions.uncertainty import check_measures
@@ -13,8 +13,6 @@ from .cases import CalibrationCases
 from .costs import CostTable
 from .learn_then_test import PolicySettings, policy_of, policy_with_promise
 from .policy import Limits, MCPolicy, quoted, tier_names
-
-LEAST_ALPHA = 1e-12  # the least probability of an error; 1 minus a smaller one is 1, or has few digits of it
 
 KINDS = ("misses", "false_alarms")
 
@@ -96,9 +94,7 @@ def mc_triage(
     prediction = check_classes(prediction, FOR_VALUES)
     cases = CalibrationCases.of(prediction, y, check_measures(measure, prediction))
     names = tier_names(tiers)
-    confidence = check_number(confidence, "confidence", above=0, below=1)
-    if 1 - confidence < LEAST_ALPHA:
-        raise ValueError(f"`confidence` must be at least {LEAST_ALPHA:g} below 1; got {shown(confidence)}.")
+    confidence = check_level(confidence, "confidence")
     cost_table = None if costs is None else CostTable.of(costs, names, cases)
     limits = _limits(max_error, by_label, names, budget is not None, cases)
     basis = _basis(bool(limits), budget is not None, uncertainty_threshold is not None, cost_table is not None)
@@ -140,7 +136,7 @@ def _limits(
     max_error: object, by_label: object, names: tuple[str, ...], has_budget: bool, cases: CalibrationCases
 ) -> Limits:
     """Every limit on the error, with the place of the last tier that it covers."""
-    if max_error is None and by_label in (None, False):
+    if max_error is None and (by_label is None or by_label is False):
         return []
     errors = [] if max_error is None else as_list(max_error)
     errors = [check_number(error, "max_error", above=0, below=1) for error in errors]
@@ -157,7 +153,7 @@ def _limits(
     if errors != sorted(errors):
         raise ValueError(f"`max_error` must not fall from tier to tier; got {shown(errors)}.")
     limits = [{"tier": tier, "kind": "wrong", "label": None, "max_error": error} for tier, error in enumerate(errors)]
-    if by_label in (None, False):
+    if by_label is None or by_label is False:
         return limits
     label_limits = _label_limits(by_label, errors, cases)
     return (label_limits + limits[1:]) if by_label is True else (limits + label_limits)

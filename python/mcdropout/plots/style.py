@@ -44,7 +44,7 @@ def check_picture_path(path: str | os.PathLike[str], figure: Figure) -> None:
     endings = sorted(figure.canvas.get_supported_filetypes())
     if file.suffix[1:].lower() not in endings:
         raise ValueError(f"`path` must end in one of .{', .'.join(endings)}; got {shown(str(file))}.")
-    if not file.parent.is_dir():
+    if not os.path.isdir(file.parent):  # False for names that are too long, too
         raise ValueError(f"`path` must be in a folder that exists; got {shown(str(file))}.")
 
 
@@ -132,7 +132,7 @@ def one_column(x: object, name: str) -> Array:
     """The numbers of one column as an array of shape (input,)."""
     try:
         values = np.asarray(x, dtype=np.float64)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise ValueError(f"`{name}` must be one number per input; got {shown(type(x).__name__)}.") from error
     values = values[:, 0] if values.ndim == 2 and values.shape[1] == 1 else values
     if values.ndim != 1 or not np.isfinite(values).all():
