@@ -207,7 +207,7 @@ def tier_names(tiers: object) -> tuple[str, ...]:
 
 def quoted(words: Iterable[object]) -> str:
     """Words in quotation marks."""
-    return ", ".join(f'"{word}"' for word in words)
+    return ", ".join(shown(str(word)) for word in words)
 
 
 def _plain(table: pd.DataFrame) -> dict[str, list[Any]]:
