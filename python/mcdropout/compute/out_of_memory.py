@@ -23,7 +23,7 @@ R = TypeVar("R")
 OUT_OF_MEMORY = re.compile(
     "out of memory|allocate memory|not enough memory|bad_alloc|memoryerror|resource_?exhausted|oom when alloc"
     "|alloc_failed|codec configuration error|storage size calculation overflowed|could not create a (primitive|memory)"
-    "|can't start new thread|unable to mmap|failed to map segment",
+    "|can't start new thread|pointer is null|unable to mmap|failed to map segment",
     re.IGNORECASE,
 )
 
@@ -92,15 +92,23 @@ def explains_out_of_memory(name: str) -> Callable[[Callable[P, R]], Callable[P, 
     """
 
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
+        advice = _advice(function)
+        without_numbers = f"`{name}()` ran out of memory; {advice}."
+
         @wraps(function)
         def explained(*args: P.args, **options: P.kwargs) -> R:
             try:
                 return function(*args, **options)
             except BaseException as error:
-                cause = _memory_error_behind(error)
-                if cause is None or isinstance(error, OutOfMemory):
+                if isinstance(error, OutOfMemory):
                     raise
-                sentence = f"`{name}()` ran out of memory: {_numbers_of(cause)}; {_advice(function)}."
+                try:
+                    cause = _memory_error_behind(error)
+                    sentence = cause and f"`{name}()` ran out of memory: {_numbers_of(cause)}; {advice}."
+                except MemoryError:  # no memory even for the numbers
+                    sentence = without_numbers
+                if sentence is None:
+                    raise
                 free_frames(error)
                 raise OutOfMemory(sentence) from error
 

@@ -63,6 +63,7 @@ def chained(error, cause):
             PanicException("called `Result::unwrap()` on an `Err` value: PyErr { type: <class 'MemoryError'> }"),
             "3.0 GiB were free",
         ),
+        (PanicException("PyObject pointer is null"), '3.0 GiB were free ("PyObject pointer is null")'),
         (
             RuntimeError("The following operation failed in the TorchScript interpreter.\nTraceback:\nRuntimeError: "
                          "DefaultCPUAllocator: can't allocate memory: you tried to allocate 512 bytes."),
@@ -104,6 +105,21 @@ def test_every_other_error_passes_unchanged(error):
         fails()
     assert caught.value is error
     assert caught.value.__cause__ is None
+
+
+def test_an_error_is_raised_even_where_no_memory_is_left_for_its_numbers(monkeypatch):
+    @out_of_memory.explains_out_of_memory("mc_something")
+    def fails():
+        raise MemoryError
+
+    def fail(_):
+        raise MemoryError
+
+    monkeypatch.setattr(out_of_memory, "_numbers_of", fail)
+    with pytest.raises(
+        mcd.OutOfMemory, match=r"^`mc_something\(\)` ran out of memory; use a machine with more memory\.$"
+    ):
+        fails()
 
 
 def test_an_error_of_memory_keeps_nothing_of_the_failed_call_alive():
