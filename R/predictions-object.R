@@ -221,7 +221,7 @@ dim.mc_prediction <- function(x) {
       )
     )
   }
-  chosen <- seq_len(nrow(x))[i]
+  chosen <- tryCatch(seq_len(nrow(x))[i], error = function(cnd) NA)
   if (anyNA(chosen)) {
     abort_must("i", paste("choose among the", nrow(x), "inputs"), i)
   }
@@ -231,13 +231,20 @@ dim.mc_prediction <- function(x) {
 #' @rdname mc_prediction
 #' @export
 rbind.mc_prediction <- function(...) {
-  parts <- fill_missing_ids(list(...))
+  parts <- list(...)
+  parts <- parts[rlang::names2(parts) != "deparse.level"] # an argument of the generic function
+  for (part in parts) {
+    if (!inherits(part, "mc_prediction")) {
+      abort_mc(paste0("`rbind()` must get predictions alone; got ", show_value(part), "."))
+    }
+  }
+  parts <- fill_missing_ids(parts)
   first <- parts[[1]]
   same <- c(
     "task", "labels", "level", "seed", "masks", "temperature", if (length(first$n_samples) == 1) "n_samples"
   )
   for (part in parts) {
-    differs <- !inherits(part, "mc_prediction") || !identical(unclass(part)[same], unclass(first)[same])
+    differs <- !identical(unclass(part)[same], unclass(first)[same])
     if (differs || !setequal(names(part), names(first))) {
       abort_mc("Predictions that are bound must come from one network and the same settings.")
     }
@@ -252,8 +259,7 @@ rbind.mc_prediction <- function(...) {
 # Gives ids to predictions without ids, if others have them: the first rows of a data frame have automatic
 # names 1, 2, ..., which are no ids.
 fill_missing_ids <- function(predictions) {
-  lacks_ids <- function(part) inherits(part, "mc_prediction") && is.null(part$ids)
-  without <- vapply(predictions, lacks_ids, logical(1))
+  without <- vapply(predictions, function(part) is.null(part$ids), logical(1))
   if (!all(without)) {
     predictions[without] <- lapply(predictions[without], function(part) {
       part$ids <- seq_len(nrow(part))
@@ -312,7 +318,7 @@ bind_axis <- function(values, axis) {
 #' @param n (count) Number of inputs to show.
 #' @export
 format.mc_prediction <- function(x, ..., n = 6) {
-  shown <- min(n, nrow(x))
+  shown <- if (identical(n, Inf)) nrow(x) else min(as_count(n, "n", at_least = 0), nrow(x))
   more <- nrow(x) - shown
   c(
     paste("# An mc_prediction:", describe_size(x)),

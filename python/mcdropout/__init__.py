@@ -8,6 +8,7 @@ so that importing the package loads no torch and changes nothing.
 from __future__ import annotations
 
 from importlib import import_module, metadata
+from inspect import isfunction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -194,7 +195,14 @@ def __getattr__(name: str) -> Any:
         return _version()
     if name not in HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f".{HOMES[name]}", __name__), name)
+    value = getattr(import_module(f".{HOMES[name]}", __name__), name)
+    if isfunction(value):
+        from .compute.out_of_memory import explains_out_of_memory
+
+        value = explains_out_of_memory(name)(value)
+        value.__module__ = __name__  # where pickle finds this function
+    globals()[name] = value
+    return value
 
 
 def __dir__() -> list[str]:

@@ -12,7 +12,7 @@ class IdenticalDraws(ValueError):
 
 
 class OutOfMemory(MemoryError):
-    """A result does not fit in memory."""
+    """Memory ran out, or a result would not fit in it."""
 
 
 class ForkedProcess(RuntimeError):

@@ -108,6 +108,7 @@ test_that("a single folder of images keeps its label, and images out of range ar
   net <- mc_cnn(c(8, 8, 1), labels = c("cat", "dog"))
   expect_equal(nrow(mc_predict(net, images, n_samples = 3, seed = 1)), 3)
   expect_refusal(images[4], "`i` must choose among the 3 images; got 4.")
+  expect_refusal(images[list(1)], "`i` must choose among the 3 images; got list(1).")
 })
 
 test_that("names that are not UTF-8 are refused, because R would lose their characters", {

@@ -202,3 +202,18 @@ test_that("a prediction that was edited by hand is used as it is, or refused wit
     mc_acquire(surer, 1, by = "predictive_entropy")$score, max(pred$predictive_entropy)
   )
 })
+
+test_that("arguments that do not fit a generic function are refused in one sentence", {
+  pred <- example_prediction()
+  for (value in list(5, "a", NULL, iris, mean, list(1))) {
+    text <- paste0("`rbind()` must get predictions alone; got ", show_value(value), ".")
+    expect_refusal(rbind(pred, value), text)
+  }
+  expect_equal(rbind(pred[1:2], pred[3], deparse.level = 0)$mean, pred[1:3]$mean)
+  expect_refusal(pred[list(1)], "`i` must choose among the 5 inputs; got list(1).")
+  expect_refusal(pred[mean], '`i` must choose among the 5 inputs; got an object of class "function".')
+  expect_refusal(pred[c(-1, 2)], "`i` must choose among the 5 inputs; got c(-1, 2).")
+  expect_refusal(print(pred, n = "a"), '`n` must be a whole number of at least 0; got "a".')
+  expect_refusal(format(pred, n = -1), "`n` must be a whole number of at least 0; got -1.")
+  expect_identical(format(pred, n = Inf), format(pred, n = 5))
+})

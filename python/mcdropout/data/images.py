@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..checks import check_choice, check_count, check_length, check_path, shown
+from ..checks import check_choice, check_count, check_length, check_path, entries, shown
 from ..disk import opened
 from ..errors import UnreadableFile
 from .labels import Label, as_label_set
@@ -206,7 +206,8 @@ def in_unit_interval(pixels: np.ndarray) -> np.ndarray:
 
 
 def _image_size(size: int | Sequence[int]) -> tuple[int, int]:
-    sizes = list(size) if isinstance(size, Iterable) else [size, size]
+    sizes = entries(size)
+    sizes = [size, size] if sizes is None else sizes
     if len(sizes) != 2:
         raise ValueError(f"`size` must be height and width in pixels; got {shown(size)}.")
     return check_count(sizes[0], "size"), check_count(sizes[1], "size")

@@ -5,12 +5,13 @@ Neither torch nor pandas is imported unless the user has imported it.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any, cast
 
 import numpy as np
 
-from ..checks import shown
+from ..checks import entries, listed, shown
 from .libraries import is_a, is_pandas
 from .rows import ArrayRows, as_numbers, check_finite, from_table, from_tensor, without_mask
 
@@ -26,19 +27,23 @@ def as_label(value: object) -> Label:
     if isinstance(value, (float, np.floating)) and float(value).is_integer():  # R's 3 is 3.0
         return int(value)
     if isinstance(value, str):
+        if "\0" in value:
+            raise ValueError(f"A label must have no NUL character, which NumPy and R cannot keep; got {shown(value)}.")
         return str(value)
     raise ValueError(f"A label must be a string, a whole number or a truth value; got {shown(value)}.")
 
 
 def as_label_set(labels: Iterable[object], name: str = "labels") -> tuple[Label, ...]:
     """The declared labels of a model, at least two and all different, in the order given."""
-    if isinstance(labels, str) or not isinstance(labels, Iterable):
+    listed_labels = entries(labels)
+    if listed_labels is None:
         raise ValueError(f"`{name}` must be a list of at least two labels; got {shown(labels)}.")
-    label_set = tuple(as_label(label) for label in labels)
+    label_set = tuple(as_label(label) for label in listed_labels)
     if len(label_set) < 2:
         raise ValueError(f"`{name}` must be a list of at least two labels; got {shown(list(label_set))}.")
-    texts = [str(label) for label in label_set]  # R cannot tell 3 from "3"
-    twice = next((label for label in label_set if texts.count(str(label)) > 1), None)
+    texts = Counter(map(str, label_set))  # R cannot tell 3 from "3"
+    values = Counter(label_set)  # Python cannot tell True from 1
+    twice = next((label for label in label_set if texts[str(label)] > 1 or values[label] > 1), None)
     if twice is not None:
         raise ValueError(f"`{name}` must all be different; got {shown(twice)} more than once.")
     return label_set
@@ -70,6 +75,7 @@ def as_labels(
             raise ValueError(f"`{name}` must have a label for every input; got none at input number {number}.")
         if value.__hash__ is None:  # a list inside a list
             raise ValueError(f"`{name}` must have one label per input; got {shown(value)} at input number {number}.")
+    _refuse_mixed_kinds(values, name)
     if declared is None:
         declared = as_label_set(own_labels if own_labels is not None else _sorted(set(values)), name)
     return _codes(values, declared, name), declared
@@ -88,14 +94,27 @@ def as_targets(y: object, n_outputs: int | None, name: str = "y") -> np.ndarray:
     return columns.astype(np.float64)
 
 
+def _refuse_mixed_kinds(values: list[Any], name: str) -> None:
+    """Refuse truth values beside numbers, because Python cannot tell True from 1."""
+    kinds = [type(value) for value in values]
+    if bool in kinds and {int, float} & set(kinds):
+        number = kinds.index(bool)
+        raise ValueError(
+            f"`{name}` must not have truth values beside numbers; got {values[number]} at input number {number + 1}."
+        )
+
+
 def _label_values(y: Any, declared: tuple[Label, ...] | None, name: str) -> tuple[list[Any], list[Any] | None]:
     """One plain value per input, and the labels that `y` itself declares, or None."""
     if is_a(y, "pandas", "DataFrame"):
         return _from_one_hot(from_table(y, name), list(y.columns), name)
     if is_pandas(y) and hasattr(y.dtype, "categories"):
         return y.astype(object).tolist(), y.dtype.categories.tolist()
-    y = without_mask(y)
-    values = from_tensor(y) if is_a(y, "torch", "Tensor") else np.asarray(y, dtype=_object_if_list(y))
+    try:
+        y = without_mask(y)
+        values = from_tensor(y) if is_a(y, "torch", "Tensor") else np.asarray(y, dtype=_object_if_list(y))
+    except Exception as error:  # the user's classes may fail in any way
+        raise ValueError(f"`{name}` must have one label per input; got {shown(y)}.") from error
     if values.ndim == 2 and values.shape[1] == 1:
         values = values[:, 0]
     if values.ndim == 2:
@@ -131,9 +150,8 @@ def _codes(values: list[Any], declared: tuple[Label, ...], name: str) -> np.ndar
         if code is None:
             code = by_text.get(_text(value))
             if code is None:
-                words = ", ".join(shown(label) for label in declared)
                 raise ValueError(
-                    f"`{name}` must hold labels out of {words}; got {shown(value)} at input number {i + 1}."
+                    f"`{name}` must hold labels out of {listed(declared)}; got {shown(value)} at input number {i + 1}."
                 )
             exact[value] = code
         codes[i] = code

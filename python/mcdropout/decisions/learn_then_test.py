@@ -49,7 +49,7 @@ def upper_bound(wrong: int, n: int, confidence: float) -> float:
 
 def least_error_free(max_error: float, confidence: float) -> int:
     """Accepted cases needed if none of them is wrong: the least n with (1 - max_error)^n <= 1 - confidence."""
-    return math.ceil(math.log(1 - confidence) / math.log(1 - max_error) - 1e-9)
+    return math.ceil(min(math.log(1 - confidence) / math.log1p(-max_error), 1e300) - 1e-9)
 
 
 def _p_values(
@@ -165,10 +165,12 @@ def explain_failure(
         p_values.append(float(binomial_p(np.array(wrong), np.array(n), limit["max_error"])))
     worst = int(np.argmax(p_values))
     limit, (n, wrong) = limits[worst], counts[worst]
+    error_free = least_error_free(limit["max_error"], confidence)
+    words = f"at least {error_free}" if error_free <= MOST_LABELLED else f"more than {MOST_LABELLED:,}"
     reason = (
         f"No threshold can promise that {limit_words(limit)}. Of the {len(test.true)} inputs used for the test, the "
-        f"most promising threshold accepts {n}{of_label(limit)}, {wrong} of them wrong; at least "
-        f"{least_error_free(limit['max_error'], confidence)} without an error are needed, or more with errors."
+        f"most promising threshold accepts {n}{of_label(limit)}, {wrong} of them wrong; "
+        f"{words} without an error are needed, or more with errors."
     )
     enough = cases_needed(wrong / n if n else 0.0, limit["max_error"], confidence)
     if enough is None:

@@ -15,6 +15,7 @@ import pandas as pd
 from scipy import stats
 
 from ..checks import check_choice, check_count, check_number, check_seed, shown
+from ..compute.out_of_memory import explains_out_of_memory
 from ..data.labels import Label
 from ..predictions.parts import OLDER_LACK, as_array, as_table, as_tuple, opening
 from ..predictions.prediction import Array, MCPrediction
@@ -89,6 +90,7 @@ class MCMonitor:
         """The evidence, as log10, that raises an alarm: 1 / `false_alarm_rate`."""
         return -math.log10(self.false_alarm_rate)
 
+    @explains_out_of_memory("update")
     def update(self, prediction: MCPrediction, *, name: str | None = None) -> MCMonitor:
         """Add the next batch, of any size, to this monitor, and return the monitor.
 

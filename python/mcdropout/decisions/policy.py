@@ -9,7 +9,7 @@ from typing import Any, cast
 import numpy as np
 import pandas as pd
 
-from ..checks import as_whole_number, check_choice, check_count, check_number, check_seed, shown
+from ..checks import as_whole_number, check_choice, check_count, check_number, check_seed, entries, shown
 from ..data.labels import Label
 from ..predictions.parts import (
     OLDER_LACK,
@@ -285,20 +285,15 @@ def tier_names(tiers: object) -> tuple[str, ...]:
     number = as_whole_number(tiers)
     if number in TIERS:
         return TIERS[number]
-    names = tuple(tiers) if isinstance(tiers, Sequence) and not isinstance(tiers, str) else ()
-    if len(names) < 2 or len(set(names)) < len(names) or not all(isinstance(name, str) and name for name in names):
+    names = tuple(entries(tiers) or ())
+    if len(names) < 2 or not all(isinstance(name, str) and name for name in names) or len(set(names)) < len(names):
         raise ValueError(f"`tiers` must be 2, 3 or at least two different names; got {shown(tiers)}.")
     return names
 
 
 def quoted(words: Iterable[object]) -> str:
     """Words in quotation marks."""
-    return ", ".join(f'"{word}"' for word in words)
-
-
-def as_numbers(values: object) -> list[Any]:
-    """One value or several, as a list."""
-    return list(values) if isinstance(values, (Sequence, np.ndarray)) and not isinstance(values, str) else [values]
+    return ", ".join(shown(str(word)) for word in words)
 
 
 def _plain(table: pd.DataFrame) -> dict[str, list[Any]]:

@@ -14,7 +14,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from ..checks import check_count, check_number, check_seed, shown
+from ..checks import as_list, check_count, check_number, check_seed, shown
 from ..data.labels import Label
 from ..networks.frozen import split_backbone
 from ..predictions.outputs import Select
@@ -213,10 +213,7 @@ def _spread(draws: Tensor, mean: Tensor, variance: Tensor) -> tuple[Tensor, Tens
 
 def _counts(n_samples: object) -> tuple[int, ...]:
     """The numbers of draws, which must rise."""
-    if isinstance(n_samples, (Sequence, np.ndarray)) and not isinstance(n_samples, str):
-        numbers = list(n_samples)
-    else:
-        numbers = [n_samples]
+    numbers = as_list(n_samples)
     counts = tuple(check_count(number, "n_samples", at_least=2) for number in numbers)
     if not counts or any(later <= earlier for earlier, later in itertools.pairwise(counts)):
         raise ValueError(f"`n_samples` must be rising numbers of draws; got {shown(numbers)}.")
@@ -311,8 +308,7 @@ def mc_compare_rates(
         >>> mcd.mc_compare_rates(net, x, ["no", "yes"] * 10, (0.1, 0.3), seed=1, progress=False).rate.tolist()
         [0.1, 0.3]
     """
-    rates = list(rates) if isinstance(rates, (Sequence, np.ndarray)) else [rates]
-    checked_rates = [check_number(rate, "rates", above=0, below=1) for rate in rates]
+    checked_rates = [check_number(rate, "rates", above=0, below=1) for rate in as_list(rates)]
     if not checked_rates or len(set(checked_rates)) < len(checked_rates):
         raise ValueError(f"`rates` must be at least one rate, all different; got {shown(rates)}.")
     if isinstance(x, Iterator) and len(checked_rates) > 1:

@@ -40,7 +40,7 @@ class Outputs:
         cls, kind: str | None, labels: Iterable[Label] | None, select: Select | None, known: Outputs | None
     ) -> Outputs:
         """The meaning as the caller declares it, checked against the model's own (`known`), if it has one."""
-        if known is not None and kind not in (None, known.kind):
+        if known is not None and kind is not None and not (isinstance(kind, str) and kind == known.kind):
             raise ValueError(f'`outputs` is known for this model, "{known.kind}"; got {shown(kind)}.')
         if known is None and kind is None:
             words = ", ".join(f'"{kind}"' for kind in OUTPUTS)

@@ -7,6 +7,8 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from ..checks import as_list
+from ..compute.out_of_memory import explains_out_of_memory
 from ..data.labels import Label
 from ..data.rows import row_names_of
 from ..data.sources import InputSource
@@ -85,7 +87,7 @@ def mc_sampler(
     """
     options = SamplingOptions.checked(n_samples, 128, level, "shared", None, False, None, seed)
     site_options = SiteOptions.checked(stochastic_depth, gaussian_noise)
-    labels = None if labels is None else list(labels)  # an iterator could be read only once
+    labels = None if labels is None else as_list(labels)  # an iterator could be read only once
     model_options = ModelOptions(outputs, labels, select, precision, device, constants)
     if isinstance(model, (str, os.PathLike)) and str(model).endswith(".keras"):
         model = load_model(model)
@@ -127,6 +129,7 @@ class MCSampler:
         """What a copy has: the model and the options. Its first call prepares it, as after a change of the model."""
         return {**vars(self), "prepared": None}
 
+    @explains_out_of_memory("mc_sampler")
     def __call__(self, x: Any) -> MCPrediction:
         """Predict inputs like those of the `example`.
 

@@ -41,5 +41,9 @@ def test_too_little_memory_for_one_draw_of_one_input_has_its_own_error(x, monkey
         raise cuda_error()
 
     monkeypatch.setattr(LoopEngine, "run", fail)
-    with pytest.raises(mcd.OutOfMemory, match="more memory for one draw of one input than there is; use a smaller"):
+    message = (
+        r"`model` needs more memory for one draw of one input than there is: it asked for 2\.0 GiB, and .* were free; "
+        r"use a smaller network\."
+    )
+    with pytest.raises(mcd.OutOfMemory, match=message):
         predict(Net(), x)
