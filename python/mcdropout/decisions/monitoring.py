@@ -163,6 +163,7 @@ class MCMonitor:
 
     def to_state(self) -> dict[str, Any]:
         """The content of a file, in types that JSON has."""
+        check_monitor(self)  # what was changed in place since must not give a file that cannot be opened
         state = {name: getattr(self, name) for name in self.__dataclass_fields__ if name != "edges"}
         state["batches"] = self.batches.to_dict(orient="list")
         state["labels"] = None if self.labels is None else list(self.labels)

@@ -113,6 +113,7 @@ class MCPolicy:
 
     def to_state(self) -> dict[str, Any]:
         """The content of a file, in types that JSON has."""
+        self.__post_init__()  # what was changed in place since must not give a file that cannot be opened
         state = {name: getattr(self, name) for name in self.__dataclass_fields__}
         tables = {name: _plain(state[name]) for name in ("outcome", "promises", "curve")}
         rows = [None if row is None else list(row) for row in self.thresholds]

@@ -81,6 +81,7 @@ class MCCalibration:
 
     def to_state(self) -> dict[str, Any]:
         """The content of a file, in types that JSON has."""
+        self.__post_init__()  # what was changed in place since must not give a file that cannot be opened
         return {**asdict(self), "labels": list(self.labels), "curve": self.curve.to_dict(orient="list")}
 
     @classmethod

@@ -144,6 +144,7 @@ class MCConformal:
 
     def to_state(self) -> dict[str, Any]:
         """The content of a file, in types that JSON has."""
+        self.__post_init__()  # what was changed in place since must not give a file that cannot be opened
         return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
 
     @classmethod

@@ -353,6 +353,7 @@ class MCPrediction:
 
     def to_state(self) -> tuple[dict[str, Array], dict[str, Any]]:
         """The content of a file: numeric arrays, and facts as JSON can hold them. Labels are kept as codes."""
+        self.__post_init__()  # what was changed in place since must not give a file that cannot be opened
         arrays: dict[str, Array] = {}
         facts: dict[str, Any] = {}
         for field in fields(self):

@@ -221,6 +221,19 @@ def test_other_json_is_refused(tmp_path, text):
         mc_load(tmp_path / "file.json")
 
 
+def test_labels_of_promises_that_are_numbers_stay_whole(classes_of, tmp_path):
+    rng = np.random.default_rng(0)
+    draws = rng.dirichlet([30, 1, 1], (4, 300))
+    prediction = classes_of(draws, [3, 5, 8])
+    y = np.where(np.arange(300) % 40 == 0, 5, 3)
+    policy = mc_triage(prediction, y, max_error=0.3, by_label={"false_alarms": {3: 0.3}})
+    mc_save(policy, tmp_path / "policy.json")
+    for each in (policy, mc_load(tmp_path / "policy.json")):
+        assert each.promises["label"].tolist() == [None, 3]
+        assert isinstance(each.promises["label"][1], int)
+        assert "at most 30 % of the inputs accepted as 3 are something else" in each.words()
+
+
 # Bad input ------------------------------------------------------------------------------------------------
 
 

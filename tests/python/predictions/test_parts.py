@@ -159,6 +159,18 @@ def test_a_probability_that_rounding_makes_more_than_one_gives_a_limit(example_c
     assert mcd.mc_conformal(replace(prediction, mean=mean), labels).limits[0] == pytest.approx(-1e-7)
 
 
+def test_what_was_changed_in_place_is_not_written(example_classes, tmp_path):
+    prediction, y = example_classes(60)
+    monitor, policy = mcd.mc_monitor(prediction), mcd.mc_triage(prediction, y, budget=0.2)
+    monitor.n_bins = 0
+    policy.outcome.loc[0, "n"] = 7
+    prediction.mean[0] = 7
+    for changed, part in ((monitor, "n_bins"), (policy, "outcome.wrong"), (prediction, "mean")):
+        with pytest.raises(ValueError, match=f"`{part}` must"):
+            mcd.mc_save(changed, tmp_path / "file")
+    assert list(tmp_path.iterdir()) == []
+
+
 # Random damage --------------------------------------------------------------------------------------------
 
 odd = st.one_of(
