@@ -3,6 +3,7 @@
 import re
 from decimal import Decimal
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -11,6 +12,8 @@ import torch
 
 import mcdropout as mcd
 from mcdropout import checks
+
+untyped: Any = mcd  # its arguments may have any type
 
 
 def test_a_long_text_is_shown_by_both_ends():
@@ -24,18 +27,22 @@ def test_any_other_long_value_is_shown_by_its_start():
     assert checks.shown(list(range(100))) == repr(list(range(100)))[:77] + "..."
 
 
+def _fail(*_: object) -> None:
+    raise RuntimeError("no")
+
+
+fail: Any = _fail
+
+
 class Broken(str):
     """Text of which everything fails."""
-
-    def fail(self, *_):
-        raise RuntimeError("no")
 
     __repr__ = __len__ = __str__ = __format__ = __eq__ = fail
     __hash__ = str.__hash__
 
 
 class BrokenObject:
-    __repr__ = __len__ = __str__ = Broken.fail
+    __repr__ = __len__ = __str__ = fail
 
     @property
     def shape(self):
@@ -141,7 +148,7 @@ def test_what_is_no_list_of_numbers_is_refused(arguments, message):
 
 
 class BrokenList(list):
-    __repr__ = __len__ = __iter__ = Broken.fail
+    __repr__ = __len__ = __iter__ = fail
 
 
 def test_arguments_that_are_no_list_no_text_and_no_level_are_refused_in_one_sentence(tmp_path):
@@ -152,27 +159,37 @@ def test_arguments_that_are_no_list_no_text_and_no_level_are_refused_in_one_sent
     tensor, table, report = torch.tensor(3), pd.DataFrame({"a": [1]}), tmp_path / "report.html"
     for call, message in [
         (
-            lambda: mcd.mc_sampler(net, x, labels=tensor),
+            lambda: untyped.mc_sampler(net, x, labels=tensor),
             "A label must be a string, a whole number or a truth value; got",
         ),
         (
-            lambda: mcd.mc_triage(classes, y, max_error=0.1, by_label=table),
+            lambda: untyped.mc_triage(classes, y, max_error=0.1, by_label=table),
             "`by_label` must be true, or limits by label",
         ),
-        (lambda: mcd.mc_plot_risk_coverage(mcd.mc_scores(classes, y), measures=tensor), "`measures` must be one of"),
-        (lambda: mcd.mc_report(classes, measure="", path=report), "`measure` must be one of"),
-        (lambda: mcd.mc_report(classes, measure=table, path=report), "`measure` must be one of"),
         (
-            lambda: mcd.mc_weights_table(bayes, level=1 - 1e-16),
+            lambda: untyped.mc_plot_risk_coverage(untyped.mc_scores(classes, y), measures=tensor),
+            "`measures` must be one of",
+        ),
+        (lambda: untyped.mc_report(classes, measure="", path=report), "`measure` must be one of"),
+        (lambda: untyped.mc_report(classes, measure=table, path=report), "`measure` must be one of"),
+        (
+            lambda: untyped.mc_weights_table(bayes, level=1 - 1e-16),
             "`level` must be at least 1e-12 below 1; got 0.99",
         ),
-        (lambda: mcd.mc_prior_mixture(tensor, (1, 1)), "`scales` must be a number above 0; got tensor(3)."),
-        (lambda: mcd.mc_to_bayesian(net, layers=tensor), "`layers` must name linear layers or convolutions of `model`"),
-        (lambda: mcd.mc_predict(net, x, outputs=pd.NA), '`outputs` is known for this model, "'),
-        (lambda: mcd.mc_plot_band(values, range(6), x_label=5), "`x_label` must be a string; got 5."),
-        (lambda: mcd.mc_plot_band(values, [10**400] * 6), '`x` must be one number per input; got "list".'),
-        (lambda: mcd.mc_scores(classes, BrokenList()), "`y` must have one label per input; got <BrokenList"),
-        (lambda: mcd.mc_plot_balance(y, path="a" * 300 + "/b.png"), "`path` must be in a folder that exists; got"),
+        (lambda: untyped.mc_prior_mixture(tensor, (1, 1)), "`scales` must be a number above 0; got tensor(3)."),
+        (
+            lambda: untyped.mc_to_bayesian(net, layers=tensor),
+            "`layers` must name linear layers or convolutions of `model`",
+        ),
+        (lambda: untyped.mc_predict(net, x, outputs=pd.NA), '`outputs` is known for this model, "'),
+        (lambda: untyped.mc_plot_band(values, range(6), x_label=5), "`x_label` must be a string; got 5."),
+        (lambda: untyped.mc_plot_band(values, [10**400] * 6), '`x` must be one number per input; got "list".'),
+        (
+            lambda: untyped.mc_scores(classes, [BrokenObject()] * 6),
+            '`y` must hold labels out of "a", "b"; got <BrokenObject',
+        ),
+        (lambda: untyped.mc_scores(classes, BrokenList()), "`y` must have one label per input; got <BrokenList"),
+        (lambda: untyped.mc_plot_balance(y, path="a" * 300 + "/b.png"), "`path` must be in a folder that exists; got"),
     ]:
         with pytest.raises(ValueError, match=f"^{re.escape(message)}") as caught:
             call()

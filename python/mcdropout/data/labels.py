@@ -143,7 +143,7 @@ def _from_one_hot(rows: np.ndarray, columns: list[Any], name: str) -> tuple[list
 
 def _codes(values: list[Any], declared: tuple[Label, ...], name: str) -> np.ndarray:
     exact: dict[Any, int] = {label: code for code, label in enumerate(declared)}
-    by_text = {str(label): code for code, label in enumerate(declared)}
+    by_text: dict[str | None, int] = {str(label): code for code, label in enumerate(declared)}
     codes = np.empty(len(values), np.int64)
     for i, value in enumerate(values):
         code = exact.get(value)
@@ -158,9 +158,13 @@ def _codes(values: list[Any], declared: tuple[Label, ...], name: str) -> np.ndar
     return codes
 
 
-def _text(value: object) -> str:
+def _text(value: object) -> str | None:
+    """The value as text; None for objects that have none."""
     whole = isinstance(value, float) and value.is_integer()
-    return str(int(cast(float, value)) if whole else value)
+    try:
+        return str(int(cast(float, value)) if whole else value)
+    except Exception:  # the user's classes may fail in any way
+        return None
 
 
 def _sorted(labels: Iterable[Any]) -> list[Any]:
