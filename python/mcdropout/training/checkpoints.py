@@ -13,7 +13,7 @@ from torch import Tensor
 
 from .. import containers, disk
 from ..checks import check_path, shown
-from ..compute.memory import is_out_of_memory
+from ..compute.out_of_memory import is_out_of_memory
 from ..data.rows import Rows, from_tensor
 from ..errors import UnreadableFile
 from ..networks.network import MCNetwork
