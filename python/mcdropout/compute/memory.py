@@ -6,6 +6,7 @@ import ctypes
 import os
 import sys
 from pathlib import Path
+from traceback import clear_frames
 from typing import Any
 
 from ..checks import MAX_SEED
@@ -29,6 +30,17 @@ def check_free(n_bytes: int) -> None:
     """Raise MemoryError for so many bytes if they are not free. Without it, a container may end the process."""
     if n_bytes > LEAST_CHECKED and n_bytes > free_memory():
         raise MemoryError(f"Unable to allocate {n_bytes} bytes")
+
+
+def free_frames(error: BaseException | None) -> None:
+    """Free the local variables of the frames of an error.
+
+    An error may live longer than its handler: in a reference cycle (a context manager of Python 3.13 makes one) or
+    because somebody stores it. Its traceback would keep all tensors of the failed pass alive.
+    """
+    while error is not None:
+        clear_frames(error.__traceback__)
+        error = error.__cause__ or error.__context__
 
 
 def in_words(n_bytes: float) -> str:

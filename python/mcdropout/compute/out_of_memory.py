@@ -8,15 +8,13 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import wraps
-from traceback import clear_frames
 from typing import ParamSpec, TypeVar
 
 from ..checks import shown
 from ..errors import OutOfMemory
-from .memory import free_memory, in_words
+from .memory import free_frames, free_memory, in_words
 
 P = ParamSpec("P")
-
 R = TypeVar("R")
 
 # The words of torch, oneDNN, CUDA, cuBLAS, TensorFlow, JAX, safetensors, Pillow, C++, threads and the loader
@@ -28,9 +26,7 @@ OUT_OF_MEMORY = re.compile(
 )
 
 REQUESTED = re.compile(r"(?:allocat\w*|mmap) ([\d.]+) ?(bytes|[KMGT]i?B)", re.IGNORECASE)
-
 LEFT_ON_DEVICE = re.compile(r"of which ([\d.]+) ?([KMGT]iB) is free")
-
 UNITS = {"bytes": 1} | {f"{'kmgt'[i]}{unit}": 1024 ** (i + 1) for i in range(4) for unit in ("ib", "b")}
 
 LEAST_OF_DATA = 1 << 20  # bytes
@@ -43,10 +39,7 @@ ADVICE = {  # what needs less memory, by the argument that it changes
 
 
 class Shortage:
-    """What happened in a block that may run out of memory.
-
-    numbers: how much memory was asked for and how much was free, in words.
-    """
+    """How much memory a block asked for that ran out of it, and how much was free, in words."""
 
     numbers = ""
 
@@ -62,17 +55,6 @@ def suppress_out_of_memory() -> Iterator[Shortage]:
             raise
         shortage.numbers = _numbers_of(error)
         free_frames(error)
-
-
-def free_frames(error: BaseException | None) -> None:
-    """Free the local variables of the frames of an error.
-
-    An error may live longer than its handler: in a reference cycle (a context manager of Python 3.13 makes one) or
-    because somebody stores it. Its traceback would keep all tensors of the failed pass alive.
-    """
-    while error is not None:
-        clear_frames(error.__traceback__)
-        error = error.__cause__ or error.__context__
 
 
 def is_out_of_memory(error: BaseException) -> bool:

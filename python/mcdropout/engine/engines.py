@@ -18,7 +18,8 @@ from torch import Tensor
 
 from ..compute.devices import empty_cache
 from ..compute.forks import shared_lock
-from ..compute.out_of_memory import Shortage, free_frames, is_out_of_memory, suppress_out_of_memory
+from ..compute.memory import free_frames
+from ..compute.out_of_memory import Shortage, is_out_of_memory, suppress_out_of_memory
 from ..data.inputs import Inputs
 from ..errors import OutOfMemory
 from ..predictions.outputs import Outputs
