@@ -24,9 +24,6 @@ Arrays = dict[str, np.ndarray]
 
 Facts = dict[str, Any]
 
-# errors that parts which do not fit together raise
-DAMAGED = (KeyError, TypeError, ValueError, RuntimeError, AttributeError, IndexError, OverflowError)
-
 FORMAT = 2  # files of format 1 have no checksum
 
 BLANK = "0" * hashlib.sha256().digest_size * 2

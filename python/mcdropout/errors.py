@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+# What code raises that builds an object from the parts in a damaged file.
+DAMAGED = (KeyError, TypeError, ValueError, RuntimeError, AttributeError, IndexError, OverflowError)
+
 
 class NoStochasticSites(ValueError):
     """The model has nothing to sample: no dropout with a rate above 0."""

@@ -13,7 +13,7 @@ from . import containers
 from .checks import shown
 from .decisions.monitoring import MCMonitor
 from .decisions.policy import MCPolicy
-from .errors import UnreadableFile
+from .errors import DAMAGED, UnreadableFile
 from .evaluation.calibration import MCCalibration
 from .evaluation.conformal import MCConformal
 from .predictions.prediction import MCPrediction
@@ -96,7 +96,7 @@ def mc_load(path: str | os.PathLike[str]) -> Any:
         return MCPrediction.from_state(arrays, facts) if kind == "prediction" else _model(arrays, facts)
     except UnreadableFile:
         raise
-    except containers.DAMAGED as error:
+    except DAMAGED as error:
         raise UnreadableFile(
             f"`path` must be a file as mc_save() writes it; got {shown(str(path))}, whose parts do not fit."
         ) from error

@@ -9,7 +9,7 @@ from typing import Any, cast
 import numpy as np
 import pandas as pd
 
-from ..checks import as_whole_number, check_choice, check_count, check_number, check_seed, entries, shown
+from ..checks import as_whole_number, check_choice, check_count, check_number, check_seed, check_text, entries, shown
 from ..data.labels import Label
 from ..predictions.parts import (
     OLDER_LACK,
@@ -21,7 +21,6 @@ from ..predictions.parts import (
     check_names,
     check_table,
     check_temperature,
-    check_text,
     opening,
 )
 from ..predictions.prediction import Array

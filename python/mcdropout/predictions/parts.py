@@ -12,10 +12,7 @@ import pandas as pd
 
 from ..checks import check_number, check_seed, listed, shown
 from ..data.labels import Label, as_label_set, label_array
-from ..errors import UnreadableFile
-
-# what parts that do not fit together raise
-DAMAGED = (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError, RuntimeError)
+from ..errors import DAMAGED, UnreadableFile
 
 OLDER_LACK = ("temperature",)  # the parts that files of the first version do not have
 
@@ -74,12 +71,6 @@ def as_table(columns: object, name: str, dtypes: Mapping[str, Any] | None = None
         if not all(isinstance(value, kinds) for value in columns.get(column, ())):
             raise ValueError(f"`{name}.{column}` must be of one type; got {shown(columns[column])}.")
     return pd.DataFrame({column: pd.Series(values, dtype=dtypes.get(column)) for column, values in columns.items()})
-
-
-def check_text(value: object, name: str) -> None:
-    """A string."""
-    if not isinstance(value, str):
-        raise ValueError(f"`{name}` must be text; got {shown(value)}.")
 
 
 def check_names(names: object, name: str, at_least: int = 1) -> None:

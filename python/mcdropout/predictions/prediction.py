@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from scipy.special import logsumexp
 
-from ..checks import check_choice, check_count, check_length, check_number
+from ..checks import check_choice, check_count, check_length, check_number, check_text
 from ..data.labels import Label, label_array
 from .parts import (
     agree,
@@ -19,7 +19,6 @@ from .parts import (
     check_given_seed,
     check_label_set,
     check_temperature,
-    check_text,
     codes_of,
     opening,
 )

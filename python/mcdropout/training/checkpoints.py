@@ -15,7 +15,7 @@ from .. import containers, disk
 from ..checks import check_path, shown
 from ..compute.out_of_memory import is_out_of_memory
 from ..data.rows import Rows, from_tensor
-from ..errors import UnreadableFile
+from ..errors import DAMAGED, UnreadableFile
 from ..networks.network import MCNetwork
 from .fingerprints import fingerprint_of_optimizer, fingerprint_of_rows
 from .loop import TrainingRun, copied_weights
@@ -36,7 +36,7 @@ class Checkpoint:
         self.functions: dict[str, Any] = {}
         try:
             self.seed = None if self.content is None else int(self.content[2]["run"]["seed"])
-        except containers.DAMAGED as error:
+        except DAMAGED as error:
             raise self._damaged() from error
 
     def _damaged(self) -> UnreadableFile:
@@ -91,7 +91,7 @@ class Checkpoint:
             different = self._different(facts, of_run)
             if different is None:
                 _restore(run, arrays, facts)
-        except containers.DAMAGED as error:
+        except DAMAGED as error:
             if is_out_of_memory(error):
                 raise
             raise self._damaged() from error
