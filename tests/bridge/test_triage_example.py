@@ -53,10 +53,10 @@ def test_the_promise_is_compared_with_the_test_images(runs, language):
     n, accepted = map(int, re.findall(r"Of (\d+) test images (\d+) ", text)[0])
     assert n == 1000
     assert 0 < accepted < n
-    of_all, of_accepted = map(float, re.findall(r"all: ([\d.]+)%; among the accepted: ([\d.]+)%", text)[0])
-    of_referred = float(re.findall(r"referred to a person: ([\d.]+)%", text)[0])
+    of_all, of_accepted = map(float, re.findall(r"of all images: ([\d.]+)%; of the accepted: ([\d.]+)%", text)[0])
+    of_referred = float(re.findall(r"of the referred: ([\d.]+)%", text)[0])
     assert of_accepted < of_all < of_referred
-    low, high = map(float, re.findall(r"between ([\d.]+)% and ([\d.]+)%", text)[0])
+    low, high = map(float, re.findall(r"from these images is ([\d.]+)% to ([\d.]+)%", text)[0])
     assert low <= of_accepted <= high
     assert low <= 10  # the promise is not refuted
 

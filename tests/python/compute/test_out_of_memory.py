@@ -163,6 +163,7 @@ LIMITED = """
 import resource
 import numpy as np, torch, mcdropout as mcd
 torch.set_num_threads(1)
+np.ones((300, 300)) @ np.ones((300, 300))  # OpenBLAS ends the process if it has no memory for its first product
 net = mcd.mc_cnn((28, 28, 1), labels=["a", "b"])
 x, y = np.random.default_rng(0).random((3000, 28, 28, 1), dtype=np.float32), ["a", "b"] * 1500
 large = mcd.mc_mlp(30000, labels=["a", "b"], hidden=600)
