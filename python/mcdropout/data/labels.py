@@ -5,13 +5,13 @@ Neither torch nor pandas is imported unless the user has imported it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Set
 from typing import Any, cast
 
 import numpy as np
 
 from ..checks import shown
-from .libraries import is_a, is_pandas
+from .libraries import as_pandas, is_a, is_pandas
 from .rows import ArrayRows, as_numbers, check_finite, from_table, from_tensor, without_mask
 
 Label = int | str | bool
@@ -26,12 +26,16 @@ def as_label(value: object) -> Label:
     if isinstance(value, (float, np.floating)) and float(value).is_integer():  # R's 3 is 3.0
         return int(value)
     if isinstance(value, str):
+        if value.endswith("\0"):
+            raise ValueError(f"A label must not end in a NUL character, which NumPy drops; got {value!a}.")
         return str(value)
     raise ValueError(f"A label must be a string, a whole number or a truth value; got {shown(value)}.")
 
 
 def as_label_set(labels: Iterable[object], name: str = "labels") -> tuple[Label, ...]:
     """The declared labels of a model, at least two and all different, in the order given."""
+    if isinstance(labels, Set):
+        raise ValueError(f"`{name}` must be in an order; got a set, whose order differs from process to process.")
     if isinstance(labels, str) or not isinstance(labels, Iterable):
         raise ValueError(f"`{name}` must be a list of at least two labels; got {shown(labels)}.")
     label_set = tuple(as_label(label) for label in labels)
@@ -41,6 +45,7 @@ def as_label_set(labels: Iterable[object], name: str = "labels") -> tuple[Label,
     twice = next((label for label in label_set if texts.count(str(label)) > 1), None)
     if twice is not None:
         raise ValueError(f"`{name}` must all be different; got {shown(twice)} more than once.")
+    _check_truth_values(label_set, name)
     return label_set
 
 
@@ -71,7 +76,7 @@ def as_labels(
         if value.__hash__ is None:  # a list inside a list
             raise ValueError(f"`{name}` must have one label per input; got {shown(value)} at input number {number}.")
     if declared is None:
-        declared = as_label_set(own_labels if own_labels is not None else _sorted(set(values)), name)
+        declared = as_label_set(own_labels if own_labels is not None else _sorted(_distinct(values)), name)
     return _codes(values, declared, name), declared
 
 
@@ -90,12 +95,13 @@ def as_targets(y: object, n_outputs: int | None, name: str = "y") -> np.ndarray:
 
 def _label_values(y: Any, declared: tuple[Label, ...] | None, name: str) -> tuple[list[Any], list[Any] | None]:
     """One plain value per input, and the labels that `y` itself declares, or None."""
+    y = as_pandas(y)
     if is_a(y, "pandas", "DataFrame"):
         return _from_one_hot(from_table(y, name), list(y.columns), name)
     if is_pandas(y) and hasattr(y.dtype, "categories"):
         return y.astype(object).tolist(), y.dtype.categories.tolist()
     y = without_mask(y)
-    values = from_tensor(y) if is_a(y, "torch", "Tensor") else np.asarray(y, dtype=_object_if_list(y))
+    values = from_tensor(y, name) if is_a(y, "torch", "Tensor") else np.asarray(y, dtype=_object_if_list(y))
     if values.ndim == 2 and values.shape[1] == 1:
         values = values[:, 0]
     if values.ndim == 2:
@@ -148,6 +154,20 @@ def _text(value: object) -> str:
 def _sorted(labels: Iterable[Any]) -> list[Any]:
     labels = list(labels)
     return sorted(labels, key=str) if len({type(label) for label in labels}) > 1 else sorted(labels)
+
+
+def _distinct(values: Iterable[Any]) -> list[Any]:
+    """The different values; true and 1 are equal in Python, but two labels."""
+    return [value for _, value in {(isinstance(value, bool | np.bool_), value) for value in values}]
+
+
+def _check_truth_values(labels: Sequence[Label], name: str) -> None:
+    """Refuse a truth value beside the whole number that equals it: a label of `y` would match both."""
+    twice = next(
+        (label for label in (True, False) if {type(one) for one in labels if one == label} == {bool, int}), None
+    )
+    if twice is not None:
+        raise ValueError(f"`{name}` must have labels that differ; got {twice} and {int(twice)}, which are equal.")
 
 
 def _is_missing(value: object) -> bool:
