@@ -1,15 +1,16 @@
-# Everything lives in tools/; each target sets up what is missing first.
-.PHONY: help setup demo test check-r bench bench-peers lint clean
+# The scripts are in tools/. Each target first sets up what is missing.
+.PHONY: help setup demo test test-all check-r bench bench-peers lint clean
 
 help:
 	@echo "make demo     train and predict with uncertainty, in R and in Python"
-	@echo "make test     pytest, testthat, bridge tests, R CMD check"
-	@echo "make bench    the speed claims of README.md, measured"
-	@echo "make bench-peers  ours beside other packages, which it installs in .setup"
-	@echo "make lint     ruff, pyright, shellcheck, lintr"
-	@echo "make check-r  only R CMD check, with testthat"
-	@echo "make setup    only set up"
-	@echo "make clean    remove all that set-up and runs have made"
+	@echo "make test     pytest, testthat, bridge tests, R CMD check, without the slow tests"
+	@echo "make test-all the same with the slow tests, as CI runs them"
+	@echo "make bench    run the benchmarks behind the speed claims of README.md"
+	@echo "make bench-peers  compare with other packages, which are installed in .setup"
+	@echo "make lint     run ruff, pyright, shellcheck, lintr"
+	@echo "make check-r  run only R CMD check, which includes testthat"
+	@echo "make setup    install what is missing"
+	@echo "make clean    remove all files that these targets have created"
 
 setup:
 	@bash tools/setup.sh
@@ -18,6 +19,9 @@ demo:
 	@bash tools/demo.sh
 
 test:
+	@bash tools/test.sh -m "not slow"
+
+test-all:
 	@bash tools/test.sh
 
 check-r: setup

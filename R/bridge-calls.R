@@ -64,6 +64,7 @@ error_classes <- c(
   NoStochasticSites = "no_stochastic_sites",
   IdenticalDraws = "identical_draws",
   OutOfMemory = "out_of_memory",
+  MemoryError = "out_of_memory",
   UnreadableFile = "unreadable_file",
   ForkedProcess = "forked_process",
   FloatingPointError = "diverged",
@@ -82,6 +83,12 @@ rethrow <- function(cnd, call) {
   kinds <- sub("^.*[.]", "", class(cnd))
   known <- kinds[kinds %in% names(error_classes)]
   text <- python_sentence(cnd)
+  if (any(c("UnicodeDecodeError", "UnicodeEncodeError") %in% kinds) || grepl("\"bytes\" encoding", text)) {
+    abort_mc("Strings must be valid text; got one whose bytes do not fit its encoding.", call = call)
+  }
+  if (text == "" && "MemoryError" %in% kinds) {
+    text <- "Python ran out of memory."
+  }
   if (length(known) == 0) {
     text <- paste0("The Python core failed: ", kinds[[1]], ": ", text)
     abort_mc(text, class = "core", python_error = cnd, call = call)

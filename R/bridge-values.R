@@ -9,6 +9,11 @@ is_live <- function(x) {
   is_python(x) && !reticulate::py_is_null_xptr(x)
 }
 
+# The name of the Python class of `x`, without its module.
+python_class <- function(x) {
+  sub("^.*[.]", "", class(x)[[1]])
+}
+
 to_python <- function(x) {
   reticulate::r_to_py(x)
 }

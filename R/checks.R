@@ -20,13 +20,14 @@ abort_must <- function(name, wanted, x, ..., got = show_value(x), call = rlang::
   abort_mc(paste0("`", name, "` must ", wanted, "; got ", got, "."), ..., call = call)
 }
 
-# `x` as text for a message. Strings are quoted, long values are shortened.
+# `x` as text for a message: one line of at most 80 characters. Strings are quoted, long values are shortened.
 show_value <- function(x) {
   text <- if (!is.object(x) && (is.null(x) || is.atomic(x) || is.list(x))) {
     show_plain_value(x)
   } else {
     paste0("an object of class \"", class(x)[[1]], "\"")
   }
+  text <- as_one_line(text)
   size <- nchar(text)
   if (size <= 80) {
     text
@@ -37,15 +38,33 @@ show_value <- function(x) {
   }
 }
 
+# Valid UTF-8 in one line: escapes stand for bytes that are no letters, and for characters that end a line.
+as_one_line <- function(text) {
+  known <- Encoding(text) != "bytes"
+  text[known] <- enc2utf8(text[known])
+  Encoding(text) <- "UTF-8"
+  text <- iconv(text, "UTF-8", "UTF-8", sub = "byte")
+  if (!grepl("[[:cntrl:]\u2028\u2029]", text)) {
+    return(text)
+  }
+  codes <- utf8ToInt(text)
+  letters <- intToUtf8(codes, multiple = TRUE)
+  escaped <- codes < 32 | (codes >= 127 & codes < 160) | codes %in% c(0x2028, 0x2029)
+  short <- c("\\n", "\\r", "\\t")[match(codes[escaped], c(10, 13, 9))]
+  long <- sprintf(ifelse(codes[escaped] < 256, "\\x%02x", "\\u%04x"), codes[escaped])
+  letters[escaped] <- ifelse(is.na(short), long, short)
+  paste(letters, collapse = "")
+}
+
 show_plain_value <- function(x) {
   if (is.character(x) && length(x) == 1 && !is.na(x)) {
-    paste0("\"", x, "\"")
+    paste0("\"", as_one_line(x), "\"")
   } else if (is.numeric(x) && length(x) == 1) {
     format(as.vector(x), digits = 15, scientific = FALSE)
   } else if (is.atomic(x) && length(x) == 1) {
     if (is.na(x)) "NA" else as.character(x)
   } else {
-    paste(deparse(x[seq_len(min(length(x), 80))]), collapse = " ") # show_value() cuts after 80 characters
+    paste(trimws(deparse(x[seq_len(min(length(x), 80))], nlines = 3)), collapse = " ") # show_value() cuts it
   }
 }
 
@@ -113,7 +132,7 @@ max_seed <- 2^53 - 1 # R's doubles represent all whole numbers up to this one
 
 # A path with "~" expanded, because Python would take "~" for the name of a folder.
 as_path <- function(x, name = rlang::caller_arg(x), call = rlang::caller_env()) {
-  if (is.character(x) && length(x) == 1 && !is.na(x) && nzchar(x)) {
+  if (is.character(x) && length(x) == 1 && !is.na(x) && nzchar(x) && Encoding(x) != "bytes") {
     return(path.expand(x))
   }
   abort_must(name, "be a path", x, call = call)

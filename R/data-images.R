@@ -23,7 +23,7 @@
 mc_read_images <- function(path, ..., size = c(224, 224), color = "grey", labels = NULL) {
   rlang::check_dots_empty()
   files <- call_core(
-    "mc_read_images", as_path(path), size = each(size, as_count), color = as_choice(color, colors),
+    "for_r.read_images", as_path(path), size = each(size, as_count), color = as_choice(color, colors),
     labels = if (is.null(labels)) NULL else as.list(as.character(labels))
   )
   y <- from_python(files$y)
@@ -64,11 +64,11 @@ dim.mc_images <- function(x) {
 
 #' @export
 `[.mc_images` <- function(x, i, ...) {
-  chosen <- seq_along(x$paths)[i]
+  chosen <- tryCatch(seq_along(x$paths)[i], error = function(cnd) NA)
   if (anyNA(chosen)) {
     abort_must("i", paste("choose among the", length(x$paths), "images"), i)
   }
-  new_mc_images(x$paths[i], if (is.null(x$y)) NULL else x$y[i], x$size, x$color)
+  new_mc_images(x$paths[chosen], if (is.null(x$y)) NULL else x$y[chosen], x$size, x$color)
 }
 
 #' @export

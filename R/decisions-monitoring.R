@@ -84,6 +84,9 @@ update.mc_monitor <- function(object, prediction, ..., name = NULL) {
   if (!is.null(name) && !rlang::is_string(name)) {
     abort_must("name", "be a string", name)
   }
+  if (missing(prediction)) {
+    abort_mc("`prediction` must be given; got nothing.")
+  }
   monitor <- learnt_to_python(object)
   prediction <- as_prediction(prediction)
   with_core(monitor$update(prediction, name = name))

@@ -114,8 +114,31 @@ new_learnt <- function(object, fields, class) {
   structure(c(fields, texts), class = c(class, "mc_learnt"))
 }
 
-learnt_to_python <- function(learnt, call = rlang::caller_env()) {
-  call_core("for_r.learnt_from_text", learnt$json, call = call)
+# The core's object. Its text decides, so a field that was edited by hand would have no effect.
+learnt_to_python <- function(learnt, name = rlang::caller_arg(learnt), call = rlang::caller_env()) {
+  object <- call_core("for_r.learnt_from_text", learnt$json %||% "", call = call)
+  fields <- unclass(learnt_from_python(object))
+  fields$words <- NULL # later versions may use other words
+  same <- vapply(names(fields), function(field) identical(learnt[[field]], fields[[field]]), logical(1))
+  if (!all(same)) {
+    abort_mc(
+      paste0(
+        "`", name, "` must be as it was learnt; got one whose `", names(fields)[!same][[1]],
+        "` was changed by hand. Learn it again, with other arguments."
+      ),
+      call = call
+    )
+  }
+  object
+}
+
+learnt_from_python <- function(object) {
+  switch(python_class(object),
+    MCPolicy = policy_from_python(object),
+    MCCalibration = calibration_from_python(object),
+    MCConformal = conformal_from_python(object),
+    MCMonitor = monitor_from_python(object)
+  )
 }
 
 calibration_from_python <- function(object) {

@@ -7,6 +7,10 @@
 #' with their description as JSON. Results of [mc_triage()], [mc_calibrate()], [mc_conformal()] and
 #' [mc_monitor()] are JSON throughout. [saveRDS()] works for all of these objects as well, for R alone.
 #'
+#' A file has a checksum. `mc_load()` refuses a file of which a byte has changed, and warns of a file of an
+#' earlier version, which has none. `mc_save()` replaces an older file in one step, when the new one is
+#' complete and on the disk. The file keeps its permissions, and a symbolic link stays one.
+#'
 #' @param object (mc_model, mc_prediction, mc_policy, mc_calibration, mc_conformal or mc_monitor) The object
 #'   to write.
 #' @param path (string) The file. The name of a model file usually ends in `.safetensors`, that of a policy in
@@ -27,25 +31,20 @@ mc_save <- function(object, path) {
 #' @rdname mc_save
 #' @export
 mc_load <- function(path) {
-  object <- call_core("mc_load", as_path(path))
-  kind <- sub("^.*[.]", "", class(object)[[1]])
-  switch(kind,
-    MCPrediction = prediction_from_python(object),
-    MCPolicy = policy_from_python(object),
-    MCCalibration = calibration_from_python(object),
-    MCConformal = conformal_from_python(object),
-    MCMonitor = monitor_from_python(object),
-    new_mc_model(object)
-  )
+  object <- call_core("for_r.load", as_path(path))
+  if (python_class(object) == "MCPrediction") {
+    return(prediction_from_python(object))
+  }
+  learnt_from_python(object) %||% new_mc_model(object)
 }
 
 # Converts an object to what the core can write. Other R values are refused with the class that they have.
 as_saveable <- function(object, call = rlang::caller_env()) {
   if (inherits(object, "mc_prediction")) {
-    return(prediction_to_python(object, call))
+    return(prediction_to_python(object, call = call))
   }
   if (inherits(object, "mc_learnt")) {
-    return(learnt_to_python(object, call))
+    return(learnt_to_python(object, call = call))
   }
   if (inherits(object, "mc_model") || is_python(object)) {
     return(as_network(object, call))

@@ -63,9 +63,10 @@ as_network <- function(model, call = rlang::caller_env()) {
   )
 }
 
-# The labels of a network of this package. NULL for other networks, whose labels R does not know.
+# The labels of a network of this package, which the fields that R shows cannot change. NULL for other
+# networks, whose labels R does not know.
 labels_of <- function(model) {
-  if (inherits(model, "mc_model")) model$labels else NULL
+  if (inherits(model, "mc_model")) labels_from_python(as_network(model)$labels) else NULL
 }
 
 #' @export

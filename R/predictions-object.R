@@ -152,28 +152,52 @@ as_prediction <- function(prediction, name = rlang::caller_arg(prediction), call
     got <- show_value(class(prediction)[[1]])
     abort_must(name, "be what `mc_predict()` returns", got = got, call = call)
   }
-  prediction_to_python(prediction, call)
+  prediction_to_python(prediction, name, call)
 }
 
-# The core's prediction object with the same numbers.
-prediction_to_python <- function(prediction, call = rlang::caller_env()) {
+# The core's prediction object with the same numbers. The core refuses parts that cannot be, such as those
+# that were edited by hand.
+prediction_to_python <- function(prediction, name = rlang::caller_arg(prediction),
+                                 call = rlang::caller_env()) {
   fields <- unclass(prediction)
-  fields <- fields[setdiff(names(fields), derived_fields)]
-  for (name in intersect(names(fields), label_fields)) {
-    size <- dim(fields[[name]])
-    fields[[name]] <- as.integer(fields[[name]]) - 1L
-    dim(fields[[name]]) <- size
+  for (field in intersect(names(fields), label_fields)) {
+    if (!identical(levels(fields[[field]]), as.character(fields$labels))) {
+      must <- paste0("have `labels` that are the levels of `", field, "`")
+      abort_must(name, must, fields$labels, call = call)
+    }
+    size <- dim(fields[[field]])
+    fields[[field]] <- as.integer(fields[[field]]) - 1L
+    dim(fields[[field]]) <- size
   }
+  fields <- fields[setdiff(names(fields), derived_fields)]
   is_array <- names(fields) %in% fields_by_input(fields) & vapply(fields, is.numeric, logical(1))
   arrays <- lapply(fields[is_array], function(value) unname(as.array(value)))
   settings <- fields[!is_array]
-  for (name in intersect(names(settings), c("labels", "ids"))) {
-    settings[[name]] <- as.list(settings[[name]])
+  for (field in intersect(names(settings), c("labels", "ids"))) {
+    settings[[field]] <- as.list(settings[[field]])
   }
-  settings$seed <- integer_to_python(settings$seed)
+  if (is_single_number(settings$seed)) {
+    settings$seed <- integer_to_python(settings$seed)
+  }
+  if (is.double(arrays$n_samples) && isTRUE(all(arrays$n_samples == trunc(arrays$n_samples)))) {
+    storage.mode(arrays$n_samples) <- "integer" # R has counts as doubles
+  }
   in_draws <- names(arrays) %in% draw_fields
   arrays[in_draws] <- lapply(arrays[in_draws], as_float32_if_exact) # the core's type
-  with_core(core_object("MCPrediction", call)$from_state(arrays, settings), call)
+  object <- tryCatch(
+    with_core(core_object("MCPrediction", call)$from_state(arrays, settings), call),
+    mcdropout_error_unreadable_file = function(cnd) {
+      must <- paste0("`", name, "` must be what `mc_predict()` returns; got a prediction whose parts")
+      abort_mc(sub("^.* whose parts", must, conditionMessage(cnd)), call = call)
+    }
+  )
+  for (field in intersect(derived_fields, names(prediction))) {
+    if (!isTRUE(all.equal(c(prediction[[field]]), c(from_python(object[[field]]))))) {
+      must <- "must agree with the fields that it is computed from; got other numbers."
+      abort_mc(paste0("`", name, "$", field, "` ", must), call = call)
+    }
+  }
+  object
 }
 
 # as an R object ----
@@ -197,7 +221,7 @@ dim.mc_prediction <- function(x) {
       )
     )
   }
-  chosen <- seq_len(nrow(x))[i]
+  chosen <- tryCatch(seq_len(nrow(x))[i], error = function(cnd) NA)
   if (anyNA(chosen)) {
     abort_must("i", paste("choose among the", nrow(x), "inputs"), i)
   }
@@ -207,13 +231,20 @@ dim.mc_prediction <- function(x) {
 #' @rdname mc_prediction
 #' @export
 rbind.mc_prediction <- function(...) {
-  parts <- fill_missing_ids(list(...))
+  parts <- list(...)
+  parts <- parts[rlang::names2(parts) != "deparse.level"] # an argument of the generic function
+  for (part in parts) {
+    if (!inherits(part, "mc_prediction")) {
+      abort_mc(paste0("`rbind()` must get predictions alone; got ", show_value(part), "."))
+    }
+  }
+  parts <- fill_missing_ids(parts)
   first <- parts[[1]]
   same <- c(
     "task", "labels", "level", "seed", "masks", "temperature", if (length(first$n_samples) == 1) "n_samples"
   )
   for (part in parts) {
-    differs <- !inherits(part, "mc_prediction") || !identical(unclass(part)[same], unclass(first)[same])
+    differs <- !identical(unclass(part)[same], unclass(first)[same])
     if (differs || !setequal(names(part), names(first))) {
       abort_mc("Predictions that are bound must come from one network and the same settings.")
     }
@@ -228,8 +259,7 @@ rbind.mc_prediction <- function(...) {
 # Gives ids to predictions without ids, if others have them: the first rows of a data frame have automatic
 # names 1, 2, ..., which are no ids.
 fill_missing_ids <- function(predictions) {
-  lacks_ids <- function(part) inherits(part, "mc_prediction") && is.null(part$ids)
-  without <- vapply(predictions, lacks_ids, logical(1))
+  without <- vapply(predictions, function(part) is.null(part$ids), logical(1))
   if (!all(without)) {
     predictions[without] <- lapply(predictions[without], function(part) {
       part$ids <- seq_len(nrow(part))
@@ -288,7 +318,7 @@ bind_axis <- function(values, axis) {
 #' @param n (count) Number of inputs to show.
 #' @export
 format.mc_prediction <- function(x, ..., n = 6) {
-  shown <- min(n, nrow(x))
+  shown <- if (identical(n, Inf)) nrow(x) else min(as_count(n, "n", at_least = 0), nrow(x))
   more <- nrow(x) - shown
   c(
     paste("# An mc_prediction:", describe_size(x)),

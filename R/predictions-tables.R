@@ -99,7 +99,7 @@ predict_columns <- function(x, type) {
   )
   if (ncol(columns) == 0) {
     call <- rlang::caller_env()
-    abort_mc("`type` \"pred_int\" needs a network that tells its noise; use \"conf_int\".", call = call)
+    abort_mc("`type` \"pred_int\" needs a network that predicts its noise; use \"conf_int\".", call = call)
   }
   tibble::as_tibble(columns)
 }

@@ -65,5 +65,5 @@ as_monitor_words <- function(monitor, call = rlang::caller_env()) {
     got <- show_value(class(monitor)[[1]])
     abort_must("monitor", "be what `mc_monitor()` returns", got = got, call = call)
   }
-  paste(format(monitor), collapse = "\n")
+  from_python(learnt_to_python(monitor, call = call)$words())
 }

@@ -50,7 +50,7 @@
 #'   each step and restored after it.
 #' @param checkpoint (string) A file that is written after each epoch. If it exists, training continues from
 #'   it and ends with the weights of a run without interruption: to the bit on one machine with the same
-#'   number of threads.
+#'   number of threads. The file of a run with other data, functions or settings is refused.
 #' @param progress (flag) Show a progress bar? By default in interactive sessions; see
 #'   `options(mcdropout.progress = )`.
 #' @return (mc_model) `model`, trained. `model$history` is a tibble with one row per epoch. With variational
@@ -89,7 +89,7 @@ mc_fit <- function(model, x, y, ..., epochs = 10, batch_size = 128, learning_rat
     reduce_lr = if (is.list(reduce_lr)) reduce_lr else if_given(reduce_lr, as_count),
     class_weight = if (is.numeric(class_weight)) as.list(class_weight) else class_weight,
     kl_weight = as_kl_weight(kl_weight),
-    augment = if (is.null(augment)) NULL else as_callback(augment, convert = FALSE),
+    augment = if (is.null(augment)) NULL else with_recipe(as_callback(augment, convert = FALSE), augment),
     callbacks = as_callbacks(callbacks),
     precision = precision,
     device = device,
@@ -98,6 +98,12 @@ mc_fit <- function(model, x, y, ..., epochs = 10, batch_size = 128, learning_rat
     progress = as_progress(progress)
   )
   if (inherits(model, "mc_model")) model else network
+}
+
+# A function for the core, with its text: a checkpoint recognises the function by it.
+with_recipe <- function(callback, f) {
+  reticulate::py_set_attr(callback, "recipe", paste(deparse(list(formals(f), body(f))), collapse = "\n"))
+  callback
 }
 
 #' @rdname mc_fit
@@ -193,7 +199,7 @@ as_python_function <- function(f) {
 # would arrive as true.
 as_kl_weight <- function(kl_weight, call = rlang::caller_env()) {
   if (is.function(kl_weight) && !is_python(kl_weight)) {
-    return(as_callback(kl_weight, call = call))
+    return(with_recipe(as_callback(kl_weight, call = call), kl_weight))
   }
   if (is.character(kl_weight) || is.list(kl_weight) || is_python(kl_weight)) {
     return(kl_weight)

@@ -1,7 +1,7 @@
 """Makes the bundled sample: python data-raw/fashion_mnist_sample.py FOLDER
 
-FOLDER has the four idx files of Fashion-MNIST, as Debian's package dataset-fashion-mnist puts them into
-/usr/share/datasets/fashion-mnist. Kept are the first 600 training and 100 test images of each label.
+FOLDER holds the four idx files of Fashion-MNIST. The Debian package dataset-fashion-mnist installs them in
+/usr/share/datasets/fashion-mnist. The sample has the first 600 training and the first 100 test images of each label.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ OUT = Path(__file__).parent.parent / "python" / "mcdropout" / "data" / "fashion_
 
 
 def first_of_each(part: str, folder: Path, per_label: int) -> tuple[np.ndarray, np.ndarray]:
-    """Images and label codes, in the order of the files."""
+    """The first `per_label` images of each label, and their label codes, in the order of the files."""
     x = mc_read_idx(folder / f"{part}-images-idx3-ubyte.gz")
     y = mc_read_idx(folder / f"{part}-labels-idx1-ubyte.gz")
     kept = np.sort(np.concatenate([np.flatnonzero(y == code)[:per_label] for code in range(len(LABELS))]))

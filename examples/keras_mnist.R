@@ -1,17 +1,18 @@
-# The R Keras example from end to end: a Keras model, trained in mini-batches, and how sure it is.
-# keras_mnist.py does the same. The model is built by keras3 where that is installed, else through reticulate:
-# it is the same object.
+# A Keras model, trained in mini-batches, and the uncertainty of its predictions. keras_mnist.py does the
+# same.
+# keras3 builds the model where it is installed. Otherwise reticulate builds it; the object is the same.
 library(mcdropout)
 
-# Keras runs on torch, which is there already; set it to "tensorflow" or "jax" if you have them.
+# Keras runs on torch, which mcdropout needs anyway. For another backend set KERAS_BACKEND to "tensorflow" or
+# "jax".
 if (Sys.getenv("KERAS_BACKEND") == "") Sys.setenv(KERAS_BACKEND = "torch")
 
-# Real images of clothes in MNIST's form: 28 x 28 grey pixels in [0, 1].
+# Fashion-MNIST: images of clothes in the format of MNIST, 28 x 28 grey pixels in [0, 1].
 data <- mc_sample_data()
 y_train <- as.integer(data$y_train) - 1L # Keras counts from 0
 y_test <- as.integer(data$y_test) - 1L
 
-# Build and compile. Dropout is left as Keras has it: off in predict(), and nothing about `training` is set.
+# Build and compile. The dropout layers are plain Keras layers: no layer is called with `training = TRUE`.
 if (requireNamespace("keras3", quietly = TRUE)) {
   library(keras3)
   set_random_seed(1)
@@ -46,28 +47,28 @@ if (requireNamespace("keras3", quietly = TRUE)) {
 }
 model$compile(optimizer = "adam", loss = "sparse_categorical_crossentropy", metrics = list("accuracy"))
 
-# Train in mini-batches, first by fit() ...
+# Train in mini-batches, first with fit().
 batch_size <- 128L
 invisible(model$fit(
   data$x_train, as.array(y_train),
   batch_size = batch_size, epochs = 2L, validation_split = 0.1, verbose = 2L
 ))
 
-# ... then by a loop of one's own: train_on_batch() turns the dropout on by itself.
+# Then train with your own loop: train_on_batch() turns the dropout on.
 set.seed(1)
 rows <- sample(length(y_train))
 for (batch in split(rows, ceiling(seq_along(rows) / batch_size))) {
   loss <- model$train_on_batch(data$x_train[batch, , , , drop = FALSE], as.array(y_train[batch]))
 }
-cat(sprintf("Loss over the epoch of train_on_batch, as Keras averages it: %.3f\n", loss[[1]]))
+cat(sprintf("Mean loss of the epoch of train_on_batch: %.3f\n", loss[[1]]))
 
-# 30 draws of the network. That it returns probabilities is read from the softmax.
+# 30 draws of the network. The softmax at its end says that it returns probabilities.
 pred <- mc_predict(
   model, data$x_test,
   n_samples = 30, batch_size = batch_size, labels = data$labels, seed = 1
 )
 print(pred)
-cat("Mean and variance are input x label, the draws draw x input x label:\n")
+cat("Dimensions of the mean and the variance (input, label) and of the draws (draw, input, label):\n")
 print(list(mean = dim(pred$mean), variance = dim(pred$variance), samples = dim(pred$samples)))
 
 first <- which.max(pred$mean[1, ])
@@ -79,6 +80,6 @@ wrong <- max.col(pred$mean, ties.method = "first") - 1L != y_test
 most_uncertain <- order(-pred$predictive_entropy)[1:100] # 10 % of the images
 cat(sprintf("Test accuracy: %.3f\n", 1 - mean(wrong)))
 cat(sprintf(
-  "The 10 %% it is most uncertain about hold %.0f %% of its errors.\n",
+  "The most uncertain 10 %% of the images hold %.0f %% of the errors.\n",
   100 * sum(wrong[most_uncertain]) / sum(wrong)
 ))

@@ -1,13 +1,13 @@
-# "Is my model 99 % sure that it is an 8, or 51 %, and it might be a 6?" The network is that of the question,
-# its training and its layers as they were; keras_question.py does the same.
+# "Is my model 99 % sure that it is an 8, or 51 %, and it might be a 6?" The layers are those of the network
+# in the question. keras_question.py does the same. The digits are those of scikit-learn.
 library(mcdropout)
 reticulate::py_require("scikit-learn")
 
 if (Sys.getenv("KERAS_BACKEND") == "") Sys.setenv(KERAS_BACKEND = "torch")
-stopifnot(mc_python_available()) # and loads Python's torch in the way that is quick in R
+stopifnot(mc_python_available()) # this also loads torch
 
-# 1797 real handwritten digits of 8 x 8 pixels, made 28 x 28 as the network expects: each pixel 3 x 3, and an
-# edge.
+# 1797 handwritten digits of 8 x 8 pixels. The network expects 28 x 28: each pixel is repeated 3 x 3 times,
+# and a border of 2 pixels is added.
 digits <- reticulate::import("sklearn.datasets")$load_digits()
 small <- digits$images / 16
 x <- array(0, c(dim(small)[1], 28, 28, 1))
@@ -44,45 +44,51 @@ if (requireNamespace("keras3", quietly = TRUE)) {
   model$add(layers$Dense(64L, activation = "relu"))
   model$add(layers$Dropout(0.25))
   model$add(layers$Dense(10L, activation = "softmax"))
-  # A larger step than the default, as there are 40 times fewer digits than in MNIST, and few epochs.
+  # The learning rate is above the default: there are 40 times fewer digits than in MNIST, and only 3 epochs.
   optimizer <- keras$optimizers$SGD(0.02, momentum = 0.9)
 }
 model$compile(loss = "categorical_crossentropy", optimizer = optimizer, metrics = list("accuracy"))
 invisible(model$fit(x[train, , , , drop = FALSE], one_hot, batch_size = 100L, epochs = 3L, verbose = 2L))
 
-# What the network says with its dropout off, and what 50 draws of it say.
-seen <- x[test, , , , drop = FALSE]
+# The prediction with dropout off, and the mean of 50 draws.
+x_test <- x[test, , , , drop = FALSE]
 truth <- y[test]
-point <- mc_predict_point(model, seen)
-pred <- mc_predict(model, seen, n_samples = 50, labels = 0:9, seed = 1)
-said <- as.integer(as.character(pred$predicted))
-cat(sprintf("\nTest accuracy: %.3f\n", mean(said == truth)))
+point <- mc_predict_point(model, x_test)
+pred <- mc_predict(model, x_test, n_samples = 50, labels = 0:9, seed = 1)
+predicted <- as.integer(as.character(pred$predicted))
+cat(sprintf("\nTest accuracy: %.3f\n", mean(predicted == truth)))
 
-# Of the images that it calls an 8: how sure is it, and of what else does it think?
-eights <- which(said == 8)
+# The images predicted to be an 8: the confidence, and the second most probable digit.
+eights <- which(predicted == 8)
 eights <- eights[order(-pred$confidence[eights])]
-cat("\n", length(eights), " images are called an 8; from the most certain to the most uncertain:\n", sep = "")
-for (one in c(head(eights, 2), tail(eights, 3))) {
+cat(sprintf(
+  "\n%d images are predicted to be an 8; from the most certain to the most uncertain:\n", length(eights)
+))
+for (image in c(head(eights, 2), tail(eights, 3))) {
   cat(sprintf(
     paste0(
-      "image %d (truly %d): %.0f %% an 8, 95 %% of the draws between %.0f and %.0f %%; ",
-      "with dropout off %.0f %%; next comes %s\n"
+      "image %d (true label %d): probability of an 8: %.0f %%, 95 %% of the draws between %.0f and %.0f %%, ",
+      "with dropout off %.0f %%; second label: %s\n"
     ),
-    one, truth[one], 100 * pred$mean[one, 9], 100 * pred$lower[one, 9], 100 * pred$upper[one, 9],
-    100 * point[one, 9], pred$second[one]
+    image, truth[image], 100 * pred$mean[image, 9], 100 * pred$lower[image, 9], 100 * pred$upper[image, 9],
+    100 * point[image, 9], pred$second[image]
   ))
 }
 
-# "Flipping a coin": images whose first label leads by less than 20 points.
-coins <- which(pred$margin < 0.2)
-cat("\n", length(coins), " of ", length(truth), " images are close to flipping a coin:\n", sep = "")
-for (one in head(coins, 5)) {
-  cat(sprintf("image %d (truly %d): %s or %s\n", one, truth[one], pred$predicted[one], pred$second[one]))
+# "Flipping a coin": images whose two most probable labels differ by less than 20 percentage points.
+ambiguous <- which(pred$margin < 0.2)
+cat(sprintf(
+  "\nIn %d of %d images the two most probable labels are close:\n", length(ambiguous), length(truth)
+))
+for (image in head(ambiguous, 5)) {
+  cat(sprintf(
+    "image %d (true label %d): %s or %s\n", image, truth[image], pred$predicted[image], pred$second[image]
+  ))
 }
-wrong <- said != truth
+wrong <- predicted != truth
 if (any(wrong)) {
   cat(sprintf(
-    "\nIts errors have a mean confidence of %.2f, the rest of %.2f.\n",
+    "\nMean confidence of the wrong predictions: %.2f; of the correct ones: %.2f.\n",
     mean(pred$confidence[wrong]), mean(pred$confidence[!wrong])
   ))
 }

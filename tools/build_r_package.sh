@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Builds the R source package and prints its path. From a copy of just the files that belong to it:
-# `R CMD build` copies a whole folder before it leaves anything out, and .venv is large.
+# Builds the R source package and prints its path. It builds from a copy of the files of the package, because
+# `R CMD build` copies the whole folder before it excludes anything, and .venv is large.
 set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
-STAGE="$SETUP/build$*"  # by its options, so that a set-up beside a running check does not take its package away
+STAGE="$SETUP/build$*"  # one folder for each set of options: a set-up must not delete the package of a running check
 rm -rf "$STAGE"
 mkdir -p "$STAGE/mcdropout"
 contents=()

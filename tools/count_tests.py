@@ -11,7 +11,7 @@ from pathlib import Path
 
 
 def pytest_counts(report: Path) -> tuple[int, int, int]:
-    """Tests passed, failed, skipped; without a report pytest itself failed, which counts as one."""
+    """The numbers of passed, failed and skipped tests. Without a report pytest itself failed, which counts as one."""
     if not report.exists():
         return 0, 1, 0
     suites = ElementTree.parse(report).getroot().findall("testsuite")
@@ -22,7 +22,7 @@ def pytest_counts(report: Path) -> tuple[int, int, int]:
 
 
 def r_counts(report: Path) -> tuple[int, int, int]:
-    """What judge_check.R wrote; nothing where R is not installed."""
+    """The same numbers from judge_check.R; zeros where R is not installed."""
     if not report.exists():
         return 0, 0, 0
     passed, failed, skipped = (int(word) for word in report.read_text().split())
@@ -30,9 +30,9 @@ def r_counts(report: Path) -> tuple[int, int, int]:
 
 
 def main() -> None:
-    """Adds up and prints."""
-    both = zip(pytest_counts(Path(sys.argv[1])), r_counts(Path(sys.argv[2])), strict=True)
-    passed, failed, skipped = (sum(pair) for pair in both)
+    """Print the sums of both reports."""
+    counts = zip(pytest_counts(Path(sys.argv[1])), r_counts(Path(sys.argv[2])), strict=True)
+    passed, failed, skipped = (sum(pair) for pair in counts)
     print(f"{passed} passed, {failed} failed, {skipped} skipped")
     sys.exit(failed > 0 or passed == 0)
 

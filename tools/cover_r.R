@@ -1,10 +1,10 @@
-# Measures which lines of the R package its tests run, and prints the functions with lines that none runs.
+# Measures the line coverage of the R package by its tests, and prints the lines that no test runs.
 # Usage: Rscript tools/cover_r.R FOLDER PERCENT
-# Fails where fewer than PERCENT of the lines are run.
+# Fails if the coverage is below PERCENT.
 
 main <- function(folder, at_least) {
-  Sys.setenv(MCDROPOUT_REQUIRE_PYTHON = 1) # a test that finds no Python core fails
-  options(covr.rstudio_source_markers = FALSE) # asks for a package that the list of lines can do without
+  Sys.setenv(MCDROPOUT_REQUIRE_PYTHON = 1) # a test without Python fails instead of being skipped
+  options(covr.rstudio_source_markers = FALSE) # would need the package rstudioapi
   coverage <- covr::package_coverage(folder, type = "tests", quiet = TRUE)
   not_run <- covr::zero_coverage(coverage)
   if (nrow(not_run) > 0) {

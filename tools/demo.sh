@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# The quickstart in R, then in Python; the Python one also shows that the two agree.
+# Runs the quickstart in R, then in Python. The Python script compares its numbers with those of R.
 set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
 began=$SECONDS
 tools/setup.sh
 mkdir -p output
-rm -f output/quickstart_*  # so that an older run's numbers are never taken for this one's
+rm -f output/quickstart_*  # the comparison must not read numbers of an earlier run
 printf '\n== In R: examples/quickstart.R\n\n'
 Rscript examples/quickstart.R
 printf '\n== In Python: examples/quickstart.py\n\n'

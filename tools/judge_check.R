@@ -1,10 +1,10 @@
-# Reads what R CMD check wrote: no errors, no warnings, and no notes but those named below.
+# Reads the log of R CMD check. It fails on errors, on warnings, and on notes that are not listed below.
 # Usage: Rscript tools/judge_check.R FOLDER.Rcheck COUNTS
 # Writes "passed failed skipped" to COUNTS; the check itself counts as one test.
 
-# What is let pass when its check and all of its text fit; never an error or a warning.
+# A note is accepted if its check and its whole text match. Errors and warnings are never accepted.
 known_notes <- list(
-  # Names the maintainer at every first submission, whatever the package is like.
+  # CRAN reports the maintainer at every first submission.
   list(check = "^CRAN incoming feasibility$", output = "^Maintainer: [^\n]*(\n+New submission)?$")
 )
 
@@ -16,22 +16,22 @@ is_known <- function(finding) {
 }
 
 findings <- function(folder) {
-  found <- tools::check_packages_in_dir_details(logs = file.path(folder, "00check.log"), drop_ok = TRUE)
-  found <- as.data.frame(found, stringsAsFactors = FALSE)
-  Filter(function(one) one$Status != "OK" && !is_known(one), split(found, seq_len(nrow(found))))
+  details <- tools::check_packages_in_dir_details(logs = file.path(folder, "00check.log"), drop_ok = TRUE)
+  details <- as.data.frame(details, stringsAsFactors = FALSE)
+  Filter(function(row) row$Status != "OK" && !is_known(row), split(details, seq_len(nrow(details))))
 }
 
-# R's own count, as in "Status: 1 WARNING, 2 NOTEs": some warnings have a form that `findings()` does not see.
+# The count by R, for example "Status: 1 WARNING, 2 NOTEs". `findings()` misses some forms of warnings.
 status_line <- function(log) {
   utils::tail(c("", grep("^Status: ", readLines(log, warn = FALSE), value = TRUE)), 1)
 }
 
 n_counted <- function(status, kind) {
-  found <- regmatches(status, regexec(paste0("([0-9]+) ", kind), status))[[1]]
-  if (length(found) == 0) 0 else as.integer(found[[2]])
+  groups <- regmatches(status, regexec(paste0("([0-9]+) ", kind), status))[[1]]
+  if (length(groups) == 0) 0 else as.integer(groups[[2]])
 }
 
-# testthat's last line, as in "[ FAIL 0 | WARN 0 | SKIP 1 | PASS 24 ]"; all zero where there is none.
+# The last line of testthat, for example "[ FAIL 0 | WARN 0 | SKIP 1 | PASS 24 ]". Without it all are 0.
 testthat_counts <- function(folder) {
   logs <- Sys.glob(file.path(folder, "tests", "testthat.Rout*"))
   lines <- unlist(lapply(logs, readLines, warn = FALSE))
@@ -46,21 +46,23 @@ testthat_counts <- function(folder) {
 show_tests <- function(folder) {
   for (log in Sys.glob(file.path(folder, "tests", "testthat.Rout*"))) {
     lines <- readLines(log, warn = FALSE)
-    began <- grep("library\\(testthat\\)|test_check", lines)
-    cat(lines[seq(max(1, began), length(lines))], sep = "\n")
+    starts <- grep("library\\(testthat\\)|test_check", lines)
+    cat(lines[seq(max(1, starts), length(lines))], sep = "\n")
   }
 }
 
 main <- function(folder, counts_file) {
   log <- file.path(folder, "00check.log")
   status <- if (file.exists(log)) status_line(log) else ""
-  found <- if (nzchar(status)) findings(folder)
+  unaccepted <- if (nzchar(status)) findings(folder)
   tests <- testthat_counts(folder)
-  clean <- nzchar(status) && length(found) == 0 && n_counted(status, "ERROR") + n_counted(status, "WARNING") == 0 &&
+  clean <- nzchar(status) && length(unaccepted) == 0 && n_counted(status, "ERROR") + n_counted(status, "WARNING") == 0 &&
     n_counted(status, "NOTE") <= length(known_notes) && tests[["failed"]] == 0 && tests[["passed"]] > 0
   if (!clean || tests[["skipped"]] > 0) show_tests(folder)
-  for (one in found) cat(sprintf("\n%s: %s\n%s\n", one$Status, one$Check, one$Output))
-  cat(if (nzchar(status)) status else "R CMD check did not come to its end.", "\n")
+  for (finding in unaccepted) {
+    cat(sprintf("\n%s: %s\n%s\n", finding$Status, finding$Check, finding$Output))
+  }
+  cat(if (nzchar(status)) status else "R CMD check did not finish.", "\n")
   if (tests[["passed"]] == 0) cat("testthat ran no test.\n")
   cat(sprintf(
     "R CMD check: %s; testthat: %d passed, %d failed, %d skipped\n",

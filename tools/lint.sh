@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# ruff, pyright, shellcheck and lintr over everything, after the set-up; all of them run, then the verdict.
+# Runs ruff, pyright, shellcheck and lintr on all files, after the set-up. All of them run before the script fails.
 set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
@@ -16,18 +16,18 @@ set_up_linters() {
 }
 
 lint_r() {
-  Rscript -e 'found <- c(lintr::lint_dir("R", cache = FALSE), lintr::lint_dir("tests/testthat", cache = FALSE), lintr::lint_dir("examples", cache = FALSE))' \
-    -e 'for (one in found) cat(sprintf("%s:%d: %s [%s]\n", one$filename, one$line_number, one$message, one$linter))' \
-    -e 'cat("lintr:", length(found), "findings\n"); quit(status = length(found) > 0)'
+  Rscript -e 'lints <- c(lintr::lint_dir("R", cache = FALSE), lintr::lint_dir("tests/testthat", cache = FALSE), lintr::lint_dir("examples", cache = FALSE))' \
+    -e 'for (lint in lints) cat(sprintf("%s:%d: %s [%s]\n", lint$filename, lint$line_number, lint$message, lint$linter))' \
+    -e 'cat("lintr:", length(lints), "findings\n"); quit(status = length(lints) > 0)'
 }
 
-# In CI it must be there; elsewhere a machine without it is told so.
+# shellcheck is required in CI. Elsewhere a missing shellcheck is reported.
 lint_shell() {
   if ! have shellcheck && can_apt; then step "Installing shellcheck" shellcheck apt_install shellcheck; fi
   if have shellcheck; then
     shellcheck tools/*.sh .ci/run && echo "shellcheck: no findings"
   else
-    echo "shellcheck is not installed; the scripts were not looked at."
+    echo "shellcheck is not installed; the scripts were not checked."
     [ "${CI:-}" != true ]
   fi
 }
@@ -40,5 +40,5 @@ failed=""
 "$VENV/bin/pyright" || failed="$failed pyright"
 lint_shell || failed="$failed shellcheck"
 if have R; then lint_r || failed="$failed lintr"; fi
-[ -z "$failed" ] || fail "Not clean:$failed."
-echo "The linters have nothing to say."
+[ -z "$failed" ] || fail "Findings by:$failed."
+echo "The linters have no findings."

@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# Sets up what is missing, inside the clone, and nothing twice: R and its packages, the Python
-# environment, reticulate, our R package. `make demo`, `make test` and `.ci/run` begin with it.
+# Sets up what is missing, inside the clone: R and its packages, the Python environment, reticulate, and this R package.
+# Finished steps are not repeated. `make demo`, `make test` and `.ci/run` start with this script.
 set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
-# One set-up at a time in one clone; the lock goes with the process, however it ends.
+# Only one set-up runs at a time in a clone. The lock is released when the process ends.
 if have flock; then
   exec 9>"$SETUP/lock"
-  flock -n 9 || { echo "Another set-up of this clone is running; waiting for it."; flock 9; }
+  flock -n 9 || { echo "Another set-up of this clone is running; waiting for its end."; flock 9; }
 fi
 
 check_symbolic_link() {

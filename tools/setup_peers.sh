@@ -1,9 +1,9 @@
-# Other packages for Monte Carlo dropout, in .setup/peers, to compare with: on top of .venv, so that torch is the same and
-# nothing of theirs enters what we test. Sourced by bench.sh, after setup.sh.
+# Other packages for Monte Carlo dropout, installed in .setup/peers for comparison. The environment extends .venv, so
+# that torch is the same, and .venv stays without them. bench.sh sources this file after setup.sh.
 
 PEERS="$SETUP/peers"
 
-# The environment sees .venv behind its own packages, which come first.
+# The environment also finds the packages of .venv. Its own packages come first.
 make_peers_environment() {
   rm -rf "$PEERS"
   "$VENV/bin/python" -m venv "$PEERS"
@@ -15,11 +15,11 @@ behind = pathlib.Path(sys.argv[1]) / own.relative_to(sys.prefix)
 PY
 }
 
-# One by one: where one cannot be had, the others still can, and the table says which is missing.
+# Each package is installed by itself. If one fails, the others are still installed; the table shows what is missing.
 install_peers() {
   local peer
   for peer in baal keras "torch-uncertainty lightning torchvision timm" "--no-deps bayesian-torch"; do
-    # shellcheck disable=SC2086  # a package with its option, or with what it imports without asking for it
+    # shellcheck disable=SC2086  # an item is a package with an option, or with imports that it does not declare
     "$PEERS/bin/python" -m pip install -c constraints.txt $peer || echo "Left out: $peer"
   done
 }
@@ -28,8 +28,8 @@ set_up_peers() {
   local key
   key="$(key_of "$SETUP/python.stamp" tools/setup_peers.sh)"
   is_done peers "$key" && return
-  step "Making .setup/peers, over .venv" peers_environment make_peers_environment
-  step "Installing baal, Keras, torch-uncertainty and bayesian-torch, to compare with" peers install_peers
+  step "Making .setup/peers on top of .venv" peers_environment make_peers_environment
+  step "Installing baal, Keras, torch-uncertainty and bayesian-torch for comparison" peers install_peers
   grep '^Left out' "$SETUP/peers.log" || true
   mark_done peers "$key"
 }

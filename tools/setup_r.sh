@@ -1,14 +1,14 @@
-# R, the R packages that ours needs, a recent reticulate, and our R package. Sourced by setup.sh.
-# Lists of packages are split into words on purpose.
+# R, the R packages that this package needs, a recent reticulate, and this R package. setup.sh sources this file.
+# Unquoted lists of packages are split into words on purpose.
 # shellcheck disable=SC2046,SC2086
 
-# Kept true to DESCRIPTION (Imports and Suggests) plus what checks and documentation need.
+# The packages of DESCRIPTION (Imports and Suggests), and those that checks and documentation need.
 R_PACKAGES="cli covr generics rlang tibble ggplot2 jsonlite knitr posterior rmarkdown testthat withr lintr roxygen2"
-# What reticulate itself imports.
+# The packages that reticulate imports.
 RETICULATE_NEEDS="Matrix Rcpp RcppTOML here jsonlite png rappdirs rlang withr"
 RETICULATE_AT_LEAST="1.41"
 
-# Names out of "$@" that R cannot find in any of its libraries.
+# missing_r_packages NAME...: prints the names that R finds in none of its libraries.
 missing_r_packages() {
   Rscript -e 'p <- commandArgs(TRUE); cat(p[!nzchar(sapply(p, function(x) system.file(package = x)))])' "$@" 2>/dev/null
 }
@@ -18,7 +18,8 @@ reticulate_is_recent() {
     >/dev/null 2>&1
 }
 
-# R itself, a compiler for reticulate, pandoc for vignettes, and qpdf, whose absence the check warns of.
+# apt_packages NAME...: prints the Debian packages of R packages, and of R, a compiler for reticulate, pandoc for the
+# vignettes, and qpdf, without which the check warns.
 apt_packages() {
   local package
   have R && have Rscript || printf 'r-base-core '
@@ -28,13 +29,13 @@ apt_packages() {
   for package in "$@"; do printf 'r-cran-%s ' "$(printf '%s' "$package" | tr '[:upper:]' '[:lower:]')"; done
 }
 
-# From the user's own CRAN mirror, or the first of the list that R carries.
+# Uses the CRAN mirror of the user, or the first mirror in the list of R.
 install_from_cran() {
   Rscript -e 'if (getOption("repos")["CRAN"] %in% c("@CRAN@", NA)) chooseCRANmirror(ind = 1, local.only = TRUE)' \
     -e 'install.packages(commandArgs(TRUE), lib = Sys.getenv("R_LIBS"))' "$@"
 }
 
-# By apt where that is possible; what is missing then from CRAN, into the project's own library.
+# Installs with apt where possible. The other packages come from CRAN into the library of the project.
 install_r_packages() {
   local missing
   if have R; then missing="$(missing_r_packages $R_PACKAGES $RETICULATE_NEEDS)"; else missing="$R_PACKAGES $RETICULATE_NEEDS"; fi
@@ -49,7 +50,7 @@ install_r_packages() {
 }
 
 install_reticulate() {
-  rm -rf "$R_LIBRARY"/00LOCK*  # left by an interrupted installation; setup.sh's lock makes sure that none is running
+  rm -rf "$R_LIBRARY"/00LOCK*  # locks of an interrupted installation; the lock of setup.sh excludes a running one
   local tarball
   if tarball="$(tools/fetch_reticulate.sh)"; then
     MAKEFLAGS="-j2" R CMD INSTALL --library="$R_LIBRARY" --no-docs --no-test-load "$tarball"
@@ -62,7 +63,7 @@ set_up_r() {
   if ! have R && ! can_apt; then
     [ "${CI:-}" != true ] || fail "R is missing; install R 4.1 or newer."
     [ "${R_IS_OPTIONAL:-}" != yes ] ||
-      { echo "R is not installed, so the tests of the R package are left out; install R 4.1 or newer to run them."; return; }
+      { echo "R is not installed, so the tests of the R package are skipped; install R 4.1 or newer to run them."; return; }
     fail "R is missing and cannot be installed from here; install R 4.1 or newer and run the same command again."
   fi
   local key
@@ -81,7 +82,7 @@ r_finds_libpython() {
   Rscript -e 'quit(status = is.null(reticulate::py_discover_config()$libpython))' >/dev/null 2>&1
 }
 
-# R runs Python inside its own process, for which it needs Python as a shared library; Debian splits that off.
+# R runs Python in its own process and needs Python as a shared library, which is a separate package in Debian.
 set_up_libpython() {
   have R || return 0
   local key version
@@ -92,7 +93,7 @@ set_up_libpython() {
     step "Installing Python's shared library" libpython apt_install "libpython$version"
   fi
   r_finds_libpython || fail "R cannot use the Python at $(readlink -f "$VENV/bin/python"), which has no shared library;" \
-    "install libpython$version, or name a Python built with --enable-shared: \`make clean setup PYTHON=/path/to/python3\`."
+    "install libpython$version, or use a Python built with --enable-shared: \`make clean setup PYTHON=/path/to/python3\`."
   mark_done libpython "$key"
 }
 

@@ -1,8 +1,8 @@
-"""The structure of the Python package, measured: run `python tools/structure.py`.
+"""Measures the structure of the Python package: run `python tools/structure.py`.
 
-It prints how many rooms the top of the package has, on how many floors they lie (the longest chain of imports), how
-long the files are, and every import that goes against the order of the data flow or in a circle. The exit status is 1
-if any limit is passed. `tests/python/test_structure.py` holds the same limits.
+It prints the number of folders and files at the top of the package, the depth of their import graph (the longest chain
+of imports), the lengths of the files, every import against the order of the data flow, and every cycle of imports. The
+exit status is 1 if a measure exceeds its limit. `tests/python/test_structure.py` tests the same limits.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parents[1] / "python" / "mcdropout"
 
-# In the order of the data flow: imports go from a later line to an earlier one.
+# The order of the data flow: a later line may import from an earlier one.
 ORDER = (
-    *("errors", "checks", "progress", "containers"),
+    *("errors", "checks", "progress", "unfinished", "disk", "containers"),
     "compute",
     "data",
     "sites",
@@ -34,19 +34,19 @@ ORDER = (
     "for_r",
 )
 
-MOST_ROOMS, MOST_FLOORS, MOST_FILES, MOST_LINES, MEDIAN_LINES = 21, 10, 12, 420, 150
+MAX_PARTS, MAX_DEPTH, MAX_FILES, MAX_LINES, MAX_MEDIAN_LINES = 21, 10, 12, 420, 150
 
 Graph = Mapping[str, set[str]]
 
 
 def modules(package: Path = PACKAGE) -> dict[str, Path]:
-    """The files of the package by their dotted names, without the `__init__` files."""
+    """The files of the package by dotted name, without the `__init__` files."""
     files = {".".join(path.relative_to(package).with_suffix("").parts): path for path in package.rglob("*.py")}
     return {name: path for name, path in sorted(files.items()) if path.stem != "__init__"}
 
 
 def imports(package: Path = PACKAGE) -> dict[str, set[str]]:
-    """For each file the files of the package that it imports, also inside functions and for types alone."""
+    """For each file, the files of the package that it imports, also inside functions and only for types."""
     known = modules(package)
     return {name: set(_imported(name, path, known)) - {name} for name, path in known.items()}
 
@@ -62,44 +62,44 @@ def _imported(name: str, path: Path, known: Mapping[str, Path]) -> Iterator[str]
             else:
                 continue
             words = (node.module or "").split(".") if node.module else []
-            parts = [*base, *(words if node.level else words[1:])]
-            for wanted in (".".join(parts), *(".".join([*parts, one.name]) for one in node.names)):
-                if wanted in known:
-                    yield wanted
+            origin = [*base, *(words if node.level else words[1:])]
+            for candidate in (".".join(origin), *(".".join([*origin, alias.name]) for alias in node.names)):
+                if candidate in known:
+                    yield candidate
         elif isinstance(node, ast.Import):
-            for one in node.names:
-                wanted = one.name.removeprefix("mcdropout.")
-                if one.name.startswith("mcdropout.") and wanted in known:
-                    yield wanted
+            for alias in node.names:
+                candidate = alias.name.removeprefix("mcdropout.")
+                if alias.name.startswith("mcdropout.") and candidate in known:
+                    yield candidate
 
 
-def room(name: str) -> str:
-    """The folder at the top of the package, or the file."""
+def part_of(name: str) -> str:
+    """The part of the package that a file belongs to: its folder at the top, or the file itself."""
     return name.split(".")[0]
 
 
-def rooms(graph: Graph) -> dict[str, set[str]]:
-    """The same imports between rooms."""
-    found: dict[str, set[str]] = {room(name): set() for name in graph}
-    for name, others in graph.items():
-        found[room(name)] |= {room(other) for other in others} - {room(name)}
-    return found
+def parts(graph: Graph) -> dict[str, set[str]]:
+    """The imports between the parts of the package."""
+    between: dict[str, set[str]] = {part_of(name): set() for name in graph}
+    for name, imported in graph.items():
+        between[part_of(name)] |= {part_of(other) for other in imported} - {part_of(name)}
+    return between
 
 
-def floors(graph: Graph) -> dict[str, int]:
-    """How long the longest chain of imports below each node is, itself counted. The graph must have no circle."""
-    found: dict[str, int] = {}
+def depths(graph: Graph) -> dict[str, int]:
+    """The length of the longest chain of imports that starts at each node. The graph must have no cycle."""
+    known: dict[str, int] = {}
 
-    def floor(name: str) -> int:
-        if name not in found:
-            found[name] = 1 + max((floor(other) for other in graph[name]), default=0)
-        return found[name]
+    def depth(name: str) -> int:
+        if name not in known:
+            known[name] = 1 + max((depth(other) for other in graph[name]), default=0)
+        return known[name]
 
-    return {name: floor(name) for name in graph}
+    return {name: depth(name) for name in graph}
 
 
-def circles(graph: Graph) -> list[list[str]]:
-    """Imports that lead back to where they began."""
+def cycles(graph: Graph) -> list[list[str]]:
+    """The cycles of imports, each as the names along it; the first name is repeated at the end."""
     found: list[list[str]] = []
     done: set[str] = set()
 
@@ -117,23 +117,24 @@ def circles(graph: Graph) -> list[list[str]]:
 
 
 def against_the_order(graph: Graph) -> list[tuple[str, str]]:
-    """Imports from a room that comes later, or is in no order."""
-    place = {name: number for number, name in enumerate(ORDER)}
+    """Imports from a part that comes later in `ORDER`, or is not in it."""
+    position = {name: number for number, name in enumerate(ORDER)}
     return [
         (name, other)
         for name, others in graph.items()
         for other in sorted(others)
-        if room(name) != room(other) and place.get(room(other), len(ORDER)) >= place.get(room(name), -1)
+        if part_of(name) != part_of(other)
+        and position.get(part_of(other), len(ORDER)) >= position.get(part_of(name), -1)
     ]
 
 
 def lengths(package: Path = PACKAGE) -> dict[str, int]:
-    """Lines of each file."""
+    """The number of lines of each file."""
     return {name: len(path.read_text(encoding="utf-8").splitlines()) for name, path in modules(package).items()}
 
 
 def files_of_folders(package: Path = PACKAGE) -> dict[str, int]:
-    """How many files each folder has, its `__init__` not counted."""
+    """The number of files of each folder, without its `__init__`."""
     counts: dict[str, int] = {}
     for name in modules(package):
         folder = name.rpartition(".")[0]
@@ -142,29 +143,29 @@ def files_of_folders(package: Path = PACKAGE) -> dict[str, int]:
 
 
 def main() -> int:
-    """Print the measures; 1 if a limit is passed."""
+    """Print the measures; return 1 if one exceeds its limit."""
     graph, lines, folders = imports(), lengths(), files_of_folders()
-    between = rooms(graph)
-    back, around = against_the_order(graph), circles(graph)
+    between = parts(graph)
+    backward, loops = against_the_order(graph), cycles(graph)
     measures = [
-        ("rooms at the top", len(between), MOST_ROOMS),
-        ("floors", 0 if around else max(floors(between).values()), MOST_FLOORS),
-        ("files in the fullest folder", max(n for folder, n in folders.items() if folder), MOST_FILES),
-        ("lines of the longest file", max(lines.values()), MOST_LINES),
-        ("lines of a file, median", int(statistics.median(lines.values())), MEDIAN_LINES),
-        ("imports against the order", len(back), 0),
-        ("circles", len(around), 0),
+        ("folders and files at the top", len(between), MAX_PARTS),
+        ("depth of the import graph", 0 if loops else max(depths(between).values()), MAX_DEPTH),
+        ("files in the fullest folder", max(n for folder, n in folders.items() if folder), MAX_FILES),
+        ("lines of the longest file", max(lines.values()), MAX_LINES),
+        ("median lines of a file", int(statistics.median(lines.values())), MAX_MEDIAN_LINES),
+        ("imports against the order", len(backward), 0),
+        ("cycles of imports", len(loops), 0),
     ]
     for words, value, limit in measures:
-        print(f"{words:<28} {value:>5}   limit {limit}{'   PASSED' if value > limit else ''}")
-    print(f"{'files':<28} {len(lines):>5}\n{'arrows between rooms':<28} {sum(map(len, between.values())):>5}\n")
+        print(f"{words:<28} {value:>5}   limit {limit}{'   EXCEEDED' if value > limit else ''}")
+    print(f"{'files':<28} {len(lines):>5}\n{'imports between them':<28} {sum(map(len, between.values())):>5}\n")
     for folder in ORDER:
-        own = {name: n for name, n in lines.items() if room(name) == folder}
-        print(f"{folder:<12} {len(own):>3} files {sum(own.values()):>6} lines")
-    for name, other in back:
+        in_folder = {name: n for name, n in lines.items() if part_of(name) == folder}
+        print(f"{folder:<12} {len(in_folder):>3} files {sum(in_folder.values()):>6} lines")
+    for name, other in backward:
         print(f"against the order: {name} imports {other}")
-    for path in around:
-        print("circle: " + " -> ".join(path))
+    for path in loops:
+        print("cycle: " + " -> ".join(path))
     return int(any(value > limit for _, value, limit in measures))
 
 

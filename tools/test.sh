@@ -1,18 +1,18 @@
 #!/usr/bin/env bash
-# Everything that is tested: pytest (the core and the bridge), then R CMD check, which runs testthat
-# and the examples on the package as it would be shipped. All run, then one line with the counts.
-# In CI a missing R is a failure; elsewhere its tests are left out with a word.
+# Runs pytest (the core and the bridge), then R CMD check, which runs testthat and the examples on the built package.
+# All of them run; the last line has the counts. A missing R is a failure in CI. Elsewhere the tests of R are skipped
+# with a message. The arguments go to pytest: `make test` leaves out the tests marked `slow`, `make test-all` does not.
 set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
 R_IS_OPTIONAL=yes FOR_TESTS=yes tools/setup.sh
-rm -f "$SETUP/pytest.xml" "$SETUP/check_counts"  # an older run's counts are not this one's
+rm -f "$SETUP/pytest.xml" "$SETUP/check_counts"  # the counts must not come from an earlier run
 status=0
 
 printf '\n== pytest: the core in Python, and R and Python together\n\n'
-# Side by side, a file at a time: most tests wait for one thread of torch, or for a process of their own.
+# Several workers, one file at a time each: most tests use one thread of torch, or wait for another process.
 "$VENV/bin/python" -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder \
-  --junit-xml="$SETUP/pytest.xml" --durations=5 --cov --cov-report= || status=1
+  --junit-xml="$SETUP/pytest.xml" --durations=5 --cov --cov-report= "$@" || status=1
 "$VENV/bin/coverage" report --fail-under=95 || status=1
 
 if have R; then

@@ -8,14 +8,15 @@ so that importing the package loads no torch and changes nothing.
 from __future__ import annotations
 
 from importlib import import_module, metadata
+from inspect import isfunction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .data.idx import mc_read_idx as mc_read_idx
     from .data.images import ImageFiles as ImageFiles
     from .data.images import mc_read_images as mc_read_images
     from .data.samples import SampleData as SampleData
-    from .data.samples import mc_read_idx as mc_read_idx
     from .data.samples import mc_sample_data as mc_sample_data
     from .decisions.acquisition import mc_acquire as mc_acquire
     from .decisions.decide import mc_decide as mc_decide
@@ -163,7 +164,7 @@ HOMES = {  # the module of each public name
     "mc_prior_normal": "variational.priors",
     "mc_prior_student_t": "variational.priors",
     "mc_probabilities_table": "plots.probabilities",
-    "mc_read_idx": "data.samples",
+    "mc_read_idx": "data.idx",
     "mc_read_images": "data.images",
     "mc_report": "report.report",
     "mc_sample_data": "data.samples",
@@ -194,7 +195,14 @@ def __getattr__(name: str) -> Any:
         return _version()
     if name not in HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f".{HOMES[name]}", __name__), name)
+    value = getattr(import_module(f".{HOMES[name]}", __name__), name)
+    if isfunction(value):
+        from .compute.out_of_memory import explains_out_of_memory
+
+        value = explains_out_of_memory(name)(value)
+        value.__module__ = __name__  # where pickle finds this function
+    globals()[name] = value
+    return value
 
 
 def __dir__() -> list[str]:

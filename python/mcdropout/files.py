@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import os
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -20,9 +22,6 @@ if TYPE_CHECKING:
     from .networks.frozen import FrozenNetwork
     from .networks.network import MCNetwork
 
-# errors that parts which do not fit together raise
-DAMAGED = (KeyError, TypeError, ValueError, RuntimeError, AttributeError, IndexError, OverflowError)
-
 TEXTS = {  # kept as JSON
     "policy": MCPolicy,
     "calibration": MCCalibration,
@@ -32,6 +31,8 @@ TEXTS = {  # kept as JSON
 
 Learnt: TypeAlias = MCPolicy | MCCalibration | MCConformal | MCMonitor
 
+LARGEST_IMAGE = 1 << 27  # numbers in one input of a backbone
+
 Saveable: TypeAlias = "MCNetwork | FrozenNetwork | MCPrediction | Learnt"
 
 
@@ -39,9 +40,10 @@ def mc_save(object: Saveable, path: str | os.PathLike[str]) -> None:
     """Write a network of this package, a prediction, or what was learnt on one to one file.
 
     Networks and predictions become a safetensors file: arrays and a JSON description. The results of `mc_triage()`,
-    `mc_calibrate()`, `mc_conformal()` and `mc_monitor()` become JSON. The file appears in one step, so an older file of
-    that name is replaced only when the new one is complete. Of a network with a frozen backbone, the head and the name
-    of the backbone are written.
+    `mc_calibrate()`, `mc_conformal()` and `mc_monitor()` become JSON. Both have a checksum. The file appears in one
+    step, so an older file of that name is replaced only when the new one is complete and on the disk. The file keeps
+    its permissions, and a symbolic link stays one. Of a network with a frozen backbone, the head and the name of the
+    backbone are written.
 
     Args:
         object: What to write.
@@ -49,7 +51,7 @@ def mc_save(object: Saveable, path: str | os.PathLike[str]) -> None:
 
     Raises:
         TypeError: For anything else; torch saves modules of your own.
-        ValueError: For priors, posteriors and backbones of your own.
+        ValueError: For priors, posteriors and backbones of your own, and for a path that cannot be written.
 
     Examples:
         >>> import mcdropout as mcd
@@ -76,7 +78,10 @@ def mc_load(path: str | os.PathLike[str]) -> Any:
         The object: a network, a prediction, a policy, a calibration, conformal limits or a monitor.
 
     Raises:
-        UnreadableFile: For a file that is missing, cut short, not of this package, or of a newer format.
+        UnreadableFile: For a file that is missing, cut short, changed, not of this package, or of a newer format.
+
+    Warns:
+        UserWarning: For a file of an earlier version, which has no checksum.
 
     Examples:
         >>> import mcdropout as mcd
@@ -91,7 +96,7 @@ def mc_load(path: str | os.PathLike[str]) -> Any:
         return MCPrediction.from_state(arrays, facts) if kind == "prediction" else _model(arrays, facts)
     except UnreadableFile:
         raise
-    except DAMAGED as error:
+    except containers.DAMAGED as error:
         raise UnreadableFile(
             f"`path` must be a file as mc_save() writes it; got {shown(str(path))}, whose parts do not fit."
         ) from error
@@ -149,6 +154,9 @@ def _model(arrays: dict[str, np.ndarray], facts: dict[str, Any]) -> MCNetwork | 
     from .networks.frozen import rebuild_frozen
     from .networks.specs import build
 
+    _check_sizes(facts["spec"], arrays)
+    if "backbone" in facts and math.prod(facts["backbone"]["input_shape"] or ()) > LARGEST_IMAGE:
+        raise ValueError("The images that the file describes are too large.")
     with torch.device("meta"):  # only shapes: no memory is allocated for a network that the arrays do not fill
         shapes = {name: tuple(values.shape) for name, values in build(facts["spec"]).state_dict().items()}
     remainders = {name for name in shapes if name.endswith("_rest")}
@@ -162,3 +170,17 @@ def _model(arrays: dict[str, np.ndarray], facts: dict[str, Any]) -> MCNetwork | 
     history = facts["history"]
     model.history = None if history is None else pd.DataFrame(history)
     return rebuild_frozen(facts["backbone"], model) if "backbone" in facts else model
+
+
+def _check_sizes(spec: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
+    """Refuse layers and outputs for which the file has too few numbers, before they take memory."""
+    if "model" in spec:
+        _check_sizes(spec["model"], arrays)
+    layers = [*_as_list(spec.get("hidden")), *_as_list(spec.get("filters"))]
+    sizes = [*layers, spec.get("n_features") or 0, spec.get("n_outputs") or 0]
+    if len(layers) > len(arrays) or max(sizes) > sum(values.size for values in arrays.values()):
+        raise ValueError("The file is smaller than the network that it describes.")
+
+
+def _as_list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value or 0]

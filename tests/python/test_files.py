@@ -3,6 +3,12 @@
 import json
 import os
 import pickle
+import random
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +18,9 @@ import pytest
 import torch
 from safetensors.numpy import save_file
 
+import mcdropout as mcd
 from mcdropout import containers
-from mcdropout.errors import UnreadableFile
+from mcdropout.errors import UnreadableFile, UnwritableFile
 from mcdropout.files import mc_load, mc_save, model_from_bytes, model_to_bytes
 from mcdropout.networks.network import MCNetwork
 from mcdropout.networks.plain import mc_cnn, mc_mlp
@@ -90,35 +97,22 @@ def test_saving_writes_the_file_and_nothing_else(tmp_path):
     assert os.listdir(tmp_path) == ["model"]
 
 
-def test_a_save_that_fails_keeps_the_old_file(tmp_path, monkeypatch):
-    mc_save(trained(), tmp_path / "model")
-    before = (tmp_path / "model").read_bytes()
-
-    def write_half(arrays, path, metadata):
-        path.write_bytes(b"half of it")
-        raise OSError("No space left on device")
-
-    monkeypatch.setattr("safetensors.numpy.save_file", write_half)
-    with pytest.raises(OSError, match="No space left"):
-        mc_save(trained(), tmp_path / "model")
-    assert (tmp_path / "model").read_bytes() == before
-    assert os.listdir(tmp_path) == ["model"]
-
-
 @pytest.mark.parametrize("end", [40, 200, 1000, -1])
 def test_a_file_that_is_cut_short_is_refused(tmp_path, end):
     path = tmp_path / "model"
     path.write_bytes(model_to_bytes(trained())[:end])
-    with pytest.raises(UnreadableFile, match='`path` must be a whole file; got ".*model", which is cut short'):
+    with pytest.raises(
+        UnreadableFile, match='`path` must be a whole file; got ".*model", which is cut short or was changed'
+    ):
         mc_load(path)
 
 
 def test_a_file_of_a_newer_format_is_refused(tmp_path):
     path = tmp_path / "model"
-    facts = {"format": 2, "kind": "model", "spec": {}}
+    facts = {"format": 3, "kind": "model", "spec": {}}
     save_file({"a": np.ones(2)}, path, {"mcdropout": json.dumps(facts)})
     with pytest.raises(
-        UnreadableFile, match="must be of file format 1 or older; got .* of format 2. Install a newer mcdropout"
+        UnreadableFile, match="must be of file format 2 or older; got .* of format 3. Install a newer mcdropout"
     ):
         mc_load(path)
 
@@ -158,12 +152,12 @@ def test_other_files_are_refused(tmp_path):
 
 def test_arrays_or_a_spec_that_do_not_fit_are_refused(tmp_path):
     path = tmp_path / "model"
-    facts: dict[str, Any] = {"format": 1, "kind": "model", "spec": trained().spec, "history": None}
-    save_file({"layers.0.weight": np.ones(2)}, path, {"mcdropout": json.dumps(facts)})
+    facts: dict[str, Any] = {"spec": trained().spec, "history": None}
+    containers.write(path, "model", {"layers.0.weight": np.ones(2)}, facts)
     with pytest.raises(UnreadableFile, match="must be a file as mc_save.* writes it; got .* whose parts do not fit"):
         mc_load(path)
     facts["spec"] = {"kind": "os.system", "command": "true"}
-    save_file({"a": np.ones(2)}, path, {"mcdropout": json.dumps(facts)})
+    containers.write(path, "model", {"a": np.ones(2)}, facts)
     with pytest.raises(UnreadableFile, match="whose parts do not fit"):
         mc_load(path)
 
@@ -208,6 +202,25 @@ def test_a_model_whose_parts_do_not_fit_is_refused(tmp_path, change):
         mc_load(damaged_file(tmp_path, change))
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda facts: facts["spec"].update(labels=None, n_outputs=3 * 10**8),  # would take 14 GB
+        lambda facts: facts["spec"].update(labels=None, n_outputs=3e8),
+        lambda facts: facts["spec"].update(hidden=[1] * 20_000),
+        lambda facts: facts["spec"].update(hidden=10**9),
+        lambda facts: facts["spec"].update(n_features=10**12),
+        lambda facts: facts["spec"].update(kind="bayesian", model={**facts["spec"], "hidden": [10**9]}),
+        lambda facts: facts.update(backbone={"input_shape": [10**6, 10**6, 3]}),
+    ],
+)
+def test_a_small_file_of_a_large_model_is_refused_before_it_is_built(tmp_path, monkeypatch, change):
+    path = damaged_file(tmp_path, lambda arrays, facts: change(facts))
+    monkeypatch.setattr("mcdropout.networks.specs.build", lambda spec: pytest.fail("built"))
+    with pytest.raises(UnreadableFile, match="whose parts do not fit"):
+        mc_load(path)
+
+
 def test_a_model_without_one_of_its_arrays_is_refused(tmp_path):
     names: list[str] = []
     damaged_file(tmp_path, lambda arrays, facts: names.extend(arrays), "values")
@@ -241,7 +254,101 @@ def test_a_path_must_be_a_path(path):
         mc_load(path)
 
 
-def test_a_file_has_the_permissions_of_any_new_file(tmp_path):
-    mc_save(mc_mlp(3, labels=["a", "b"]), tmp_path / "net.safetensors")
-    (tmp_path / "other").touch()
-    assert (tmp_path / "net.safetensors").stat().st_mode == (tmp_path / "other").stat().st_mode
+# Saving, by every function that writes a file -----------------------------------------------------------------------
+
+
+def saves(path: Path) -> dict[str, Callable[[], object]]:
+    """What writes the file, by name."""
+    model = mc_mlp(3, ["à", "b"], hidden=4, dropout=0.5)
+    prediction = mc_predict(model, X, 6, seed=1, progress=False)
+    policy = mcd.mc_triage(prediction, LABELS, budget=0.3)
+    return {
+        "network": lambda: mc_save(model, path),
+        "prediction": lambda: mc_save(prediction, path),
+        "policy": lambda: mc_save(policy, path),
+        "report": lambda: mcd.mc_report(prediction, path=path),
+        "checkpoint": lambda: mc_fit(model, X, LABELS, epochs=1, progress=False, checkpoint=path),
+    }
+
+
+KINDS_OF_FILES = ("network", "prediction", "policy", "report", "checkpoint")
+
+
+@pytest.mark.parametrize("kind", KINDS_OF_FILES)
+def test_a_file_that_cannot_be_written_is_refused_and_the_old_one_stays(tmp_path, kind):
+    """The disk is full: the limit on the size of files has the same effect."""
+    path = tmp_path / "file.html"
+    save = saves(path)[kind]
+    save()
+    before = path.read_bytes()
+    if kind == "checkpoint":
+        save = saves(path)[kind]  # of another network, in the first epoch of a new run
+        before = b""
+        path.unlink()
+    name = "checkpoint" if kind == "checkpoint" else "path"
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))
+    try:
+        with pytest.raises(UnwritableFile, match=f'^`{name}` must be a file that can be written; got ".*": File too'):
+            save()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert (path.read_bytes() if path.exists() else b"") == before
+    assert len(os.listdir(tmp_path)) == (kind != "checkpoint")
+
+
+@pytest.mark.parametrize("kind", KINDS_OF_FILES)
+@pytest.mark.parametrize("path", ["folder.html", "pipe.html", "none/a.html", "n" * 251 + ".html", "a\0.html", ""])
+def test_a_path_that_is_no_file_is_refused_in_one_sentence(tmp_path, monkeypatch, kind, path):
+    monkeypatch.chdir(tmp_path)
+    os.mkdir("folder.html")
+    os.mkfifo("pipe.html")
+    with pytest.raises(ValueError, match=r"^`(path|checkpoint)` must [^\n]*\.$"):
+        saves(Path(path) if path == "none/a.html" else path)[kind]()  # type: ignore[arg-type]
+    assert sorted(os.listdir()) == ["folder.html", "pipe.html"]
+
+
+def test_labels_of_file_names_that_are_not_unicode_are_saved_and_reported(tmp_path):
+    label = os.fsdecode(b"caf\xe9")
+    labels = np.tile(np.where(X[:, 0] > 0, label, "b"), 3)
+    prediction = mc_predict(mc_mlp(3, [label, "b"], dropout=0.5), np.tile(X, (3, 1)), 6, seed=1, progress=False)
+    policy = mcd.mc_triage(prediction, labels, budget=0.3)
+    monitor = mcd.mc_monitor(prediction).update(prediction)
+    for thing in (prediction, policy, monitor, mc_mlp(3, [label, "b"])):
+        mc_save(thing, tmp_path / "file")
+        assert repr(mc_load(tmp_path / "file")) == repr(thing)
+    assert mc_load(tmp_path / "file").labels == (label, "b")
+    mcd.mc_report(prediction, y=labels, policy=policy, monitor=monitor, path=tmp_path / "report.html")
+    assert r"caf\udce9" in (tmp_path / "report.html").read_text(encoding="utf-8")
+
+
+SAVE_ON = """
+import sys; sys.path.insert(0, {path!r})
+import torch, mcdropout as mcd
+torch.set_num_threads(1)
+model = mcd.mc_mlp(300, ["a", "b"], hidden=700)
+for tag in range(int(sys.argv[2])):
+    with torch.no_grad():
+        for weights in model.parameters():
+            weights.fill_(tag)
+    mcd.mc_save(model, sys.argv[1])
+    if tag == 0:
+        print("first", flush=True)
+"""
+
+
+@pytest.mark.slow  # each process imports torch; test_disk.py does the same without it
+def test_a_process_killed_in_mc_save_leaves_a_whole_file_and_the_next_save_cleans_up(tmp_path):
+    path, moments = tmp_path / "model", random.Random(0)
+    code = SAVE_ON.format(path=str(Path(mcd.__file__).parents[1]))
+    for _ in range(8):
+        child = subprocess.Popen([sys.executable, "-c", code, path, str(10**6)], stdout=subprocess.PIPE)
+        assert child.stdout is not None
+        child.stdout.readline()
+        time.sleep(moments.uniform(0, 0.1))  # any moment serves
+        child.kill()
+        child.communicate()
+        weights = [values.detach() for values in load_network(path).parameters()]
+        assert len({float(values.min()) for values in weights} | {float(values.max()) for values in weights}) == 1
+    mc_save(mc_mlp(3, ["a", "b"]), path)
+    assert os.listdir(tmp_path) == ["model"]

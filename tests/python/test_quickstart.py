@@ -57,7 +57,7 @@ def test_the_output_agrees_with_the_files(quickstart, numbers, wrong):
     printed = quickstart[1]
     assert f"Test accuracy: {1 - wrong.mean():.3f}" in printed
     first = int(numbers["predictive_entropy"].to_numpy().argmax())
-    table = printed.split("It is most uncertain about these images")[1].splitlines()
+    table = printed.split("The most uncertain images")[1].splitlines()
     assert table[3].split()[0] == str(first)
     total, aleatoric, epistemic = (f"{numbers[name][first]:.3f}" for name in ENTROPIES)
     assert table[3].split()[-3:] == [total, aleatoric, epistemic]

@@ -49,18 +49,18 @@ def run_python(code: str) -> str:
 
 def test_imports_follow_the_order_of_the_data_flow_without_cycles(structure):
     graph = structure.imports()
-    assert set(structure.rooms(graph)) == set(structure.ORDER)
+    assert set(structure.parts(graph)) == set(structure.ORDER)
     assert structure.against_the_order(graph) == []
-    assert structure.circles(graph) == []
+    assert structure.cycles(graph) == []
 
 
 def test_the_package_keeps_the_limits_on_folders_files_and_lines(structure):
     graph, folders, lines = structure.imports(), structure.files_of_folders(), structure.lengths()
-    assert len(structure.rooms(graph)) <= structure.MOST_ROOMS
-    assert max(structure.floors(structure.rooms(graph)).values()) <= structure.MOST_FLOORS
-    assert max(n for folder, n in folders.items() if folder) <= structure.MOST_FILES
-    assert max(lines.values()) <= structure.MOST_LINES
-    assert statistics.median(lines.values()) < structure.MEDIAN_LINES
+    assert len(structure.parts(graph)) <= structure.MAX_PARTS
+    assert max(structure.depths(structure.parts(graph)).values()) <= structure.MAX_DEPTH
+    assert max(n for folder, n in folders.items() if folder) <= structure.MAX_FILES
+    assert max(lines.values()) <= structure.MAX_LINES
+    assert statistics.median(lines.values()) < structure.MAX_MEDIAN_LINES
 
 
 def test_every_form_of_import_is_recognised(structure, tmp_path):
@@ -76,12 +76,12 @@ def test_every_form_of_import_is_recognised(structure, tmp_path):
     graph = structure.imports(tmp_path)
     assert graph["sites.keras.probe"] == {"checks", "sites.site", "data.rows", "files", "data.labels"}
     assert structure.against_the_order(graph) == [("sites.keras.probe", "files")]
-    assert structure.circles({"a": {"b"}, "b": {"c"}, "c": {"b"}}) == [["b", "c", "b"]]
-    assert structure.floors({"a": {"b", "c"}, "b": {"c"}, "c": set()}) == {"a": 3, "b": 2, "c": 1}
+    assert structure.cycles({"a": {"b"}, "b": {"c"}, "c": {"b"}}) == [["b", "c", "b"]]
+    assert structure.depths({"a": {"b", "c"}, "b": {"c"}, "c": set()}) == {"a": 3, "b": 2, "c": 1}
 
 
 def test_modules_that_do_not_need_torch_do_not_import_it(structure):
-    names = {name for name in structure.modules() if structure.room(name) in WITHOUT_TORCH}
+    names = {name for name in structure.modules() if structure.part_of(name) in WITHOUT_TORCH}
     assert names >= NEEDS_TORCH
     assert len(names) > 40
     without_torch = sorted(names - NEEDS_TORCH)

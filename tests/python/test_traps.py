@@ -1,4 +1,4 @@
-"""Traps that packages for uncertainty fall into, A to J of our list of known failures, each on a small module."""
+"""Known failures (A to J) of packages for uncertainty, each tested on a small module."""
 
 import math
 import warnings
@@ -25,7 +25,7 @@ def seeded():
         yield
 
 
-# ---- A, B, C: what must sample ---------------------------------------------------------------------------------------
+# ---- A, B, C: every dropout is sampled -------------------------------------------------------------------------------
 
 
 def test_trap_a_the_fused_transformer_path_samples():
@@ -49,21 +49,21 @@ def attention():
     [
         attention,
         *(
-            lambda kind=kind, more=more: Apply(
-                lambda m, x: m.rnn(x)[0], rnn=kind(6, 5, 2, dropout=0.4, batch_first=True, **more)
+            lambda kind=kind, options=options: Apply(
+                lambda m, x: m.rnn(x)[0], rnn=kind(6, 5, 2, dropout=0.4, batch_first=True, **options)
             )
             for kind in (nn.LSTM, nn.GRU, nn.RNN)
-            for more in ({}, {"bidirectional": True})
+            for options in ({}, {"bidirectional": True})
         ),
     ],
 )
-def test_trap_b_attention_and_recurrent_flags_need_not_be_set_by_hand(make):
+def test_trap_b_attention_and_recurrent_layers_sample_in_eval_mode(make):
     model = make().eval()
     assert predict(model, numbers(N, 5, 6), 20).std.max() > 0
     assert not any(module.training for module in model.modules())
 
 
-def test_trap_c_functional_dropout_samples_and_batch_norm_stays():
+def test_trap_c_functional_dropout_samples_and_batch_norm_does_not_change():
     model = Apply(lambda m, x: m.norm(F.dropout(x, 0.5, m.training)), norm=nn.BatchNorm1d(3)).train()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     assert predict(model, numbers(N, 3)).std.max() > 0
@@ -71,27 +71,27 @@ def test_trap_c_functional_dropout_samples_and_batch_norm_stays():
     assert model.get_submodule("norm").training
 
 
-def test_trap_c_attention_that_is_told_its_rate_samples():
+def test_trap_c_functional_attention_with_a_rate_samples():
     model = Apply(lambda m, x: F.scaled_dot_product_attention(x, x, x, dropout_p=0.4 if m.training else 0.0))
     assert predict(model.eval(), numbers(N, 2, 5, 6), 20).std.max() > 0
     assert mcd.mc_sites(model, numbers(N, 2, 5, 6)).rate.tolist() == [0.4]
 
 
-# ---- D, E: what must stay, and what must not be stale ----------------------------------------------------------------
+# ---- D, E: the state of the model does not change, and no result is stale --------------------------------------------
 
 
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("fails", [True, False])
-def test_trap_d_statistics_and_flags_stay_to_the_bit_whatever_happens(training, fails):
+def test_trap_d_statistics_and_flags_do_not_change_even_after_an_error(training, fails):
     def forward(m, x):
         h = m.drop(m.norm(x))
-        if fails and len(x) > 3:  # past the probes, in the midst of drawing
+        if fails and len(x) > 3:  # after the probe, while drawing
             raise KeyError("fails")
         return m.head(h)
 
     model = Apply(forward, norm=nn.BatchNorm1d(3), drop=nn.Dropout(0.5), head=nn.Linear(3, 2)).train(training)
     norm: Any = model.norm
-    norm.eval()  # flags that are not all alike
+    norm.eval()  # not all flags are equal
     norm.running_mean += 0.3
     before = {name: value.clone() for name, value in model.state_dict().items()}
     flags = {name: module.training for name, module in model.named_modules()}
@@ -114,8 +114,8 @@ def test_trap_e_one_instance_under_two_names_samples_at_both():
 
 
 @pytest.mark.parametrize("engine", ["folded", "loop"])
-def test_trap_e_dropout_in_place_after_what_is_kept_spreads(engine, only_engine):
-    """What comes before the first dropout is computed once; a dropout that writes there must not spoil it."""
+def test_trap_e_dropout_in_place_after_the_cached_prefix_samples(engine, only_engine):
+    """The part before the first dropout is computed once. A dropout in place must not overwrite it."""
     only_engine(engine)
     layers = [nn.Linear(3, 6), nn.Linear(6, 4)]
     in_place, plain = (
@@ -141,43 +141,46 @@ def test_trap_e_weights_changed_between_calls_are_used():
 
 
 @pytest.mark.parametrize("masks", ["shared", "per_input"])
-def test_trap_f_batches_chunks_and_workers_do_not_matter(masks, monkeypatch):
+def test_trap_f_batches_chunks_and_workers_change_no_number(masks, monkeypatch):
     model = nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Dropout(0.3), nn.Linear(8, 2))
-    usual = predict(model, numbers(N, 3), masks=masks).samples
+    expected = predict(model, numbers(N, 3), masks=masks).samples
     for options in ({"batch_size": 1}, {"batch_size": 3}, {"workers": 3}, {"device": ["cpu", "cpu"], "batch_size": 2}):
-        np.testing.assert_allclose(predict(model, numbers(N, 3), masks=masks, **options).samples, usual, atol=1e-6)
-    for size in (1, 200):  # bytes: one draw of one input at a time, some
+        np.testing.assert_allclose(predict(model, numbers(N, 3), masks=masks, **options).samples, expected, atol=1e-6)
+    for size in (1, 200):  # bytes: one draw of one input per chunk, or a few
         monkeypatch.setattr("mcdropout.engine.chunks.CHUNK_BYTES", size)
-        np.testing.assert_allclose(predict(model, numbers(N, 3), masks=masks).samples, usual, atol=1e-6)
+        np.testing.assert_allclose(predict(model, numbers(N, 3), masks=masks).samples, expected, atol=1e-6)
 
 
-def test_trap_g_parts_add_up_and_are_never_below_zero():
+def test_trap_g_the_parts_of_uncertainty_add_up_and_are_never_negative():
     model = nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Dropout(0.3), nn.Linear(8, 4))
-    found = predict(model, 5 * numbers(N, 3), outputs="logits")
-    np.testing.assert_allclose(found.expected_entropy + found.mutual_information, found.predictive_entropy, atol=1e-12)
-    assert (found.mutual_information >= 0).all()
+    result = predict(model, 5 * numbers(N, 3), outputs="logits")
+    np.testing.assert_allclose(
+        result.expected_entropy + result.mutual_information, result.predictive_entropy, atol=1e-12
+    )
+    assert (result.mutual_information >= 0).all()
     values = predict(model, numbers(N, 3), outputs="mean_log_variance")
     np.testing.assert_allclose(values.variance + values.aleatoric_variance, values.total_variance, rtol=1e-12)
 
 
-def test_trap_g_a_small_spread_around_a_large_mean_keeps_its_digits():
+def test_trap_g_a_small_spread_around_a_large_mean_is_accurate():
     model = Apply(lambda m, x: 300 + 1e-2 * F.dropout(x, 0.5, m.training))
-    found = predict(model, np.ones((N, 3), dtype=np.float32), 400)
-    # 0 or 0.02 with one half each: 0.01, up to float32's steps of 3e-5 at 300 and 5 % of chance
-    np.testing.assert_allclose(found.std, 0.01, rtol=0.15)
-    np.testing.assert_allclose(found.variance, found.samples.astype(np.float64).var(axis=0, ddof=1), rtol=1e-9)
+    result = predict(model, np.ones((N, 3), dtype=np.float32), 400)
+    # Values of 0 and 0.02 with probability one half have the standard deviation 0.01. float32 has steps of 3e-5 at 300,
+    # and the Monte Carlo error is 5 %.
+    np.testing.assert_allclose(result.std, 0.01, rtol=0.15)
+    np.testing.assert_allclose(result.variance, result.samples.astype(np.float64).var(axis=0, ddof=1), rtol=1e-9)
 
 
 def test_trap_h_the_density_is_that_of_the_mixture():
     model = nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Dropout(0.5), nn.Linear(8, 2))
-    found, y = predict(model, numbers(N, 3), 30, outputs="mean_log_variance"), numbers(N, 1, seed=1)
-    each = stats.norm.pdf(y, found.samples, np.sqrt(found.noise_variances))
-    np.testing.assert_allclose(found.log_density(y), np.log(each.mean(axis=0)), rtol=1e-6)
-    averaged = stats.norm.logpdf(y, found.mean, np.sqrt(found.aleatoric_variance))
-    assert np.abs(found.log_density(y) - averaged).max() > 0.01  # not the density of averaged parameters
+    result, y = predict(model, numbers(N, 3), 30, outputs="mean_log_variance"), numbers(N, 1, seed=1)
+    each = stats.norm.pdf(y, result.samples, np.sqrt(result.noise_variances))
+    np.testing.assert_allclose(result.log_density(y), np.log(each.mean(axis=0)), rtol=1e-6)
+    averaged = stats.norm.logpdf(y, result.mean, np.sqrt(result.aleatoric_variance))
+    assert np.abs(result.log_density(y) - averaged).max() > 0.01  # not the density of averaged parameters
 
 
-# ---- I: no spread is an error ----------------------------------------------------------------------------------------
+# ---- I: draws without spread are an error ----------------------------------------------------------------------------
 
 
 def test_trap_i_draws_that_are_all_the_same_are_an_error():
@@ -190,7 +193,7 @@ def test_trap_i_draws_that_are_all_the_same_are_an_error():
 def test_trap_i_calls_that_the_first_inputs_did_not_show_are_named():
     def forward(m, x):
         h = F.dropout(x, 0.5, m.training)
-        return F.dropout(h, 0.25, True) if len(x) == 5 else h  # a second call that no probe meets
+        return F.dropout(h, 0.25, True) if len(x) == 5 else h  # a second call that the probe does not see
 
     with pytest.warns(UserWarning, match=r"first inputs did not show and that were left out: \[1\]"):
         predict(Apply(forward), numbers(5, 3))
@@ -216,14 +219,14 @@ def nats(model):
 
 
 def test_trap_j_the_divergence_is_the_sum_over_all_weights():
-    """Against normal distributions by hand; means of layers or of weights would be thousands of times less."""
+    """Compared with the closed form for normal distributions. Means over layers or weights would be far smaller."""
     network = plain()
-    made = mcd.mc_to_bayesian(network, posterior=mcd.mc_posterior_normal(0.05), prior=mcd.mc_prior_normal(0, 0.5))
-    wanted = 0.0
+    bayesian = mcd.mc_to_bayesian(network, posterior=mcd.mc_posterior_normal(0.05), prior=mcd.mc_prior_normal(0, 0.5))
+    expected = 0.0
     for means in network.parameters():
         mean = means.detach().double()
-        wanted += float((math.log(0.5 / 0.05) + (0.05**2 + mean**2) / (2 * 0.25) - 0.5).sum())
-    assert nats(made) == pytest.approx(wanted, rel=1e-4)
+        expected += float((math.log(0.5 / 0.05) + (0.05**2 + mean**2) / (2 * 0.25) - 0.5).sum())
+    assert nats(bayesian) == pytest.approx(expected, rel=1e-4)
 
 
 def test_trap_j_the_divergence_is_divided_by_the_number_of_values_once():
@@ -237,38 +240,38 @@ def test_trap_j_the_divergence_is_divided_by_the_number_of_values_once():
 
 
 @pytest.mark.parametrize("estimator", ["flipout", "reparameterization", "local_reparameterization"])
-def test_trap_j_without_spread_every_estimator_is_the_plain_network(estimator):
+def test_trap_j_without_spread_every_estimator_equals_the_plain_network(estimator):
     network = plain()
-    made = mcd.mc_to_bayesian(network, posterior=mcd.mc_posterior_normal(1e-9), estimator=estimator)
+    bayesian = mcd.mc_to_bayesian(network, posterior=mcd.mc_posterior_normal(1e-9), estimator=estimator)
     x = torch.randn(2, 4, 6, 6)
-    for model in (made.eval(), made.train()):
+    for model in (bayesian.eval(), bayesian.train()):
         torch.testing.assert_close(model(x), network(x), rtol=0, atol=1e-6)
 
 
-def test_trap_j_conversion_sets_posterior_and_prior_and_keeps_what_the_layers_are():
+def test_trap_j_conversion_sets_posterior_and_prior_and_keeps_the_options_of_layers():
     network = plain()
-    made = mcd.mc_to_bayesian(
+    bayesian = mcd.mc_to_bayesian(
         network,
         prior_from_weights=True,
         posterior=mcd.mc_posterior_normal(0.7),
         prior=mcd.mc_prior_normal(5, 0.7),
     )
-    # posterior and prior are the same, so nothing lies between them: both are at the trained weights
-    assert nats(made) == pytest.approx(0, abs=1e-4)
+    # The posterior and the prior are equal and have the trained weights as means, so the divergence is 0.
+    assert nats(bayesian) == pytest.approx(0, abs=1e-4)
     for name in ("stride", "padding", "padding_mode", "groups", "dilation"):
-        assert getattr(made[0], name) == getattr(network[0], name), name
+        assert getattr(bayesian[0], name) == getattr(network[0], name), name
     x = torch.randn(2, 4, 6, 6)
-    assert torch.equal(made(x), network(x))
+    assert torch.equal(bayesian(x), network(x))
 
 
-def test_trap_j_layers_that_cannot_be_converted_stay_what_they_are():
-    """A recurrent layer of two layers and two directions is not made one of one."""
+def test_trap_j_layers_that_cannot_be_converted_do_not_change():
+    """A recurrent layer keeps its two layers and its two directions."""
     model = Apply(
         lambda m, x: m.head(m.rnn(x)[0][:, -1]),
         rnn=nn.LSTM(3, 4, 2, dropout=0.3, bidirectional=True, batch_first=True),
         head=nn.Linear(8, 2),
     ).eval()
-    made: Any = mcd.mc_to_bayesian(model)
+    bayesian: Any = mcd.mc_to_bayesian(model)
     x = torch.randn(2, 5, 3)
-    assert (type(made.rnn), made.rnn.num_layers, made.rnn.bidirectional) == (nn.LSTM, 2, True)
-    torch.testing.assert_close(made(x), model(x))
+    assert (type(bayesian.rnn), bayesian.rnn.num_layers, bayesian.rnn.bidirectional) == (nn.LSTM, 2, True)
+    torch.testing.assert_close(bayesian(x), model(x))

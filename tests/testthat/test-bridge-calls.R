@@ -67,6 +67,8 @@ test_that("Python's errors are R errors of one sentence, with a class for each k
     raise("ValueError", "`x` must be {good}, not 50 %d; got {bad}."),
     "`x` must be {good}, not 50 %d; got {bad}."
   )
+  expect_identical(class_of("MemoryError"), "mcdropout_error_out_of_memory")
+  expect_refusal(raise("MemoryError", ""), "Python ran out of memory.", "out_of_memory")
   expect_refusal(
     raise("RuntimeError", "something in torch"),
     "The Python core failed: RuntimeError: something in torch",
@@ -154,4 +156,27 @@ test_that("a package without its core says how to repair it", {
 test_that("loading the package declares what Python needs", {
   .onLoad(NULL, "mcdropout")
   expect_true(all(python_packages %in% reticulate::py_require()$packages))
+})
+
+test_that("a lack of memory in the core is a condition with numbers and without a traceback", {
+  skip_if_no_core()
+  cnd <- rlang::catch_cnd(mc_mlp(4, labels = c("a", "b"), hidden = 2^50), "error")
+  expect_s3_class(cnd, "mcdropout_error_out_of_memory")
+  text <- "^`mc_mlp[(][)]` ran out of memory: .* free.*; use a smaller network or a machine"
+  expect_match(conditionMessage(cnd), text)
+  expect_no_match(conditionMessage(cnd), "Traceback|\n")
+})
+
+test_that("strings of bad encoding are refused in one sentence wherever they go", {
+  skip_if_no_core()
+  bytes <- "caf\xe9"
+  Encoding(bytes) <- "bytes"
+  text <- "Strings must be valid text; got one whose bytes do not fit its encoding."
+  expect_refusal(mc_mlp(4, labels = c(bytes, "b")), text)
+  expect_refusal(mc_scores(example_prediction(), rep(bytes, 5)), text)
+  expect_refusal(mc_load(bytes), '`path` must be a path; got "caf<e9>".')
+  expect_refusal(
+    mc_scores(example_prediction(), rep("caf\xe9", 5)),
+    '`y` must hold labels out of "cat", "dog", "emu"; got "caf<e9>" at input number 1.'
+  )
 })

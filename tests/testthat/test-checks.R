@@ -110,3 +110,34 @@ test_that("long texts are shown by both ends and other long values by their star
   expect_identical(show_value(path), both)
   expect_identical(nchar(show_value(1:100 + 0.5)), 80L)
 })
+
+test_that("every value is shown in one line of valid UTF-8", {
+  latin1 <- "caf\xe9"
+  Encoding(latin1) <- "latin1"
+  bytes <- "caf\xe9"
+  Encoding(bytes) <- "bytes"
+  expect_identical(show_value("caf\xe9"), '"caf<e9>"')
+  expect_identical(show_value(bytes), '"caf<e9>"')
+  expect_identical(show_value("two\nlines\r\x1b[31m"), '"two\\nlines\\r\\x1b[31m"')
+  expect_identical(show_value("\u2028"), '"\\u2028"')
+  skip_if_not(l10n_info()$`UTF-8`)
+  expect_identical(show_value(latin1), '"caf\u00e9"')
+  values <- list(
+    matrix(1:6, 2), iris, mean, as.list(letters), list("a\xe9\n", 1:3), c("x\xff", "y"), quote(a + b),
+    1:1e6 + 0.5, list(seq(0.5, 1e6)),
+    strrep("\xe9", 200), strrep("a\n", 200), globalenv(), structure(1, class = "k\n\xe9")
+  )
+  for (value in values) {
+    text <- show_value(value)
+    expect_length(text, 1)
+    expect_true(validUTF8(text))
+    expect_lte(nchar(text), 80)
+    expect_no_match(text, "[[:cntrl:]]")
+  }
+})
+
+test_that("a text of bytes is no path", {
+  bytes <- "caf\xe9"
+  Encoding(bytes) <- "bytes"
+  expect_refusal(as_path(bytes, "path"), '`path` must be a path; got "caf<e9>".')
+})

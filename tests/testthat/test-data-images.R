@@ -57,10 +57,7 @@ test_that("files that are no idx files are refused", {
   )
   expect_refusal(
     mc_read_idx("missing.idx"),
-    paste(
-      '`path` must be a readable file; got "missing.idx": [Errno 2] No such file or directory:',
-      "'missing.idx'."
-    ),
+    '`path` must be a readable file; got "missing.idx": No such file or directory.',
     "unreadable_file"
   )
   expect_refusal(mc_read_idx(3), "`path` must be a path; got 3.")
@@ -111,4 +108,16 @@ test_that("a single folder of images keeps its label, and images out of range ar
   net <- mc_cnn(c(8, 8, 1), labels = c("cat", "dog"))
   expect_equal(nrow(mc_predict(net, images, n_samples = 3, seed = 1)), 3)
   expect_refusal(images[4], "`i` must choose among the 3 images; got 4.")
+  expect_refusal(images[list(1)], "`i` must choose among the 3 images; got list(1).")
+})
+
+test_that("names that are not UTF-8 are refused, because R would lose their characters", {
+  skip_if_no_core()
+  skip_on_os(c("windows", "mac"))
+  withr::local_dir(withr::local_tempdir())
+  system("mkdir $(printf 'caf\\351') && printf 'P5 3 2 255\\n123456' > $(printf 'caf\\351')/a.pgm")
+  expect_refusal(
+    mc_read_images("."),
+    '`path` must hold names in UTF-8 only; got "caf\\udce9/a.pgm". Rename that file or folder.'
+  )
 })

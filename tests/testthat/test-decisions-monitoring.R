@@ -22,6 +22,7 @@ test_that("a monitor sees a change, and says since when", {
   monitor <- update(monitor, uncertain(sharp(201:300)), name = "Monday")
   expect_false(monitor$drift)
   expect_null(monitor$alarm_input)
+  expect_refusal(update(monitor), "`prediction` must be given; got nothing.")
   monitor <- update(monitor, uncertain(sharp(301:360) / 4))
   expect_true(monitor$drift)
   expect_identical(c(monitor$alarm_batch, monitor$since_batch), c(2L, 2L))

@@ -144,3 +144,40 @@ test_that("what cannot be calibrated is refused", {
     "`prediction` must be of classes; got one of values."
   )
 })
+
+test_that("what was learnt and then edited by hand is refused", {
+  skip_if_no_core()
+  pred <- many_inputs()
+  truth <- truth_of(pred)
+  refuses <- function(code, name, field) {
+    expect_refusal(code, paste0(
+      "`", name, "` must be as it was learnt; got one whose `", field, "` was changed by hand. ",
+      "Learn it again, with other arguments."
+    ))
+  }
+  policy <- mc_triage(pred, truth, budget = 0.2)
+  policy$thresholds[] <- 0
+  refuses(mc_decide(policy, pred), "policy", "thresholds")
+  refuses(mc_save(policy, tempfile()), "object", "thresholds")
+  policy <- mc_triage(pred, truth, budget = 0.2)
+  policy$outcome$wrong[[1]] <- 0L
+  refuses(mc_report(pred, policy = policy, path = tempfile(fileext = ".html")), "policy", "outcome")
+  policy$outcome <- NULL
+  refuses(mc_decide(policy, pred), "policy", "outcome")
+  calibration <- mc_calibrate(pred, truth)
+  calibration$temperature <- -1
+  refuses(mc_apply(calibration, pred), "learnt", "temperature")
+  sets <- mc_conformal(pred, truth)
+  sets$limits <- 2
+  refuses(mc_apply(sets, pred), "learnt", "limits")
+  monitor <- mc_monitor(pred)
+  monitor$false_alarm_rate <- 0.5
+  refuses(update(monitor, pred), "object", "false_alarm_rate")
+  page <- tempfile(fileext = ".html")
+  refuses(mc_report(pred, monitor = monitor, path = page), "monitor", "false_alarm_rate")
+  sets <- mc_conformal(pred, truth)
+  sets$note <- "of Monday" # what is added is no part of it
+  expect_identical(nrow(mc_apply(sets, pred)), 120L)
+  sets$json <- sub("0.9", "7", sets$json, fixed = TRUE)
+  expect_error(mc_apply(sets, pred), class = "mcdropout_error_unreadable_file")
+})

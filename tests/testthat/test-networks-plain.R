@@ -102,3 +102,10 @@ test_that("a Python object of an earlier session is refused, a .keras file is le
   )
   expect_identical(as_network("~/net.keras"), path.expand("~/net.keras"))
 })
+
+test_that("labels that are edited by hand do not rename the columns of predictions", {
+  skip_if_no_core()
+  net <- mc_mlp(4, labels = c("no", "yes"), seed = 1)
+  net$labels <- rev(net$labels)
+  expect_identical(colnames(mc_predict_point(net, iris[1:3, 1:4])), c("no", "yes"))
+})

@@ -166,3 +166,54 @@ test_that("labels that are numbers stay numbers, and are levels all the same", {
   expect_identical(levels(pred$predicted), c("0", "1", "2"))
   expect_identical(prediction_from_python(prediction_to_python(pred)), pred)
 })
+
+test_that("a prediction that was edited by hand is used as it is, or refused with one sentence", {
+  skip_if_no_core()
+  pred <- example_prediction()
+  edited <- function(field, value, prediction = pred) {
+    prediction[[field]] <- value
+    prediction
+  }
+  like <- "must be what `mc_predict()` returns; got a prediction whose parts do not fit:"
+  for (case in list(
+    list("mean", pred$mean * 7, "`mean` must hold numbers of at most 1.01; got"),
+    list("level", 9, "`level` must be a number above 0 and below 1; got 9"),
+    list("n_samples", 0L, "`n_samples` must be a whole number of at least 2; got 0."),
+    list("n_samples", 5L, "`samples` must hold as many draws of each input as `n_samples` says."),
+    list("confidence", NULL, "`confidence` must be given where `task` is \"classification\"; got none.")
+  )) {
+    wrong <- edited(case[[1]], case[[2]])
+    expect_error(
+      mc_acquire(wrong, 2), paste("`prediction`", like, case[[3]]),
+      fixed = TRUE, class = "mcdropout_error_argument"
+    )
+    expect_error(mc_save(wrong, tempfile()), paste("`object`", like, case[[3]]), fixed = TRUE)
+  }
+  expect_refusal(
+    mc_acquire(edited("std", pred$std * 2), 2, by = "std"),
+    "`prediction$std` must agree with the fields that it is computed from; got other numbers."
+  )
+  expect_refusal(
+    mc_acquire(edited("labels", rev(pred$labels)), 2),
+    '`prediction` must have `labels` that are the levels of `predicted`; got c("emu", "dog", "cat").'
+  )
+  surer <- edited("predictive_entropy", rev(pred$predictive_entropy))
+  expect_identical(
+    mc_acquire(surer, 1, by = "predictive_entropy")$score, max(pred$predictive_entropy)
+  )
+})
+
+test_that("arguments that do not fit a generic function are refused in one sentence", {
+  pred <- example_prediction()
+  for (value in list(5, "a", NULL, iris, mean, list(1))) {
+    text <- paste0("`rbind()` must get predictions alone; got ", show_value(value), ".")
+    expect_refusal(rbind(pred, value), text)
+  }
+  expect_equal(rbind(pred[1:2], pred[3], deparse.level = 0)$mean, pred[1:3]$mean)
+  expect_refusal(pred[list(1)], "`i` must choose among the 5 inputs; got list(1).")
+  expect_refusal(pred[mean], '`i` must choose among the 5 inputs; got an object of class "function".')
+  expect_refusal(pred[c(-1, 2)], "`i` must choose among the 5 inputs; got c(-1, 2).")
+  expect_refusal(print(pred, n = "a"), '`n` must be a whole number of at least 0; got "a".')
+  expect_refusal(format(pred, n = -1), "`n` must be a whole number of at least 0; got -1.")
+  expect_identical(format(pred, n = Inf), format(pred, n = 5))
+})

@@ -21,15 +21,13 @@ test_that("the report names inputs as R counts them", {
 test_that("the report has images, scores, the policy and the monitor's words", {
   skip_if_no_jinja2()
   policy <- mc_triage(example_prediction(), truth(), budget = 0.4)
-  monitor <- structure(list(), class = c("example_monitor", "mc_monitor"))
-  words <- function(x, ...) c("# Drift", "since batch <3>")
-  registerS3method("format", "example_monitor", words, asNamespace("base"))
+  monitor <- mc_monitor(example_prediction()[rep(1:5, 6)])
   images <- array(seq(0, 1, length.out = 80), c(5, 4, 4))
   page <- report_text(images, truth(), policy, monitor = monitor, title = "<b>Ours")
   expect_match(page, "image\": \"png;base64,", fixed = TRUE)
   expect_match(page, "A triage policy", fixed = TRUE)
   expect_match(page, "log loss, in nats", fixed = TRUE)
-  expect_match(page, "since batch &lt;3&gt;", fixed = TRUE)
+  expect_match(page, "A drift monitor of predictive_entropy, against 30 reference inputs", fixed = TRUE)
   expect_match(page, "&lt;b&gt;Ours", fixed = TRUE)
 })
 

@@ -11,7 +11,7 @@ test_that("a prediction does not depend on how the inputs are batched or chosen"
   expect_equal(chosen$samples, all_at_once$samples[, c(6, 2), ], tolerance = 1e-5)
 })
 
-test_that("fresh masks go by id", {
+test_that("masks of single inputs depend on their ids", {
   skip_if_no_core()
   net <- small_net()
   x <- small_x()
@@ -37,7 +37,7 @@ test_that("R's own functions agree with the core on the same draws", {
   expect_equal(pred$predictive_entropy, pred$expected_entropy + pred$mutual_information, tolerance = 1e-12)
 })
 
-test_that("draws are kept only if wanted", {
+test_that("draws are kept unless `keep_samples` is false", {
   skip_if_no_core()
   net <- small_net()
   kept <- mc_predict(net, small_x(), n_samples = 5, seed = 1, progress = FALSE)
@@ -47,7 +47,7 @@ test_that("draws are kept only if wanted", {
   expect_identical(without$mean, kept$mean)
 })
 
-test_that("set.seed() governs where there is no seed", {
+test_that("set.seed() decides the draws if there is no `seed`", {
   skip_if_no_core()
   net <- small_net()
   predict_here <- function() mc_predict(net, small_x(), n_samples = 3, progress = FALSE)$samples
@@ -55,7 +55,7 @@ test_that("set.seed() governs where there is no seed", {
   expect_identical(withr::with_seed(3, predict_here()), first)
 })
 
-test_that("a torch module of the user's own is sampled as it is", {
+test_that("a torch module of the user is sampled without changes", {
   skip_if_no_core()
   nn <- reticulate::import("torch", convert = FALSE)$nn
   model <- nn$Sequential(nn$Linear(4L, 8L), nn$Dropout(0.5), nn$Linear(8L, 3L))
@@ -89,7 +89,7 @@ test_that("a torch module of the user's own is sampled as it is", {
   )
 })
 
-test_that("bad arguments get one sentence", {
+test_that("invalid arguments raise an error of one sentence", {
   skip_if_no_core()
   net <- small_net()
   x <- small_x()
@@ -146,7 +146,7 @@ test_that("bad arguments get one sentence", {
   )
 })
 
-test_that("predict() gives tibbles named as tidymodels does", {
+test_that("predict() returns tibbles with the column names of tidymodels", {
   skip_if_no_core()
   net <- small_net()
   x <- small_x()
@@ -165,11 +165,11 @@ test_that("predict() gives tibbles named as tidymodels does", {
   expect_refusal(predict(net), "`new_data` must be given; got nothing.")
   expect_refusal(
     predict(quiet, x, type = "pred_int", progress = FALSE),
-    '`type` "pred_int" needs a network that tells its noise; use "conf_int".'
+    '`type` "pred_int" needs a network that predicts its noise; use "conf_int".'
   )
 })
 
-test_that("sites are a tibble", {
+test_that("mc_sites() returns a tibble", {
   skip_if_no_core()
   sites <- mc_sites(small_net(dropout = 0.25), small_x())
   expect_s3_class(sites, "tbl_df")
@@ -177,7 +177,7 @@ test_that("sites are a tibble", {
   expect_equal(sites$rate, 0.25)
 })
 
-test_that("progress moves a bar of cli", {
+test_that("`progress` shows a progress bar of cli", {
   skip_if_no_core()
   withr::local_options(cli.progress_show_after = 0)
   expect_identical(
@@ -194,13 +194,13 @@ test_that("Ctrl-C returns to the prompt", {
   skip_if_no_core()
   skip_if_not_installed_for_real()
   skip_on_os("windows")
-  # Without the interrupt the long prediction would take hours.
+  # The long prediction would take hours without the interrupt.
   code <- "library(mcdropout)
     net <- mc_cnn(c(28, 28, 1), labels = letters[1:10])
     x <- array(0.5, c(4000, 28, 28, 1))
     few <- x[1:9, , , , drop = FALSE]
     mc_predict(net, few, 5)
-    long <- function() { # takes hours unless it is stopped
+    long <- function() { # would take hours
       system(sprintf('(sleep 2; kill -INT %d) &', Sys.getpid()))
       mc_predict(net, x, 1e6, keep_samples = FALSE)
       'done'
@@ -208,7 +208,7 @@ test_that("Ctrl-C returns to the prompt", {
     answer <- tryCatch(long(), interrupt = function(i) 'stopped')
     cat(answer, dim(mc_predict(net, few, 5)))"
   out <- in_new_r(code)
-  expect_identical(out[[length(out)]], "stopped 9 10") # and predictions work afterwards
+  expect_identical(out[[length(out)]], "stopped 9 10") # predictions still work
 })
 
 # networks of other packages, made in Python ----
@@ -218,7 +218,7 @@ foreign <- function(code) {
   reticulate::py_run_string(code, convert = FALSE)$net
 }
 
-test_that("a list of inputs goes by position, a named one by keyword", {
+test_that("a list of inputs is passed by position, a named list by keyword", {
   net <- foreign("
 import torch
 class Net(torch.nn.Module):
@@ -236,7 +236,7 @@ net = Net()
   expect_setequal(by_position$samples / rep(x * (x + 1), each = 4), c(0, 2))
 })
 
-test_that("a part of several outputs is selected, count_of from 1", {
+test_that("`select` chooses one of several outputs, counted from 1", {
   net <- foreign("
 import torch
 class Net(torch.nn.Module):
@@ -260,9 +260,9 @@ net = Net()
     mc_predict(net, x, outputs = "values", select = 0),
     "`select` must be a whole number of at least 1; got 0."
   )
-  for (ask in list(mc_predict, mc_predict_point, mc_sampler)) {
+  for (run in list(mc_predict, mc_predict_point, mc_sampler)) {
     expect_refusal(
-      ask(net, x, outputs = "values", select = 3),
+      run(net, x, outputs = "values", select = 3),
       "`select` must name a part of what `model` returns (2 without names); got 3."
     )
   }
@@ -293,7 +293,7 @@ net = torch.nn.Sequential(torch.nn.Conv2d(2, 4, 3), torch.nn.Dropout2d(0.5), tor
   expect_equal(mc_load(path)$predicted, pred$predicted)
 })
 
-test_that("with `tolerance` each input takes its own number of draws", {
+test_that("with `tolerance` the number of draws differs between inputs", {
   skip_if_no_core()
   net <- mc_mlp(4, labels = levels(iris$Species), dropout = 0.5)
   pred <- mc_predict(net, iris[1:4], n_samples = 300, tolerance = 0.02, seed = 1)
@@ -310,17 +310,17 @@ test_that("with `tolerance` each input takes its own number of draws", {
   expect_refusal(mc_predict(net, iris[1:4], tolerance = -1), "`tolerance` must be a number above 0; got -1.")
 })
 
-test_that("the prepared sampler answers as mc_predict()", {
+test_that("mc_sampler() gives the same numbers as mc_predict()", {
   skip_if_no_core()
   net <- mc_mlp(4, labels = levels(iris$Species))
-  ask <- mc_sampler(net, iris[1, 1:4], n_samples = 20, seed = 1)
-  usual <- mc_predict(net, iris[1:4], n_samples = 20, seed = 1)
+  sampler <- mc_sampler(net, iris[1, 1:4], n_samples = 20, seed = 1)
+  expected <- mc_predict(net, iris[1:4], n_samples = 20, seed = 1)
   # float32 sums in another order
-  expect_equal(ask(iris[7:9, 1:4])$mean, usual$mean[7:9, ], tolerance = 1e-6)
-  expect_null(ask(iris[7, 1:4])$samples)
+  expect_equal(sampler(iris[7:9, 1:4])$mean, expected$mean[7:9, ], tolerance = 1e-6)
+  expect_null(sampler(iris[7, 1:4])$samples)
 })
 
-test_that("several devices give the numbers of one", {
+test_that("several devices give the same numbers as one", {
   skip_if_no_core()
   predict_on <- function(device) {
     mc_predict(
@@ -336,7 +336,7 @@ test_that("several devices give the numbers of one", {
   expect_error(predict_on(character()), "or the like; got [].", fixed = TRUE)
 })
 
-test_that("other labels than the network's own are refused", {
+test_that("labels that differ from those of the network are refused", {
   skip_if_no_core()
   message <- paste(
     "`labels` must be left out, or be those of `model` in their order, \"a\", \"b\", \"c\";",
@@ -354,14 +354,14 @@ test_that("other labels than the network's own are refused", {
       mc_compare_rates(net, small_x(), small_y(), rates, 20, labels = labels, seed = 1, progress = FALSE)
     }
   )
-  for (ask in calls) {
-    expect_error(ask(other), message, fixed = TRUE)
-    expect_error(ask(factor("a", levels = other)), message, fixed = TRUE)
-    expect_no_error(ask(c("a", "b", "c")))
+  for (run in calls) {
+    expect_error(run(other), message, fixed = TRUE)
+    expect_error(run(factor("a", levels = other)), message, fixed = TRUE)
+    expect_no_error(run(c("a", "b", "c")))
   }
 })
 
-# types of inputs, constants, lists in lists, maps of one channel ----
+# types of inputs, constants, nested lists, maps of one channel ----
 
 codes_net <- function() {
   foreign("
@@ -388,7 +388,7 @@ test_that("codes are whole numbers, whether R holds them as integer or as double
     mc_predict(net, list(columns, code), n_samples = 3, outputs = "values", seed = 1, progress = FALSE)$mean
   }
   expect_identical(values(as.double(code), columns), values(code, columns))
-  integers <- matrix(1:14, 7) # beside codes, integers count as numbers
+  integers <- matrix(1:14, 7) # integers that are not codes are numbers
   expect_equal(values(code, integers), values(code, integers + 0), tolerance = 1e-6) # float32
   expect_error(values(code + 1L, columns), class = "mcdropout_error_argument", regexp = paste(
     "^`x`'s array number 2 must hold whole numbers from 0 to 4, which `model` looks up in `embed`;",
@@ -407,11 +407,11 @@ test_that("integers may follow doubles, and doubles integers, in a prepared samp
   code <- c(0L, 4L, 2L, 1L, 3L, 0L, 4L)
   integers <- matrix(as.integer(columns), 7)
   forms <- list(list(columns, code), list(integers, code), list(columns, code + 0), list(integers, code + 0))
-  usual <- mc_predict(net, forms[[1]], n_samples = 3, outputs = "values", seed = 1, progress = FALSE)$mean
+  expected <- mc_predict(net, forms[[1]], n_samples = 3, outputs = "values", seed = 1, progress = FALSE)$mean
   for (first in forms) {
-    ask <- mc_sampler(net, first, 3, outputs = "values", seed = 1)
+    sampler <- mc_sampler(net, first, 3, outputs = "values", seed = 1)
     for (form in forms) {
-      expect_equal(ask(form)$mean, usual, tolerance = 1e-6) # float32
+      expect_equal(sampler(form)$mean, expected, tolerance = 1e-6) # float32
     }
   }
   expect_error(mc_predict(net, list(columns = columns, cod = code), outputs = "values"),
@@ -420,13 +420,14 @@ test_that("integers may follow doubles, and doubles integers, in a prepared samp
   )
   nn <- reticulate::import("torch", convert = FALSE)$nn
   plain <- nn$Sequential(nn$Linear(2L, 3L), nn$Dropout(0.5))
-  ask <- mc_sampler(plain, columns + 0.5, 3, outputs = "values", seed = 1)
-  expect_equal(ask(integers)$mean, ask(columns)$mean, tolerance = 1e-6)
-  expect_equal(ask(as.data.frame(integers))$mean, ask(columns)$mean, tolerance = 1e-6, ignore_attr = TRUE)
-  expect_equal(ask(columns > 0)$mean, ask((columns > 0) + 0)$mean, tolerance = 1e-6)
+  sampler <- mc_sampler(plain, columns + 0.5, 3, outputs = "values", seed = 1)
+  expect_equal(sampler(integers)$mean, sampler(columns)$mean, tolerance = 1e-6)
+  as_table <- as.data.frame(integers)
+  expect_equal(sampler(as_table)$mean, sampler(columns)$mean, tolerance = 1e-6, ignore_attr = TRUE)
+  expect_equal(sampler(columns > 0)$mean, sampler((columns > 0) + 0)$mean, tolerance = 1e-6)
 })
 
-test_that("constants are passed on to a network that is not ours", {
+test_that("constants are passed to a torch module of the user", {
   net <- codes_net()
   columns <- matrix(sin(1:14), 7)
   code <- c(0L, 4L, 2L, 1L, 3L, 0L, 4L)
@@ -435,7 +436,7 @@ test_that("constants are passed on to a network that is not ours", {
     mc_predict(net, x, n_samples = 3, outputs = "values", seed = 1, progress = FALSE, ...)$mean
   }
   weights <- matrix(c(1, 0.5, -2, 3), 2)
-  rounding <- 1e-6 # of float32
+  rounding <- 1e-6 # rounding of float32
   expect_equal(mean_of(columns, constants = list(scale = 2)), mean_of(2 * columns), tolerance = rounding)
   both <- list(weights = weights, squared = TRUE)
   expect_equal(mean_of(columns, constants = both), mean_of((columns %*% weights)^2), tolerance = rounding)
@@ -443,8 +444,9 @@ test_that("constants are passed on to a network that is not ours", {
   scaled <- columns %*% diag(2:3)
   expect_equal(point, mc_predict_point(net, list(scaled, code), outputs = "values"), tolerance = rounding)
   expect_identical(nrow(mc_sites(net, list(columns, code), constants = list(scale = 2))), 1L)
-  ask <- mc_sampler(net, list(columns, code), 3, outputs = "values", constants = list(scale = 2), seed = 1)
-  expect_equal(ask(list(columns, code))$mean, mean_of(2 * columns), tolerance = rounding)
+  scaled <- list(scale = 2)
+  sampler <- mc_sampler(net, list(columns, code), 3, outputs = "values", constants = scaled, seed = 1)
+  expect_equal(sampler(list(columns, code))$mean, mean_of(2 * columns), tolerance = rounding)
   expect_identical(mean_of(columns, constants = list()), mean_of(columns))
   expect_error(mean_of(columns, constants = list(code = code)), class = "mcdropout_error_argument",
     regexp = "^`constants` must not name what `x` gives; got \"code\"[.]$"
@@ -457,7 +459,7 @@ test_that("constants are passed on to a network that is not ours", {
   )
 })
 
-test_that("logicals mask attention, and a named list in a list is one argument", {
+test_that("logicals are attention masks, and a named list in a list is one argument", {
   net <- foreign("
 import torch
 from torch import nn
@@ -510,7 +512,7 @@ net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Dropout2d(0.5), nn.Conv2d(
 
 # random numbers that the network draws itself ----
 
-test_that("random numbers of a network's own are sampled, listed, or named", {
+test_that("random numbers that a network draws itself are sampled, listed or named", {
   net <- foreign("
 import torch
 from torch import nn
@@ -536,7 +538,7 @@ net = nn.Sequential(Locked(), nn.Linear(2, 3), Noise()).eval()
   expect_equal(mean(with_noise$variance - without$variance), 1, tolerance = 0.5)
 })
 
-test_that("a list among the constants goes over as a list", {
+test_that("a list among the constants is passed as a list", {
   net <- foreign("
 import torch
 class Net(torch.nn.Module):

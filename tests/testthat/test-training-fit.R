@@ -82,6 +82,26 @@ test_that("training continues from a checkpoint", {
   expect_identical(point(resumed), point(uninterrupted))
 })
 
+test_that("a checkpoint of another augmentation is refused", {
+  skip_if_no_core()
+  withr::local_dir(withr::local_tempdir())
+  train <- function(augment, ...) {
+    mc_fit(
+      small_net(), small_x(), small_y(), ...,
+      seed = 2, progress = FALSE, augment = augment, checkpoint = "run"
+    )
+  }
+  train(function(x, generator) x * 2, epochs = 1)
+  expect_s3_class(train(function(x, generator) x * 2, epochs = 2), "mc_model")
+  expect_refusal(
+    train(function(x, generator) x * 3, epochs = 2),
+    paste(
+      '`checkpoint` must be of the same training; got "run", made with another `augment`. Give another path,',
+      "or remove the file to start again."
+    )
+  )
+})
+
 test_that("Ctrl-C keeps what was learnt, with a warning", {
   skip_if_no_core()
   skip_if_not_installed_for_real()

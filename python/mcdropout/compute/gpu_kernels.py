@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .memory import is_out_of_memory
+from .out_of_memory import is_out_of_memory
 
 LEAST_ELEMENTS = 1 << 24  # fewer are quick with torch's operations, and a first compilation takes a second
 

@@ -1,17 +1,19 @@
-"""Free memory, and what happens when it runs out."""
+"""Free memory of the machine, the container and the process."""
 
 from __future__ import annotations
 
 import ctypes
 import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from traceback import clear_frames
 from typing import Any
 
 from ..checks import MAX_SEED
+
+SIZES = {"GiB": 2**30, "MiB": 2**20, "KiB": 2**10}
+
+LEAST_CHECKED = 16 << 20  # for less, free memory is not asked for: that takes as long as a small prediction
 
 
 def free_memory(root: Path = Path("/")) -> int:
@@ -22,6 +24,29 @@ def free_memory(root: Path = Path("/")) -> int:
     if os.name == "nt":
         return _free_on_windows()
     return min([_free_on_machine(root), *_left_by_cgroups(root), *_left_by_limits(root)])
+
+
+def check_free(n_bytes: int) -> None:
+    """Raise MemoryError for so many bytes if they are not free. Without it, a container may end the process."""
+    if n_bytes > LEAST_CHECKED and n_bytes > free_memory():
+        raise MemoryError(f"Unable to allocate {n_bytes} bytes")
+
+
+def free_frames(error: BaseException | None) -> None:
+    """Free the local variables of the frames of an error.
+
+    An error may live longer than its handler: in a reference cycle (a context manager of Python 3.13 makes one) or
+    because somebody stores it. Its traceback would keep all tensors of the failed pass alive.
+    """
+    while error is not None:
+        clear_frames(error.__traceback__)
+        error = error.__cause__ or error.__context__
+
+
+def in_words(n_bytes: float) -> str:
+    """An amount of memory in the unit that suits it."""
+    unit, size = next((unit, size) for unit, size in SIZES.items() if n_bytes >= size or unit == "KiB")
+    return f"{n_bytes / size:.1f} {unit}"
 
 
 def _free_on_machine(root: Path) -> int:
@@ -110,31 +135,3 @@ def _free_on_windows() -> int:
     if not kernel.GlobalMemoryStatusEx(ctypes.byref(status)):
         return MAX_SEED  # no answer: nothing is refused
     return min(status.free, status.commit_left, status.space_left)
-
-
-@contextmanager
-def suppress_out_of_memory() -> Iterator[None]:
-    """Leave the block without an error if it runs out of memory."""
-    try:
-        yield
-    except (MemoryError, RuntimeError) as error:
-        if not is_out_of_memory(error):
-            raise
-        free_frames(error)
-
-
-def free_frames(error: BaseException | None) -> None:
-    """Free the local variables of the frames of an error.
-
-    An error may live longer than its handler: in a reference cycle (a context manager of Python 3.13 makes one) or
-    because somebody stores it. Its traceback would keep all tensors of the failed pass alive.
-    """
-    while error is not None:
-        clear_frames(error.__traceback__)
-        error = error.__cause__ or error.__context__
-
-
-def is_out_of_memory(error: Exception) -> bool:
-    """Whether an error says that memory ran out."""
-    text = str(error).lower()
-    return isinstance(error, MemoryError) or "out of memory" in text or "can't allocate memory" in text

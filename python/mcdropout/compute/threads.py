@@ -12,10 +12,13 @@ from typing import TypeVar
 import torch
 
 from .forks import shared_lock
+from .memory import free_memory
 
 Job = TypeVar("Job")
 
 Result = TypeVar("Result")
+
+WORKER_BYTES = 64 << 20  # memory of a worker; where there is less, the C++ library may end the process
 
 
 class DeviceThreads:
@@ -127,5 +130,8 @@ class Workers:
         if self.n_workers == 1 or len(parts) == 1:
             return map(work, parts)
         if self.pool is None:
+            self.n_workers = max(1, min(self.n_workers, free_memory() // WORKER_BYTES))
+            if self.n_workers == 1:
+                return map(work, parts)
             self.pool = _single_threaded_pool(self.n_workers)
         return map(result_of, [self.pool.submit(work, part) for part in parts])

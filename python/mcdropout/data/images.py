@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import io
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..checks import check_choice, check_count, check_length, check_path, shown
+from ..checks import check_choice, check_count, check_length, check_path, entries, shown
+from ..disk import opened
 from ..errors import UnreadableFile
 from .labels import Label, as_label_set
 from .rows import ArrayRows, Rows, as_rows, check_finite
@@ -162,16 +165,28 @@ class ImageFiles:
     def _read(self, path: str) -> np.ndarray:
         pillow, ops = _pillow()
         try:
-            with pillow.open(path) as image:
+            with opened(path) as file, pillow.open(file) as image:
                 if self.decode_small:
                     image.draft(None, (2 * self.size[1], 2 * self.size[0]))  # a JPEG is decoded at 1/2, 1/4 or 1/8
                 return _resized(ops.exif_transpose(image), self.size, MODES[self.color])
         except (OSError, SyntaxError, ValueError, pillow.DecompressionBombError) as error:
-            raise UnreadableFile(f"`x` must hold readable images; got {shown(path)}: {error}.") from error
+            unknown = isinstance(error, pillow.UnidentifiedImageError)
+            problem = "it is no image" if unknown else getattr(error, "strerror", None) or error
+            raise UnreadableFile(f"`x` must hold readable images; got {shown(path)}: {problem}.") from error
 
     def __repr__(self) -> str:
         labels = "no labels" if self.labels is None else f"labels: {', '.join(self.labels)}"
         return f"ImageFiles: {self.shape}, {self.color}, {labels}"
+
+
+@contextmanager
+def opened_image(path: str) -> Iterator[io.BufferedReader]:
+    """The file of an image, to learn of it without its pixels."""
+    try:
+        with opened(path) as file:
+            yield file
+    except OSError as error:
+        raise UnreadableFile(f"`x` must hold readable images; got {shown(path)}: {error.strerror}.") from error
 
 
 def _resized(image: Image.Image, size: tuple[int, int], mode: str) -> np.ndarray:
@@ -191,14 +206,15 @@ def in_unit_interval(pixels: np.ndarray) -> np.ndarray:
 
 
 def _image_size(size: int | Sequence[int]) -> tuple[int, int]:
-    sizes = list(size) if isinstance(size, Iterable) else [size, size]
+    sizes = entries(size)
+    sizes = [size, size] if sizes is None else sizes
     if len(sizes) != 2:
         raise ValueError(f"`size` must be height and width in pixels; got {shown(size)}.")
     return check_count(sizes[0], "size"), check_count(sizes[1], "size")
 
 
 def _image_files(folder: Path) -> list[Path]:
-    return sorted(file for file in folder.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES)
+    return sorted(file for file in folder.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES and not file.is_dir())
 
 
 def _suffixes() -> str:

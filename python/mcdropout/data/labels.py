@@ -5,12 +5,13 @@ Neither torch nor pandas is imported unless the user has imported it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence, Set
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from typing import Any, cast
 
 import numpy as np
 
-from ..checks import shown
+from ..checks import entries, listed, shown
 from .libraries import as_pandas, is_a, is_pandas
 from .rows import ArrayRows, as_numbers, check_finite, from_table, from_tensor, without_mask
 
@@ -26,26 +27,25 @@ def as_label(value: object) -> Label:
     if isinstance(value, (float, np.floating)) and float(value).is_integer():  # R's 3 is 3.0
         return int(value)
     if isinstance(value, str):
-        if value.endswith("\0"):
-            raise ValueError(f"A label must not end in a NUL character, which NumPy drops; got {value!a}.")
+        if "\0" in value:
+            raise ValueError(f"A label must have no NUL character, which NumPy and R cannot keep; got {shown(value)}.")
         return str(value)
     raise ValueError(f"A label must be a string, a whole number or a truth value; got {shown(value)}.")
 
 
 def as_label_set(labels: Iterable[object], name: str = "labels") -> tuple[Label, ...]:
     """The declared labels of a model, at least two and all different, in the order given."""
-    if isinstance(labels, Set):
-        raise ValueError(f"`{name}` must be in an order; got a set, whose order differs from process to process.")
-    if isinstance(labels, str) or not isinstance(labels, Iterable):
+    listed_labels = entries(labels)
+    if listed_labels is None:
         raise ValueError(f"`{name}` must be a list of at least two labels; got {shown(labels)}.")
-    label_set = tuple(as_label(label) for label in labels)
+    label_set = tuple(as_label(label) for label in listed_labels)
     if len(label_set) < 2:
         raise ValueError(f"`{name}` must be a list of at least two labels; got {shown(list(label_set))}.")
-    texts = [str(label) for label in label_set]  # R cannot tell 3 from "3"
-    twice = next((label for label in label_set if texts.count(str(label)) > 1), None)
+    texts = Counter(map(str, label_set))  # R cannot tell 3 from "3"
+    values = Counter(label_set)  # Python cannot tell True from 1
+    twice = next((label for label in label_set if texts[str(label)] > 1 or values[label] > 1), None)
     if twice is not None:
         raise ValueError(f"`{name}` must all be different; got {shown(twice)} more than once.")
-    _check_truth_values(label_set, name)
     return label_set
 
 
@@ -75,8 +75,9 @@ def as_labels(
             raise ValueError(f"`{name}` must have a label for every input; got none at input number {number}.")
         if value.__hash__ is None:  # a list inside a list
             raise ValueError(f"`{name}` must have one label per input; got {shown(value)} at input number {number}.")
+    _refuse_mixed_kinds(values, name)
     if declared is None:
-        declared = as_label_set(own_labels if own_labels is not None else _sorted(_distinct(values)), name)
+        declared = as_label_set(own_labels if own_labels is not None else _sorted(set(values)), name)
     return _codes(values, declared, name), declared
 
 
@@ -93,6 +94,16 @@ def as_targets(y: object, n_outputs: int | None, name: str = "y") -> np.ndarray:
     return columns.astype(np.float64)
 
 
+def _refuse_mixed_kinds(values: list[Any], name: str) -> None:
+    """Refuse truth values beside numbers, because Python cannot tell True from 1."""
+    kinds = [type(value) for value in values]
+    if bool in kinds and {int, float} & set(kinds):
+        number = kinds.index(bool)
+        raise ValueError(
+            f"`{name}` must not have truth values beside numbers; got {values[number]} at input number {number + 1}."
+        )
+
+
 def _label_values(y: Any, declared: tuple[Label, ...] | None, name: str) -> tuple[list[Any], list[Any] | None]:
     """One plain value per input, and the labels that `y` itself declares, or None."""
     y = as_pandas(y)
@@ -100,8 +111,13 @@ def _label_values(y: Any, declared: tuple[Label, ...] | None, name: str) -> tupl
         return _from_one_hot(from_table(y, name), list(y.columns), name)
     if is_pandas(y) and hasattr(y.dtype, "categories"):
         return y.astype(object).tolist(), y.dtype.categories.tolist()
-    y = without_mask(y)
-    values = from_tensor(y, name) if is_a(y, "torch", "Tensor") else np.asarray(y, dtype=_object_if_list(y))
+    if is_a(y, "torch", "Tensor"):
+        y = from_tensor(y, name)
+    try:
+        y = without_mask(y)
+        values = np.asarray(y, dtype=_object_if_list(y))
+    except Exception as error:  # the user's classes may fail in any way
+        raise ValueError(f"`{name}` must have one label per input; got {shown(y)}.") from error
     if values.ndim == 2 and values.shape[1] == 1:
         values = values[:, 0]
     if values.ndim == 2:
@@ -130,44 +146,33 @@ def _from_one_hot(rows: np.ndarray, columns: list[Any], name: str) -> tuple[list
 
 def _codes(values: list[Any], declared: tuple[Label, ...], name: str) -> np.ndarray:
     exact: dict[Any, int] = {label: code for code, label in enumerate(declared)}
-    by_text = {str(label): code for code, label in enumerate(declared)}
+    by_text: dict[str | None, int] = {str(label): code for code, label in enumerate(declared)}
     codes = np.empty(len(values), np.int64)
     for i, value in enumerate(values):
         code = exact.get(value)
         if code is None:
             code = by_text.get(_text(value))
             if code is None:
-                words = ", ".join(shown(label) for label in declared)
                 raise ValueError(
-                    f"`{name}` must hold labels out of {words}; got {shown(value)} at input number {i + 1}."
+                    f"`{name}` must hold labels out of {listed(declared)}; got {shown(value)} at input number {i + 1}."
                 )
             exact[value] = code
         codes[i] = code
     return codes
 
 
-def _text(value: object) -> str:
+def _text(value: object) -> str | None:
+    """The value as text; None for objects that have none."""
     whole = isinstance(value, float) and value.is_integer()
-    return str(int(cast(float, value)) if whole else value)
+    try:
+        return str(int(cast(float, value)) if whole else value)
+    except Exception:  # the user's classes may fail in any way
+        return None
 
 
 def _sorted(labels: Iterable[Any]) -> list[Any]:
     labels = list(labels)
     return sorted(labels, key=str) if len({type(label) for label in labels}) > 1 else sorted(labels)
-
-
-def _distinct(values: Iterable[Any]) -> list[Any]:
-    """The different values; true and 1 are equal in Python, but two labels."""
-    return [value for _, value in {(isinstance(value, bool | np.bool_), value) for value in values}]
-
-
-def _check_truth_values(labels: Sequence[Label], name: str) -> None:
-    """Refuse a truth value beside the whole number that equals it: a label of `y` would match both."""
-    twice = next(
-        (label for label in (True, False) if {type(one) for one in labels if one == label} == {bool, int}), None
-    )
-    if twice is not None:
-        raise ValueError(f"`{name}` must have labels that differ; got {twice} and {int(twice)}, which are equal.")
 
 
 def _is_missing(value: object) -> bool:

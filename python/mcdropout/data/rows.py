@@ -170,7 +170,7 @@ def without_mask(x: Any) -> Any:
     return values
 
 
-def from_tensor(x: torch.Tensor, name: str) -> np.ndarray:
+def from_tensor(x: torch.Tensor, name: str = "x") -> np.ndarray:
     """A tensor as an array: dense, and in float32 if NumPy lacks its type."""
     import torch
 

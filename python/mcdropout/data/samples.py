@@ -1,23 +1,15 @@
-"""The bundled sample of real images, and a reader of idx files."""
+"""The bundled sample of real images."""
 
 from __future__ import annotations
 
-import gzip
-import math
-import os
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from ..checks import check_path, shown
-from ..errors import UnreadableFile
 from .images import in_unit_interval
 
 SAMPLE_FILE = Path(__file__).parent / "fashion_mnist_sample.npz"
-
-IDX_TYPES = {0x08: "u1", 0x09: "i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 
 
 @dataclass(frozen=True)
@@ -77,47 +69,3 @@ def mc_sample_data() -> SampleData:
             y_test=labels[data["y_test"]],
             labels=tuple(str(label) for label in labels),
         )
-
-
-def mc_read_idx(path: str | os.PathLike[str]) -> np.ndarray:
-    """Read an idx file, the format of the MNIST family, gzipped or not.
-
-    Args:
-        path: The file.
-
-    Returns:
-        The array, with the shape and type that the file states: images are (input, 28, 28) uint8, labels (input,)
-        uint8.
-
-    Raises:
-        UnreadableFile: For a file that is missing, not idx, or cut short.
-
-    Examples:
-        >>> import mcdropout as mcd
-        >>> with open("labels", "wb") as file:
-        ...     _ = file.write(bytes([0, 0, 8, 1, 0, 0, 0, 3, 7, 8, 9]))
-        >>> mcd.mc_read_idx("labels").tolist()
-        [7, 8, 9]
-    """
-    content = _unzipped(check_path(path))
-    rank = content[3] if len(content) >= 4 else 0
-    if len(content) < 4 + 4 * rank or content[:2] != b"\0\0" or content[2] not in IDX_TYPES:
-        raise UnreadableFile(f"`path` must be an idx file; got {shown(str(path))}, which starts differently.")
-    dtype = np.dtype(IDX_TYPES[content[2]])
-    shape = tuple(int(size) for size in np.frombuffer(content, ">u4", count=rank, offset=4))
-    n_bytes = 4 + 4 * rank + dtype.itemsize * math.prod(shape)
-    if len(content) != n_bytes:
-        raise UnreadableFile(
-            f"`path` must be a complete idx file; got {shown(str(path))}, "
-            f"which has {len(content)} bytes instead of the {n_bytes} that its header states."
-        )
-    values = np.frombuffer(content, dtype, offset=4 + 4 * rank).reshape(shape)
-    return values.astype(dtype.newbyteorder("="))
-
-
-def _unzipped(path: Path) -> bytes:
-    try:
-        content = path.read_bytes()
-        return gzip.decompress(content) if content[:2] == b"\x1f\x8b" else content
-    except (OSError, EOFError, zlib.error) as error:
-        raise UnreadableFile(f"`path` must be a readable file; got {shown(str(path))}: {error}.") from error

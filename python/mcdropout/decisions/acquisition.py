@@ -77,7 +77,8 @@ def mc_acquire(
     seed = check_seed(seed)
     if by == "batchbald":
         draws = _shared_draws(prediction)
-        chosen, scores = _batch(draws, n, np.random.default_rng(seed))
+        expected, single = (measured(prediction, measure) for measure in ("expected_entropy", "mutual_information"))
+        chosen, scores = _batch(draws, expected, single, n, np.random.default_rng(seed))
         _warn_if_told_apart(scores, len(draws))
     else:
         uncertainty = measured(prediction, by)
@@ -109,10 +110,11 @@ def _shared_draws(prediction: MCPrediction) -> Array:
     return prediction.samples.astype(np.float64)
 
 
-def _batch(draws: Array, n: int, rng: np.random.Generator) -> tuple[Array, Array]:
-    """Greedy choice by joint information: the positions, and the information of the batch up to each of them."""
-    expected = entr(draws).sum(axis=-1).mean(axis=0)  # (input,): entropy of the label if the network is known
-    single = entr(draws.mean(axis=0)).sum(axis=-1) - expected  # (input,): information of that input by itself
+def _batch(draws: Array, expected: Array, single: Array, n: int, rng: np.random.Generator) -> tuple[Array, Array]:
+    """Greedy choice by joint information: the positions, and the information of the batch up to each of them.
+
+    expected: (input,), entropy of the label if the network is known. single: (input,), information of an input alone.
+    """
     candidates = np.argsort(-single, kind="stable")
     chosen: list[int] = []
     gains: list[float] = []

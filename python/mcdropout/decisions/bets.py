@@ -87,6 +87,11 @@ def log_weights(numbers: Array) -> Array:
     return started - np.log(N_BETS)
 
 
+def log_unstarted(n_seen: int | Array) -> Array:
+    """Log of the capital that is not yet at stake after that many inputs."""
+    return np.log(HALF_STARTED) - np.log(HALF_STARTED + np.asarray(n_seen) + 1)
+
+
 @dataclass(frozen=True)
 class Bets:
     """The capital of the bets after each value of a batch."""
@@ -111,12 +116,11 @@ class Bets:
         places = np.where(candidates >= highest, np.arange(len(p) + 1), 0)
         places = np.maximum.accumulate(places, axis=1)
         starts = np.where(places > 0, n_before + 1 + places, start[:, None])
-        log_unstarted = np.log(HALF_STARTED) - np.log(HALF_STARTED + numbers + 1)
         return cls(
             log_capital=log_capital,
             log_best=gains + highest[:, :-1],  # without the start after this value
             starts=starts[:, :-1],
-            log_evidence=np.logaddexp(np.logaddexp.reduce(log_capital, axis=0), log_unstarted),
+            log_evidence=np.logaddexp(np.logaddexp.reduce(log_capital, axis=0), log_unstarted(numbers)),
             next_best=gains[:, -1] + highest[:, -1],
             next_start=starts[:, -1],
         )

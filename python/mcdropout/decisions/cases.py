@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from ..checks import as_whole_number, shown
+from ..checks import as_whole_number, listed, shown
 from ..data.labels import Label
 from ..predictions.prediction import Array, MCPrediction
 from ..predictions.truth import codes_to_learn_from, labels_of, predicted_codes
@@ -47,13 +48,15 @@ class CalibrationCases:
 
     def code(self, label: object) -> int:
         """The place of a label; a number may also be given as text, as R gives it."""
-        names = [str(known) for known in self.labels]
         number = as_whole_number(label)
-        name = str(label if number is None else number)
-        if name not in names:
-            words = ", ".join(shown(known) for known in self.labels)
-            raise ValueError(f"`by_label` must hold labels out of {words}; got {shown(label)}.")
-        return names.index(name)
+        code = self._codes.get(str(label if number is None else number))
+        if code is None:
+            raise ValueError(f"`by_label` must hold labels out of {listed(self.labels)}; got {shown(label)}.")
+        return code
+
+    @cached_property
+    def _codes(self) -> dict[str, int]:
+        return {str(label): code for code, label in enumerate(self.labels)}
 
     def path(self, most: int | None = None) -> ThresholdPath:
         """Thresholds from strict to lax, in at most `most` steps.
@@ -120,5 +123,5 @@ def tiers_of(uncertainties: Array, thresholds: Sequence[tuple[float, ...] | None
     for place in range(len(thresholds) - 1, -1, -1):
         row = thresholds[place]
         if row is not None:
-            places[(uncertainties <= np.array(row)).all(axis=1)] = place
+            places[(uncertainties <= np.array(row, np.float64)).all(axis=1)] = place
     return places

@@ -15,7 +15,7 @@ from scipy.special import betainc
 from ..predictions.prediction import Array
 from .cases import N_CANDIDATES, CalibrationCases, ThresholdPath, tiers_of
 from .costs import CostTable
-from .policy import Limits, MCPolicy, limit_words, of_label
+from .policy import Limits, MCPolicy, limit_words, of_label, promise_table
 
 PILOT = 0.25  # share of the calibration inputs that choose which thresholds are tested, and in which order
 
@@ -49,7 +49,7 @@ def upper_bound(wrong: int, n: int, confidence: float) -> float:
 
 def least_error_free(max_error: float, confidence: float) -> int:
     """Accepted cases needed if none of them is wrong: the least n with (1 - max_error)^n <= 1 - confidence."""
-    return math.ceil(math.log(1 - confidence) / math.log(1 - max_error) - 1e-9)
+    return math.ceil(min(math.log(1 - confidence) / math.log1p(-max_error), 1e300) - 1e-9)
 
 
 def _p_values(
@@ -165,10 +165,12 @@ def explain_failure(
         p_values.append(float(binomial_p(np.array(wrong), np.array(n), limit["max_error"])))
     worst = int(np.argmax(p_values))
     limit, (n, wrong) = limits[worst], counts[worst]
+    error_free = least_error_free(limit["max_error"], confidence)
+    words = f"at least {error_free}" if error_free <= MOST_LABELLED else f"more than {MOST_LABELLED:,}"
     reason = (
         f"No threshold can promise that {limit_words(limit)}. Of the {len(test.true)} inputs used for the test, the "
-        f"most promising threshold accepts {n}{of_label(limit)}, {wrong} of them wrong; at least "
-        f"{least_error_free(limit['max_error'], confidence)} without an error are needed, or more with errors."
+        f"most promising threshold accepts {n}{of_label(limit)}, {wrong} of them wrong; "
+        f"{words} without an error are needed, or more with errors."
     )
     enough = cases_needed(wrong / n if n else 0.0, limit["max_error"], confidence)
     if enough is None:
@@ -237,7 +239,6 @@ def policy_of(
             "upper_bound": upper,
         }
     )
-    columns = ["tier", "kind", "label", "max_error", "n", "wrong", "upper_bound", "kept"]
     return MCPolicy(
         basis=settings.basis,
         tiers=settings.tiers,
@@ -249,7 +250,7 @@ def policy_of(
         n_test=len(places) if n_test is None else n_test,
         seed=seed,
         outcome=outcome,
-        promises=pd.DataFrame(list(promises), columns=columns),
+        promises=promise_table(promises),
         curve=curve,
         mean_cost=None if settings.costs is None else settings.costs.mean(places),
         temperature=cases.temperature,

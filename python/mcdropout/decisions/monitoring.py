@@ -15,17 +15,20 @@ import pandas as pd
 from scipy import stats
 
 from ..checks import check_choice, check_count, check_number, check_seed, shown
+from ..compute.out_of_memory import explains_out_of_memory
 from ..data.labels import Label
+from ..predictions.parts import OLDER_LACK, as_array, as_table, as_tuple, opening
 from ..predictions.prediction import Array, MCPrediction
 from ..predictions.truth import check_calibration, check_labels, check_prediction
 from ..predictions.uncertainty import measured, measures_of
 from .bets import N_BETS, Bets, cells_of, log_weights, smoothed_ranks, uniform_lots
-
-FEWEST = 20  # with fewer inputs in the reference, no rank has a probability below one in twenty
+from .monitor_parts import COLUMNS, FEWEST, check_monitor
 
 MOST_BATCHES = 1_000  # largest number of rows in the table of batches
 
-COLUMNS = ("batch", "name", "n", "seen", "mean", "ks", "ks_p_value", "psi", "psi_limit", "log10_evidence", "drift")
+DTYPES = dict.fromkeys(COLUMNS, np.float64) | {
+    "batch": np.int64, "name": object, "n": np.int64, "seen": np.int64, "drift": np.bool_
+}  # fmt: skip
 
 
 @dataclass(repr=False)
@@ -71,6 +74,9 @@ class MCMonitor:
     edges: Array = field(init=False)
 
     def __post_init__(self) -> None:
+        check_monitor(self)
+        for name in ("n_bins", "seed", "n_seen", "n_batches"):
+            setattr(self, name, int(getattr(self, name)))  # 3.0 is 3
         shares = np.arange(1, self.n_bins) / self.n_bins
         self.edges = np.unique(np.quantile(self.reference, shares, method="inverted_cdf"))
 
@@ -84,6 +90,7 @@ class MCMonitor:
         """The evidence, as log10, that raises an alarm: 1 / `false_alarm_rate`."""
         return -math.log10(self.false_alarm_rate)
 
+    @explains_out_of_memory("update")
     def update(self, prediction: MCPrediction, *, name: str | None = None) -> MCMonitor:
         """Add the next batch, of any size, to this monitor, and return the monitor.
 
@@ -156,6 +163,7 @@ class MCMonitor:
 
     def to_state(self) -> dict[str, Any]:
         """The content of a file, in types that JSON has."""
+        check_monitor(self)  # what was changed in place since must not give a file that cannot be opened
         state = {name: getattr(self, name) for name in self.__dataclass_fields__ if name != "edges"}
         state["batches"] = self.batches.to_dict(orient="list")
         state["labels"] = None if self.labels is None else list(self.labels)
@@ -166,24 +174,11 @@ class MCMonitor:
         """The monitor from the result of `to_state()`."""
         dtypes = dict.fromkeys(("reference", "log_capital", "log_best"), np.float64)
         dtypes |= dict.fromkeys(("best_start", "counts"), np.int64)
-        arrays = {name: np.array(state[name], dtype=dtype) for name, dtype in dtypes.items()}
-        columns = state["batches"]
-        batches = _table([dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)])
-        labels = None if state["labels"] is None else tuple(state["labels"])
-        monitor = cls(**{**state, **arrays, "batches": batches, "labels": labels})
-        monitor._check_parts()
-        return monitor
-
-    def _check_parts(self) -> None:
-        """Refuse parts that do not belong to the same monitor."""
-        sizes = {len(values) for values in (self.log_capital, self.log_best, self.best_start)}
-        are_finite = all(np.isfinite(values).all() for values in (self.reference, self.log_capital, self.log_best))
-        is_sorted = (np.diff(self.reference) >= 0).all()
-        counts_fit = len(self.counts) == len(self.reference) + 1 and (self.counts >= 0).all()
-        counts_fit = counts_fit and self.counts.sum() == self.n_seen >= self.batches["n"].sum()
-        batches_fit = len(self.batches) <= self.n_batches
-        if sizes != {N_BETS} or not (are_finite and is_sorted and counts_fit and batches_fit):
-            raise ValueError("A monitor must have a sorted reference, and counts that sum to the number of inputs.")
+        with opening("monitor", cls, state, OLDER_LACK):
+            arrays = {name: as_array(state[name], name, dtype) for name, dtype in dtypes.items()}
+            batches = as_table(state["batches"], "batches", DTYPES)
+            labels = None if state["labels"] is None else as_tuple(state["labels"], "labels")
+            return cls(**{**state, **arrays, "batches": batches, "labels": labels})
 
 
 def mc_monitor(
@@ -315,10 +310,7 @@ def _uncertainties(
 
 
 def _table(rows: list[dict[str, Any]]) -> pd.DataFrame:
-    dtypes = {"batch": np.int64, "name": object, "n": np.int64, "seen": np.int64, "drift": np.bool_}
-    return pd.DataFrame(
-        {name: pd.Series([row[name] for row in rows], dtype=dtypes.get(name, float)) for name in COLUMNS}
-    )
+    return as_table({name: [row[name] for row in rows] for name in COLUMNS}, "batches", DTYPES)
 
 
 def _words(monitor: MCMonitor) -> list[str]:

@@ -9,11 +9,35 @@ from typing import Any, cast
 import numpy as np
 import pandas as pd
 
-from ..checks import as_whole_number, shown
+from ..checks import as_whole_number, check_choice, check_count, check_number, check_seed, entries, shown
 from ..data.labels import Label
+from ..predictions.parts import (
+    OLDER_LACK,
+    agree,
+    as_table,
+    as_tuple,
+    check_column,
+    check_label_set,
+    check_names,
+    check_table,
+    check_temperature,
+    check_text,
+    opening,
+)
 from ..predictions.prediction import Array
+from ..predictions.uncertainty import CLASS_MEASURES
 
 TIERS = {2: ("accept", "refer"), 3: ("accept", "second check", "refer")}
+
+BASES = ("max_error", "budget", "costs", "uncertainty_threshold")
+
+TABLES = {
+    "outcome": ("tier", "n", "share", "wrong", "error", "upper_bound"),
+    "promises": ("tier", "kind", "label", "max_error", "n", "wrong", "upper_bound", "kept"),
+    "curve": ("coverage", "n", "wrong"),
+}
+
+DTYPES = {"label": object, "error": np.float64, "upper_bound": np.float64}  # those that pandas could not tell
 
 Limits = list[dict[str, Any]]  # each: kind ("wrong", "misses", "false_alarms"), label (or None), max_error
 
@@ -54,6 +78,27 @@ class MCPolicy:
     needed: str | None = None
     temperature: float | None = None  # of the calibration prediction; None in older files
 
+    def __post_init__(self) -> None:
+        """Refuse parts of another type or range than `mc_triage()` gives, and parts that do not fit together."""
+        check_choice(self.basis, "basis", BASES)
+        check_names(self.tiers, "tiers", at_least=2)
+        check_names(self.measures, "measures")
+        for measure in self.measures:
+            check_choice(measure, "measures", tuple(CLASS_MEASURES))
+        check_label_set(self.labels)
+        check_number(self.confidence, "confidence", above=0, below=1)
+        check_count(self.n_inputs, "n_inputs")
+        agree(check_count(self.n_test, "n_test") <= self.n_inputs, "n_test", "not be more than `n_inputs`")
+        if self.seed is not None:
+            check_seed(self.seed)
+        if self.mean_cost is not None:
+            check_number(self.mean_cost, "mean_cost")
+        if self.needed is not None:
+            check_text(self.needed, "needed")
+        check_temperature(self.temperature)
+        _check_thresholds(self)
+        _check_tables(self)
+
     @property
     def guaranteed(self) -> bool:
         """Whether the policy has promises, and all of them are kept."""
@@ -68,6 +113,7 @@ class MCPolicy:
 
     def to_state(self) -> dict[str, Any]:
         """The content of a file, in types that JSON has."""
+        self.__post_init__()  # what was changed in place since must not give a file that cannot be opened
         state = {name: getattr(self, name) for name in self.__dataclass_fields__}
         tables = {name: _plain(state[name]) for name in ("outcome", "promises", "curve")}
         rows = [None if row is None else list(row) for row in self.thresholds]
@@ -77,16 +123,57 @@ class MCPolicy:
     @classmethod
     def from_state(cls, state: Mapping[str, Any]) -> MCPolicy:
         """The policy from the result of `to_state()`."""
-        tables = {name: _table(state[name]) for name in ("outcome", "promises", "curve")}
-        rows = tuple(
-            None if row is None else tuple(float(threshold) for threshold in row) for row in state["thresholds"]
+        with opening("policy", cls, state, OLDER_LACK):
+            tables = {name: as_table(state[name], name, DTYPES) for name in TABLES}
+            rows = [
+                None if row is None else as_tuple(row, "thresholds")
+                for row in as_tuple(state["thresholds"], "thresholds")
+            ]
+            tuples = {name: as_tuple(state[name], name) for name in ("tiers", "measures", "labels")}
+            return cls(**{**state, **tables, **tuples, "thresholds": tuple(rows)})
+
+
+def _check_thresholds(policy: MCPolicy) -> None:
+    """One row of finite thresholds for each tier but the last, one threshold for each measure, none that falls."""
+    n_rows, n_columns, rows = len(policy.tiers) - 1, len(policy.measures), policy.thresholds
+    fit = isinstance(rows, tuple) and len(rows) == n_rows
+    fit = fit and all(row is None or (isinstance(row, tuple) and len(row) == n_columns) for row in rows)
+    agree(
+        fit, "thresholds", f"have {n_rows} rows of {n_columns} thresholds: for each tier but the last, and each measure"
+    )
+    given = [[check_number(number, "thresholds") for number in row] for row in rows if row is not None]
+    agree((np.diff(given, axis=0) >= 0).all() if given else True, "thresholds", "not fall from tier to tier")
+
+
+def _check_tables(policy: MCPolicy) -> None:
+    """Tables of counts and shares that belong to the same inputs as the rest."""
+    for name, columns in TABLES.items():
+        table = getattr(policy, name)
+        check_table(table, name, (*policy.measures, *columns) if name == "curve" else columns)
+        for column in {"n", "wrong"} & set(columns):
+            check_column(table, name, column, least=0, whole=True)
+        for column in {"share", "error", "upper_bound", "max_error", "coverage"} & set(columns):
+            check_column(table, name, column, least=0, most=1)
+        agree((table["wrong"] <= table["n"]).all(), f"{name}.wrong", "not be more than `n`")
+        agree((table["n"] <= policy.n_inputs).all(), f"{name}.n", "not be more than `n_inputs`")
+    outcome, promises = policy.outcome, policy.promises
+    agree(tuple(outcome["tier"]) == policy.tiers, "outcome.tier", "be the tiers, in their order")
+    agree(outcome["n"].sum() == policy.n_inputs, "outcome.n", "sum to `n_inputs`")
+    shares = {"share": outcome["n"] / policy.n_inputs, "error": outcome["wrong"] / outcome["n"].where(outcome["n"] > 0)}
+    for column, values in shares.items():
+        agree(np.allclose(outcome[column], values, equal_nan=True), f"outcome.{column}", "be a quotient of its counts")
+    for measure in policy.measures:
+        check_column(policy.curve, "curve", measure, finite=True)
+    agree(promises["tier"].isin(policy.tiers[:-1]).all(), "promises.tier", "be tiers, but not the last")
+    agree(promises["kind"].isin(("wrong", "misses", "false_alarms")).all(), "promises.kind", "be kinds of errors")
+    for kind, label in zip(promises["kind"], promises["label"], strict=True):
+        agree(
+            label is None if kind == "wrong" else label in policy.labels,
+            "promises.label",
+            "be a label, or none for all",
         )
-        tuples = {name: tuple(state[name]) for name in ("tiers", "measures", "labels")}
-        policy = cls(**{**state, **tables, **tuples, "thresholds": rows})
-        widths = {len(policy.measures)} | {len(row) for row in rows if row is not None}
-        if len(rows) != len(policy.tiers) - 1 or len(widths) != 1:
-            raise ValueError("A policy must have one threshold per tier but the last, and per measure.")
-        return policy
+    kept = (promises["upper_bound"] <= promises["max_error"] + 1e-12).tolist()
+    agree(promises["kept"].tolist() == kept, "promises.kept", "say whether the bound is within the limit")
 
 
 def _policy_words(policy: MCPolicy) -> list[str]:
@@ -199,20 +286,15 @@ def tier_names(tiers: object) -> tuple[str, ...]:
     number = as_whole_number(tiers)
     if number in TIERS:
         return TIERS[number]
-    names = tuple(tiers) if isinstance(tiers, Sequence) and not isinstance(tiers, str) else ()
-    if len(names) < 2 or len(set(names)) < len(names) or not all(isinstance(name, str) and name for name in names):
+    names = tuple(entries(tiers) or ())
+    if len(names) < 2 or not all(isinstance(name, str) and name for name in names) or len(set(names)) < len(names):
         raise ValueError(f"`tiers` must be 2, 3 or at least two different names; got {shown(tiers)}.")
     return names
 
 
 def quoted(words: Iterable[object]) -> str:
     """Words in quotation marks."""
-    return ", ".join(f'"{word}"' for word in words)
-
-
-def as_numbers(values: object) -> list[Any]:
-    """One value or several, as a list."""
-    return list(values) if isinstance(values, (Sequence, np.ndarray)) and not isinstance(values, str) else [values]
+    return ", ".join(shown(str(word)) for word in words)
 
 
 def _plain(table: pd.DataFrame) -> dict[str, list[Any]]:
@@ -221,7 +303,6 @@ def _plain(table: pd.DataFrame) -> dict[str, list[Any]]:
     return {name: [None if value != value else value for value in values] for name, values in columns.items()}
 
 
-def _table(columns: Mapping[str, Sequence[Any]]) -> pd.DataFrame:
-    table = pd.DataFrame(columns)
-    shares = [name for name in ("error", "upper_bound") if name in table]
-    return table.astype(dict.fromkeys(shares, np.float64))
+def promise_table(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
+    """The promises as a table, from one mapping for each."""
+    return as_table({name: [row[name] for row in rows] for name in TABLES["promises"]}, "promises", DTYPES)

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..checks import check_number, check_seed, shown, warn
+from ..checks import as_list, check_level, check_number, check_seed, shown, warn
 from ..predictions.prediction import MCPrediction
 from ..predictions.truth import check_classes
 from ..predictions.uncertainty import check_measures
 from .cases import CalibrationCases
 from .costs import CostTable
 from .learn_then_test import PolicySettings, policy_of, policy_with_promise
-from .policy import Limits, MCPolicy, as_numbers, quoted, tier_names
+from .policy import Limits, MCPolicy, quoted, tier_names
 
 KINDS = ("misses", "false_alarms")
 
@@ -94,7 +94,7 @@ def mc_triage(
     prediction = check_classes(prediction, FOR_VALUES)
     cases = CalibrationCases.of(prediction, y, check_measures(measure, prediction))
     names = tier_names(tiers)
-    confidence = check_number(confidence, "confidence", above=0, below=1)
+    confidence = check_level(confidence, "confidence")
     cost_table = None if costs is None else CostTable.of(costs, names, cases)
     limits = _limits(max_error, by_label, names, budget is not None, cases)
     basis = _basis(bool(limits), budget is not None, uncertainty_threshold is not None, cost_table is not None)
@@ -136,9 +136,9 @@ def _limits(
     max_error: object, by_label: object, names: tuple[str, ...], has_budget: bool, cases: CalibrationCases
 ) -> Limits:
     """Every limit on the error, with the place of the last tier that it covers."""
-    if max_error is None and by_label in (None, False):
+    if max_error is None and (by_label is None or by_label is False):
         return []
-    errors = [] if max_error is None else as_numbers(max_error)
+    errors = [] if max_error is None else as_list(max_error)
     errors = [check_number(error, "max_error", above=0, below=1) for error in errors]
     n_errors = 1 if has_budget else len(names) - 1
     if has_budget and len(names) != 3:
@@ -153,7 +153,7 @@ def _limits(
     if errors != sorted(errors):
         raise ValueError(f"`max_error` must not fall from tier to tier; got {shown(errors)}.")
     limits = [{"tier": tier, "kind": "wrong", "label": None, "max_error": error} for tier, error in enumerate(errors)]
-    if by_label in (None, False):
+    if by_label is None or by_label is False:
         return limits
     label_limits = _label_limits(by_label, errors, cases)
     return (label_limits + limits[1:]) if by_label is True else (limits + label_limits)
@@ -182,7 +182,7 @@ def _label_limits(by_label: object, errors: list[float], cases: CalibrationCases
 
 def _shares(budget: object, n_shares: int) -> list[float]:
     """The budget as one share for each tier but the first."""
-    shares = [check_number(share, "budget", at_least=0, at_most=1) for share in as_numbers(budget)]
+    shares = [check_number(share, "budget", at_least=0, at_most=1) for share in as_list(budget)]
     if len(shares) != n_shares or sum(shares) > 1 + 1e-9:
         raise ValueError(
             f"`budget` must have one number for each tier but the first, {n_shares} in all, with a sum of at most 1; "
@@ -194,7 +194,7 @@ def _shares(budget: object, n_shares: int) -> list[float]:
 def _own_thresholds(
     thresholds: object, names: tuple[str, ...], cases: CalibrationCases
 ) -> list[tuple[float, ...] | None]:
-    values = [check_number(threshold, "uncertainty_threshold") for threshold in as_numbers(thresholds)]
+    values = [check_number(threshold, "uncertainty_threshold") for threshold in as_list(thresholds)]
     if len(cases.measures) > 1:
         raise ValueError(f"`measure` must be a single measure with `uncertainty_threshold`; got {len(cases.measures)}.")
     if len(values) != len(names) - 1 or values != sorted(values):

@@ -18,15 +18,14 @@ from torch import Tensor
 
 from ..compute.devices import empty_cache
 from ..compute.forks import shared_lock
-from ..compute.memory import free_frames, is_out_of_memory, suppress_out_of_memory
+from ..compute.memory import free_frames
+from ..compute.out_of_memory import Shortage, is_out_of_memory, suppress_out_of_memory
 from ..data.inputs import Inputs
 from ..errors import OutOfMemory
 from ..predictions.outputs import Outputs
 from ..sites.comparison import same_numbers
 from ..sites.probe import Probe
 from .masks import Masks
-
-TOO_LARGE = "`model` needs more memory for one draw of one input than there is; use a smaller network."
 
 P = TypeVar("P", bound=Probe)
 
@@ -191,10 +190,13 @@ class EngineChoice:
         *candidates, loop = self.passes.engines()
         masks = self.passes.masks(range(2), ids, self.passes.names)
         looped = None
-        with suppress_out_of_memory(), self.passes.borrowed() as replica:
+        with suppress_out_of_memory() as shortage, self.passes.borrowed() as replica:
             looped = loop.run(replica, inputs, masks)
         if looped is None:
-            self._choose_on_fewer(inputs, ids)
+            empty_cache(self.passes.device)
+            if len(inputs) == 1:
+                raise too_large(shortage)
+            self._choose(inputs[slice(0, 1)], ids[:1])
             return
         self.chosen_on, self.output_axes = len(inputs), looped.shape[2:]
         failures = [f"{name} failed: {text}" for name, text in self.failed.items()]
@@ -215,11 +217,12 @@ class EngineChoice:
             failures.append(f"{engine.name} gave other numbers than the loop")
         self.engine, self.reason = loop, "; ".join(failures) or "there is no other engine for this network"
 
-    def _choose_on_fewer(self, inputs: Inputs, ids: np.ndarray) -> None:
-        empty_cache(self.passes.device)
-        if len(inputs) == 1:
-            raise OutOfMemory(TOO_LARGE)
-        self._choose(inputs[slice(0, 1)], ids[:1])
+
+def too_large(shortage: Shortage) -> OutOfMemory:
+    """The error where the smallest chunk has too little memory."""
+    return OutOfMemory(
+        f"`model` needs more memory for one draw of one input than there is: {shortage.numbers}; use a smaller network."
+    )
 
 
 def _first_line(error: Exception) -> str:

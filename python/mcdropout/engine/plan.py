@@ -11,12 +11,11 @@ import torch
 from torch import Tensor
 
 from ..compute.devices import empty_cache
-from ..compute.memory import suppress_out_of_memory
+from ..compute.out_of_memory import Shortage, suppress_out_of_memory
 from ..compute.threads import Workers
 from ..data.inputs import Inputs
-from ..errors import OutOfMemory
 from .chunks import MASK_BYTES, ChunkSizes
-from .engines import TOO_LARGE, Engine, EngineChoice, Passes
+from .engines import Engine, EngineChoice, Passes, too_large
 from .masks import Masks
 
 
@@ -118,14 +117,14 @@ class SamplingPlan:
     def _part(self, inputs: Inputs, ids: np.ndarray, draws: range, part: slice) -> Tensor:
         """Outputs of a few inputs; if memory runs out, half as many inputs at a time."""
         inputs, ids = inputs[part], ids[part]
-        with suppress_out_of_memory():
+        with suppress_out_of_memory() as shortage:
             return _joined([self._chunk(inputs, ids, some_draws) for some_draws in self.sizes.draw_parts(draws)], 0)
-        return self._in_halves(inputs, ids, draws)
+        return self._in_halves(inputs, ids, draws, shortage)
 
     def _chunk(self, inputs: Inputs, ids: np.ndarray, draws: range) -> Tensor:
         return self.choice.run(inputs, ids, lambda engine, ids: self.masks.masks(draws, ids, engine))
 
-    def _in_halves(self, inputs: Inputs, ids: np.ndarray, draws: range) -> Tensor:
+    def _in_halves(self, inputs: Inputs, ids: np.ndarray, draws: range, shortage: Shortage) -> Tensor:
         self.masks.clear()
         self.choice.engine.forget_chunks()
         empty_cache(self.passes.device)
@@ -135,7 +134,7 @@ class SamplingPlan:
             return torch.cat([self._part(inputs, ids, draws, half) for half in halves], dim=1)
         if self.sizes.halve_draws():
             return self._part(inputs, ids, draws, slice(None))
-        raise OutOfMemory(TOO_LARGE)
+        raise too_large(shortage)
 
 
 def _joined(parts: list[Tensor], dim: int) -> Tensor:

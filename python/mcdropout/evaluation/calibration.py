@@ -1,4 +1,4 @@
-"""`mc_calibrate()`: a temperature that calibrates the probabilities of the draws. Needs no torch."""
+"""`mc_calibrate()`: a temperature that calibrates the probabilities of the draws. Only `mc_apply()` needs torch."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from scipy.optimize import minimize_scalar
-from scipy.special import entr, logsumexp, xlogy
+from scipy.special import logsumexp
 
-from ..checks import warn
+from ..checks import check_count, check_number, warn
 from ..data.labels import Label, label_array
+from ..predictions.parts import as_table, as_tuple, check_column, check_label_set, check_table, opening
 from ..predictions.prediction import Array, MCPrediction
 from ..predictions.truth import check_classes, check_labels, codes_to_learn_from, labels_of
 
@@ -46,6 +47,17 @@ class MCCalibration:
     log_loss_after: float
     curve: pd.DataFrame  # temperature, log_loss
 
+    def __post_init__(self) -> None:
+        """Refuse parts of another type or range than `mc_calibrate()` gives."""
+        check_number(self.temperature, "temperature", above=0)
+        check_label_set(self.labels)
+        check_count(self.n_inputs, "n_inputs")
+        check_number(self.log_loss_before, "log_loss_before")
+        check_number(self.log_loss_after, "log_loss_after", at_most=self.log_loss_before)
+        check_table(self.curve, "curve", ("temperature", "log_loss"))
+        check_column(self.curve, "curve", "temperature", least=0, finite=True)
+        check_column(self.curve, "curve", "log_loss", finite=True)
+
     def words(self) -> str:
         """The temperature and its effect, as text."""
         sureness = "too sure" if self.temperature > 1 else "not sure enough"
@@ -69,12 +81,15 @@ class MCCalibration:
 
     def to_state(self) -> dict[str, Any]:
         """The content of a file, in types that JSON has."""
+        self.__post_init__()  # what was changed in place since must not give a file that cannot be opened
         return {**asdict(self), "labels": list(self.labels), "curve": self.curve.to_dict(orient="list")}
 
     @classmethod
     def from_state(cls, state: Mapping[str, Any]) -> MCCalibration:
         """The calibration from the result of `to_state()`."""
-        return cls(**{**state, "labels": tuple(state["labels"]), "curve": pd.DataFrame(state["curve"])})
+        with opening("calibration", cls, state):
+            labels, curve = as_tuple(state["labels"], "labels"), as_table(state["curve"], "curve")
+            return cls(**{**state, "labels": labels, "curve": curve})
 
 
 def mc_calibrate(prediction: MCPrediction, y: object) -> MCCalibration:
@@ -182,45 +197,17 @@ def _log_loss(pieces: list[Array], codes: Array, temperature: float) -> float:
 
 def _summaries(draws: Array, prediction: MCPrediction) -> dict[str, Any]:
     """All summaries of the draws, as in `mc_predict()`."""
+    import torch  # here, so that a calibration opens without torch
+
+    from ..predictions.summaries import summarise_classes
+
     counts = (~np.isnan(draws[:, :, 0])).sum(axis=0)
     summaries: dict[str, Array] = {}
     for count in np.unique(counts):  # a single count, except with `tolerance`
         group = counts == count
-        for name, values in _summaries_of(draws[:count, group].astype(np.float64), prediction.level).items():
+        computed = summarise_classes(torch.from_numpy(draws[:count, group]), prediction.level)
+        for name, values in ((name, tensor.numpy()) for name, tensor in computed.items()):
             summary = summaries.setdefault(name, np.empty((len(counts), *values.shape[1:]), dtype=values.dtype))
             summary[group] = values
     labels = label_array(labels_of(prediction))
     return summaries | {name: labels[summaries[name]] for name in ("predicted", "second")}
-
-
-def _summaries_of(draws: Array, level: float) -> dict[str, Array]:
-    """The summaries of inputs that have the same number of draws; labels as codes."""
-    mean = draws.mean(axis=0)
-    order = np.argsort(-mean, axis=-1, kind="stable")
-    ranked = np.take_along_axis(mean, order, axis=-1)
-    lower, upper = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2], axis=0)
-    entropies = entr(draws).sum(axis=-1)
-    cross_entropies = -xlogy(draws, mean).sum(axis=-1)
-    total, expected = entr(mean).sum(axis=-1), entropies.mean(axis=0)
-    votes = np.apply_along_axis(np.bincount, 0, draws.argmax(axis=-1), minlength=draws.shape[-1])
-    return {
-        "mean": mean,
-        "variance": draws.var(axis=0, ddof=1),
-        "lower": lower,
-        "upper": upper,
-        "predicted": order[:, 0],
-        "second": order[:, 1],
-        "confidence": ranked[:, 0],
-        "margin": ranked[:, 0] - ranked[:, 1],
-        "predictive_entropy": total,
-        "expected_entropy": expected,
-        "mutual_information": np.maximum(total - expected, 0),
-        "predictive_entropy_mcse": _standard_error(cross_entropies),
-        "expected_entropy_mcse": _standard_error(entropies),
-        "mutual_information_mcse": _standard_error(cross_entropies - entropies),
-        "variation_ratio": 1 - votes.max(axis=0) / len(draws),
-    }
-
-
-def _standard_error(terms: Array) -> Array:
-    return terms.std(axis=0, ddof=1) / np.sqrt(len(terms))

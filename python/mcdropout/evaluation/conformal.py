@@ -9,9 +9,10 @@ from typing import Any, cast
 import numpy as np
 import pandas as pd
 
-from ..checks import check_choice, check_count, check_flag, check_number, warn
+from ..checks import check_choice, check_count, check_flag, check_length, check_number, warn
 from ..data.labels import Label
-from ..predictions.prediction import Array, MCPrediction, index_of
+from ..predictions.parts import OLDER_LACK, agree, as_tuple, check_label_set, check_temperature, opening
+from ..predictions.prediction import SUM_TOLERANCE, Array, MCPrediction, index_of
 from ..predictions.truth import (
     check_calibration,
     check_labels,
@@ -56,6 +57,33 @@ class MCConformal:
     allow_empty: bool = False
     temperature: float | None = None  # None in older files
 
+    def __post_init__(self) -> None:
+        """Refuse parts of another type or range than `mc_conformal()` gives, and parts that do not fit together."""
+        check_choice(self.method, "method", VALUE_METHODS if self.labels is None else CLASS_METHODS)
+        check_number(self.level, "level", above=0, below=1)
+        check_flag(self.allow_empty, "allow_empty")
+        check_number(self.penalty, "penalty", at_least=0)
+        check_count(self.n_free, "n_free", at_least=0)
+        check_temperature(self.temperature)
+        by_label = check_flag(self.by_label, "by_label")
+        n_limits = len(as_tuple(self.limits, "limits"))
+        if self.labels is None:
+            agree(not by_label, "by_label", "be false for values, which have no labels")
+            agree(n_limits >= 1, "limits", "be one for each output")
+        else:
+            check_label_set(self.labels)
+            agree(
+                n_limits == (len(self.labels) if by_label else 1), "limits", "be one, or with `by_label` one per label"
+            )
+        check_length(len(as_tuple(self.n_inputs, "n_inputs")), "n_inputs", n_limits, "limits")
+        for limit, n in zip(self.limits, self.n_inputs, strict=True):
+            place = _place(check_count(n, "n_inputs", at_least=0), self.level)
+            agree((limit is None) == (place > n), "limits", "be none where there are too few inputs, and only there")
+            if limit is not None:
+                # 1 - probability is below 0 where rounding makes a probability more than 1
+                least = {"cqr": None, "absolute": 0, "normalized": 0}.get(self.method, -SUM_TOLERANCE)
+                check_number(limit, "limits", at_least=least)
+
     def words(self) -> str:
         """The coverage, and the limits that have too few inputs, as text."""
         kind = "sets" if self.labels is not None else "intervals"
@@ -93,7 +121,7 @@ class MCConformal:
 
     def _sets(self, prediction: MCPrediction) -> pd.DataFrame:
         nonconformity = label_nonconformity(prediction.mean, self.method, self.penalty, self.n_free)
-        limits = np.array([np.inf if limit is None else limit for limit in self.limits])
+        limits = np.array([np.inf if limit is None else limit for limit in self.limits], np.float64)
         inside = nonconformity <= limits
         if not self.allow_empty:
             inside[np.arange(len(inside)), prediction.mean.argmax(axis=1)] = True
@@ -104,7 +132,7 @@ class MCConformal:
         mean = prediction.mean.reshape(len(prediction), -1)
         if mean.shape[1] != len(self.limits):
             raise ValueError(f"`prediction` must have {len(self.limits)} outputs; got {mean.shape[1]}.")
-        limits = np.array([np.inf if limit is None else limit for limit in self.limits])
+        limits = np.array([np.inf if limit is None else limit for limit in self.limits], np.float64)
         lower, upper, scale = _value_frame(prediction, self.method)
         columns = {}
         for place in range(mean.shape[1]):
@@ -116,13 +144,17 @@ class MCConformal:
 
     def to_state(self) -> dict[str, Any]:
         """The content of a file, in types that JSON has."""
+        self.__post_init__()  # what was changed in place since must not give a file that cannot be opened
         return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
 
     @classmethod
     def from_state(cls, state: Mapping[str, Any]) -> MCConformal:
         """The limits from the result of `to_state()`."""
-        parts: dict[str, Any] = {name: tuple(part) if isinstance(part, list) else part for name, part in state.items()}
-        return cls(**parts)
+        with opening("conformal", cls, state, OLDER_LACK):
+            parts: dict[str, Any] = {
+                name: tuple(part) if isinstance(part, list) else part for name, part in state.items()
+            }
+            return cls(**parts)
 
 
 def mc_conformal(
@@ -224,10 +256,14 @@ def _limits(groups: list[Array], level: float) -> tuple[float | None, ...]:
     """The ceil((n + 1) level)-th smallest score of each group; None if the group is too small."""
     limits: list[float | None] = []
     for scores in groups:
-        # 1e-9: 10 * 0.7 must give 7, although 0.7 is not exact in floating point
-        place = int(np.ceil((len(scores) + 1) * level - 1e-9))
+        place = _place(len(scores), level)
         limits.append(float(np.partition(scores, place - 1)[place - 1]) if place <= len(scores) else None)
     return tuple(limits)
+
+
+def _place(n: int, level: float) -> int:
+    """The place of the limit among n sorted scores; above n if they are too few."""
+    return int(np.ceil((n + 1) * level - 1e-9))  # 1e-9: 10 * 0.7 must give 7, although 0.7 is not exact
 
 
 def label_nonconformity(mean: Array, method: str, penalty: float, n_free: int) -> Array:
@@ -237,7 +273,8 @@ def label_nonconformity(mean: Array, method: str, penalty: float, n_free: int) -
     order = np.argsort(-mean, axis=1, kind="stable")
     ordered = np.cumsum(np.take_along_axis(mean, order, axis=1), axis=1)
     if method == "raps":
-        ordered = ordered + penalty * np.maximum(np.arange(1, mean.shape[1] + 1) - n_free, 0)
+        with np.errstate(over="ignore"):
+            ordered = ordered + penalty * np.maximum(np.arange(1, mean.shape[1] + 1) - n_free, 0)
     nonconformity = np.empty_like(mean)
     np.put_along_axis(nonconformity, order, ordered, axis=1)
     return nonconformity

@@ -14,7 +14,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from ..checks import check_count, check_number, check_seed, shown
+from ..checks import as_list, check_count, check_number, check_seed, shown
 from ..data.labels import Label
 from ..networks.frozen import split_backbone
 from ..predictions.outputs import Select
@@ -71,7 +71,7 @@ class MCConvergence:
 def mc_convergence(
     model: Any,
     x: Any,
-    n_samples: Sequence[int] = (10, 20, 50, 100, 200),
+    n_samples: int | Sequence[int] = (10, 20, 50, 100, 200),
     batch_size: int = 128,
     *,
     tolerance: float | None = None,
@@ -95,8 +95,8 @@ def mc_convergence(
     Args:
         model: As in `mc_predict()`.
         x: Inputs. Some hundreds are enough.
-        n_samples: Numbers of draws, in increasing order. The summaries for n draws are those of the first n draws of
-            one set, as `mc_predict()` with the same seed would give.
+        n_samples: One number of draws or several, in increasing order. The summaries for n draws are those of the first
+            n draws of one set, as `mc_predict()` with the same seed would give.
         batch_size: Number of inputs per batch.
         tolerance: The largest accepted Monte Carlo standard error. For classes it is in units of probability and, for
             entropies, in nats, with default 0.01. For values it is in their own unit; without it no number is
@@ -213,10 +213,7 @@ def _spread(draws: Tensor, mean: Tensor, variance: Tensor) -> tuple[Tensor, Tens
 
 def _counts(n_samples: object) -> tuple[int, ...]:
     """The numbers of draws, which must rise."""
-    if isinstance(n_samples, (Sequence, np.ndarray)) and not isinstance(n_samples, str):
-        numbers = list(n_samples)
-    else:
-        numbers = [n_samples]
+    numbers = as_list(n_samples)
     counts = tuple(check_count(number, "n_samples", at_least=2) for number in numbers)
     if not counts or any(later <= earlier for earlier, later in itertools.pairwise(counts)):
         raise ValueError(f"`n_samples` must be rising numbers of draws; got {shown(numbers)}.")
@@ -243,7 +240,7 @@ def mc_compare_rates(
     model: Any | Callable[[float], Any],
     x: Any,
     y: object,
-    rates: Sequence[float] = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7),
+    rates: float | Sequence[float] = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7),
     n_samples: int = 50,
     batch_size: int = 128,
     *,
@@ -268,7 +265,7 @@ def mc_compare_rates(
             takes longer.
         x: As in `mc_predict()`, but not a stream that can be read only once.
         y: The true label of each input, or the observed values.
-        rates: Dropout rates, in (0, 1).
+        rates: One dropout rate or several, in (0, 1).
         n_samples: The number of draws for each rate.
         batch_size: Number of inputs per batch.
         outputs: What a module of your own returns: "logits", "probabilities", "values", or "mean_log_variance" (means,
@@ -311,8 +308,7 @@ def mc_compare_rates(
         >>> mcd.mc_compare_rates(net, x, ["no", "yes"] * 10, (0.1, 0.3), seed=1, progress=False).rate.tolist()
         [0.1, 0.3]
     """
-    rates = list(rates) if isinstance(rates, (Sequence, np.ndarray)) else [rates]
-    checked_rates = [check_number(rate, "rates", above=0, below=1) for rate in rates]
+    checked_rates = [check_number(rate, "rates", above=0, below=1) for rate in as_list(rates)]
     if not checked_rates or len(set(checked_rates)) < len(checked_rates):
         raise ValueError(f"`rates` must be at least one rate, all different; got {shown(rates)}.")
     if isinstance(x, Iterator) and len(checked_rates) > 1:

@@ -21,8 +21,8 @@ def mc_scores(
     y: object,
     *,
     n_bins: int = 15,
-    coverages: Sequence[float] = (0.8, 0.9, 0.95),
-    risks: Sequence[float] = (0.01, 0.05),
+    coverages: float | Sequence[float] = (0.8, 0.9, 0.95),
+    risks: float | Sequence[float] = (0.01, 0.05),
     n_resamples: int = 0,
     level: float = 0.95,
     seed: int | None = None,
@@ -39,10 +39,10 @@ def mc_scores(
         y: The true label of each input, or the observed values.
         n_bins: Number of bins of the reliability diagrams. A bin contains values above its lower edge and up to its
             upper edge, so inputs with equal confidence are in the same bin.
-        coverages: Shares of the inputs, the least uncertain inputs first, for which the accuracy is computed. Equally
-            uncertain inputs are treated as a group, so the accuracy is that of the smallest possible share of at least
-            this size.
-        risks: Error rates for which the largest coverage is computed.
+        coverages: One share of the inputs or several, the least uncertain inputs first, for each of which the accuracy
+            is computed. Equally uncertain inputs are treated as a group, so the accuracy is that of the smallest
+            possible share of at least this size.
+        risks: One error rate or several, for each of which the largest coverage is computed.
         n_resamples: Number of bootstrap resamples of the inputs; 0 gives no intervals.
         level: The level of the intervals, in (0, 1).
         seed: Seed of the bootstrap.
@@ -87,7 +87,7 @@ def mc_scores(
     return value_scores(prediction, values, table, level, n_resamples, seed)
 
 
-def _shares(values: Sequence[float], name: str, above_zero: bool = False) -> tuple[float, ...]:
+def _shares(values: Any, name: str, above_zero: bool = False) -> tuple[float, ...]:
     bounds: dict[str, Any] = {"at_most": 1} | ({"above": 0} if above_zero else {"at_least": 0})
     shares = [values] if np.ndim(values) == 0 else list(values)
     return tuple(check_number(share, name, **bounds) for share in shares)

@@ -21,7 +21,8 @@ from ..data.labels import Label
 from ..data.rows import Rows, as_rows, check_finite
 from ..data.sources import Counts, in_batches, inputs_in
 from ..errors import UnreadableFile
-from .features import POOLINGS, FeatureCache, FeatureExtractor, InMemory, OnDisk, Prepare, make_head
+from .feature_cache import FeatureCache, InMemory, OnDisk
+from .features import POOLINGS, FeatureExtractor, Prepare, make_head
 from .network import MCNetwork, check_counts
 from .pretrained import backbone_of
 

@@ -14,7 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..checks import check_choice, check_count, check_number, shown
+from ..checks import as_list, check_choice, check_count, check_number, entries, shown
+from ..compute.memory import check_free
 from ..compute.streams import OwnStream
 from ..data.labels import Label, as_label_set
 
@@ -214,9 +215,18 @@ def mean_and_std(table: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return first + table.mean(axis=0), table.std(axis=0)
 
 
+class _FirstWeights(OwnStream):
+    """The stream of the first weights. It refuses weights for which there is no memory before they are drawn."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        if args and isinstance(args[0], Tensor) and args[0].device.type == "cpu":
+            check_free(args[0].nbytes)
+        return super().__torch_dispatch__(func, types, args, kwargs)
+
+
 def weights_from(seed: int) -> OwnStream:
     """A context in which weights are drawn from `seed`; the global generators keep their state."""
-    return OwnStream(seed)
+    return _FirstWeights(seed)
 
 
 class Head:
@@ -271,9 +281,7 @@ def _labels(labels: Iterable[Label] | None, count: int | None) -> tuple[Label, .
 
 def check_counts(value: object, name: str) -> list[int]:
     """A list of whole numbers of at least 1. A single number gives a list of one."""
-    if isinstance(value, str) or not isinstance(value, Iterable):
-        value = [value]
-    return [check_count(number, name) for number in value]
+    return [check_count(number, name) for number in as_list(value)]
 
 
 def check_filters(filters: object) -> list[int]:
@@ -286,9 +294,10 @@ def check_filters(filters: object) -> list[int]:
 
 def check_rates(value: object, name: str, n_layers: int, of: str) -> list[float]:
     """A list of `n_layers` rates of dropping in [0, 1). A single rate is used for all layers."""
-    if isinstance(value, str) or not isinstance(value, Iterable):
+    values = entries(value)
+    if values is None:
         return [check_number(value, name, at_least=0, below=1)] * n_layers
-    rates = [check_number(rate, name, at_least=0, below=1) for rate in value]
+    rates = [check_number(rate, name, at_least=0, below=1) for rate in values]
     if len(rates) != n_layers:
         raise ValueError(f"`{name}` must be one rate, or one per layer of {of} ({n_layers}); got {len(rates)} rates.")
     return rates

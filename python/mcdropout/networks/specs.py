@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..checks import check_choice
+from ..checks import check_choice, shown
 from ..variational.posteriors import Posterior
 from ..variational.priors import Prior
 from .bayesian import mc_bayes_cnn, mc_bayes_mlp, mc_bayes_resnet
@@ -14,7 +14,23 @@ from .plain import build_plain as build_plain
 
 
 def build(spec: dict[str, Any]) -> MCNetwork:
-    """The network of a specification, with new weights. It is one of the kinds of this package."""
+    """The network of a specification, with new weights. It is one of the kinds of this package.
+
+    Refuses a specification that is not as the network that it gives describes itself.
+    """
+    if not isinstance(spec, dict):
+        raise ValueError(f"The specification of a network must be a mapping; got {shown(spec)}.")
+    if spec.get("task") != "regression" and "model" not in spec and not isinstance(spec.get("labels"), list):
+        raise ValueError(f"`labels` must be a list of at least two labels; got {shown(spec.get('labels'))}.")
+    network = _built(spec)
+    described = savable_spec(network.spec)
+    for name, value in spec.items():
+        if described[name] != value:
+            raise ValueError(f"`{name}` must be {shown(described[name])}, as for such a network; got {shown(value)}.")
+    return network
+
+
+def _built(spec: dict[str, Any]) -> MCNetwork:
     kinds = {"bayes_cnn": mc_bayes_cnn, "bayes_mlp": mc_bayes_mlp, "bayes_resnet": mc_bayes_resnet}
     kind = spec.get("kind")
     if kind not in (*kinds, "bayesian"):

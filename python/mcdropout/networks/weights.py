@@ -9,7 +9,7 @@ import pandas as pd
 import torch
 from torch import nn
 
-from ..checks import check_count, check_number, shown
+from ..checks import check_count, check_level, shown
 from ..variational.layer import BayesLayer, layer_facts, variational_layers
 
 PERCENTILES = (5, 25, 50, 75, 95)  # of the posterior standard deviations of the weights of a layer
@@ -79,7 +79,7 @@ def weights_of(model: nn.Module, n_weights: int, level: float, first: int = 0) -
     """The table of `mc_weights_table()`, with positions counted from `first`."""
     layers = _layers_of(model)
     n_weights = check_count(n_weights, "n_weights")
-    quantile = NormalDist().inv_cdf((1 + check_number(level, "level", above=0, below=1)) / 2)
+    quantile = NormalDist().inv_cdf((1 + check_level(level, "level")) / 2)
     tables = []
     for path, layer in layers.items():
         with torch.no_grad():

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from ..checks import check_length
+from ..checks import check_length, check_text
 from ..predictions.prediction import MCPrediction
 from ..predictions.truth import check_prediction, true_values
 from .style import BAND, INK, PANEL, PREDICTED, PicturePath, add_legend, finish, label_axes, make_panels, one_column
@@ -102,6 +102,8 @@ def mc_plot_band(
         >>> prediction = mcd.mc_predict(net, x, 20, seed=1, progress=False)
         >>> figure = mcd.mc_plot_band(prediction, x[:, 0], x[:, 0] ** 2)
     """
+    check_text(x_label, "x_label")
+    check_text(y_label, "y_label")
     table = mc_band_table(prediction, x, y)
     n_outputs = int(table["output"].max())
     figure, panels = make_panels(1, n_outputs, size=(max(5.0 / n_outputs, PANEL[0]) * n_outputs, PANEL[1] + 0.3))

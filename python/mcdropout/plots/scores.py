@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from ..checks import check_choice
+from ..checks import as_list, check_choice
 from ..evaluation.result import MCScores
 from .style import (
     INK,
@@ -124,7 +124,7 @@ def mc_plot_risk_coverage(
     table = check_scores(scores).risk_coverage
     known = list(dict.fromkeys(table["measure"]))
     usual = [name for name in ("predictive_entropy", "mutual_information") if name in known] or known
-    names = usual if measures is None else [measures] if isinstance(measures, str) else list(measures)
+    names = usual if measures is None else as_list(measures)
     if not names:
         raise ValueError("`measures` must name at least one measure; got none.")
     figure, (axes,) = make_panels(1, 1)

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
-from ..checks import shown
+from ..checks import check_path, shown
 from ..evaluation.result import MCScores
 from ..predictions.prediction import Array
 
@@ -41,11 +40,12 @@ def check_matplotlib() -> None:
 
 def check_picture_path(path: str | os.PathLike[str], figure: Figure) -> None:
     """Refuse a path whose format matplotlib cannot write, or whose folder does not exist."""
+    file = check_path(path)
     endings = sorted(figure.canvas.get_supported_filetypes())
-    if Path(path).suffix[1:].lower() not in endings:
-        raise ValueError(f'`path` must end in one of .{", .".join(endings)}; got "{os.fspath(path)}".')
-    if not Path(path).parent.is_dir():
-        raise ValueError(f'`path` must be in a folder that exists; got "{os.fspath(path)}".')
+    if file.suffix[1:].lower() not in endings:
+        raise ValueError(f"`path` must end in one of .{', .'.join(endings)}; got {shown(str(file))}.")
+    if not os.path.isdir(file.parent):  # False for names that are too long, too
+        raise ValueError(f"`path` must be in a folder that exists; got {shown(str(file))}.")
 
 
 PALE = "#8C8C8C"
@@ -132,7 +132,7 @@ def one_column(x: object, name: str) -> Array:
     """The numbers of one column as an array of shape (input,)."""
     try:
         values = np.asarray(x, dtype=np.float64)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise ValueError(f"`{name}` must be one number per input; got {shown(type(x).__name__)}.") from error
     values = values[:, 0] if values.ndim == 2 and values.shape[1] == 1 else values
     if values.ndim != 1 or not np.isfinite(values).all():

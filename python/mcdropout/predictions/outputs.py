@@ -11,10 +11,9 @@ from torch import Tensor
 
 from ..checks import as_whole_number, check_choice, listed, shown
 from ..data.labels import Label, as_label_set
+from .prediction import SUM_TOLERANCE
 
 OUTPUTS = ("logits", "probabilities", "values", "mean_log_variance")
-
-SUM_TOLERANCE = 1e-2  # probabilities in bfloat16 sum to 1 to about this
 
 Select = str | int | Callable[[Any], Tensor]
 
@@ -41,7 +40,7 @@ class Outputs:
         cls, kind: str | None, labels: Iterable[Label] | None, select: Select | None, known: Outputs | None
     ) -> Outputs:
         """The meaning as the caller declares it, checked against the model's own (`known`), if it has one."""
-        if known is not None and kind not in (None, known.kind):
+        if known is not None and kind is not None and not (isinstance(kind, str) and kind == known.kind):
             raise ValueError(f'`outputs` is known for this model, "{known.kind}"; got {shown(kind)}.')
         if known is None and kind is None:
             words = ", ".join(f'"{kind}"' for kind in OUTPUTS)

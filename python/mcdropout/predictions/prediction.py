@@ -3,15 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import MISSING, dataclass, fields, replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from scipy.special import logsumexp
 
-from ..checks import check_length
+from ..checks import check_choice, check_count, check_length, check_number
 from ..data.labels import Label, label_array
+from .parts import (
+    agree,
+    as_tuple,
+    check_array,
+    check_given_seed,
+    check_label_set,
+    check_temperature,
+    check_text,
+    codes_of,
+    opening,
+)
 
 Array = np.ndarray
 
@@ -38,6 +49,32 @@ BY_INPUT = (  # one entry per input along the first axis
 )
 
 BY_DRAW = ("samples", "noise_variances")  # (draw, input, ...)
+
+TASKS = ("classification", "regression")
+
+MASKS = ("shared", "per_input")
+
+LIKE_MEAN = ("mean", "variance", "lower", "upper")  # every prediction has them; the shape is that of `mean`
+
+OF_CLASSES = BY_INPUT[4:15]  # without the axis of the labels
+
+OF_VALUES = BY_INPUT[15:]  # of the shape of `mean`
+
+LABEL_CODES = ("predicted", "second")
+
+OPTIONAL_FOR_CLASSES = ("predictive_entropy_mcse", "expected_entropy_mcse", "mutual_information_mcse")
+
+SUM_TOLERANCE = 1e-2  # probabilities in bfloat16 sum to 1 to about this
+
+VARIANCES = ("variance", "aleatoric_variance", "total_variance", "noise_variances")
+
+SHARES = ("mean", "lower", "upper", "confidence", "margin", "variation_ratio", "samples")  # for classes
+
+BOUNDS_OF_VALUES: dict[str, dict[str, Any]] = {name: {"least": 0.0} for name in VARIANCES}
+
+BOUNDS_OF_CLASSES: dict[str, dict[str, Any]] = BOUNDS_OF_VALUES | {
+    name: {"least": -SUM_TOLERANCE, "most": 1 + SUM_TOLERANCE} for name in SHARES
+}
 
 
 @dataclass(frozen=True, repr=False)
@@ -105,6 +142,78 @@ class MCPrediction:
     temperature: float | None = 1.0
     id_names: tuple[str | None, ...] = ("id",)  # names of the index of tables; several if an id has several parts
 
+    def __post_init__(self) -> None:
+        """Refuse parts of another type or range than `mc_predict()` gives, and parts that do not fit together."""
+        of_classes = check_choice(self.task, "task", TASKS) == "classification"
+        check_number(self.level, "level", above=0, below=1)
+        check_given_seed(self.seed)
+        check_choice(self.masks, "masks", MASKS)
+        for name in ("engine", "engine_reason", "device", "precision"):
+            check_text(getattr(self, name), name)
+        check_number(self.seconds, "seconds", at_least=0)
+        check_temperature(self.temperature)
+        check_array(self.mean, "mean")
+        agree(
+            self.mean.ndim >= 2 and 0 not in self.mean.shape[1:], "mean", "have shape (input, output), or further axes"
+        )
+        self._check_labels(of_classes)
+        bounds = BOUNDS_OF_CLASSES if of_classes else BOUNDS_OF_VALUES
+        for name in BY_INPUT:
+            if name not in LABEL_CODES and getattr(self, name) is not None:
+                shape = self.mean.shape[:-1] if name in OF_CLASSES else self.mean.shape
+                check_array(getattr(self, name), name, shape, **bounds.get(name, {}))
+        self._check_draws(bounds)
+        with np.errstate(invalid="ignore"):  # NaN fits; the functions that need numbers refuse it
+            too_far = of_classes and (np.abs(self.mean.sum(axis=-1) - 1) > 2 * SUM_TOLERANCE).any()
+            agree(not too_far, "mean", "hold probabilities that sum to 1")
+            agree(not (self.lower > self.upper).any(), "lower", "not be above `upper`")
+        if self.ids is not None:
+            agree(isinstance(self.ids, np.ndarray) and self.ids.ndim, "ids", "be an array")
+            check_length(len(self.ids), "ids", len(self), "mean")
+        self._check_id_names()
+
+    def _check_labels(self, of_classes: bool) -> None:
+        """Classes have labels and what is said of them; values have neither."""
+        own, foreign = (OF_CLASSES, OF_VALUES) if of_classes else (OF_VALUES, ("labels", *OF_CLASSES))
+        if of_classes:
+            check_label_set(self.labels)
+            check_length(len(self.labels or ()), "labels", self.mean.shape[-1], "the last axis of mean")
+        needed = [*LIKE_MEAN, *(name for name in own if of_classes and name not in OPTIONAL_FOR_CLASSES)]
+        for name in needed:
+            agree(getattr(self, name) is not None, name, f'be given where `task` is "{self.task}"; got none')
+        for name in foreign:
+            agree(getattr(self, name) is None, name, f'be left out where `task` is "{self.task}"')
+        for name in LABEL_CODES if of_classes else ():
+            labels = getattr(self, name)
+            fits = isinstance(labels, np.ndarray) and labels.shape == self.mean.shape[:-1]
+            agree(fits, name, f"be an array of labels of shape {self.mean.shape[:-1]}")
+
+    def _check_draws(self, bounds: Mapping[str, Any]) -> None:
+        """As many draws of each input as `n_samples` says."""
+        if isinstance(self.n_samples, np.ndarray):
+            check_array(self.n_samples, "n_samples", (len(self),), least=2, whole=True)
+        else:
+            check_count(self.n_samples, "n_samples", at_least=2)
+        for name in BY_DRAW:
+            draws = getattr(self, name)
+            if draws is None:
+                continue
+            check_array(draws, name, **bounds.get(name, {}))
+            agree(draws.shape[1:] == self.mean.shape, name, f"have shape (draw, {str(self.mean.shape)[1:]}")
+            # an input that met `tolerance` has no further draws, but NaN
+            n_drawn = (~np.isnan(draws[(..., *(0,) * (draws.ndim - 2))])).sum(axis=0)
+            agree((n_drawn == self.n_samples).all(), name, "hold as many draws of each input as `n_samples` says")
+
+    def _check_id_names(self) -> None:
+        names = self.id_names
+        are_names = (
+            isinstance(names, tuple) and len(names) and all(n is None or isinstance(n, (str, int)) for n in names)
+        )
+        agree(are_names, "id_names", "be the names of the index of a table")
+        if len(names) > 1:
+            has_parts = self.ids is not None and all(isinstance(i, tuple) and len(i) == len(names) for i in self.ids)
+            agree(has_parts, "ids", "have a part for each of `id_names`")
+
     @property
     def std(self) -> Array:
         """Standard deviation over the draws, in the units of `mean`."""
@@ -135,14 +244,14 @@ class MCPrediction:
     def log_density(self, y: Sequence[float] | Array) -> Array:
         """Log density of observed values under the mixture of the draws, (input, output), in nats per output.
 
-        log of the mean over draws of Normal(y; mean_t, noise variance_t), not the density at the mean parameters.
-        Needs a model that predicts its noise, and the draws.
+        This is the log of the mean over the draws of Normal(y; mean_t, noise variance_t), not the density at the mean
+        parameters. It needs the draws and a model that predicts its noise.
         Reference: Gal and Ghahramani (2016), arXiv:1506.02142, appendix 4.4.
         """
         if self.samples is None or self.noise_variances is None:
             raise ValueError(
-                "`log_density()` needs the draws and the noise of each; predict with a model that tells its noise "
-                "and with `keep_samples` set to true."
+                "`log_density()` needs the draws and the noise variance of each; use a model that predicts its noise "
+                "and set `keep_samples` to true."
             )
         observed = np.asarray(y, dtype=np.float64)
         check_length(len(observed), "y", len(self), "prediction")
@@ -161,20 +270,20 @@ class MCPrediction:
         return len(self.mean)
 
     def __getitem__(self, inputs: slice | Sequence[int] | Array) -> MCPrediction:
-        """The prediction for some of the inputs (a slice, positions, or a mask of truth values)."""
-        where = inputs if isinstance(inputs, slice) else np.atleast_1d(np.asarray(inputs))
-        if isinstance(where, np.ndarray) and where.size == 0:
-            where = where.astype(np.int64)  # an empty list has no type
+        """The prediction for some of the inputs (a slice, positions, or a boolean mask)."""
+        index = inputs if isinstance(inputs, slice) else np.atleast_1d(np.asarray(inputs))
+        if isinstance(index, np.ndarray) and index.size == 0:
+            index = index.astype(np.int64)  # an empty list has no type
         by_input = (*BY_INPUT, "ids", *(["n_samples"] if isinstance(self.n_samples, np.ndarray) else []))
-        selected = {name: value[where] for name in by_input if (value := getattr(self, name)) is not None}
-        selected |= {name: value[:, where] for name in BY_DRAW if (value := getattr(self, name)) is not None}
+        selected = {name: value[index] for name in by_input if (value := getattr(self, name)) is not None}
+        selected |= {name: value[:, index] for name in BY_DRAW if (value := getattr(self, name)) is not None}
         return replace(self, **selected)
 
     def __repr__(self) -> str:
-        what = f"{self.mean[:1].size} outputs" if self.labels is None else f"{len(self.labels)} labels"
+        size = f"{self.mean[:1].size} outputs" if self.labels is None else f"{len(self.labels)} labels"
         calibrated = f"calibrated at temperature {self.temperature:.4g}, " if self.is_calibrated() else ""
         return (
-            f"MCPrediction of {len(self)} inputs, {what}: {self.draws_in_words()}, {calibrated}{self.masks} masks, "
+            f"MCPrediction of {len(self)} inputs, {size}: {self.draws_in_words()}, {calibrated}{self.masks} masks, "
             f"seed {self.seed}, {self.engine} on {self.device} in {self.precision}, {self.seconds:.1f} s"
         )
 
@@ -183,7 +292,7 @@ class MCPrediction:
         return self.temperature not in (None, 1)
 
     def draws_in_words(self) -> str:
-        """The number of draws in words: with `tolerance`, the least and the greatest number of an input."""
+        """The number of draws in words: with `tolerance`, the smallest and the largest number of an input."""
         counts = np.atleast_1d(self.n_samples)
         least, most = (counts.min(), counts.max()) if len(counts) else (0, 0)
         return f"{most} draws" if least == most else f"{least} to {most} draws"
@@ -215,10 +324,10 @@ class MCPrediction:
         )
         columns: dict[str, Any] = {name: getattr(self, name) for name in single_columns}
         assert self.labels is not None
-        for place, label in enumerate(self.labels):
-            columns[f"mean_{label}"] = self.mean[:, place]
-            columns[f"lower_{label}"] = self.lower[:, place]
-            columns[f"upper_{label}"] = self.upper[:, place]
+        for code, label in enumerate(self.labels):
+            columns[f"mean_{label}"] = self.mean[:, code]
+            columns[f"lower_{label}"] = self.lower[:, code]
+            columns[f"upper_{label}"] = self.upper[:, code]
         return pd.DataFrame(columns, index=index_of(self))
 
     def _values_table(self) -> pd.DataFrame:
@@ -238,12 +347,13 @@ class MCPrediction:
             if value is None:
                 continue
             flat = value.reshape(len(self), -1)
-            for place in range(flat.shape[1]):
-                columns[name if flat.shape[1] == 1 else f"{name}_{place + 1}"] = flat[:, place]
+            for output in range(flat.shape[1]):
+                columns[name if flat.shape[1] == 1 else f"{name}_{output + 1}"] = flat[:, output]
         return pd.DataFrame(columns, index=index_of(self))
 
     def to_state(self) -> tuple[dict[str, Array], dict[str, Any]]:
         """The content of a file: numeric arrays, and facts as JSON can hold them. Labels are kept as codes."""
+        self.__post_init__()  # what was changed in place since must not give a file that cannot be opened
         arrays: dict[str, Array] = {}
         facts: dict[str, Any] = {}
         for field in fields(self):
@@ -252,9 +362,7 @@ class MCPrediction:
                 continue
             if field.name in ("predicted", "second") and value is not None:
                 assert self.labels is not None
-                code_of = {str(label): code for code, label in enumerate(self.labels)}
-                codes = [code_of[str(label)] for label in value.ravel()]
-                arrays[field.name] = np.array(codes, dtype=np.int64).reshape(value.shape)
+                arrays[field.name] = codes_of(value, self.labels, field.name)
             elif isinstance(value, np.ndarray) and value.dtype.kind in "iuf":
                 arrays[field.name] = value
             elif field.name in ("ids", "id_names") and value is not None:
@@ -266,35 +374,22 @@ class MCPrediction:
     @classmethod
     def from_state(cls, arrays: Mapping[str, Array], facts: Mapping[str, Any]) -> MCPrediction:
         """The prediction of what `to_state()` returned."""
-        values: dict[str, Any] = {"temperature": None} | dict(facts) | dict(arrays)
-        if values.get("labels") is not None:
-            values["labels"] = tuple(values["labels"])
-            names = label_array(values["labels"])
-            for name in ("predicted", "second"):
-                values[name] = names[_whole_numbers(values[name])]
-        if isinstance(values.get("ids"), list):
-            values["ids"] = np.array(values["ids"], dtype=object)
-        if "id_names" in values:
-            values["id_names"] = tuple(values["id_names"])
-        prediction = cls(**values)
-        prediction._check_parts()
-        return prediction
-
-    def _check_parts(self) -> None:
-        """Refuse parts that do not fit together."""
-        if self.task not in ("classification", "regression") or (self.task == "classification") != bool(self.labels):
-            raise ValueError(f"A prediction must be of classes with labels, or of values; got task {self.task!r}.")
-        for name in (*BY_INPUT, *BY_DRAW, "ids"):
-            value = getattr(self, name)
-            if value is None and name not in BY_INPUT[:4]:
-                continue
-            axis = 1 if name in BY_DRAW else 0
-            if not isinstance(value, np.ndarray) or value.ndim <= axis or value.shape[axis] != len(self.mean):
-                raise ValueError(f"A prediction must have one entry per input; `{name}` has not.")
-        if self.temperature is not None and not float(self.temperature) > 0:
-            raise ValueError("A prediction must have a temperature above 0, or none.")
-        if not np.issubdtype(np.asarray(self.n_samples).dtype, np.number):
-            raise ValueError("A prediction must count its draws.")
+        optional = [field.name for field in fields(cls) if field.default is not MISSING]
+        with opening("prediction", cls, [*arrays, *facts], optional):
+            values: dict[str, Any] = {"temperature": None, **facts, **arrays}
+            if values.get("labels") is not None:
+                values["labels"] = as_tuple(values["labels"], "labels")
+                check_label_set(values["labels"])
+                names = label_array(values["labels"])
+                for name in LABEL_CODES:
+                    check_array(values.get(name), name, least=0, most=len(names) - 1, whole=True)
+                    values[name] = names[values[name].astype(np.int64)]
+            if isinstance(values.get("ids"), list):
+                agree(all(isinstance(i, (str, int, float)) for i in values["ids"]), "ids", "be text or numbers")
+                values["ids"] = np.array(values["ids"], dtype=object)
+            if "id_names" in values:
+                values["id_names"] = as_tuple(values["id_names"], "id_names")
+            return cls(**values)
 
 
 def index_of(prediction: MCPrediction) -> pd.Index:
@@ -321,10 +416,3 @@ def _plain(name: Any) -> Any:
     if isinstance(name, np.integer):
         return int(name)
     return ", ".join(map(str, name)) if isinstance(name, tuple) else str(name)
-
-
-def _whole_numbers(codes: Array) -> Array:
-    """Codes as int64. Refuses negative codes, which would count from the end."""
-    if codes.min(initial=0) < 0:
-        raise ValueError("Codes of labels must count from 0.")
-    return codes.astype(np.int64)

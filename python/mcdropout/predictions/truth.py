@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from typing import cast
 
 import numpy as np
-import pandas as pd
 
 from ..checks import check_length, listed, shown
-from ..data.labels import Label, as_labels, as_targets, label_array
+from ..data.labels import Label, as_labels, as_targets
+from .parts import codes_of
 from .prediction import Array, MCPrediction
 
 
@@ -82,9 +82,7 @@ def true_values(y: object, prediction: MCPrediction, name: str = "y", of: str = 
 
 def predicted_codes(prediction: MCPrediction) -> Array:
     """Position of each input's predicted label among the labels, (input,)."""
-    predicted = cast(Array, prediction.predicted)
-    names = pd.Index(label_array(labels_of(prediction)))
-    return names.get_indexer(pd.Index(predicted.astype(names.to_numpy().dtype, copy=False)))
+    return codes_of(cast(Array, prediction.predicted), labels_of(prediction), "predicted")
 
 
 def _in_columns(y: object, n_outputs: int) -> object:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import cast
 
 import numpy as np
 
-from ..checks import check_choice, shown
+from ..checks import as_list, check_choice, shown
 from .prediction import Array, MCPrediction
 from .truth import predicted_codes, refuse_not_finite
 
@@ -98,7 +98,7 @@ def measured(prediction: MCPrediction, measure: str, whose: str = "prediction") 
 
 def check_measures(measure: object, prediction: MCPrediction, name: str = "measure") -> tuple[str, ...]:
     """The names of one or several measures that this prediction has, all different."""
-    measures = [measure] if isinstance(measure, str) or not isinstance(measure, Sequence) else list(measure)
+    measures = as_list(measure)
     if not measures:
         raise ValueError(f"`{name}` must name at least one measure; got none.")
     names = tuple(check_choice(each, name, measures_of(prediction)) for each in measures)

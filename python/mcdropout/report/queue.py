@@ -42,7 +42,8 @@ def make_queue(
 ) -> Queue:
     """The inputs in order, the most uncertain first."""
     decisions = None if policy is None else mc_decide(policy, prediction)
-    measure = measure or (usual_measure(prediction) if policy is None else policy.measures[0])
+    if measure is None:
+        measure = usual_measure(prediction) if policy is None else policy.measures[0]
     uncertainty = measured(prediction, measure)
     truth = None
     if y is not None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
-from .. import containers
+from .. import containers, disk
 from ..checks import check_count, check_path, shown
 from ..decisions.policy import MCPolicy
 from ..evaluation.result import MCScores
@@ -162,8 +162,7 @@ def _checked_path(path: str | os.PathLike[str]) -> Path:
     target = check_path(path)
     if target.suffix.lower() not in (".html", ".htm"):
         raise ValueError(f"`path` must end in .html; got {shown(str(path))}.")
-    if not target.parent.is_dir():
-        raise ValueError(f"`path` must be in a folder that exists; got {shown(str(path))}.")
+    disk.check_target(target)
     return target
 
 

@@ -46,7 +46,7 @@ def _class_rows(queue: Queue) -> Iterable[dict[str, Any]]:
             [
                 int(k),
                 f"{prediction.mean[i, k]:.2f}",
-                *(round(float(part[i, k]), 3) for part in (prediction.mean, prediction.lower, prediction.upper)),
+                *(_rounded(float(part[i, k])) for part in (prediction.mean, prediction.lower, prediction.upper)),
             ]
             for k in ranked[i]
         ]
@@ -71,12 +71,14 @@ def _value_rows(queue: Queue) -> Iterable[dict[str, Any]]:
     prediction = queue.prediction
     lower, upper = bounds(prediction)
     mean, lower, upper = (part.reshape(len(prediction), -1)[:, :MOST_BARS] for part in (prediction.mean, lower, upper))
-    low = lower.min(axis=0)
-    width = np.maximum(upper.max(axis=0) - low, np.finfo(np.float64).tiny)
+    # a bound that is missing or infinite has no place on the scale
+    known = [np.where(np.isfinite(part), part, mean) for part in (lower, upper)]
+    low = known[0].min(axis=0)
+    width = np.maximum(known[1].max(axis=0) - low, np.finfo(np.float64).tiny)
     truth = None if queue.truth is None else queue.truth.reshape(len(prediction), -1)
     for i in queue.order:
-        scaled = [np.round((part[i] - low) / width, 3) for part in (mean, lower, upper)]
-        bars = [[k, f"{mean[i, k]:.4g}", *(float(part[k]) for part in scaled)] for k in range(len(low))]
+        scaled = [(part[i] - low) / width for part in (mean, lower, upper)]
+        bars = [[k, f"{mean[i, k]:.4g}", *(_rounded(float(part[k])) for part in scaled)] for k in range(len(low))]
         observed = "" if truth is None else f"; observed {_numbers(truth[i, :MOST_BARS])}"
         yield {
             "head": _numbers(mean[i]),
@@ -87,6 +89,11 @@ def _value_rows(queue: Queue) -> Iterable[dict[str, Any]]:
             "bars": bars,
             **_name_and_tier(queue, i),
         }
+
+
+def _rounded(share: float) -> float | None:
+    """A number for the script of the page; JSON has no NaN and no infinity."""
+    return round(share, 3) if np.isfinite(share) else None
 
 
 def _numbers(values: Array) -> str:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ..checks import shown
+from ..compute.out_of_memory import is_out_of_memory
 from ..compute.streams import random_state_kept
 from ..data.conversion import InputConversion, has_whole_numbers, ways_to_take
 from ..data.inputs import Casts, Inputs, Kinds, Path, Takes
@@ -145,7 +146,7 @@ class KerasModel:
             yield
         except Exception as error:
             self.known_casts.pop(inputs.kinds, None)  # other numbers of these types may work
-            if not str(error).startswith("`") and not isinstance(error, MemoryError):
+            if not str(error).startswith("`") and not is_out_of_memory(error):
                 self.point(inputs)
             raise
 

@@ -6,21 +6,22 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..checks import as_whole_number, check_choice, check_count, check_flag, check_number, check_seed, shown
+from ..checks import as_whole_number, check_choice, check_count, check_flag, check_number, check_seed, entries, shown
 from ..data.labels import Label
 from ..predictions.outputs import Select
-
-MASKS = ("shared", "per_input")
+from ..predictions.prediction import MASKS
 
 FIRST_ROUND = 10  # draws before the first comparison with `tolerance`; each further round adds about a half
 
 
 def check_ids(ids: Any) -> list[Any]:
     """The ids as a list: whole numbers of 64 bits, or words."""
-    checked = list(ids) if isinstance(ids, Iterable) and not isinstance(ids, str) else [ids]
+    checked = entries(ids)
+    if checked is None:
+        raise ValueError(f"`ids` must be whole numbers or words, one per input; got {shown(ids)}.")
     for value in checked:
         number = as_whole_number(value)
-        if not (isinstance(value, str) or (number is not None and -(2**63) <= number < 2**63)) or checked == [ids]:
+        if not (isinstance(value, str) or (number is not None and -(2**63) <= number < 2**63)):
             raise ValueError(f"`ids` must be whole numbers or words, one per input; got {shown(value)}.")
     return checked
 

@@ -120,7 +120,7 @@ def mc_predict(
         ValueError: For arguments that cannot be.
         NoStochasticSites: Where there is no dropout or Bayesian layer to sample.
         IdenticalDraws: Where all draws are the same.
-        OutOfMemory: Where the draws to keep would not fit.
+        OutOfMemory: Where memory runs out, and before any draw where those to keep would not fit.
 
     References:
         Gal and Ghahramani (2016), Dropout as a Bayesian approximation, arXiv:1506.02142.

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..compute.devices import is_on_host
-from ..compute.memory import free_memory
+from ..compute.memory import LEAST_CHECKED, check_free, free_memory, in_words
 from ..compute.transfers import to_host_async
 from ..data.inputs import Inputs
 from ..errors import OutOfMemory
@@ -23,8 +23,6 @@ from ..sites.site import tensors_in
 from .options import SamplingOptions
 
 PIECE_NUMBERS = 1 << 16  # numbers that are summarised at once: in float64 they and their results stay in cache
-
-LEAST_CHECKED_BYTES = 16 << 20  # for less, free memory is not asked for: that takes as long as a small prediction
 
 
 @dataclass
@@ -183,6 +181,7 @@ class GrowingArray:
         shape = (*self.before, room, *values.shape[axis + 1 :])
         if axis:
             check_room(shape, 1, values.itemsize)
+        check_free(values.itemsize * math.prod(shape))
         self.array = np.full(shape, np.nan, values.dtype) if axis else np.empty(shape, values.dtype)
         if old is not None:
             self.array[(slice(None),) * axis + (slice(old.shape[axis]),)] = old
@@ -206,8 +205,8 @@ def _run_of(places: np.ndarray) -> bool:
 def check_room(shape: tuple[int, ...], arrays: int, itemsize: int) -> None:
     """Raise OutOfMemory if draws of this shape do not fit into free memory; `itemsize` is the bytes of a number."""
     needed = itemsize * math.prod(shape) * arrays
-    if needed > LEAST_CHECKED_BYTES and needed > (free := free_memory()):
+    if needed > LEAST_CHECKED and needed > (free := free_memory()):
         raise OutOfMemory(
-            f"`keep_samples` would need {needed / 2**30:.1f} GiB for {shape[0]} draws of {shape[1]} inputs, and "
-            f"{free / 2**30:.1f} GiB are free; set it to false to get the summaries alone."
+            f"`keep_samples` would need {in_words(needed)} for {shape[0]} draws of {shape[1]} inputs, and "
+            f"{in_words(free)} are free; set it to false to get the summaries alone."
         )

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from ..checks import as_list
+from ..compute.out_of_memory import explains_out_of_memory
 from ..data.labels import Label
 from ..data.rows import row_names_of
 from ..data.sources import InputSource
@@ -85,17 +87,12 @@ def mc_sampler(
     """
     options = SamplingOptions.checked(n_samples, 128, level, "shared", None, False, None, seed)
     site_options = SiteOptions.checked(stochastic_depth, gaussian_noise)
-    labels = None if labels is None else list(labels)  # an iterator could be read only once
+    labels = None if labels is None else as_list(labels)  # an iterator could be read only once
     model_options = ModelOptions(outputs, labels, select, precision, device, constants)
     if isinstance(model, (str, os.PathLike)) and str(model).endswith(".keras"):
         model = load_model(model)
     kind_of(model)
-
-    def network() -> TorchModel | KerasModel:
-        inner = model.head if isinstance(model, FrozenNetwork) else model
-        return network_of(inner, model_options)
-
-    prepared = MCSampler(model, network, options, site_options)
+    prepared = MCSampler(model, model_options, options, site_options)
     prepared(example)  # so that the engine is chosen and the masks are made here, not in the first prediction
     return prepared
 
@@ -121,13 +118,18 @@ class MCSampler:
     def __init__(
         self,
         model: Any,
-        network: Callable[[], TorchModel | KerasModel],
+        model_options: ModelOptions,
         options: SamplingOptions,
         site_options: SiteOptions,
     ) -> None:
-        self.model, self.network, self.options, self.site_options = model, network, options, site_options
+        self.model, self.model_options, self.options, self.site_options = model, model_options, options, site_options
         self.prepared: tuple[Snapshot, TorchModel | KerasModel, Sampler] | None = None
 
+    def __getstate__(self) -> dict[str, Any]:
+        """What a copy has: the model and the options. Its first call prepares it, as after a change of the model."""
+        return {**vars(self), "prepared": None}
+
+    @explains_out_of_memory("mc_sampler")
     def __call__(self, x: Any) -> MCPrediction:
         """Predict inputs like those of the `example`.
 
@@ -144,7 +146,7 @@ class MCSampler:
         started = time.perf_counter()
         prepared = self.prepared
         if prepared is None or not prepared[0].holds():
-            snapshot, network = Snapshot(self.model), self.network()
+            snapshot, network = Snapshot(self.model), self._network()
             source = self._source(network, x)
             prepared = snapshot, network, sampler_for(network, source, self.options, self.site_options)
             self.prepared = prepared
@@ -152,6 +154,10 @@ class MCSampler:
             source = self._source(prepared[1], x)
         _, network, sampler = prepared
         return with_index(draw_all(network, sampler, source, self.options, None, False, started), names)
+
+    def _network(self) -> TorchModel | KerasModel:
+        inner = self.model.head if isinstance(self.model, FrozenNetwork) else self.model
+        return network_of(inner, self.model_options)
 
     def _source(self, network: TorchModel | KerasModel, x: Any) -> InputSource:
         if isinstance(self.model, FrozenNetwork):

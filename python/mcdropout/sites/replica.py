@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..compute.devices import current_device
+from ..compute.out_of_memory import is_out_of_memory
 from ..data.inputs import Inputs
 from .site import DROPPING, NUMBERED, T
 
@@ -257,8 +258,7 @@ def explained(replica: Replica, inputs: Inputs, why: str = "") -> Iterator[None]
     try:
         yield
     except (RuntimeError, LookupError, AttributeError, TypeError, ValueError, AssertionError) as error:
-        out_of_memory = isinstance(error, torch.OutOfMemoryError) or "allocate memory" in str(error)
-        if out_of_memory or str(error).startswith("`"):  # an error of this package
+        if is_out_of_memory(error) or str(error).startswith("`"):  # an error of this package
             raise
         if type(error).__module__.startswith("torch._dynamo"):
             raise TypeError(

@@ -16,7 +16,7 @@ from ..checks import check_choice, check_count, check_number, check_seed, shown,
 from ..compute.devices import as_device
 from ..compute.precision import PRECISIONS
 from ..data.labels import Label
-from ..data.rows import columns_of
+from ..data.rows import as_rows, columns_of
 from ..networks.frozen import FrozenNetwork, split_backbone
 from ..networks.network import MCNetwork
 from ..progress import Progress, reporting
@@ -101,7 +101,8 @@ def mc_fit(
             Networks of this package draw from their own generators. Other modules draw from torch's global generators
             during each step; no other thread should draw from these at that time.
         checkpoint: A file that is written after every epoch. If it exists, training continues from it, and ends with
-            the weights of an uninterrupted run: to the bit on one machine with the same number of threads.
+            the weights of an uninterrupted run: to the bit on one machine with the same number of threads. The file of
+            a run with other data, functions or settings is refused.
         progress: True shows a bar on long runs. A function is called with (done, total, text).
 
     Returns:
@@ -146,8 +147,10 @@ def mc_fit(
                 "`augment` must be left out where `model` has a frozen backbone, whose features are computed once; "
                 "change the inputs before training."
             )
+    images: list[object] = [x]
     if isinstance(model, FrozenNetwork) and isinstance(validation_data, (tuple, list)) and len(validation_data) == 2:
         name = "validation_data's x"
+        images.append(validation_data[0])
         validation_data = (split_backbone(model, validation_data[0], device, name)[1], validation_data[1])
     model, x = split_backbone(model, x, device)
 
@@ -157,6 +160,11 @@ def mc_fit(
     train_index, held_out_index = split(targets, settings)
     settings.check_monitor(objective, validated=validation is not None or held_out_index is not None)
     class_weights = as_class_weights(class_weight, model, targets[train_index])
+    if file is not None:
+        sources = [rows, *(() if validation is None else validation[:1])]
+        if isinstance(model_argument, FrozenNetwork):  # features differ in their last bits between devices
+            sources = [as_rows(part) for part in images]
+        file.set_arguments(*sources, augment=augment)
     before, run = ModelState.of(model), None
     try:
         if isinstance(model, MCNetwork):

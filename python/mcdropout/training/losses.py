@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..checks import check_choice, check_number, shown
+from ..checks import check_choice, check_number, entries, listed, shown
 from ..data.labels import Label, as_label, as_labels, as_targets
 from ..networks.network import MCNetwork
 
@@ -102,9 +102,10 @@ def as_class_weights(
     elif isinstance(class_weight, Mapping):
         weights = _weights_by_label(class_weight, labels)
     else:
-        if not isinstance(class_weight, Sequence | np.ndarray):
+        numbers = entries(class_weight)
+        if numbers is None:
             raise ValueError(f'`class_weight` must be "balanced" or weights by label; got {shown(class_weight)}.')
-        weights = [check_number(weight, "class_weight", at_least=0) for weight in class_weight]
+        weights = [check_number(weight, "class_weight", at_least=0) for weight in numbers]
         if len(weights) != len(labels):
             raise ValueError(f"`class_weight` must have one weight per label ({len(labels)}); got {len(weights)}.")
     if not np.any(weights):
@@ -121,8 +122,7 @@ def _weights_by_label(class_weight: Mapping[Label, float], labels: tuple[Label, 
     weights = [1.0] * len(labels)
     for label, weight in class_weight.items():
         if str(as_label(label)) not in place:
-            words = ", ".join(shown(name) for name in labels)
-            raise ValueError(f"`class_weight` must name labels out of {words}; got {shown(label)}.")
+            raise ValueError(f"`class_weight` must name labels out of {listed(labels)}; got {shown(label)}.")
         weights[place[str(as_label(label))]] = check_number(weight, "class_weight", at_least=0)
     return weights
 

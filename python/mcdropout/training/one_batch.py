@@ -13,11 +13,11 @@ from ..data.rows import columns_of
 from ..networks.frozen import FrozenNetwork
 from ..networks.network import MCNetwork
 from ..variational.layer import variational_layers
-from .checkpoints import are_equal, recipe_of
 from .examples import Examples, examples, set_scales
 from .fit import ModelState, device_of, on_device
 from .losses import Objective, objective_of
 from .optimizers import make_optimizer
+from .recipes import are_equal, recipe_of
 from .settings import MakeOptimizer
 from .step import Learner, all_finite
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 from torch import nn
 
-from ..checks import check_flag, shown
+from ..checks import as_list, check_flag, shown
 from .convolutions import BayesConv1d, BayesConv2d
 from .layer import BayesLayer
 from .linear import BayesLinear
@@ -78,7 +78,7 @@ def check_layers(layers: object) -> list[str] | None:
     """Names of layers, one or several; None stays None."""
     if layers is None:
         return None
-    names = [layers] if isinstance(layers, str) else list(layers) if isinstance(layers, Iterable) else []
+    names = list(layers) if isinstance(layers, (set, frozenset)) else as_list(layers)
     if not names or not all(isinstance(name, str) for name in names):
         raise _wrong_layers(layers)
     return names

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Categorical, Distribution, MixtureSameFamily, Normal, StudentT, constraints
 
-from ..checks import check_number, shown
+from ..checks import as_list, check_number, shown
 
 Number = float | np.ndarray | Tensor  # one number for all weights, or an array of their shape
 
@@ -100,7 +100,7 @@ def _are_many(values: object) -> bool:
 
 def several(values: Any, name: str) -> list[Any]:
     """One value or several, as a list that is not empty."""
-    items = list(values) if _are_many(values) else [values]
+    items = as_list(values)
     if not items:
         raise ValueError(f"`{name}` must hold at least one number; got none.")
     return items

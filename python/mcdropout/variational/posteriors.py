@@ -13,7 +13,8 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from ..checks import check_choice, check_count, check_number, shown
-from ..compute.memory import free_memory
+from ..compute.memory import free_memory, in_words
+from ..errors import OutOfMemory
 from .extra_distributions import COPIES, START_SCALE
 
 MakePosterior = Callable[[Tensor, Tensor], Distribution]
@@ -58,9 +59,9 @@ class Posterior:
         count = self.n_parameters(n_weights)
         needed, free = COPIES * 4 * count, free_memory()
         if self.family == "multivariate_normal" and needed > free:
-            raise ValueError(
+            raise OutOfMemory(
                 f"`posterior` with a full covariance would give {n_weights:,} weights {count:,} parameters; training "
-                f"them needs {needed / 2**30:.1f} GiB, and {free / 2**30:.1f} GiB are free. Use mc_posterior_normal()."
+                f"them needs {in_words(needed)}, and {in_words(free)} are free. Use mc_posterior_normal()."
             )
 
     def to_spec(self) -> dict[str, Any]:

@@ -95,10 +95,10 @@ class Prior:
     @classmethod
     def from_spec(cls, spec: Mapping[str, Any]) -> Prior:
         """The prior that `to_spec()` described."""
-        return cls(
-            check_choice(spec.get("family"), "family", list(FAMILIES)),
-            {name: np.asarray(v) if isinstance(v, list) else v for name, v in spec.items() if name != "family"},
-        )
+        family = check_choice(spec.get("family"), "family", list(MAKERS))
+        numbers = {name: np.asarray(v) if isinstance(v, list) else v for name, v in spec.items() if name != "family"}
+        made = MAKERS[family](**numbers)
+        return cls(family, {name: numbers[name] for name in made.numbers})  # weights are divided by their sum but once
 
     def __repr__(self) -> str:
         if self.custom is not None:
@@ -274,6 +274,16 @@ def mc_prior_custom(distribution: Distribution) -> Prior:
             f"`distribution` must be a torch.distributions object; got {shown(type(distribution).__name__)}."
         )
     return Prior("custom", {}, distribution)
+
+
+MAKERS: dict[str, Callable[..., Prior]] = {
+    "normal": mc_prior_normal,
+    "laplace": mc_prior_laplace,
+    "student_t": mc_prior_student_t,
+    "cauchy": mc_prior_cauchy,
+    "horseshoe": mc_prior_horseshoe,
+    "mixture": mc_prior_mixture,
+}
 
 
 def check_prior(prior: object, name: str = "prior") -> Prior:

@@ -1,16 +1,19 @@
 """Reading data: the bundled sample, idx files and image folders."""
 
 import gzip
+import os
 import struct
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from mcdropout.data import idx as idx_files
 from mcdropout.data import samples
+from mcdropout.data.idx import mc_read_idx
 from mcdropout.data.images import ImageFiles, mc_read_images
-from mcdropout.data.samples import mc_read_idx, mc_sample_data
-from mcdropout.errors import UnreadableFile
+from mcdropout.data.samples import mc_sample_data
+from mcdropout.errors import OutOfMemory, UnreadableFile
 
 CHEST_XRAY = Path(__file__).resolve().parents[4] / "shared" / "data" / "chest_xray"
 FULL_DATA = Path("/usr/share/datasets/fashion-mnist")
@@ -68,6 +71,14 @@ def test_idx_files_of_every_type_are_read(tmp_path, dtype, code, pack):
         (idx(np.zeros((2, 3), "u1"), 8)[:-1], "has 17 bytes instead of the 18 that its header states"),
         (idx(np.zeros((2, 3), "u1"), 8)[:9], "`path` must be an idx file"),
         (gzip.compress(b"\0\0\x08\x01" * 50, mtime=0)[:-9], "`path` must be a readable file"),
+        (gzip.compress(idx(np.zeros((2, 3), "u1"), 8)[:-1], mtime=0), "has 17 bytes instead of the 18"),
+        (
+            gzip.compress(idx(np.zeros((2, 3), "u1"), 8) + b"\0", mtime=0),
+            "has more bytes than the 18 that its header states",
+        ),
+        (b"\0\0\x08\xff" + b"\0\0\0\1" * 255 + b"\0", "must be an idx file of at most 32 axes; got .*, which has 255"),
+        (b"\0\0\x0e\x04" + b"\xff" * 16, "has 20 bytes instead of the 27222"),
+        (gzip.compress(b"\0\0\x0e\x04" + b"\xff" * 16, mtime=0), "packed bytes, too few for the 27222"),
     ],
 )
 def test_files_that_are_not_whole_idx_files_are_refused(tmp_path, content, message):
@@ -77,6 +88,36 @@ def test_files_that_are_not_whole_idx_files_are_refused(tmp_path, content, messa
         mc_read_idx(file)
     with pytest.raises(UnreadableFile, match="`path` must be a readable file; got .*No such file"):
         mc_read_idx(tmp_path / "none")
+
+
+def test_a_packed_idx_file_larger_than_the_memory_is_refused_before_it_is_unpacked(tmp_path, monkeypatch):
+    file = tmp_path / "values"
+    file.write_bytes(gzip.compress(idx(np.zeros(5000, "u1"), 8)))
+    monkeypatch.setattr(idx_files, "free_memory", lambda: 5000)
+    monkeypatch.setattr(idx_files, "_read_into", None)
+    with pytest.raises(
+        OutOfMemory, match='`path` must be an idx file that fits in memory; got ".*values", whose array'
+    ):
+        mc_read_idx(file)
+
+
+@pytest.mark.parametrize("kind", ["a pipe", "a folder", "a device"])
+def test_what_is_no_file_is_refused_at_once(tmp_path, kind):
+    pytest.importorskip("PIL.Image")
+    os.mkfifo(tmp_path / "pipe.png")
+    path = {"a pipe": str(tmp_path / "pipe.png"), "a folder": str(tmp_path), "a device": "/dev/zero"}[kind]
+    with pytest.raises(UnreadableFile, match=f'`x` must hold readable images; got ".*": it is {kind}'):
+        ImageFiles([path]).take(slice(None))
+    with pytest.raises(UnreadableFile, match=f'`path` must be a readable file; got ".*": it is {kind}'):
+        mc_read_idx(path)
+
+
+def test_a_folder_with_the_name_of_an_image_is_no_image(folders):
+    (folders / "ill" / "z.png").mkdir()
+    (folders / "well" / "d.jpg").rename(folders / "ill" / "z.png" / "d.jpg")
+    images = mc_read_images(folders, size=4)
+    assert [Path(path).name for path in images.paths] == ["a.png", "b.PNG", "c.png", "d.jpg", "e.png"]
+    assert images.take(slice(None)).shape == (5, 4, 4, 1)
 
 
 @pytest.fixture

@@ -292,3 +292,20 @@ def test_all_labels_hold_their_own_limit(example_classes):
         assert promise["n"] == accepted.sum()
         assert promise["wrong"] == (prediction.predicted[test_inputs][accepted] != promise["label"]).sum()
     assert 'at most 10 % of the accepted inputs that are "label 0" are called something else' in repr(policy)
+
+
+def test_a_limit_that_is_nearly_zero_is_answered(world):
+    rng = np.random.default_rng(0)
+    prediction, y = world(rng.random(200), np.zeros(200, dtype=bool), rng)
+    assert least_error_free(1e-300, 0.95) > 10**300
+    with pytest.warns(UserWarning, match="more than 1,000,000 without an error are needed"):
+        policy = mc_triage(prediction, y, max_error=1e-300)
+    assert not policy.guaranteed
+
+
+def test_a_confidence_that_is_nearly_one_is_answered_or_refused(world):
+    rng = np.random.default_rng(0)
+    prediction, y = world(rng.random(2000), np.zeros(2000, dtype=bool), rng)
+    assert mc_triage(prediction, y, max_error=0.2, confidence=1 - 1e-11).guaranteed
+    with pytest.raises(ValueError, match="`confidence` must be at least 1e-12 below 1; got 0.9999999999999999"):
+        mc_triage(prediction, y, max_error=0.2, confidence=1 - 1e-16)

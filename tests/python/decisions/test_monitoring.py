@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import math
 from dataclasses import replace
 from typing import Any
@@ -13,7 +12,7 @@ import pytest
 from scipy import ndimage, stats
 
 import mcdropout as mcd
-from mcdropout import UnreadableFile, mc_load, mc_monitor, mc_save
+from mcdropout import UnreadableFile, containers, mc_load, mc_monitor, mc_save
 from mcdropout.decisions import monitoring
 from mcdropout.decisions.monitoring import stability_index
 from mcdropout.predictions.uncertainty import CLASS_MEASURES, VALUE_MEASURES, measured
@@ -260,11 +259,11 @@ def test_a_damaged_file_is_refused(uncertainties, tmp_path):
     rng = np.random.default_rng(7)
     path = tmp_path / "monitor.json"
     mc_save(mc_monitor(uncertainties(normal(rng, 100))).update(uncertainties(normal(rng, 5))), path)
-    state = json.loads(path.read_text())
+    _, _, state = containers.read(path, ("monitor",))
     for name, value in {
         "counts": [1], "n_seen": 3, "n_batches": 0, "reference": [3.0, 2.0], "log_capital": [0.0], "best_start": "x",
     }.items():  # fmt: skip
-        path.write_text(json.dumps({**state, name: value}))
+        containers.write_text(path, containers.to_text("monitor", {**state, name: value}))
         with pytest.raises(UnreadableFile, match="whose parts do not fit"):
             mc_load(path)
 

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mcdropout import MCPolicy, UnreadableFile, mc_decide, mc_load, mc_save, mc_triage
+from mcdropout import MCPolicy, UnreadableFile, containers, mc_decide, mc_load, mc_save, mc_triage
 from mcdropout.decisions.cases import CalibrationCases, ThresholdPath, tiers_of
 from mcdropout.decisions.costs import CostTable
 from mcdropout.decisions.learn_then_test import upper_bound
@@ -207,9 +207,9 @@ def test_a_policy_is_the_same_after_writing_and_reading(example_classes, tmp_pat
 def test_a_policy_whose_parts_do_not_fit_is_refused(example_classes, tmp_path, change):
     prediction, y = example_classes(50)
     mc_save(mc_triage(prediction, y, budget=0.2), tmp_path / "policy.json")
-    state = json.loads((tmp_path / "policy.json").read_text())
+    _, _, state = containers.read(tmp_path / "policy.json", ("policy",))
     change(state)
-    (tmp_path / "policy.json").write_text(json.dumps(state))
+    containers.write_text(tmp_path / "policy.json", containers.to_text("policy", state))
     with pytest.raises(UnreadableFile, match="whose parts do not fit"):
         mc_load(tmp_path / "policy.json")
 
@@ -219,6 +219,19 @@ def test_other_json_is_refused(tmp_path, text):
     (tmp_path / "file.json").write_text(text)
     with pytest.raises(UnreadableFile, match="which is cut short"):
         mc_load(tmp_path / "file.json")
+
+
+def test_labels_of_promises_that_are_numbers_stay_whole(classes_of, tmp_path):
+    rng = np.random.default_rng(0)
+    draws = rng.dirichlet([30, 1, 1], (4, 300))
+    prediction = classes_of(draws, [3, 5, 8])
+    y = np.where(np.arange(300) % 40 == 0, 5, 3)
+    policy = mc_triage(prediction, y, max_error=0.3, by_label={"false_alarms": {3: 0.3}})
+    mc_save(policy, tmp_path / "policy.json")
+    for each in (policy, mc_load(tmp_path / "policy.json")):
+        assert each.promises["label"].tolist() == [None, 3]
+        assert isinstance(each.promises["label"][1], int)
+        assert "at most 30 % of the inputs accepted as 3 are something else" in each.words()
 
 
 # Bad input ------------------------------------------------------------------------------------------------

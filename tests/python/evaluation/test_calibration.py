@@ -114,7 +114,7 @@ def test_inputs_with_fewer_draws_are_calibrated_by_these_draws(example_classes):
     ragged = replace(prediction, samples=short, n_samples=np.array([6, 6, 6, 4, 6, 6, 6, 6]))
     learnt = replace(mc_calibrate(prediction, y), temperature=1.7)
     calibrated, complete = mc_apply(learnt, ragged), mc_apply(learnt, prediction)
-    short_input = mc_apply(learnt, replace(prediction[[3]], samples=short[:4, [3]]))
+    short_input = mc_apply(learnt, replace(prediction[[3]], samples=short[:4, [3]], n_samples=4))
     for name in SUMMARIES:
         expected = getattr(complete, name).copy()
         expected[3] = getattr(short_input, name)[0]

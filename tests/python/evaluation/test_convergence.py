@@ -81,7 +81,7 @@ def test_the_error_of_the_spread_is_that_of_repeated_draws(net, world):
     x = world[1][:10]
     n, repetitions = 60, 150
     errors = [
-        mc_convergence(net, x, [n], seed=seed, progress=False).table.set_index("measure").loc["std", "mcse"]
+        mc_convergence(net, x, n, seed=seed, progress=False).table.set_index("measure").loc["std", "mcse"]
         for seed in range(repetitions)
     ]
     pred = mc_predict(net, x, n * repetitions, seed=99, progress=False)
@@ -142,7 +142,7 @@ def test_a_function_fits_a_model_for_each_rate(world):
     rates = []
     table = mc_compare_rates(lambda rate: rates.append(rate) or make(rate), x, y, [0.2, 0.5], seed=5, progress=False)
     assert rates == [0.2, 0.5]
-    single = mc_compare_rates(make(0.5), x, y, [0.5], seed=5, progress=False)
+    single = mc_compare_rates(make(0.5), x, y, 0.5, seed=5, progress=False)
     assert table["loss"][1] == pytest.approx(single["loss"][0], rel=1e-6)
 
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -16,6 +17,7 @@ from sklearn import metrics
 from mcdropout import mc_ood_scores, mc_scores
 from mcdropout.evaluation.classes import equal_mass_edges, exact_bounds
 from mcdropout.evaluation.curves import best_aurc
+from mcdropout.predictions.prediction import BY_INPUT, MCPrediction
 from mcdropout.predictions.uncertainty import measured, measures_of
 
 ROUNDING = 1e-9  # sums of a few thousand doubles
@@ -195,6 +197,12 @@ def test_words_show_the_numbers(scored):
     assert len(scores.to_pandas()) == len(scores.table)
 
 
+def as_maps(prediction: MCPrediction) -> MCPrediction:
+    """The same prediction with maps of one place for each input."""
+    by_input = {name: value for name in BY_INPUT if (value := getattr(prediction, name)) is not None}
+    return replace(prediction, samples=None, **{name: value[:, None] for name, value in by_input.items()})
+
+
 def bad_calls(prediction, y, other):
     nan = prediction.mean.copy()
     nan[2, 1] = np.nan
@@ -217,15 +225,20 @@ def bad_calls(prediction, y, other):
         "`coverages` must be a number above 0 and at most 1; got 1.5": (
             lambda: mc_scores(prediction, y, coverages=[0.5, 1.5])
         ),
-        "`risks` must be a number of at least 0 and at most 1; got -1": (
-            lambda: mc_scores(prediction, y, risks=-1)  # pyright: ignore[reportArgumentType]
-        ),
+        "`risks` must be a number of at least 0 and at most 1; got -1": (lambda: mc_scores(prediction, y, risks=-1)),
         '`prediction_out` must have the labels of `prediction_in`, "label 0", "label 1", "label 2", "label 3"; got '
         '"label 0", "label 1", "label 2"': lambda: mc_ood_scores(prediction, other),
         "`prediction` must have one row of probabilities per input; got shape (20, 1, 4)": (
-            lambda: mc_scores(replace(prediction, mean=prediction.mean[:, None]), y)
+            lambda: mc_scores(as_maps(prediction), y)
         ),
     }
+
+
+def test_coverages_and_risks_may_be_single_numbers(example_classes):
+    prediction, y = example_classes(20)
+    single = mc_scores(prediction, y, coverages=0.5, risks=0.1)
+    several = mc_scores(prediction, y, coverages=[0.5], risks=[0.1])
+    pd.testing.assert_frame_equal(single.table, several.table)
 
 
 def test_bad_input_is_refused_with_one_sentence(example_classes):

@@ -248,8 +248,10 @@ def test_drawing_loads_neither_pyplot_nor_torch():
         "from mcdropout.predictions.prediction import MCPrediction\n"
         "one = np.array([0])\n"
         "two = np.array([[0.4, 0.6]])\n"
-        "draw(MCPrediction('classification', two, two, two, two, 2, 0.9, 1, '', '', '', '', '', 0.0, labels=(0, 1),"
-        " predicted=one + 1, second=one, predictive_entropy=one, expected_entropy=one, mutual_information=one))\n"
+        "draw(MCPrediction('classification', two, two, two, two, 2, 0.9, 1, 'shared', '', '', '', '', 0.0,"
+        " labels=(0, 1), predicted=one + 1, second=one,"
+        " predictive_entropy=one, expected_entropy=one, mutual_information=one,"
+        " confidence=one, margin=one, variation_ratio=one))\n"
         "print('matplotlib.pyplot' in sys.modules, 'torch' in sys.modules)"
     )
     process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

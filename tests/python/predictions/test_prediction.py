@@ -114,7 +114,7 @@ def test_log_density_by_hand(values):
 
 
 def test_log_density_refuses_predictions_without_noise_and_wrong_lengths(classes, values):
-    with pytest.raises(ValueError, match="needs the draws and the noise of each"):
+    with pytest.raises(ValueError, match="needs the draws and the noise variance of each; use a model that predicts"):
         classes.log_density(np.zeros(INPUTS))
     with pytest.raises(ValueError, match=r"`y` must be as long as `prediction` \(6\); got length 5."):
         values.log_density(np.zeros((5, 2)))

@@ -19,6 +19,7 @@ from PIL import Image
 
 from mcdropout import MCPrediction, mc_decide, mc_report, mc_scores, mc_triage
 from mcdropout.data.images import ImageFiles
+from mcdropout.predictions.prediction import BY_INPUT
 from mcdropout.report.images import THUMBNAIL
 from mcdropout.report.report import PAGE
 
@@ -30,7 +31,7 @@ def data_of(path: Path) -> dict:
     """The data from which the script of the page makes the cards."""
     match = re.search(r'<script type="application/json" id="data">(.*?)</script>', path.read_text("utf-8"), re.DOTALL)
     assert match is not None
-    return json.loads(match[1])
+    return json.loads(match[1], parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
 
 
 def text_of(path: Path) -> str:
@@ -414,3 +415,34 @@ def test_a_report_does_not_change_its_prediction_and_images(case, tmp_path):
         np.testing.assert_array_equal(getattr(prediction, name), value)
     np.testing.assert_array_equal(images, pixels)
     assert isinstance(prediction, MCPrediction)
+
+
+@pytest.mark.parametrize("number", [np.nan, np.inf])
+@pytest.mark.parametrize("task", ["classes", "values"])
+def test_a_number_that_is_missing_or_infinite_leaves_the_page_whole(
+    example_classes, example_values, tmp_path, task, number
+):
+    prediction, _ = (example_classes if task == "classes" else example_values)(5)
+    written = []
+    for name in BY_INPUT:
+        values = getattr(prediction, name)
+        if values is None or values.dtype.kind != "f":
+            continue
+        for where in (slice(2, 3), slice(None)):
+            damaged = values.copy()
+            damaged[where] = -number if "lower" in name else number
+            try:
+                mc_report(replace(prediction, **{name: damaged}), path=tmp_path / "page.html")
+            except ValueError as refused:
+                written.append(str(refused).startswith("`"))
+            else:
+                rows = data_of(tmp_path / "page.html")["rows"]
+                written.append(len(rows) == 5)
+                if name in ("lower", "pred_lower", "upper", "pred_upper") and where == slice(2, 3):
+                    bound = 3 if "lower" in name else 4
+                    by_place = sorted(rows, key=lambda row: row["name"])
+                    is_missing = [[bar[bound] is None for bar in row["bars"]] for row in by_place]
+                    shown = name.startswith("pred") or task == "classes"
+                    assert [all(bars) for bars in is_missing] == [False, False, shown, False, False]
+    assert len(written) >= 16
+    assert all(written)

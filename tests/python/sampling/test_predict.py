@@ -570,7 +570,7 @@ def test_a_network_that_returns_nan_is_named_with_its_input():
 
 def test_draws_that_do_not_fit_are_refused_before_they_are_made(convnet, images, monkeypatch):
     monkeypatch.setattr("mcdropout.sampling.results.free_memory", lambda: 100)
-    monkeypatch.setattr("mcdropout.sampling.results.LEAST_CHECKED_BYTES", 0)
+    monkeypatch.setattr("mcdropout.sampling.results.LEAST_CHECKED", 0)
     with pytest.raises(mcd.OutOfMemory, match="for 7 draws of 11 inputs, and .* set it to false"):
         predict(convnet, images)
     assert len(predict(convnet, images, keep_samples=False)) == N

@@ -1,4 +1,4 @@
-"""Every kind of dropout samples, nothing else does: each operation against torch's own working, and the known traps."""
+"""Every kind of dropout is sampled and nothing else: each operation in comparison with torch, and known pitfalls."""
 
 import math
 from typing import Any
@@ -79,12 +79,12 @@ KINDS = {
 
 @pytest.mark.parametrize("inplace", [False, True])
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_layer_of_dropout_samples_in_place_or_not(kind, inplace):
+def test_every_dropout_layer_samples_in_place_or_not(kind, inplace):
     x = numbers(N, *KINDS[kind])
-    made, plain = (
+    model, plain = (
         Apply(lambda m, x: m.drop(x * 1), drop=kind(0.5, inplace=where)).eval() for where in (inplace, False)
     )
-    result = predict(made, x)
+    result = predict(model, x)
     assert result.std.max() > 0
     np.testing.assert_array_equal(result.samples, predict(plain, x).samples)
     np.testing.assert_array_equal(predict(kind(0.5, inplace=inplace), x).samples, result.samples)
@@ -101,7 +101,7 @@ def test_whole_channels_are_dropped(function):
     assert len(np.unique(flat)) == 2
 
 
-def test_a_dropout_that_is_off_on_purpose_stays_off():
+def test_dropout_with_training_false_stays_off():
     model = Apply(lambda m, x: F.dropout(x, 0.9, training=False) + 0 * F.dropout(x, 0.5, m.training))
     with pytest.raises(mcd.IdenticalDraws, match="the same outputs in every draw"):
         predict(model, numbers(N, 3))
@@ -119,11 +119,11 @@ def test_a_rate_of_1_drops_everything():
 @pytest.mark.parametrize(("causal", "mask"), [(False, None), (True, None), (False, "bool"), (False, "float")])
 @pytest.mark.parametrize("scale", [None, 0.3])
 @pytest.mark.parametrize("gqa", [False, True])
-def test_attention_without_drops_is_torchs(causal, scale, mask, gqa, monkeypatch):
+def test_attention_without_dropped_weights_equals_torch(causal, scale, mask, gqa, monkeypatch):
     attn_mask = None
     if mask == "bool":
         attn_mask = torch.from_numpy(numbers(5, 5) > -0.5)
-        attn_mask[2] = False  # a row that may look nowhere
+        attn_mask[2] = False  # a query that attends to no key
     if mask == "float":
         attn_mask = torch.from_numpy(numbers(5, 5))
 
@@ -139,7 +139,7 @@ def test_attention_without_drops_is_torchs(causal, scale, mask, gqa, monkeypatch
 
     x = numbers(N, 120)
     with torch.no_grad():
-        wanted = attention(0.5).eval()(torch.from_numpy(x)).numpy()
+        expected = attention(0.5).eval()(torch.from_numpy(x)).numpy()
     monkeypatch.setattr(
         "mcdropout.engine.masks.keep_masks",
         lambda seed, rate, n, draws, ids, *_: torch.ones(len(draws), len(ids), n, dtype=torch.uint8),
@@ -147,26 +147,25 @@ def test_attention_without_drops_is_torchs(causal, scale, mask, gqa, monkeypatch
     with pytest.raises(mcd.IdenticalDraws, match="the same"):
         predict(attention(0.5), x)
     monkeypatch.setattr("mcdropout.sampling.draw.Sampler.check_spread", lambda self: None)
-    got = predict(attention(0.5), x).samples / 2  # every weight kept and doubled
-    np.testing.assert_allclose(got[0], wanted, atol=1e-5)
+    got = predict(attention(0.5), x).samples / 2  # every weight is kept and doubled
+    np.testing.assert_allclose(got[0], expected, atol=1e-5)
 
 
 def test_attention_weights_are_dropped_between_softmax_and_sum():
-    # With v = identity, the output is the dropped weights themselves: 0, or softmax / (1 - rate).
+    # With the identity as value the output is the weights after dropout: 0, or softmax / (1 - rate).
     def apply(m, x):
-        scores = F.scaled_dot_product_attention(x, x, torch.eye(5).expand(len(x), 5, 5), None, 0.25 * m.training)
-        return scores
+        return F.scaled_dot_product_attention(x, x, torch.eye(5).expand(len(x), 5, 5), None, 0.25 * m.training)
 
     x = numbers(N, 5, 6)
     weights = torch.softmax(torch.from_numpy(x) @ torch.from_numpy(x).mT / math.sqrt(6), dim=-1).numpy()
     ratio = predict(Apply(apply), x, 200).samples / weights
     np.testing.assert_allclose(np.unique(np.round(ratio, 3)), [0, 1.333], atol=2e-3)
-    assert abs((ratio == 0).mean() - 0.25) < 0.04  # 5,000 decisions shared by the inputs: 6 standard errors
+    assert abs((ratio == 0).mean() - 0.25) < 0.04  # 5,000 masked weights, the same for all inputs: 6 standard errors
 
 
 @pytest.mark.parametrize("batch_first", [True, False])
 @pytest.mark.parametrize("need_weights", [True, False])
-def test_multihead_attention_samples_as_if_each_input_were_alone(batch_first, need_weights):
+def test_multihead_attention_draws_the_same_for_an_input_alone(batch_first, need_weights):
     attention = seeded(lambda: nn.MultiheadAttention(6, 2, dropout=0.3, batch_first=batch_first))
 
     def apply(m, x):
@@ -189,9 +188,9 @@ ATTENTION = {
     "inputs second": ({"batch_first": False}, {}),
     "other sizes": ({"kdim": 4, "vdim": 3}, {}),
     "no bias": ({"bias": False}, {"need_weights": False}),
-    "hidden keys": ({}, {"key_padding_mask": "hidden"}),
-    "hidden keys, no weights": ({}, {"key_padding_mask": "hidden", "need_weights": False}),
-    "a mask of truth values": ({}, {"attn_mask": torch.ones(5, 4, dtype=torch.bool).triu(2)}),
+    "padded keys": ({}, {"key_padding_mask": "padding"}),
+    "padded keys, no weights": ({}, {"key_padding_mask": "padding", "need_weights": False}),
+    "a boolean mask": ({}, {"attn_mask": torch.ones(5, 4, dtype=torch.bool).triu(2)}),
     "a mask of numbers for each head": ({}, {"attn_mask": "heads", "key_padding_mask": "numbers"}),
     "causal": ({}, {"attn_mask": torch.ones(5, 4, dtype=torch.bool).triu(1), "is_causal": True, "need_weights": False}),
     "a bias of the keys": ({"add_bias_kv": True}, {}),
@@ -202,10 +201,10 @@ ATTENTION = {
 @pytest.mark.parametrize("engine", ["folded", "loop"])
 @pytest.mark.parametrize("masks", ["shared", "per_input"])
 @pytest.mark.parametrize("name", ATTENTION)
-def test_multihead_attention_is_torchs(name, masks, engine, only_engine):
-    """With nothing dropped, and against torch's own working under the same masks."""
-    made, called = ATTENTION[name]
-    options = {"batch_first": True} | made
+def test_multihead_attention_equals_torch(name, masks, engine, only_engine):
+    """Without dropout, and in comparison with the Python code of torch under the same masks."""
+    layer_options, call_options = ATTENTION[name]
+    options = {"batch_first": True} | layer_options
     attention = seeded(lambda: nn.MultiheadAttention(6, 2, dropout=0.3, **options))
     with torch.no_grad():
         attention.in_proj_bias.normal_() if options.get("bias", True) else None
@@ -214,28 +213,30 @@ def test_multihead_attention_is_torchs(name, masks, engine, only_engine):
     def apply(m, x):
         query, key, value = x[..., :6], x[:, :4, :key_size], x[:, :4, :value_size]
         tensors = {
-            "hidden": x[:, :4, 0] > 1,
+            "padding": x[:, :4, 0] > 1,
             "numbers": x[:, :4, 1],
             "heads": x[:, None, :, :4].expand(-1, 2, -1, -1).flatten(0, 1),
         }
-        masks = {key: tensors.get(mask, mask) if isinstance(mask, str) else mask for key, mask in called.items()}
+        arguments = {
+            key: tensors.get(mask, mask) if isinstance(mask, str) else mask for key, mask in call_options.items()
+        }
         if not options["batch_first"]:
-            query, key, value = (one.transpose(0, 1) for one in (query, key, value))
-        out, weights = m.attention(query, key, value, **masks)
+            query, key, value = (tensor.transpose(0, 1) for tensor in (query, key, value))
+        out, weights = m.attention(query, key, value, **arguments)
         out = out if options["batch_first"] else out.transpose(0, 1)
         return out if weights is None else torch.cat([out.flatten(1), weights.flatten(1)], dim=1)
 
     model, x = Apply(apply, attention=attention), numbers(N, 5, 6)
     with torch.no_grad():
-        wanted = model.eval()(torch.from_numpy(x)).numpy()
-    np.testing.assert_allclose(mcd.mc_predict_point(model, x, outputs="values", progress=False), wanted, atol=1e-6)
+        expected = model.eval()(torch.from_numpy(x)).numpy()
+    np.testing.assert_allclose(mcd.mc_predict_point(model, x, outputs="values", progress=False), expected, atol=1e-6)
     only_engine("loop")
     looped = predict(model, x, masks=masks).samples
     assert looped.std(axis=0).max() > 0.05
     only_engine(engine)
     drawn = predict(model, x, masks=masks)
-    rare = "a bias of the keys", "a zero among the keys"
-    assert drawn.engine == ("loop" if name in rare else engine), drawn.engine_reason
+    only_in_the_loop = "a bias of the keys", "a zero among the keys"
+    assert drawn.engine == ("loop" if name in only_in_the_loop else engine), drawn.engine_reason
     np.testing.assert_allclose(drawn.samples, looped, atol=1e-5)
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(KEYED, F.multi_head_attention_forward, _opened)
@@ -260,7 +261,7 @@ def recurrent(make):
     def apply(m, x):
         out, state = m.rnn(x if rnn.batch_first else x.transpose(0, 1))
         states = torch.cat(
-            [one.transpose(0, 1).flatten(1) for one in (state if isinstance(state, tuple) else (state,))], 1
+            [part.transpose(0, 1).flatten(1) for part in (state if isinstance(state, tuple) else (state,))], 1
         )
         out = out if rnn.batch_first else out.transpose(0, 1)
         return torch.cat([out.flatten(1), states], dim=1)
@@ -268,15 +269,15 @@ def recurrent(make):
     return Apply(apply, rnn=rnn)
 
 
-@pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN")  # torch's own
+@pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN")  # a warning of torch
 @pytest.mark.parametrize("make", RECURRENT)
-def test_recurrent_layers_one_by_one_are_torchs(make, monkeypatch):
+def test_recurrent_layers_run_one_by_one_equal_torch(make, monkeypatch):
     model, x = recurrent(make), numbers(N, 6, 4)
     with torch.no_grad():
-        wanted = model.eval()(torch.from_numpy(x)).numpy()
+        expected = model.eval()(torch.from_numpy(x)).numpy()
     monkeypatch.setattr("mcdropout.engine.masks.mask_numbers", lambda kept, site: torch.ones(kept.shape))
     monkeypatch.setattr("mcdropout.sampling.draw.Sampler.check_spread", lambda self: None)
-    np.testing.assert_allclose(predict(model, x).samples[0], wanted, atol=1e-6)
+    np.testing.assert_allclose(predict(model, x).samples[0], expected, atol=1e-6)
 
 
 @pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN")
@@ -290,7 +291,7 @@ def test_dropout_between_recurrent_layers_samples(make):
         np.testing.assert_allclose(together.samples[:, 2:3], alone.samples, atol=1e-6)
 
 
-def test_recurrent_moments_are_those_of_the_naive_loop():
+def test_recurrent_moments_equal_those_of_a_naive_loop():
     model, x, n_draws = recurrent(RECURRENT[0]), numbers(3, 6, 4), 1500
     ours = predict(model, x, n_draws)
     with torch.random.fork_rng(), torch.no_grad():
@@ -299,7 +300,7 @@ def test_recurrent_moments_are_those_of_the_naive_loop():
         naive = torch.stack([model(torch.from_numpy(x)) for _ in range(n_draws)]).double().numpy()
         model.eval()
     error = np.sqrt((ours.variance + naive.var(axis=0, ddof=1)) / n_draws) + 1e-7
-    assert (np.abs(ours.mean - naive.mean(axis=0)) < 5.5 * error).all()  # some 180 comparisons
+    assert (np.abs(ours.mean - naive.mean(axis=0)) < 5.5 * error).all()  # about 180 comparisons
 
 
 def test_packed_sequences_are_refused():
@@ -318,7 +319,7 @@ def test_packed_sequences_are_refused():
 
 
 class StochasticDepth(nn.Module):
-    """As torchvision and timm do it: a block is kept for an input with some probability."""
+    """Stochastic depth as in torchvision and timm: a block is skipped for an input with the rate as probability."""
 
     def __init__(self, rate):
         super().__init__()
@@ -332,7 +333,7 @@ class StochasticDepth(nn.Module):
 
 
 class DropPath(nn.Module):
-    """As Hugging Face does it."""
+    """Stochastic depth as in transformers."""
 
     def __init__(self, rate):
         super().__init__()
@@ -351,9 +352,9 @@ def test_blocks_are_skipped_at_their_rate(make, precision):
     model = Apply(lambda m, x: m.path(x), path=make(0.2))
     x = np.ones((N, 3), dtype=np.float32)
     draws = predict(model, x, 400, masks="per_input", precision=precision).samples
-    assert (draws == draws[..., :1]).all()  # a block as a whole
+    assert (draws == draws[..., :1]).all()  # the whole block is skipped
     np.testing.assert_allclose(np.unique(draws), [0, 1.25], atol=1e-2)
-    assert abs((draws[..., 0] == 0).mean() - 0.2) < 0.04  # 2,800 decisions: 5 standard errors
+    assert abs((draws[..., 0] == 0).mean() - 0.2) < 0.04  # 2,800 masks: 5 standard errors
     shared = predict(model, x, 50).samples
     assert (shared == shared[:, :1]).all()
 
@@ -367,12 +368,12 @@ def test_stochastic_depth_can_be_switched_off(make):
     assert set(np.unique(draws)) == {0.0, 2.0}
 
 
-# ---- where inputs lie ----------------------------------------------------------------------------------------------
+# ---- the axis of the inputs ----------------------------------------------------------------------------------------
 
 
-def test_heads_outside_the_inputs_get_their_own_masks():
+def test_heads_before_the_inputs_get_separate_masks():
     def heads_first(m, x):
-        """Heads cut along the features and put one after the other along the first axis: 1 2 3 1 2 3."""
+        """Splits the features into heads and concatenates the heads along the first axis: inputs 1 2 3 1 2 3."""
         heads = torch.cat(x.chunk(2, dim=1))
         return torch.cat(F.dropout(heads, 0.5, m.training).chunk(2), dim=1)
 
@@ -390,17 +391,17 @@ def test_masks_of_parameters_are_the_same_for_all_inputs():
         assert (draws == draws[:, :1]).all()
 
 
-def test_a_dropout_whose_inputs_cannot_be_told_apart_is_refused():
+def test_dropout_without_an_identifiable_input_axis_is_refused():
     model = Apply(lambda m, x: F.dropout((x @ x.T).flatten()[None].expand(len(x), -1), 0.5, m.training))
     with pytest.raises(ValueError, match=r"\(1, 1\), \(2, 4\), \(3, 9\); one axis must grow"):
         predict(model, numbers(N, 3))
 
 
-# ---- the loop computes what comes before the first site once -------------------------------------------------------
+# ---- the loop computes the part before the first site once -------------------------------------------------------
 
 
 class Counting(TorchFunctionMode):
-    """Notes the weights of every linear layer that is really computed."""
+    """Records the weight shapes of the linear layers that are computed."""
 
     def __init__(self):
         super().__init__()
@@ -412,7 +413,7 @@ class Counting(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-def test_the_loop_keeps_the_prefix(only_engine):
+def test_the_loop_computes_the_prefix_once(only_engine):
     only_engine("loop")
     model = nn.Sequential(nn.Linear(3, 40), nn.Linear(40, 4), nn.Dropout(0.5), nn.Linear(4, 2))
     with Counting() as counting:
@@ -431,17 +432,17 @@ def test_the_loop_keeps_the_prefix(only_engine):
         lambda m, x: (
             F.dropout(m.layer(x), 0.0, m.training) + F.dropout(x, 0.5, m.training)
         ),  # a call that drops nothing
-        lambda m, x: F.dropout(x * (2 if (x.sum() > 1e9) else 1), 0.5, m.training),  # asks the numbers
+        lambda m, x: F.dropout(x * (2 if (x.sum() > 1e9) else 1), 0.5, m.training),  # branches on values
         lambda m, x: m.mha(x[:, None], x[:, None], x[:, None])[0][:, 0],  # a site inside a function written in Python
     ],
 )
-def test_the_kept_prefix_changes_nothing(function, monkeypatch, only_engine):
+def test_the_cached_prefix_changes_no_number(function, monkeypatch, only_engine):
     only_engine("loop")
     mha = nn.MultiheadAttention(3, 1, dropout=0.5, batch_first=True)
     model = seeded(lambda: Apply(function, layer=nn.Linear(3, 3), mha=mha))
-    kept = predict(model, numbers(N, 3), 10)
+    cached = predict(model, numbers(N, 3), 10)
     monkeypatch.setattr("mcdropout.engine.loop.Prefix.was_written_to", lambda self: True)
-    np.testing.assert_allclose(predict(model, numbers(N, 3), 10).samples, kept.samples, atol=1e-6)
+    np.testing.assert_allclose(predict(model, numbers(N, 3), 10).samples, cached.samples, atol=1e-6)
 
 
 # ---- linear layers of many draws in one pass -------------------------------------------------------------------------
@@ -462,7 +463,7 @@ def test_the_kept_prefix_changes_nothing(function, monkeypatch, only_engine):
     ],
     ids=["last axis", "inputs second", "inputs in between", "flipped", "by keyword", "of the weights", "none"],
 )
-def test_linear_layers_of_many_draws_give_the_loops(function, precision, masks, only_engine):
+def test_linear_layers_of_many_draws_equal_the_loop(function, precision, masks, only_engine):
     model = Apply(function, out=seeded(lambda: nn.Linear(5, 3)))
     x = numbers(N, 4, 6, 5)
     only_engine("folded")
@@ -471,6 +472,6 @@ def test_linear_layers_of_many_draws_give_the_loops(function, precision, masks, 
     only_engine("loop")
     looped = predict(model, x, masks=masks, precision=precision, batch_size=N)
     scale = np.abs(looped.samples).max()
-    # sums in another order; 8 bits of bfloat16
+    # float32: another order of the sums; bfloat16: a mantissa of 8 bits
     tolerance = scale * (1e-5 if precision == "float32" else 1e-2)
     np.testing.assert_allclose(together.samples, looped.samples, atol=tolerance)

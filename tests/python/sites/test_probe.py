@@ -1,4 +1,4 @@
-"""Models as people write them: state in attributes, closures, flags that do more, shapes that change, other dtypes."""
+"""Models with state in attributes, closures, other uses of the training flag, shapes that change, and other dtypes."""
 
 import functools
 import importlib
@@ -25,14 +25,14 @@ N = 40
 
 @pytest.fixture
 def small_chunks(monkeypatch):
-    """Many chunks, and two threads of torch, so that workers meet."""
+    """Many chunks and two threads of torch, so that workers run at the same time."""
     monkeypatch.setattr("mcdropout.engine.chunks.chunk_sizes", lambda *args: (DRAWS, 1))
     torch.set_num_threads(2)
     yield
     torch.set_num_threads(1)
 
 
-class KeepsItsSkip(nn.Module):
+class StoresSkip(nn.Module):
     """Stores an intermediate result in an attribute, as many U-nets do."""
 
     def __init__(self):
@@ -48,21 +48,21 @@ class KeepsItsSkip(nn.Module):
 
 
 def test_workers_share_no_state_of_the_model(small_chunks):
-    model, x = KeepsItsSkip(), numbers(400, 3)
+    model, x = StoresSkip(), numbers(400, 3)
     np.testing.assert_array_equal(predict(model, x, workers=4).samples, predict(model, x, workers=1).samples)
     assert not hasattr(model, "skip")
 
 
-def test_hooks_of_the_user_are_not_run_side_by_side(small_chunks):
-    model, noted = nn.Sequential(nn.Linear(3, 8), nn.Dropout(0.5), nn.Linear(8, 2)), {}
-    model[0].register_forward_hook(lambda module, args, out: noted.update(first=out))
-    model.register_forward_hook(lambda module, args, out: out + noted["first"].mean(dim=-1, keepdim=True))
+def test_hooks_of_the_user_do_not_run_in_parallel(small_chunks):
+    model, stored = nn.Sequential(nn.Linear(3, 8), nn.Dropout(0.5), nn.Linear(8, 2)), {}
+    model[0].register_forward_hook(lambda module, args, out: stored.update(first=out))
+    model.register_forward_hook(lambda module, args, out: out + stored["first"].mean(dim=-1, keepdim=True))
     x = numbers(400, 3)
     np.testing.assert_allclose(predict(model, x).samples, predict(model, x, workers=1).samples, atol=1e-6)
 
 
 def test_a_dropout_called_input_by_input_is_refused():
-    model = Apply(lambda m, x: torch.stack([m.drop(one) for one in x]), drop=nn.Dropout(0.5))
+    model = Apply(lambda m, x: torch.stack([m.drop(row) for row in x]), drop=nn.Dropout(0.5))
     with pytest.raises(
         ValueError, match=r"at drop\[1\] where inputs cannot be told apart: .* are none, \(3,\), \(3,\)"
     ):
@@ -70,38 +70,38 @@ def test_a_dropout_called_input_by_input_is_refused():
 
 
 class Norm(nn.Module):
-    """Batch norm behind every kind of reference."""
+    """A model that calls its batch norm through a reference to it."""
 
-    def __init__(self, hold):
+    def __init__(self, refer):
         super().__init__()
         self.norm, self.drop = nn.BatchNorm1d(3), nn.Dropout(0.5)
-        self.call = hold(self.norm)
+        self.call = refer(self.norm)
 
     def forward(self, x):
         return self.drop(self.call(x))
 
 
-HOLDS = {
+REFERENCES = {
     "attribute": lambda norm: norm,
-    "list": lambda norm: functools.partial(lambda held, x: held[0](x), [norm]),
-    "ordered dict": lambda norm: functools.partial(lambda held, x: held["a"](x), OrderedDict(a=norm)),
-    "deque": lambda norm: functools.partial(lambda held, x: held[0](x), deque([norm])),
+    "list": lambda norm: functools.partial(lambda container, x: container[0](x), [norm]),
+    "ordered dict": lambda norm: functools.partial(lambda container, x: container["a"](x), OrderedDict(a=norm)),
+    "deque": lambda norm: functools.partial(lambda container, x: container[0](x), deque([norm])),
     "partial": lambda norm: functools.partial(nn.BatchNorm1d.forward, norm),
     "bound method": lambda norm: norm.forward,
 }
 
 
-@pytest.mark.parametrize("name", HOLDS)
-def test_a_module_is_the_replicas_however_it_is_held(name):
-    model, x = Norm(HOLDS[name]).train(), numbers(N, 3)
+@pytest.mark.parametrize("name", REFERENCES)
+def test_a_referenced_module_is_that_of_the_replica(name):
+    model, x = Norm(REFERENCES[name]).train(), numbers(N, 3)
     before = {key: value.clone() for key, value in model.state_dict().items()}
-    whole = predict(model, x)
-    np.testing.assert_allclose(predict(model, x, batch_size=3).samples, whole.samples, atol=1e-6)
+    full = predict(model, x)
+    np.testing.assert_allclose(predict(model, x, batch_size=3).samples, full.samples, atol=1e-6)
     for key, value in model.state_dict().items():
         assert torch.equal(value, before[key]), key
 
 
-def test_a_function_that_holds_on_to_the_model_is_refused():
+def test_a_closure_over_the_model_is_refused():
     model = Norm(lambda norm: lambda x: norm(x)).train()
     before = model.get_buffer("norm.running_mean").clone()
     with pytest.raises(TypeError, match="reaches its weights past its modules"):
@@ -109,7 +109,7 @@ def test_a_function_that_holds_on_to_the_model_is_refused():
     assert torch.equal(model.get_buffer("norm.running_mean"), before)
 
 
-def test_what_a_model_collects_stays_its_own():
+def test_a_prediction_adds_nothing_to_a_collection_of_the_model():
     class Collects(nn.Module):
         def __init__(self):
             super().__init__()
@@ -140,9 +140,9 @@ def test_attributes_that_cannot_be_copied_are_shared():
 
 
 @pytest.mark.parametrize("folded", [True, False])
-def test_blank_first_inputs_do_not_hide_how_inputs_lie(folded):
+def test_equal_first_inputs_do_not_hide_the_order_of_the_inputs(folded):
     def fold(m, x):
-        """Steps outside the inputs (1 2 3 1 2 3) or inside (1 1 2 2 3 3), with the dropout on the folded axis."""
+        """Dropout on an axis of steps and inputs, with the inputs in the order 1 2 3 1 2 3 or 1 1 2 2 3 3."""
         n, steps = x.shape[:2]
         flat = (x.transpose(0, 1) if folded else x).reshape(n * steps, -1)
         flat = F.dropout(flat + 1, 0.5, m.training)
@@ -150,14 +150,14 @@ def test_blank_first_inputs_do_not_hide_how_inputs_lie(folded):
 
     x = numbers(N, 6, 5)
     x[:3] = 0
-    whole = predict(Apply(fold), x)
-    np.testing.assert_array_equal(predict(Apply(fold), x, batch_size=7).samples, whole.samples)
-    np.testing.assert_allclose(predict(Apply(fold), x[10:12]).samples, whole.samples[:, 10:12], atol=1e-6)
+    full = predict(Apply(fold), x)
+    np.testing.assert_array_equal(predict(Apply(fold), x, batch_size=7).samples, full.samples)
+    np.testing.assert_allclose(predict(Apply(fold), x[10:12]).samples, full.samples[:, 10:12], atol=1e-6)
     sampler = mcd.mc_sampler(Apply(fold), np.zeros((1, 6, 5)), DRAWS, outputs="values", seed=3)
-    np.testing.assert_allclose(sampler(x).mean, whole.mean, atol=1e-6)
+    np.testing.assert_allclose(sampler(x).mean, full.mean, atol=1e-6)
 
 
-def test_batches_of_other_lengths_get_masks_of_their_own():
+def test_batches_of_different_lengths_get_different_masks():
     model = Apply(lambda m, x: F.dropout(x, 0.5, m.training).mean(dim=1))
     short, long = np.ones((4, 1, 3), dtype=np.float32), np.ones((5, 7, 3), dtype=np.float32)
     streamed = predict(model, iter([short, long]), 50)
@@ -167,7 +167,7 @@ def test_batches_of_other_lengths_get_masks_of_their_own():
     np.testing.assert_array_equal(sampler(long).variance, predict(model, long, 50).variance)
 
 
-def test_shapes_that_depend_on_the_numbers_are_refused():
+def test_shapes_that_depend_on_the_values_are_refused():
     model = Apply(lambda m, x: F.dropout(x[:, : 2 + int(x.max() > 90)], 0.5, m.training).sum(dim=1, keepdim=True))
     x = numbers(N, 3)
     x[-1] = 99
@@ -181,7 +181,7 @@ def test_training_that_changes_more_than_dropout_is_refused():
         predict(model, numbers(N, 3))
 
 
-def test_a_block_with_norm_in_its_name_is_no_normalisation():
+def test_a_block_with_norm_in_its_name_is_not_a_normalisation_layer():
     class PreNormBlock(nn.Module):
         def forward(self, x):
             return F.dropout(x, 0.5) if self.training else x
@@ -193,21 +193,21 @@ def test_a_block_with_norm_in_its_name_is_no_normalisation():
 @pytest.mark.parametrize("engine", ["folded", "loop"])
 def test_inside_inference_mode(engine, only_engine):
     model, x = nn.Sequential(nn.Linear(3, 4), nn.Dropout(0.5)), numbers(N, 3)
-    usual = predict(model, x)
+    expected = predict(model, x)
     only_engine(engine)
     with torch.inference_mode():
         inside = predict(model, torch.from_numpy(x))
     assert inside.engine == engine
-    np.testing.assert_allclose(inside.samples, usual.samples, atol=1e-6)
+    np.testing.assert_allclose(inside.samples, expected.samples, atol=1e-6)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
 def test_models_of_other_dtypes(dtype):
     model = nn.Sequential(nn.Linear(3, 4), nn.Dropout(0.5), nn.Linear(4, 2))
-    usual = predict(model, numbers(N, 3))
+    expected = predict(model, numbers(N, 3))
     other = predict(model.to(dtype), numbers(N, 3))
-    tolerance = {torch.float64: 1e-6, torch.float16: 0.02, torch.bfloat16: 0.1}[dtype]  # 11 and 8 bits, a few sums
-    np.testing.assert_allclose(other.samples, usual.samples, atol=tolerance)
+    tolerance = {torch.float64: 1e-6, torch.float16: 0.02, torch.bfloat16: 0.1}[dtype]  # mantissas of 11 and 8 bits
+    np.testing.assert_allclose(other.samples, expected.samples, atol=tolerance)
 
 
 def test_one_number_per_input_is_a_column():
@@ -216,15 +216,15 @@ def test_one_number_per_input_is_a_column():
     assert predict(model, numbers(N, 3), outputs="logits").mean.shape == (N, 2)
 
 
-def test_weights_tied_and_parametrized():
+def test_tied_and_parametrized_weights():
     layer = nn.utils.parametrizations.weight_norm(nn.Linear(3, 3))
     model = nn.Sequential(layer, nn.Dropout(0.5), layer)
-    whole = predict(model, numbers(N, 3))
-    assert whole.engine == "folded"
-    np.testing.assert_allclose(predict(model, numbers(N, 3), batch_size=3).samples, whole.samples, atol=1e-6)
+    full = predict(model, numbers(N, 3))
+    assert full.engine == "folded"
+    np.testing.assert_allclose(predict(model, numbers(N, 3), batch_size=3).samples, full.samples, atol=1e-6)
 
 
-def test_too_many_draws_to_keep_are_refused_before_one_is_made():
+def test_draws_that_exceed_the_memory_are_refused_before_the_first():
     passes = []
 
     def count(m, x):
@@ -233,7 +233,7 @@ def test_too_many_draws_to_keep_are_refused_before_one_is_made():
 
     with pytest.raises(mcd.OutOfMemory, match="set it to false"):
         predict(Apply(count), numbers(N, 3), 10**12)
-    assert sum(passes) <= 1 + 3 + 1 + 2 + 3  # the probes alone
+    assert sum(passes) <= 1 + 3 + 1 + 2 + 3  # only the passes of the probe
 
 
 def test_a_keyboard_interrupt_ends_the_workers(small_chunks):
@@ -241,11 +241,11 @@ def test_a_keyboard_interrupt_ends_the_workers(small_chunks):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        predict(KeepsItsSkip(), numbers(400, 3), progress=interrupt)
+        predict(StoresSkip(), numbers(400, 3), progress=interrupt)
     assert torch.get_num_threads() == 2
 
 
-def test_what_a_model_cannot_take_is_said_with_its_shape():
+def test_an_error_of_the_model_is_reported_with_the_shape_of_the_inputs():
     model = nn.Sequential(nn.Linear(4, 5), nn.Dropout(0.5))
     with pytest.raises(
         ValueError, match=r"`model` fails on 3 inputs of shape \(input, 7\): RuntimeError, mat1 and mat2"
@@ -253,24 +253,24 @@ def test_what_a_model_cannot_take_is_said_with_its_shape():
         predict(model, numbers(N, 7))
 
 
-# ---- what comes before the first site changes from pass to pass
+# ---- computations before the first site that differ between passes
 
 
 class Memo(nn.Module):
-    """Keeps what it has made for a shape, so that only the first pass with that shape makes it."""
+    """Caches a tensor for each input shape: only the first pass with a shape computes it."""
 
     def __init__(self):
         super().__init__()
-        self.first, self.last, self.kept = nn.Linear(12, 9), nn.Linear(9, 3), None
+        self.first, self.last, self.cached = nn.Linear(12, 9), nn.Linear(9, 3), None
 
     def forward(self, x):
-        if self.kept is None or self.kept[0] != x.shape:
-            self.kept = x.shape, torch.linspace(0, 1, 9)
-        return self.last(F.dropout(self.first(x), 0.5, self.training) + self.kept[1])
+        if self.cached is None or self.cached[0] != x.shape:
+            self.cached = x.shape, torch.linspace(0, 1, 9)
+        return self.last(F.dropout(self.first(x), 0.5, self.training) + self.cached[1])
 
 
 class Shift(nn.Module):
-    """Calls before its dropout what its last pass did not."""
+    """Calls different functions before its dropout in every second pass."""
 
     def __init__(self):
         super().__init__()
@@ -284,7 +284,7 @@ class Shift(nn.Module):
 
 @pytest.mark.parametrize("kind", [Memo, Shift])
 @pytest.mark.parametrize("engine", ["folded", "loop"])
-def test_a_kept_prefix_is_the_pass_that_would_be_made(kind, engine, only_engine):
+def test_a_cached_prefix_gives_the_draws_of_full_passes(kind, engine, only_engine):
     only_engine(engine)
     torch.manual_seed(0)
     model, x = kind(), np.random.default_rng(0).standard_normal((5, 12)).astype(np.float32)
@@ -296,8 +296,8 @@ def test_a_kept_prefix_is_the_pass_that_would_be_made(kind, engine, only_engine)
     with torch.no_grad():
         hidden = model.first(torch.from_numpy(-x if kind is Shift else x))
         shift = torch.linspace(0, 1, 9) if kind is Memo else 0
-        wanted = [model.last(hidden * mask + shift).numpy() for mask in torch.from_numpy(masks)]
-    np.testing.assert_allclose(result.samples, wanted, atol=1e-5)
+        expected = [model.last(hidden * mask + shift).numpy() for mask in torch.from_numpy(masks)]
+    np.testing.assert_allclose(result.samples, expected, atol=1e-5)
 
 
 class Inference(nn.Module):
@@ -318,7 +318,7 @@ def test_a_forward_under_inference_mode_is_sampled():
 
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("masks", ["shared", "per_input"])
-def test_a_view_after_convolutions_takes_inputs_in_their_own_order(channels, masks):
+def test_a_view_after_convolutions_keeps_the_order_of_the_inputs(channels, masks):
     class Net(nn.Module):
         def __init__(self):
             super().__init__()
@@ -338,7 +338,7 @@ def test_a_view_after_convolutions_takes_inputs_in_their_own_order(channels, mas
         np.testing.assert_allclose(point, model.eval()(torch.from_numpy(x)), atol=1e-5)
 
 
-def test_inputs_that_are_mixed_are_told_of():
+def test_a_model_that_mixes_inputs_gets_a_warning():
     class Centred(nn.Module):
         def forward(self, x):
             return F.dropout(x, 0.5, self.training) - x.mean(dim=0)
@@ -348,130 +348,136 @@ def test_inputs_that_are_mixed_are_told_of():
         mcd.mc_predict(Centred(), x, 5, outputs="values", seed=1, progress=False)
 
 
-@pytest.mark.parametrize(("given", "words"), [
+@pytest.mark.parametrize(("convert", "words"), [
     (lambda x: (x, x), "^`model` fails on 3 inputs of shape .*: TypeError, .*; it must take inputs of this shape"),
     (lambda x: {"pixels": x}, r'^`x` must have names that `model` takes \(input\); got "pixels"\.$'),
 ])  # fmt: skip
-def test_inputs_that_the_model_does_not_take_are_named_in_a_sentence(given, words):
+def test_inputs_that_the_model_does_not_take_are_named_in_a_sentence(convert, words):
     model, x = nn.Sequential(nn.Dropout(0.5)), np.ones((4, 3), np.float32)
     with pytest.raises(ValueError, match=words):
-        mcd.mc_predict(model, given(x), 5, outputs="values", progress=False)
+        mcd.mc_predict(model, convert(x), 5, outputs="values", progress=False)
 
 
-# ---- outputs of which a few are huge, infinite or no numbers
+# ---- outputs with some huge, infinite or NaN values
 
 
 INF, NAN = float("inf"), float("nan")
 
 
-def test_numbers_are_held_against_each_other_one_by_one():
+def test_values_are_compared_one_by_one():
     rng = torch.Generator().manual_seed(0)
     plain = torch.randn(3, 40, generator=rng)
     for huge in (-1e9, torch.finfo(torch.float32).min, -INF, INF, NAN):
-        one = plain.clone()
-        one[:, ::3] = huge
-        one[0, 1] = huge  # also where it is hidden for one input alone
-        assert same_numbers(one, one + 1e-7 * plain, 1e-4), huge
-        other = one.clone()
+        values = plain.clone()
+        values[:, ::3] = huge
+        values[0, 1] = huge  # a position that is masked for one input only
+        assert same_numbers(values, values + 1e-7 * plain, 1e-4), huge
+        other = values.clone()
         other[1, 4] += 0.1
-        assert not same_numbers(one, other, 1e-3), huge
-    prices = torch.tensor([[0.03, 210_000.0], [0.02, 190_000.0]])  # a rate beside a price
+        assert not same_numbers(values, other, 1e-3), huge
+    prices = torch.tensor([[0.03, 210_000.0], [0.02, 190_000.0]])  # a rate and a price
     assert not same_numbers(prices, prices * torch.tensor([1.1, 1.0]), 1e-3)
-    # one of 36 that comes out small by chance is rounded as the larger ones are: 2e-6 of 4 is far more than 1e-4 of it
+    # A value that is small by chance has the rounding errors of the larger ones: 7e-6 is more than 1e-4 of 6e-4.
     outputs = torch.linspace(0.3, 4.3, 36)
     outputs[5] = -6e-4
     assert same_numbers(outputs, outputs + 7e-6, 1e-4)
 
 
 @pytest.mark.parametrize(
-    ("one", "other"), [([INF], [-INF]), ([NAN], [0.0]), ([0.0], [NAN]), ([3e38], [INF]), ([0.0, 1.0], [-INF, 1.0])]
+    ("values", "other"), [([INF], [-INF]), ([NAN], [0.0]), ([0.0], [NAN]), ([3e38], [INF]), ([0.0, 1.0], [-INF, 1.0])]
 )
-def test_infinite_numbers_are_the_same_as_none_but_themselves(one, other):
-    assert not same_numbers(torch.tensor(one), torch.tensor(other), 1e-3)
+def test_infinite_values_equal_only_themselves(values, other):
+    assert not same_numbers(torch.tensor(values), torch.tensor(other), 1e-3)
 
 
 @pytest.mark.parametrize("n", [1, 6, 5000])
-def test_sums_that_come_out_small_may_be_rounded_as_their_parts_are(n):
-    # of numbers near 1 that differ by 1e-6 some are far below 1e-2, where this is more than 1e-4 of them
+def test_small_values_may_have_the_rounding_error_of_large_ones(n):
+    # The values are near 1 and differ by 1e-6. Some are far below 1e-2, where 1e-6 exceeds 1e-4 of the value.
     rng = torch.Generator().manual_seed(1)
-    one = torch.randn(n, generator=rng)
-    assert same_numbers(one, one + 1e-6 * torch.randn(n, generator=rng), 1e-4)
+    values = torch.randn(n, generator=rng)
+    assert same_numbers(values, values + 1e-6 * torch.randn(n, generator=rng), 1e-4)
 
 
-class Hidden(nn.Module):
-    """Hides every third of 20 outputs (of each input others, if `by_input`), as masks of impossible classes do."""
+class Masked(nn.Module):
+    """Masks every third of 20 outputs. With `by_input` the masked positions differ between inputs."""
 
     def __init__(self, fill, by_input):
         super().__init__()
         self.first, self.last, self.fill, self.by_input = nn.Linear(7, 64), nn.Linear(64, 20), fill, by_input
 
-    def hide(self, x, h):
-        hidden = torch.arange(20) % 3 == 0
+    def mask(self, x, h):
+        masked = torch.arange(20) % 3 == 0
         if self.by_input:
-            hidden = (torch.arange(20) + (x[:, :1] > 0)) % 3 == 0
-        return self.last(h).masked_fill(hidden, self.fill)
+            masked = (torch.arange(20) + (x[:, :1] > 0)) % 3 == 0
+        return self.last(h).masked_fill(masked, self.fill)
 
 
-class HiddenPlain(Hidden):
+class MaskedPlain(Masked):
     def forward(self, x):
-        return self.hide(x, F.dropout(F.relu(self.first(x)), 0.4, self.training))
+        return self.mask(x, F.dropout(F.relu(self.first(x)), 0.4, self.training))
 
 
-class HiddenAndMore(Hidden):
+class MaskedAndScaled(Masked):
     def forward(self, x):
         h = F.relu(self.first(x))
-        return self.hide(x, F.dropout(h, 0.4) * 3 if self.training else h)
+        return self.mask(x, F.dropout(h, 0.4) * 3 if self.training else h)
 
 
-class HiddenAndMixed(Hidden):
+class MaskedAndMixed(Masked):
     def forward(self, x):
         h = F.dropout(F.relu(self.first(x)), 0.4, self.training)
-        return self.hide(x, h - h.mean(dim=0))
+        return self.mask(x, h - h.mean(dim=0))
 
 
-def hiding(kind, fill, by_input):
+def masked_network(kind, fill, by_input):
     with torch.random.fork_rng([]):
         torch.manual_seed(0)
         return kind(fill, by_input)
 
 
-hidden_cases = [
+masked_cases = [
     pytest.mark.parametrize("fill", [-1e4, -1e9, torch.finfo(torch.float32).min, -INF]),
     pytest.mark.parametrize("by_input", [False, True]),
 ]
 
 
-def for_hidden(test):
-    return hidden_cases[0](hidden_cases[1](test))
+def for_masked(test):
+    return masked_cases[0](masked_cases[1](test))
 
 
-@for_hidden
+@for_masked
 def test_huge_outputs_do_not_hide_that_training_changes_more(fill, by_input):
     with pytest.raises(ValueError, match=r"changes more than its dropout when training, in itself, so it cannot be"):
-        predict(hiding(HiddenAndMore, fill, by_input), numbers(9, 7), outputs="logits")
+        predict(masked_network(MaskedAndScaled, fill, by_input), numbers(9, 7), outputs="logits")
 
 
-@for_hidden
+@for_masked
 def test_huge_outputs_do_not_hide_that_inputs_mix(fill, by_input):
     with pytest.warns(UserWarning, match=r"^`model` gives an input other numbers when other inputs come with it"):
-        result = predict(hiding(HiddenAndMixed, fill, by_input), numbers(9, 7), outputs="logits")
-    assert result.engine != "folded", result.engine_reason  # whose numbers are others
+        result = predict(masked_network(MaskedAndMixed, fill, by_input), numbers(9, 7), outputs="logits")
+    assert result.engine != "folded", result.engine_reason  # folding would change the results
 
 
-@for_hidden
-def test_huge_outputs_do_not_keep_a_network_from_its_quickest_engine(fill, by_input):
-    result = predict(hiding(HiddenPlain, fill, by_input), numbers(9, 7), outputs="logits")
+@for_masked
+def test_huge_outputs_do_not_exclude_the_fastest_engine(fill, by_input):
+    result = predict(masked_network(MaskedPlain, fill, by_input), numbers(9, 7), outputs="logits")
     assert result.engine == "folded", result.engine_reason
 
 
 CALLS = {
-    "mc_predict": lambda model, x, how: predict(model, x, **how),
-    "mc_predict_point": lambda model, x, how: mcd.mc_predict_point(model, x, progress=False, **how),
-    "mc_sites": lambda model, x, how: mcd.mc_sites(model, x),
-    "mc_sampler": lambda model, x, how: mcd.mc_sampler(model, x, DRAWS, **how),
-    "mc_convergence": lambda model, x, how: mcd.mc_convergence(model, x, (3, 5), progress=False, **how),
-    "mc_compare_rates": lambda model, x, how: mcd.mc_compare_rates(
-        model, x, ["0", "1"] * 4 if how["outputs"] != "values" else numbers(8, 2), (0.1, 0.2), 4, progress=False, **how
+    "mc_predict": lambda model, x, options: predict(model, x, **options),
+    "mc_predict_point": lambda model, x, options: mcd.mc_predict_point(model, x, progress=False, **options),
+    "mc_sites": lambda model, x, options: mcd.mc_sites(model, x),
+    "mc_sampler": lambda model, x, options: mcd.mc_sampler(model, x, DRAWS, **options),
+    "mc_convergence": lambda model, x, options: mcd.mc_convergence(model, x, (3, 5), progress=False, **options),
+    "mc_compare_rates": lambda model, x, options: mcd.mc_compare_rates(
+        model,
+        x,
+        ["0", "1"] * 4 if options["outputs"] != "values" else numbers(8, 2),
+        (0.1, 0.2),
+        4,
+        progress=False,
+        **options,
     ),
 }
 
@@ -479,22 +485,22 @@ CALLS = {
 @pytest.mark.parametrize("call", CALLS)
 @pytest.mark.parametrize("outputs", ["logits", "probabilities", "values"])
 @pytest.mark.parametrize("broken", [NAN, INF])
-def test_weights_that_are_no_numbers_end_in_one_sentence(call, outputs, broken):
+def test_weights_that_are_nan_or_infinite_raise_one_error(call, outputs, broken):
     model = nn.Sequential(nn.Linear(5, 8), nn.ReLU(), nn.Dropout(0.4), nn.Linear(8, 2))
     if outputs == "probabilities":
         model.append(nn.Softmax(dim=1))
     with torch.no_grad():
         model.get_parameter("0.weight").fill_(broken)
         model.get_parameter("3.weight").fill_(1.0)
-    how = {"outputs": outputs} | ({} if outputs == "values" else {"labels": ["0", "1"]})
+    options = {"outputs": outputs} | ({} if outputs == "values" else {"labels": ["0", "1"]})
     with pytest.raises(
         ValueError,
         match=r"^`model` returned NaN or infinite values for input number 1; look at its weights and at the scale",
     ):
-        CALLS[call](model, np.abs(numbers(8, 5)), how)
+        CALLS[call](model, np.abs(numbers(8, 5)), options)
 
 
-def test_the_first_input_without_numbers_is_named_by_its_place():
+def test_the_error_names_the_first_input_with_nan_outputs():
     model = Apply(lambda m, x: m.drop(x).abs() - torch.where(x == 2, NAN, 0.0), drop=nn.Dropout(0.5))
     x = np.ones((9, 3), np.float32)
     x[7] = 2
@@ -505,8 +511,8 @@ def test_the_first_input_without_numbers_is_named_by_its_place():
         predict(model, x, batch_size=2)
 
 
-def test_logits_of_minus_infinity_stay_legal():
-    model, x = hiding(HiddenPlain, -INF, False), numbers(9, 7)
+def test_logits_of_minus_infinity_are_accepted():
+    model, x = masked_network(MaskedPlain, -INF, False), numbers(9, 7)
     assert len(mcd.mc_sites(model, x)) == 1
     for result in (
         predict(model, x, outputs="logits").mean,
@@ -517,30 +523,30 @@ def test_logits_of_minus_infinity_stay_legal():
 
 
 @pytest.mark.filterwarnings("ignore:std")
-def test_standardising_over_the_batch_is_told_of():
+def test_standardising_over_the_batch_gets_a_warning():
     def forward(m, x):
         h = m.first(x)
-        return m.last(m.drop((h - h.mean(0)) / h.std(0)))  # NaN for one input alone
+        return m.last(m.drop((h - h.mean(0)) / h.std(0)))  # NaN for a batch of one input
 
     model = Apply(forward, first=nn.Linear(5, 8), drop=nn.Dropout(0.4), last=nn.Linear(8, 3))
     with pytest.warns(UserWarning, match=r"^`model` gives an input other numbers when other inputs come with it"):
         predict(model, numbers(12, 5), outputs="logits")
 
 
-def test_how_inputs_lie_is_not_told_by_the_rounding_of_huge_numbers():
+def test_rounding_of_huge_values_does_not_change_the_detected_order_of_inputs():
     drop = StochasticCall("dropout", 0.5, True, (2, 2))
     entries = torch.tensor([[1e9, 1.0], [1e9, 2.0]])  # of one input
     three = torch.cat([entries, entries + torch.tensor([0.0, 3.0]), entries + torch.tensor([0.0, 6.0])])
-    three[1, 0] += 64  # float32 near 1e9, as another kernel rounds it
-    one = Call("a[0]", drop, entries, (0, 1))
-    assert _inputs_outermost(one, Call("a[0]", drop, three, (0, 1)), 0)
+    three[1, 0] += 64  # the rounding of float32 near 1e9 differs between kernels
+    first = Call("a[0]", drop, entries, (0, 1))
+    assert _inputs_outermost(first, Call("a[0]", drop, three, (0, 1)), 0)
 
 
-# ---- gradients and transforms in `forward`, and what is kept of the first draw
+# ---- gradients and transforms in `forward`, and the cached prefix of the first draw
 
 
 class Inner(nn.Module):
-    """`f` gives a number for each row, `before` and `after` lie around a site."""
+    """`f` returns one number for each row; a forward calls `before` before a site, and `after` has the site."""
 
     def __init__(self):
         super().__init__()
@@ -562,21 +568,21 @@ def by_autograd_turned_on(m, x):
 
 func = torch.func
 TRANSFORMS = {
-    "grad of a sum": lambda m, x: func.grad(lambda many: m.f(many).sum())(x),
-    "grad of each": lambda m, x: func.vmap(func.grad(lambda one: m.f(one).sum()), randomness="same")(x),
-    "jacrev": lambda m, x: func.vmap(func.jacrev(lambda one: m.after(m.before(one))), randomness="same")(x).flatten(1),
+    "grad of a sum": lambda m, x: func.grad(lambda rows: m.f(rows).sum())(x),
+    "grad of each": lambda m, x: func.vmap(func.grad(lambda row: m.f(row).sum()), randomness="same")(x),
+    "jacrev": lambda m, x: func.vmap(func.jacrev(lambda row: m.after(m.before(row))), randomness="same")(x).flatten(1),
     "jvp": lambda m, x: func.jvp(m.f, (x,), (torch.ones_like(x),))[1],
     "jvp before": lambda m, x: m.after(func.jvp(m.before, (x,), (torch.ones_like(x),))[1]),
-    "grad before": lambda m, x: m.after(m.before(x + func.grad(lambda many: m.before(many).sum())(x * 2))),
+    "grad before": lambda m, x: m.after(m.before(x + func.grad(lambda rows: m.before(rows).sum())(x * 2))),
     "vmap before": lambda m, x: m.after(func.vmap(m.before)(x)),
-    "vmap around": lambda m, x: func.vmap(lambda one: m.after(m.before(one)), randomness="same")(x),
+    "vmap around": lambda m, x: func.vmap(lambda row: m.after(m.before(row)), randomness="same")(x),
     "autograd": by_autograd,
     "autograd turned on": by_autograd_turned_on,
 }
 
 
-class Given(nn.Module):
-    """The network of `Inner` with a dropout of given masks, one for all inputs."""
+class FixedMask(nn.Module):
+    """Replaces the dropout of `Inner` by a fixed mask for all inputs."""
 
     def __init__(self, mask):
         super().__init__()
@@ -588,7 +594,7 @@ class Given(nn.Module):
 
 @pytest.mark.parametrize("engine", ["folded", "loop"])
 @pytest.mark.parametrize("name", TRANSFORMS)
-def test_transforms_and_gradients_in_a_forward_are_made_in_every_draw(name, engine, only_engine):
+def test_transforms_and_gradients_in_a_forward_are_computed_in_every_draw(name, engine, only_engine):
     only_engine(engine)
     with torch.random.fork_rng([]):
         torch.manual_seed(0)
@@ -597,22 +603,22 @@ def test_transforms_and_gradients_in_a_forward_are_made_in_every_draw(name, engi
     result = predict(model, x, 7)
     masks = predict(
         nn.Sequential(nn.Dropout(0.4)), np.ones((1, 24), np.float32), 7, outputs="values", seed=3, progress=False
-    ).samples[:, 0]  # of the one site that there is
-    wanted = []
+    ).samples[:, 0]  # the masks of the only site
+    expected = []
     for mask in torch.from_numpy(masks):
-        inner.f[2] = inner.after[0] = Given(mask)
-        wanted.append(TRANSFORMS[name](inner, torch.from_numpy(x)).detach().numpy())
-    np.testing.assert_allclose(result.samples, wanted, atol=1e-5)  # float32: sums of 24 in another order
+        inner.f[2] = inner.after[0] = FixedMask(mask)
+        expected.append(TRANSFORMS[name](inner, torch.from_numpy(x)).detach().numpy())
+    np.testing.assert_allclose(result.samples, expected, atol=1e-5)  # float32 sums of 24 terms in another order
 
 
-def test_the_ordinary_prediction_has_gradients_where_the_model_asks_for_them():
+def test_the_point_prediction_computes_gradients_that_the_model_needs():
     model, x = Apply(by_autograd, f=nn.Sequential(nn.Linear(6, 24), nn.Tanh(), nn.Linear(24, 1))), numbers(5, 6)
-    wanted = by_autograd(model, torch.from_numpy(x))
-    np.testing.assert_allclose(mcd.mc_predict_point(model, x, outputs="values", progress=False), wanted, atol=1e-6)
+    expected = by_autograd(model, torch.from_numpy(x))
+    np.testing.assert_allclose(mcd.mc_predict_point(model, x, outputs="values", progress=False), expected, atol=1e-6)
 
 
 class Counts(nn.Module):
-    """Takes another step in every pass: the same calls with other numbers."""
+    """Makes the same calls in every pass, with other numbers in every second pass."""
 
     def __init__(self):
         super().__init__()
@@ -625,23 +631,23 @@ class Counts(nn.Module):
 
 
 @pytest.mark.filterwarnings("ignore:`model` (keeps something|gives an input other)")
-def test_a_prefix_is_not_replayed_where_its_arguments_change(only_engine):
+def test_a_prefix_whose_arguments_change_is_not_replayed(only_engine):
     only_engine("loop")
     model, x = Counts(), numbers(1, 12)
     draws = predict(model, x, 30).samples[:, 0]
     ones = np.ones((1, 9), np.float32)
     masks = predict(nn.Sequential(nn.Dropout(0.5)), ones, 30).samples
     with torch.no_grad():
-        one, other = (
+        even, odd = (
             model.last(model.first(torch.from_numpy(x) * (1 + k) + k) * torch.from_numpy(masks[:, 0])).numpy()
             for k in (0, 1)
         )
-    by_turns = [np.where(np.arange(30)[:, None] % 2 == k, one, other) for k in (0, 1)]
-    assert any(np.allclose(draws, wanted, atol=1e-5) for wanted in by_turns)
+    alternating = [np.where(np.arange(30)[:, None] % 2 == k, even, odd) for k in (0, 1)]
+    assert any(np.allclose(draws, expected, atol=1e-5) for expected in alternating)
 
 
 class Products(TorchDispatchMode):
-    """Notes the shapes of weights that are multiplied by."""
+    """Records the shapes of the weights in matrix products."""
 
     def __init__(self):
         super().__init__()
@@ -653,7 +659,7 @@ class Products(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def test_shapes_that_are_asked_for_do_not_keep_a_prefix_from_being_kept(only_engine):
+def test_a_prefix_that_reads_shapes_is_cached(only_engine):
     only_engine("loop")
 
     def forward(m, x):
@@ -664,12 +670,12 @@ def test_shapes_that_are_asked_for_do_not_keep_a_prefix_from_being_kept(only_eng
     sampler = mcd.mc_sampler(model, numbers(4, 6), 10, outputs="values", seed=3)
     with Products() as products:
         sampler(numbers(4, 6))
-    # the engine was chosen when the sampler was made; ten draws have one prefix
+    # The sampler chose its engine before. Ten draws share one prefix.
     assert (products.shapes.count((6, 9)), products.shapes.count((9, 2))) == (1, 10)
 
 
-class Kept(nn.Module):
-    """A hidden state that is kept from batch to batch, and made anew where the number of inputs changes."""
+class KeepsHiddenState(nn.Module):
+    """Keeps a hidden state between batches, and resets it when the number of inputs changes."""
 
     def __init__(self):
         super().__init__()
@@ -687,8 +693,8 @@ class Kept(nn.Module):
         return self.last(self.drop(h[:, -1]))
 
 
-class KeptInPlace(nn.Module):
-    """The same in a buffer, for any number of inputs."""
+class KeepsBuffer(nn.Module):
+    """Keeps a state between batches in a buffer, for any number of inputs."""
 
     level: torch.Tensor
 
@@ -703,21 +709,21 @@ class KeptInPlace(nn.Module):
 
 
 @pytest.mark.filterwarnings("ignore:`model` gives an input other numbers")
-@pytest.mark.parametrize("kind", [Kept, KeptInPlace])
-def test_what_is_kept_from_batch_to_batch_is_told_of(kind):
+@pytest.mark.parametrize("kind", [KeepsHiddenState, KeepsBuffer])
+def test_state_between_batches_gets_a_warning(kind):
     with pytest.warns(UserWarning, match=r"^`model` keeps something of one batch for the next, so results depend on"):
         predict(kind(), numbers(9, 5, 3), batch_size=4)
 
 
-def test_a_skip_that_is_kept_in_an_attribute_is_no_state(recwarn):
-    predict(KeepsItsSkip(), numbers(9, 3))
+def test_a_skip_connection_in_an_attribute_gets_no_warning(recwarn):
+    predict(StoresSkip(), numbers(9, 3))
     assert not recwarn.list
 
 
-# ---- models that do not take any number of inputs, and those with nothing to sample
+# ---- models with a fixed batch size, and models with nothing to sample
 
 
-def test_a_hidden_state_for_one_size_of_batches_is_told_of_with_the_number_that_was_tried():
+def test_a_hidden_state_of_a_fixed_batch_size_is_reported_with_the_number_of_inputs():
     model = Apply(lambda m, x: m.drop(m.rnn(x, torch.zeros(1, 8, 4))[0][:, -1]), rnn=nn.GRU(3, 4, batch_first=True),
                   drop=nn.Dropout(0.4))  # fmt: skip
     with pytest.raises(
@@ -728,7 +734,7 @@ def test_a_hidden_state_for_one_size_of_batches_is_told_of_with_the_number_that_
         predict(model, numbers(16, 5, 3), batch_size=8)
 
 
-def test_batch_norm_without_statistics_is_told_of_with_the_way_out():
+def test_batch_norm_without_statistics_is_reported_with_the_remedy():
     model = nn.Sequential(nn.Linear(5, 8), nn.BatchNorm1d(8, track_running_stats=False), nn.Dropout(0.4))
     words = (
         r"fails on one input of shape \(input, 5\): .*one to three are tried \(train the batch norm at 1 with `track_r"
@@ -738,7 +744,7 @@ def test_batch_norm_without_statistics_is_told_of_with_the_way_out():
             call(model, numbers(12, 5))
 
 
-def test_pairs_of_inputs_are_told_to_be_one_input():
+def test_pairs_of_rows_must_be_passed_as_one_input():
     def forward(m, x):
         h = F.dropout(m.first(x), 0.4, m.training)
         return (h[0::2] - h[1::2]).square()
@@ -748,7 +754,7 @@ def test_pairs_of_inputs_are_told_to_be_one_input():
 
 
 class Experts(nn.Module):
-    """Gives each input to one of three networks."""
+    """A mixture of experts: each input goes to one of three networks."""
 
     def __init__(self):
         super().__init__()
@@ -763,14 +769,14 @@ class Experts(nn.Module):
 
 
 @pytest.mark.parametrize("first", [[0, 1, 2], [0, 0, 0], [1, 0, 1]])
-def test_experts_that_get_some_inputs_or_none_are_told_of(first):
+def test_experts_that_get_only_some_inputs_are_refused(first):
     x = numbers(9, 2)
     x[:, 0] = [*first, 0, 1, 2, 0, 1, 2]
     with pytest.raises(ValueError, match=r"and in a mixture of experts each must get them all, and its result"):
         predict(Experts(), x)
 
 
-def test_a_rate_of_1_is_said_to_drop_all():
+def test_a_model_with_only_rate_1_is_refused():
     with pytest.raises(mcd.NoStochasticSites, match=r"no dropout but of rate 1, which drops all of its input, so"):
         predict(nn.Sequential(nn.Linear(3, 4), nn.Dropout(1.0), nn.Linear(4, 2)), numbers(5, 3))
 
@@ -829,13 +835,13 @@ def compiled(net) -> Any:
     return torch.compile(net, backend="eager")
 
 
-AS_GOOD = {
+SAMPLED = {
     "a graph": lambda: torch.fx.symbolic_trace(small_network()),
     "a graph in a network": lambda: nn.Sequential(torch.fx.symbolic_trace(small_network())),
     "a graph traced in train mode": lambda: torch.fx.symbolic_trace(Functional().train()),
     "compiled": lambda: compiled(small_network()),
     "compiled twice": lambda: compiled(nn.Sequential(compiled(small_network()))),
-    "compiled parts": lambda: nn.Sequential(*(compiled(one) for one in small_network())),
+    "compiled parts": lambda: nn.Sequential(*(compiled(layer) for layer in small_network())),
     "compiled in place": compiled_in_place,
     "a part compiled in place": lambda: compiled_in_place(2),
     "a forward compiled by a decorator": Decorated,
@@ -868,7 +874,7 @@ class Scaled(nn.Module):
     [("x + 1.0", False), ("torch.dropout(x, 0.5, self.training)", True)],
     ids=["none", "in a branch"],
 )
-def test_a_script_is_judged_by_its_operations_and_not_by_names_or_folders(applied, refused, tmp_path, monkeypatch):
+def test_dropout_in_a_script_is_found_by_its_operations_not_by_names(applied, refused, tmp_path, monkeypatch):
     (tmp_path / "dropout").mkdir()
     (tmp_path / "dropout" / "scaled_network.py").write_text(SCALED.format(applied=applied))
     monkeypatch.syspath_prepend(tmp_path / "dropout")
@@ -885,9 +891,9 @@ def test_a_script_is_judged_by_its_operations_and_not_by_names_or_folders(applie
 
 
 @pytest.mark.filterwarnings("ignore:`torch.jit.script")
-@pytest.mark.parametrize("name", AS_GOOD)
-def test_graphs_and_compiled_parts_are_sampled_as_the_network_they_were_made_of(name):
-    model, x = AS_GOOD[name](), numbers(5, 6)
+@pytest.mark.parametrize("name", SAMPLED)
+def test_graphs_and_compiled_parts_are_sampled_like_the_original_network(name):
+    model, x = SAMPLED[name](), numbers(5, 6)
     before = {key: value.clone() for key, value in model.state_dict().items()}
     result = predict(model, x)
     np.testing.assert_array_equal(result.samples, predict(small_network(), x).samples)
@@ -900,7 +906,7 @@ def exported():
     return torch.export.export(small_network(), (torch.ones(5, 6),), dynamic_shapes=({0: batch},)).module()
 
 
-AS_BAD = {
+REFUSED = {
     "a script": (lambda: torch.jit.script(small_network()), "is a TorchScript module, whose dropout"),
     "a scripted part": (
         lambda: nn.Sequential(nn.Sequential(torch.jit.script(small_network()))), "holds a TorchScript module at 0.0,",
@@ -917,7 +923,7 @@ AS_BAD = {
 DROP_COMPILED = torch.compile(lambda x: F.dropout(x, 0.5, True), backend="eager")
 
 
-def test_a_function_that_is_compiled_is_sampled_as_the_plain_one():
+def test_a_compiled_function_is_sampled_like_the_original():
     x, net = numbers(5, 6), small_network()
     compiled = Apply(lambda m, x: DROP_COMPILED(m.net(x)), net=net)
     with torch.no_grad():
@@ -927,9 +933,9 @@ def test_a_function_that_is_compiled_is_sampled_as_the_plain_one():
 
 
 @pytest.mark.filterwarnings("ignore:`torch.jit")
-@pytest.mark.parametrize("name", AS_BAD)
-def test_what_has_fixed_its_dropout_is_told_of_with_the_way_out(name):
-    make, words = AS_BAD[name]
+@pytest.mark.parametrize("name", REFUSED)
+def test_graphs_with_fixed_dropout_are_refused_with_the_remedy(name):
+    make, words = REFUSED[name]
     for call in (predict, mcd.mc_sites):
         with pytest.raises(
             TypeError, match=rf"{words}.*; .*(pass the original `torch.nn.Module`|the original function)\.$"

@@ -1,7 +1,7 @@
-"""Networks that we did not write: torchvision, timm and transformers, random weights, small sizes.
+"""Networks of torchvision, timm and transformers, with random weights and small sizes.
 
-Each: the loop gives vmap's draws, the batch size does not matter, buffers stay to the bit, the model's state is
-restored, and the draws differ.
+For each network the engines give the same draws, the batch size does not change them, the buffers and the modes of the
+model do not change, and the draws differ from each other.
 """
 
 import os
@@ -13,11 +13,11 @@ import torch
 
 import mcdropout as mcd
 
-os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing is loaded by name here
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # these tests download nothing
 
 
 def import_or_skip(name):
-    """The package, or a skip that fails where CI promises to have it."""
+    """Import the package, or skip the test. In CI a missing package is an error."""
     if os.environ.get("CI") == "true":
         __import__(name)
     return pytest.importorskip(name)
@@ -75,7 +75,7 @@ def tokens(n=5, length=7):
 
 
 def seeded(make):
-    """A network in eval mode, moved a little from the zeros that some start from, where nothing would show."""
+    """A network in eval mode. Its weights are changed a little: with initial zeros the draws would not differ."""
     with torch.random.fork_rng(), torch.no_grad():
         torch.manual_seed(0)
         model = make().eval()
@@ -85,7 +85,7 @@ def seeded(make):
 
 
 def assert_promises(model, x, only_engine, engine="folded", **options):
-    """The promises of the engine, for one network."""
+    """Check the properties in the docstring of this module for one network."""
     flags = [module.training for module in model.modules()]
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
 
@@ -93,22 +93,22 @@ def assert_promises(model, x, only_engine, engine="folded", **options):
         settings: dict[str, Any] = {"outputs": "values", "seed": 1, "progress": False, "batch_size": 5} | options | more
         return mcd.mc_predict(model, x, 4, **settings)
 
-    def some(x, part):
+    def rows_of(x, part):
         return {name: value[part] for name, value in x.items()} if isinstance(x, dict) else x[part]
 
     for masks in ("shared", "per_input"):
-        whole = predict(masks=masks)
-        scale = np.abs(whole.samples).max()
-        assert whole.engine == engine, whole.engine_reason
-        # four draws of whole blocks may be the same four networks for an input with masks of its own
-        assert (whole.std.max(axis=-1) > 0).mean() >= (1 if masks == "shared" else 0.5)
-        np.testing.assert_allclose(predict(masks=masks, batch_size=2).samples, whole.samples, atol=1e-4 * scale)
-        alone = predict(some(x, slice(3, 4)), masks=masks, ids=[3])
-        np.testing.assert_allclose(alone.samples[:, 0], whole.samples[:, 3], atol=1e-4 * scale)
+        full = predict(masks=masks)
+        scale = np.abs(full.samples).max()
+        assert full.engine == engine, full.engine_reason
+        # With `per_input` masks and stochastic depth, the four draws of an input may be equal.
+        assert (full.std.max(axis=-1) > 0).mean() >= (1 if masks == "shared" else 0.5)
+        np.testing.assert_allclose(predict(masks=masks, batch_size=2).samples, full.samples, atol=1e-4 * scale)
+        alone = predict(rows_of(x, slice(3, 4)), masks=masks, ids=[3])
+        np.testing.assert_allclose(alone.samples[:, 0], full.samples[:, 3], atol=1e-4 * scale)
     only_engine("loop")
     looped = predict(masks="per_input")
     assert looped.engine == "loop"
-    np.testing.assert_allclose(looped.samples, whole.samples, atol=1e-4 * scale)
+    np.testing.assert_allclose(looped.samples, full.samples, atol=1e-4 * scale)
     assert [module.training for module in model.modules()] == flags
     for name, buffer in model.named_buffers():
         assert torch.equal(buffer, buffers[name]), name

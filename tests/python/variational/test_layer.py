@@ -774,7 +774,7 @@ def test_parameters_of_a_full_covariance_are_counted_and_refused_if_they_do_not_
         lambda: BayesLinear(200, 100, posterior=FULL()),
         lambda: BayesConv2d(2, 100, (10, 10), posterior=FULL()),
     ):
-        with pytest.raises(ValueError, match=message):
+        with pytest.raises(mcd.OutOfMemory, match=message):
             make()
     BayesLinear(200, 100, posterior=N())  # 40,200 parameters
     monkeypatch.setattr("mcdropout.variational.posteriors.free_memory", lambda: 0)
@@ -787,7 +787,7 @@ def test_a_full_covariance_is_refused_before_any_allocation():
         lambda: BayesLinear(10**7, 10**7, posterior=FULL()),
         lambda: BayesConv2d(10**6, 10**6, (10, 10), posterior=FULL()),
     ):
-        with pytest.raises(ValueError, match=r"^`posterior` with a full covariance would give 1[0-9,]+ weights"):
+        with pytest.raises(mcd.OutOfMemory, match=r"^`posterior` with a full covariance would give 1[0-9,]+ weights"):
             make()
 
 

@@ -25,10 +25,14 @@
     const track = make("span", "track");
     const fill = make("span", data.is_share ? "fillbar" : "dot");
     if (data.is_share) fill.style.width = percent(mean); else fill.style.left = percent(mean);
-    const whisker = make("span", "whisker");
-    whisker.style.left = percent(lower);
-    whisker.style.width = percent(upper - lower);
-    track.append(...(data.is_share ? [fill, whisker] : [whisker, fill]));
+    const parts = [fill];
+    if (lower !== null && upper !== null) {  // a bound that is missing or infinite has no place
+      const whisker = make("span", "whisker");
+      whisker.style.left = percent(lower);
+      whisker.style.width = percent(upper - lower);
+      parts[data.is_share ? "push" : "unshift"](whisker);
+    }
+    track.append(...parts);
     item.append(name, track, make("span", "value", text));
     return item;
   }

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ...compute.out_of_memory import is_out_of_memory
 from ...compute.streams import random_state_kept
 from ...data.inputs import Inputs
 from ...errors import NoStochasticSites
@@ -173,7 +174,7 @@ def with_errors_explained(replica: Replica, inputs: Inputs, run: Callable[[], An
     try:
         return run()
     except Exception as error:  # each backend raises its own types of errors
-        if isinstance(error, MemoryError) or str(error).startswith("`model`"):
+        if is_out_of_memory(error) or str(error).startswith("`model`"):
             raise
         size = next((size for size in fixed_sizes(replica.model) if _takes(replica, inputs.cycled(size))), None)
         if size is not None:
