@@ -19,7 +19,8 @@
 #'   by name too, if they have names. No missing values.
 #' @param ... Not used. The arguments after it are given by name. For `fit()`, arguments of `mc_fit()`.
 #' @param epochs (count) Number of passes over all inputs.
-#' @param batch_size (count) Number of inputs per step.
+#' @param batch_size (count) Number of inputs per step. Under batch normalization a last single input joins
+#'   the step before it.
 #' @param learning_rate (number) Above 0.
 #' @param optimizer (string or function) `"adam"`, `"adamw"`, `"sgd"` or `"rmsprop"`, or a function that takes
 #'   the Python parameters and returns a torch optimiser.

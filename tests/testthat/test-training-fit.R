@@ -243,7 +243,7 @@ test_that("what is no optimizer and no monitor is refused in words of R", {
     '`monitor` must be one of "loss", "accuracy", "val_loss", "val_accuracy"; got "val_los".'
   )
   for (monitor in list(NA, NULL, 5, list("loss"), c("loss", "loss"))) {
-    expect_error(fit(monitor), '`monitor` must be the name of a metric, such as "val_loss"; got ', fixed = TRUE)
+    expect_error(fit(monitor), '^`monitor` must be the name of a metric, such as "val_loss"; got ')
   }
 })
 

@@ -846,6 +846,20 @@ def test_an_epoch_whose_last_step_explodes_is_undone_and_reported(table):
         assert all(torch.equal(a, b) for a, b in zip(state_of(model)[0].values(), before.values(), strict=True))
 
 
+def test_an_interrupt_after_a_step_that_explodes_keeps_the_weights_from_before_the_epoch(table):
+    model = network(seed=2)
+    fit(model, *table)
+    before = state_of(model)[0]
+
+    def explode(weights):
+        return torch.optim.SGD(weights, 1e25)
+
+    with pytest.warns(UserWarning, match="Training was interrupted after epoch 0; the model is unchanged."):
+        fit(model, *table, optimizer=explode, **spoiling(2, interrupt))
+    assert all(torch.isfinite(values).all() for values in state_of(model)[0].values())
+    assert all(torch.equal(a, b) for a, b in zip(state_of(model)[0].values(), before.values(), strict=True))
+
+
 def test_a_step_without_a_finite_loss_is_reported_and_changes_nothing(table):
     model = Foreign()
     x, y = data_for(model, table)
