@@ -29,7 +29,7 @@ def as_label(value: object) -> Label:
     if isinstance(value, str):
         if "\0" in value:
             raise ValueError(f"A label must have no NUL character, which NumPy and R cannot keep; got {shown(value)}.")
-        return str(value)
+        return _writable(value)
     raise ValueError(f"A label must be a string, a whole number or a truth value; got {shown(value)}.")
 
 
@@ -165,9 +165,14 @@ def _text(value: object) -> str | None:
     """The value as text; None for objects that have none."""
     whole = isinstance(value, float) and value.is_integer()
     try:
-        return str(int(cast(float, value)) if whole else value)
+        return _writable(str(int(cast(float, value)) if whole else value))
     except Exception:  # the user's classes may fail in any way
         return None
+
+
+def _writable(text: str) -> str:
+    """The text with escapes for what UTF-8 cannot write, as in a folder's name in another encoding."""
+    return text.encode(errors="backslashreplace").decode()
 
 
 def _sorted(labels: Iterable[Any]) -> list[Any]:

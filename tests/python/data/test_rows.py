@@ -268,6 +268,14 @@ def test_invalid_labels_are_refused(y, labels, message):
         as_labels(y, labels)
 
 
+def test_labels_of_undecodable_folders_are_text_that_can_be_written():
+    folder = b"caf\xe9".decode(errors="surrogateescape")
+    codes, labels = as_labels([folder, "b", folder], [folder, "b"])
+    assert (codes.tolist(), labels) == ([0, 1, 0], ("caf\\udce9", "b"))
+    assert as_labels([folder, "b", folder])[1] == ("b", "caf\\udce9")
+    assert as_labels(["caf\\udce9", "b"], [folder, "b"])[0].tolist() == [0, 1]
+
+
 def test_values_are_columns_of_float64():
     assert as_targets([1, 2, 3], 1).tolist() == [[1.0], [2.0], [3.0]]
     assert as_targets(np.ones((3, 2), np.float32), 2).dtype == np.float64
