@@ -1,9 +1,24 @@
 # Calls the core's public function `name`. A name such as "for_r.report" is a function that the core keeps for
 # R alone. Errors and warnings of Python become errors and warnings of R.
 call_core <- function(name, ..., call = rlang::caller_env()) {
-  list(...) # evaluates the arguments first: an error in an argument is not an error of the core
+  arguments <- list(...) # evaluated first: an error in an argument is not an error of the core
+  check_text(arguments, call)
   fun <- core_object(name, call)
   with_core(fun(...), call)
+}
+
+# Refuses text that is not in the encoding that R states for it: reticulate would end the R session.
+check_text <- function(x, call) {
+  if (is.list(x)) {
+    lapply(c(list(names(x)), unclass(x)), check_text, call)
+  } else if (is.character(x)) {
+    marked <- Encoding(x)
+    wrong <- which(marked == "bytes" | (marked == "UTF-8" & !validUTF8(x)))
+    if (length(wrong) > 0) {
+      abort_mc(paste0("Text must be in the encoding that R states for it; got ", show_value(x[[wrong[[1]]]]),
+        ". Read it in its own encoding, or convert it by `iconv()`."), call = call)
+    }
+  }
 }
 
 core_object <- function(name, call) {

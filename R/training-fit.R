@@ -19,7 +19,8 @@
 #'   by name too, if they have names. No missing values.
 #' @param ... Not used. The arguments after it are given by name. For `fit()`, arguments of `mc_fit()`.
 #' @param epochs (count) Number of passes over all inputs.
-#' @param batch_size (count) Number of inputs per step.
+#' @param batch_size (count) Number of inputs per step. Under batch normalization a last single input joins
+#'   the step before it.
 #' @param learning_rate (number) Above 0.
 #' @param optimizer (string or function) `"adam"`, `"adamw"`, `"sgd"` or `"rmsprop"`, or a function that takes
 #'   the Python parameters and returns a torch optimiser.
@@ -80,12 +81,12 @@ mc_fit <- function(model, x, y, ..., epochs = 10, batch_size = 128, learning_rat
     epochs = as_count(epochs),
     batch_size = as_count(batch_size),
     learning_rate = as_number(learning_rate, above = 0),
-    optimizer = as_python_function(optimizer),
+    optimizer = as_python_function(check_optimizer(optimizer, call = call)),
     weight_decay = as_number(weight_decay, at_least = 0),
     validation_split = as_number(validation_split, at_least = 0, below = 1),
     validation_data = as_validation_data(validation_data, labels_of(model), call),
     early_stopping = if_given(early_stopping, as_count),
-    monitor = monitor,
+    monitor = check_monitor(monitor, call),
     reduce_lr = if (is.list(reduce_lr)) reduce_lr else if_given(reduce_lr, as_count),
     class_weight = if (is.numeric(class_weight)) as.list(class_weight) else class_weight,
     kl_weight = as_kl_weight(kl_weight),
@@ -146,7 +147,7 @@ mc_train_on_batch <- function(model, x, y, ..., optimizer = NULL, kl_weight = NU
   metrics <- from_python(
     call_core(
       "mc_train_on_batch", network, as_network_rows(x), as_targets(y, labels_of(model)),
-      optimizer = as_cached_optimizer(optimizer, network),
+      optimizer = as_cached_optimizer(if_given(optimizer, check_optimizer), network),
       kl_weight = if_given(kl_weight, as_number, at_least = 0)
     )
   )
@@ -155,6 +156,21 @@ mc_train_on_batch <- function(model, x, y, ..., optimizer = NULL, kl_weight = NU
   }
   metrics
 }
+
+# The core knows which metrics there are.
+check_monitor <- function(monitor, call) {
+  if (is.character(monitor) && length(monitor) == 1 && !is.na(monitor)) {
+    return(monitor)
+  }
+  abort_must("monitor", "be the name of a metric, such as \"val_loss\"", monitor, call = call)
+}
+
+# The name of an optimizer, a function, or an object of Python.
+check_optimizer <- function(x, name = "optimizer", call = rlang::caller_env()) {
+  if (is.function(x) || is_python(x)) x else as_choice(x, optimizers, name, call)
+}
+
+optimizers <- c("adam", "adamw", "sgd", "rmsprop")
 
 # The optimizer for the core. The core keeps the optimizer of a function for as long as it gets the same
 # Python object, so the same R function must become the same Python object. A loop may write the function

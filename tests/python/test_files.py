@@ -317,7 +317,7 @@ def test_labels_of_file_names_that_are_not_unicode_are_saved_and_reported(tmp_pa
     for thing in (prediction, policy, monitor, mc_mlp(3, [label, "b"])):
         mc_save(thing, tmp_path / "file")
         assert repr(mc_load(tmp_path / "file")) == repr(thing)
-    assert mc_load(tmp_path / "file").labels == (label, "b")
+    assert mc_load(tmp_path / "file").labels == (r"caf\udce9", "b")
     mcd.mc_report(prediction, y=labels, policy=policy, monitor=monitor, path=tmp_path / "report.html")
     assert r"caf\udce9" in (tmp_path / "report.html").read_text(encoding="utf-8")
 

@@ -224,6 +224,79 @@ test_that("bad settings get one sentence", {
   expect_error(train(epoch = 3), "must be empty", class = "rlib_error_dots_nonempty")
 })
 
+test_that("what is no optimizer and no monitor is refused in words of R", {
+  skip_if_no_core()
+  choices <- '`optimizer` must be one of "adam", "adamw", "sgd", "rmsprop"; got '
+  wrong <- list(5, NA, TRUE, list(), NA_character_, "Adam", Sys.Date(), c("adam", "sgd"), quote(adam))
+  shown <- c(
+    "5", "NA", "TRUE", "list()", "NA", '"Adam"', 'an object of class "Date"', 'c("adam", "sgd")',
+    'an object of class "name"'
+  )
+  for (i in seq_along(wrong)) {
+    message <- paste0(choices, shown[[i]], ".")
+    expect_refusal(mc_fit(small_net(), small_x(), small_y(), optimizer = wrong[[i]]), message)
+    expect_refusal(mc_train_on_batch(small_net(), small_x(), small_y(), optimizer = wrong[[i]]), message)
+  }
+  fit <- function(monitor) mc_fit(small_net(), small_x(), small_y(), monitor = monitor, progress = FALSE)
+  expect_refusal(
+    fit("val_los"),
+    '`monitor` must be one of "loss", "accuracy", "val_loss", "val_accuracy"; got "val_los".'
+  )
+  for (monitor in list(NA, NULL, 5, list("loss"), c("loss", "loss"))) {
+    expect_error(fit(monitor), '^`monitor` must be the name of a metric, such as "val_loss"; got ')
+  }
+})
+
+test_that("steps and epochs that fail are told, and undone", {
+  skip_if_no_core()
+  huge <- function(parameters) reticulate::import("torch")$optim$SGD(parameters, lr = 1e25)
+  net <- small_net()
+  before <- point(net)
+  expect_error(
+    mc_fit(net, small_x(), small_y(), epochs = 1, batch_size = 999, optimizer = huge, progress = FALSE),
+    "The loss must stay finite; it was not in epoch 1", class = "mcdropout_error_diverged"
+  )
+  expect_identical(point(net), before)
+  mc_train_on_batch(net, small_x(), small_y(), optimizer = huge)
+  expect_error(
+    mc_train_on_batch(net, small_x(), small_y(), optimizer = huge),
+    "The loss and its gradient must be finite; they are not in this step", class = "mcdropout_error_diverged"
+  )
+})
+
+test_that("a single input under batch normalization is refused, and joins a batch in a fit", {
+  skip_if_no_core()
+  net <- function() mc_bayes_resnet(c(1, 1, 1), labels = c("a", "b"), filters = 3)
+  x <- array(rnorm(5), c(5, 1, 1, 1))
+  y <- c("a", "b", "a", "b", "a")
+  one <- x[1, , , , drop = FALSE]
+  expect_error(
+    mc_train_on_batch(net(), one, "a", kl_weight = 0.1),
+    "`x` must give at least two inputs for each step", fixed = TRUE
+  )
+  trained <- mc_fit(net(), x, y, batch_size = 4, epochs = 1, progress = FALSE)
+  expect_identical(nrow(trained$history), 1L)
+})
+
+test_that("text that is not in its encoding is refused before Python gets it", {
+  skip_if_no_core()
+  text <- "caf\xe9"
+  for (encoding in c("UTF-8", "bytes")) {
+    Encoding(text) <- encoding
+    columns <- as.data.frame(small_x())
+    names(columns)[[1]] <- text
+    for (bad in list(
+      quote(mc_mlp(4, labels = c(text, "b"))),
+      quote(mc_fit(small_net(), small_x(), rep(text, nrow(small_x())))),
+      quote(mc_fit(small_net(), columns, small_y(), progress = FALSE))
+    )) {
+      expect_error(eval(bad), "^Text must be in the encoding that R states for it; got ")
+    }
+  }
+  Encoding(text) <- "latin1"
+  expect_identical(mc_mlp(4, labels = c(text, "b"))$labels, c("caf\u00e9", "b"))
+})
+
 test_that("arguments that must be functions are checked", {
   skip_if_no_core()
   net <- mc_mlp(4, labels = levels(iris$Species))

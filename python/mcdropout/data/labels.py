@@ -12,7 +12,7 @@ from typing import Any, cast
 import numpy as np
 
 from ..checks import entries, listed, shown
-from .libraries import is_a, is_pandas
+from .libraries import as_pandas, is_a, is_pandas
 from .rows import ArrayRows, as_numbers, check_finite, from_table, from_tensor, without_mask
 
 Label = int | str | bool
@@ -29,7 +29,7 @@ def as_label(value: object) -> Label:
     if isinstance(value, str):
         if "\0" in value:
             raise ValueError(f"A label must have no NUL character, which NumPy and R cannot keep; got {shown(value)}.")
-        return str(value)
+        return _writable(value)
     raise ValueError(f"A label must be a string, a whole number or a truth value; got {shown(value)}.")
 
 
@@ -106,13 +106,16 @@ def _refuse_mixed_kinds(values: list[Any], name: str) -> None:
 
 def _label_values(y: Any, declared: tuple[Label, ...] | None, name: str) -> tuple[list[Any], list[Any] | None]:
     """One plain value per input, and the labels that `y` itself declares, or None."""
+    y = as_pandas(y)
     if is_a(y, "pandas", "DataFrame"):
         return _from_one_hot(from_table(y, name), list(y.columns), name)
     if is_pandas(y) and hasattr(y.dtype, "categories"):
         return y.astype(object).tolist(), y.dtype.categories.tolist()
+    if is_a(y, "torch", "Tensor"):
+        y = from_tensor(y, name)
     try:
         y = without_mask(y)
-        values = from_tensor(y) if is_a(y, "torch", "Tensor") else np.asarray(y, dtype=_object_if_list(y))
+        values = np.asarray(y, dtype=_object_if_list(y))
     except Exception as error:  # the user's classes may fail in any way
         raise ValueError(f"`{name}` must have one label per input; got {shown(y)}.") from error
     if values.ndim == 2 and values.shape[1] == 1:
@@ -162,9 +165,14 @@ def _text(value: object) -> str | None:
     """The value as text; None for objects that have none."""
     whole = isinstance(value, float) and value.is_integer()
     try:
-        return str(int(cast(float, value)) if whole else value)
+        return _writable(str(int(cast(float, value)) if whole else value))
     except Exception:  # the user's classes may fail in any way
         return None
+
+
+def _writable(text: str) -> str:
+    """The text with escapes for what UTF-8 cannot write, as in a folder's name in another encoding."""
+    return text.encode(errors="backslashreplace").decode()
 
 
 def _sorted(labels: Iterable[Any]) -> list[Any]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast, runtime_checkable
 import numpy as np
 
 from ..checks import shown
-from .libraries import is_a, is_pandas
+from .libraries import as_pandas, is_a, is_pandas
 
 if TYPE_CHECKING:
     import torch
@@ -65,6 +65,7 @@ def as_rows(x: object, name: str = "x") -> Rows:
 
     Raises ValueError if there are no inputs, and TypeError if they are not numbers.
     """
+    x = as_pandas(x)
     columns = list(cast(Any, x).columns) if is_a(x, "pandas", "DataFrame") else ()
     rows = cast(Rows, x) if _is_rows(x) else ArrayRows(as_numbers(x, name), columns)
     if len(rows.shape) == 0:
@@ -143,12 +144,13 @@ def _is_rows(x: object) -> bool:
 
 def as_numbers(x: Any, name: str) -> np.ndarray:
     """The numbers of an array, tensor, table or list as an array; `name` is the argument in messages."""
+    x = as_pandas(x)
     if is_a(x, "pandas", "DataFrame"):
         return from_table(x, name)
     if is_a(x, "pandas", "Series") and x.dtype.kind in "buif":
         return from_table(x.to_frame(), name)[:, 0]
     try:
-        values = from_tensor(x) if is_a(x, "torch", "Tensor") else np.asarray(without_mask(x))
+        values = from_tensor(x, name) if is_a(x, "torch", "Tensor") else np.asarray(without_mask(x))
     except ValueError as error:  # NumPy on lists of unequal lengths
         raise ValueError(f"`{name}` must be an array of one shape; got lists of unequal lengths.") from error
     if values.dtype.kind not in "buif":
@@ -168,11 +170,18 @@ def without_mask(x: Any) -> Any:
     return values
 
 
-def from_tensor(x: torch.Tensor) -> np.ndarray:
-    """A tensor as an array, in float32 if NumPy lacks its type."""
-    x = x.detach().cpu()
-    known = not x.is_floating_point() or str(x.dtype) in ("torch.float16", "torch.float32", "torch.float64")
-    return (x if known else x.float()).resolve_conj().resolve_neg().numpy()  # NumPy has no bfloat16
+def from_tensor(x: torch.Tensor, name: str = "x") -> np.ndarray:
+    """A tensor as an array: dense, and in float32 if NumPy lacks its type."""
+    import torch
+
+    try:
+        x = x.detach().cpu()
+        x = x.dequantize() if x.is_quantized else x if x.layout is torch.strided else x.to_dense()
+        known = not x.is_floating_point() or x.dtype in (torch.float16, torch.float32, torch.float64)
+        return (x if known else x.float()).resolve_conj().resolve_neg().numpy()  # NumPy has no bfloat16
+    except (RuntimeError, NotImplementedError) as error:
+        kind = "a nested" if x.is_nested else "a meta" if x.is_meta else f"a {x.dtype}"
+        raise TypeError(f"`{name}` must be a tensor of one shape with numbers in memory; got {kind} tensor.") from error
 
 
 def from_table(x: Any, name: str) -> np.ndarray:

@@ -64,8 +64,8 @@ class Examples:
         """The number of values in the loss of an epoch."""
         return len(self) * (self.targets.shape[1] if self.targets.ndim > 1 else 1)
 
-    def batches(self, order: Tensor | None, size: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Batches of inputs and their targets, in this order.
+    def batches(self, order: Tensor | None, size: int | list[int]) -> Iterator[tuple[Tensor, Tensor]]:
+        """Batches of inputs and their targets, in this order, of one size or of these sizes.
 
         The order goes to the device at once, because a transfer for every batch would make a GPU wait.
         """

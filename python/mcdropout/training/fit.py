@@ -73,7 +73,8 @@ def mc_fit(
             stores the names of a data frame's columns, and finds these columns in other data frames, in any order.
         y: The labels (input,), or the values (input, output).
         epochs: The number of passes over all training inputs.
-        batch_size: The number of inputs in one step.
+        batch_size: The number of inputs in one step. Under batch normalization a last single input joins the step
+            before it.
         learning_rate: The learning rate of the optimizer.
         optimizer: "adam", "adamw", "sgd" (momentum 0.9) or "rmsprop"; or a function from parameters to an optimizer
             with its own learning rate and weight decay.

@@ -18,7 +18,7 @@ from .examples import Examples
 from .losses import Objective
 from .optimizers import plateau
 from .settings import Augment, TrainingSettings, Weights, spread_name
-from .step import Learner, all_finite, weighted_mean
+from .step import Learner, all_finite, batch_sizes, weighted_mean
 
 
 class EpochMetrics:
@@ -73,6 +73,8 @@ class TrainingRun:
         self.settings = settings
         self.train = train
         self.held_out = held_out
+        self.sizes = batch_sizes(len(train), settings.batch_size, learner.model)
+        self.latest: tuple[Tensor, Tensor] | None = None  # the batch of the latest step
         self.plateau = plateau(learner.optimizer, settings)
         self.rows: list[dict[str, float]] = []
         self.best: Weights | None = None
@@ -91,7 +93,7 @@ class TrainingRun:
 
     @property
     def batches_per_epoch(self) -> int:
-        return math.ceil(len(self.train) / self.settings.batch_size)
+        return len(self.sizes)
 
     def one_epoch(self, augment: Augment | None, report: Callable[[int, str], None]) -> dict[str, float]:
         """Train once on every input; returns the row of the history."""
@@ -106,15 +108,16 @@ class TrainingRun:
             self.model.train()
             text = self._text(epoch)
             self.learner.kl_weight = self.settings.kl_weight.at(epoch, self.train.n_values)
-            for x, y in self.train.batches(order, self.settings.batch_size):
+            for x, y in self.train.batches(order, self.sizes):
                 inputs = x if augment is None else self._augmented(augment, x, generator)
-                result = self.learner.step(self.train.prepared(inputs), y)
+                self.latest = self.train.prepared(inputs), y
+                result = self.learner.step(*self.latest)
                 metrics.add(result.loss, result.out, y)
                 if result.kl is not None:
                     parts.append((result.nll, result.kl))
                 report(1, text)
             row |= metrics.means("")
-            if not (math.isfinite(row["loss"]) and all_finite(self.model)):
+            if not (math.isfinite(row["loss"]) and self._is_sound()):
                 raise FloatingPointError(
                     f"The loss must stay finite; it was not in epoch {epoch}, and the model keeps its weights from "
                     "before that epoch. Use a smaller `learning_rate`, or look for extreme values in `x` and `y`."
@@ -141,14 +144,23 @@ class TrainingRun:
             raise ValueError(f"`augment` must give a tensor of the shape that it gets, {tuple(x.shape)}; got {shape}.")
         return augmented
 
+    def _is_sound(self) -> bool:
+        """Whether the weights are finite and give a finite loss: the last step may have made them too large."""
+        if not all_finite(self.model.parameters()):
+            return False
+        if self.latest is None:
+            return True
+        self.model.eval()
+        return math.isfinite(float(self.learner.evaluate(*self.latest)[0]))
+
     @contextmanager
     def _weights_restored_on_error(self) -> Iterator[None]:
-        """An error restores the weights from before the epoch. An interrupt does so only if weights are not finite."""
+        """An error restores the weights from before the epoch. An interrupt does so only if training has failed."""
         before, steps = copied(tensors_of(self.model)), self.learner.steps
         try:
             yield
         except BaseException as error:
-            if not isinstance(error, KeyboardInterrupt) or not all_finite(self.model):
+            if not isinstance(error, KeyboardInterrupt) or not self._is_sound():
                 restore_tensors(self.model, before)
                 self.learner.steps = steps
             raise

@@ -8,7 +8,7 @@ import numpy as np
 from torch import nn
 from torch.optim import Optimizer
 
-from ..checks import check_choice, check_number
+from ..checks import check_number
 from ..data.rows import columns_of
 from ..networks.frozen import FrozenNetwork
 from ..networks.network import MCNetwork
@@ -16,10 +16,10 @@ from ..variational.layer import variational_layers
 from .examples import Examples, examples, set_scales
 from .fit import ModelState, device_of, on_device
 from .losses import Objective, objective_of
-from .optimizers import OPTIMIZERS, make_optimizer
+from .optimizers import make_optimizer
 from .recipes import are_equal, recipe_of
 from .settings import MakeOptimizer
-from .step import Learner
+from .step import Learner, all_finite
 
 
 def mc_train_on_batch(
@@ -50,6 +50,8 @@ def mc_train_on_batch(
 
     Raises:
         ValueError: For arguments that cannot be used.
+        FloatingPointError: When the loss, a gradient or a weight is not finite. The step does not change the model,
+            unless its learning rate is so large that it makes finite weights infinite.
 
     Examples:
         >>> import mcdropout as mcd
@@ -83,8 +85,13 @@ def mc_train_on_batch(
             model.train()
             stepper.learner.kl_weight = weight
             [(inputs, loss_targets)] = batch.batches(None, len(batch))
-            result = stepper.learner.step(batch.prepared(inputs), loss_targets)
+            result = stepper.learner.step(batch.prepared(inputs), loss_targets, check=True)
             quality = float(objective.quality(result.out, loss_targets))
+            if not all_finite(model.parameters()):
+                raise FloatingPointError(
+                    "The weights of `model` must stay finite; they did not in this step. Use a smaller learning rate, "
+                    "and start from a network whose weights are finite."
+                )
     except BaseException:
         before.restore()
         raise
@@ -112,8 +119,6 @@ def _stepper(model: nn.Module, objective: Objective, optimizer: object) -> _Step
         optimizer = "adam"
     if previous is not None and (optimizer is previous.argument or are_equal(recipe_of(optimizer), previous.recipe)):
         return previous
-    if isinstance(optimizer, str):
-        check_choice(optimizer, "optimizer", OPTIMIZERS)
     learner = Learner(model, objective, make_optimizer(model, optimizer), None, "float32", device_of(model))
     steps = 0 if previous is None else previous.steps  # a new optimizer must not repeat the masks of earlier steps
     stepper = _Stepper(optimizer, recipe_of(optimizer), learner, steps)

@@ -8,7 +8,7 @@ from torch import nn
 from torch.optim import SGD, Adam, AdamW, Optimizer, RMSprop
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from ..checks import shown
+from ..checks import check_choice, shown
 from .settings import SPREADS, TrainingSettings
 
 OPTIMIZERS = ("adam", "adamw", "sgd", "rmsprop")
@@ -18,13 +18,15 @@ def make_optimizer(
     model: nn.Module, optimizer: object, learning_rate: float = 1e-3, weight_decay: float = 0.0
 ) -> Optimizer:
     """The optimizer: by name, as a function of the parameters, or a torch optimizer."""
-    if isinstance(optimizer, Optimizer):
-        return optimizer
-    if callable(optimizer):
-        result = optimizer(model.parameters())
+    if isinstance(optimizer, Optimizer) or callable(optimizer):
+        result = optimizer if isinstance(optimizer, Optimizer) else optimizer(model.parameters())
         if not isinstance(result, Optimizer):
             raise TypeError(f"`optimizer` must give a torch optimizer; got {shown(result)}.")
+        held = {id(weights) for group in result.param_groups for weights in group["params"]}
+        if held.isdisjoint(map(id, model.parameters())):
+            raise ValueError("`optimizer` must have parameters of `model`; got one of other parameters.")
         return result
+    check_choice(optimizer, "optimizer", OPTIMIZERS)
     named = [(name.rpartition(".")[2], weight) for name, weight in model.named_parameters()]
     decayed = [weight for name, weight in named if name not in SPREADS]
     undecayed = [weight for name, weight in named if name in SPREADS]

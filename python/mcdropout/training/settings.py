@@ -52,9 +52,11 @@ class TrainingSettings:
 
     def check_monitor(self, objective: Objective, validated: bool) -> None:
         """Refuse a metric that the run does not measure."""
+        watched = self.early_stopping is not None or self.reduce_lr is not None
+        validated = validated or not watched
         metrics = ["loss", objective.metric]
         metrics += [f"val_{name}" for name in metrics] if validated else []
-        if self.monitor in metrics or (self.early_stopping is None and self.reduce_lr is None):
+        if self.monitor in metrics:
             return
         words = ", ".join(f'"{name}"' for name in metrics)
         hint = "" if validated else " Hold inputs out with `validation_split` for metrics that start with val_."

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any, NamedTuple
@@ -11,6 +11,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 
 from ..checks import check_count, check_number, shown
@@ -66,12 +67,15 @@ class Learner:
         """
         return nullcontext() if self.is_own_network else self.stream.lent(self.device)
 
-    def step(self, x: Tensor, y: Tensor) -> StepResult:
-        """Train on one batch. The result stays on the device, because a transfer would wait for the device."""
+    def step(self, x: Tensor, y: Tensor, check: bool = False) -> StepResult:
+        """Train on one batch. The result stays on the device, because a transfer would wait for the device.
+
+        With `check` a loss or a gradient that is not finite is refused, before the weights change.
+        """
         with self.global_generators():
             self.optimizer.zero_grad()
             with self.drawing:
-                out = self._outputs(x)
+                out = self._training_outputs(x)
             loss = nll = self.objective.loss(out, y, self.class_weights)
             kl = None
             if self.layers:
@@ -80,6 +84,8 @@ class Learner:
                 loss = nll + self.kl_weight * kl
             if self.scaler is None:
                 loss.backward()
+                if check:
+                    self._check_gradients(loss)
                 self.optimizer.step()
             else:
                 self.scaler.scale(loss).backward()
@@ -93,6 +99,26 @@ class Learner:
         with torch.no_grad(), self.global_generators(), self.drawing:
             out = self._outputs(x)
         return self.objective.loss(out, y, None), out
+
+    def _check_gradients(self, loss: Tensor) -> None:
+        gradients = [weights.grad for weights in self.model.parameters() if weights.grad is not None]
+        if not all_finite([loss, *gradients]):
+            self.optimizer.zero_grad()
+            raise FloatingPointError(
+                "The loss and its gradient must be finite; they are not in this step, which leaves `model` unchanged. "
+                "Use a smaller learning rate, or look for extreme values in `x` and `y`."
+            )
+
+    def _training_outputs(self, x: Tensor) -> Tensor:
+        try:
+            return self._outputs(x)
+        except ValueError as error:
+            if len(x) > 1 or not has_batch_norm(self.model):
+                raise
+            raise ValueError(
+                "`x` must give at least two inputs for each step, because the batch normalization of `model` computes "
+                "a variance; got one. Use larger batches."
+            ) from error
 
     def _outputs(self, x: Tensor) -> Tensor:
         if self.precision is torch.float32:
@@ -170,6 +196,17 @@ def weighted_mean(values: list[Tensor], weights: list[int]) -> float:
     return float(np.average(torch.stack(values).cpu().double().numpy(), weights=weights))
 
 
-def all_finite(model: nn.Module) -> bool:
-    """Whether all weights are finite."""
-    return bool(torch.stack([torch.isfinite(weights).all() for weights in model.parameters()]).all())
+def all_finite(tensors: Iterable[Tensor]) -> bool:
+    """Whether all numbers of all tensors are finite."""
+    return bool(torch.stack([torch.isfinite(values).all() for values in tensors]).all())
+
+
+def has_batch_norm(model: nn.Module) -> bool:
+    """Whether a layer needs more than one input to train on."""
+    return any(isinstance(layer, _BatchNorm) for layer in model.modules())
+
+
+def batch_sizes(n: int, size: int, model: nn.Module) -> list[int]:
+    """The sizes of the batches of an epoch; with batch normalization a last single input joins the batch before it."""
+    sizes = [size] * (n // size) + [n % size] * (n % size > 0)
+    return [*sizes[:-2], size + 1] if n % size == 1 and n > size and has_batch_norm(model) else sizes

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from mcdropout.compute.devices import as_device
 from mcdropout.data.images import ImageFiles
 from mcdropout.data.labels import as_labels, as_targets, label_array
-from mcdropout.data.rows import ArrayRows, as_rows, check_finite
+from mcdropout.data.rows import ArrayRows, as_rows, check_finite, columns_of, in_order
 
 X = np.arange(24.0).reshape(4, 3, 2)
 
@@ -33,6 +33,85 @@ def test_rows_of_every_container_are_the_same_float32_numbers(x):
         assert selected.dtype == np.float32
         assert selected.flags.c_contiguous
         assert selected.flags.writeable
+
+
+class Frame:
+    """A data frame of another library, with the least that one has."""
+
+    def __init__(self, columns: dict[str, object]) -> None:
+        self.values = {name: pd.Series(values).to_numpy() for name, values in columns.items()}
+        self.columns = list(columns)
+
+    def __arrow_c_stream__(self, requested_schema: object = None) -> object:
+        raise NotImplementedError
+
+    def __getitem__(self, name: str) -> object:
+        return self.values[name]
+
+
+def polars_frame(columns: dict[str, object]) -> object:
+    return pytest.importorskip("polars").DataFrame(columns)
+
+
+def arrow_table(columns: dict[str, object]) -> object:
+    return pytest.importorskip("pyarrow").table(columns)
+
+
+def arrow_batch(columns: dict[str, object]) -> object:
+    return pytest.importorskip("pyarrow").record_batch(columns)
+
+
+def narwhals_frame(columns: dict[str, object]) -> object:
+    return pytest.importorskip("narwhals").from_native(pd.DataFrame(columns))
+
+
+FRAMES = pytest.mark.parametrize("frame", [Frame, polars_frame, arrow_table, arrow_batch, narwhals_frame])
+
+
+@FRAMES
+def test_data_frames_of_other_libraries_have_the_rows_and_columns_of_pandas(frame):
+    columns = {"a": [1.5, 2, 3], "b": [4, 5, 6], "c": [True, False, True]}
+    rows, expected = as_rows(frame(columns)), as_rows(pd.DataFrame(columns))
+    assert columns_of(rows) == columns_of(expected) == ("a", "b", "c")
+    np.testing.assert_array_equal(rows.take(slice(None)), expected.take(slice(None)))
+    with pytest.raises(ValueError, match="got a missing value .* in input number 2 of 3"):
+        check_finite(as_rows(frame({"a": [1, None, 3]})))
+    with pytest.raises(TypeError, match='`x` must have numeric columns only; got "b", which is not'):
+        as_rows(frame({"a": [1], "b": ["text"]}))
+
+
+@FRAMES
+def test_one_hot_rows_in_a_data_frame_of_another_library_are_matched_by_name(frame):
+    codes, labels = as_labels(frame({"v": [0, 1, 0], "u": [1, 0, 1]}), ["u", "v"])
+    assert (codes.tolist(), labels) == ([0, 1, 0], ("u", "v"))
+
+
+@given(st.permutations(list("abcde")))
+def test_columns_of_any_data_frame_are_found_in_any_order(order):
+    rows = as_rows(Frame({name: [float(ord(name)), 0.0] for name in order}))
+    expected = [[float(ord(name)) for name in "abcde"], [0.0] * 5]
+    np.testing.assert_array_equal(in_order(rows, tuple("abcde")).take(slice(None)), expected)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # torch warns when such tensors are made
+@pytest.mark.parametrize("name", ["x", "y"])
+def test_tensors_of_every_kind_are_read_or_refused_in_one_sentence(name):
+    def read(tensor):
+        if name == "x":
+            return as_rows(tensor).take(slice(None)).tolist()
+        return as_targets(tensor, 2).tolist()
+
+    values = torch.tensor([[1.0, 0.0], [2.0, 3.0]])
+    quantized = torch.quantize_per_tensor(values, 1.0, 0, torch.quint8)
+    complex_values = torch.complex(torch.zeros(2, 2), -values).conj()
+    for same in (values.to_sparse(), values.to_sparse_csr(), values.to_mkldnn(), quantized, complex_values.imag):
+        assert read(same) == values.tolist()
+    for wrong, kind in ((values.to("meta"), "a meta"), (torch.nested.nested_tensor([values, values[:1]]), "a nested")):
+        message = f"^`{name}` must be a tensor of one shape with numbers in memory; got {kind} tensor.$"
+        with pytest.raises(TypeError, match=message):
+            read(wrong)
+    with pytest.raises(TypeError, match=f"^`{name}` must hold numbers; got type complex64.$"):
+        read(complex_values)
 
 
 def test_rows_of_read_only_memory_are_writable():
@@ -187,6 +266,14 @@ def test_codes_give_the_labels_back(labels, data):
 def test_invalid_labels_are_refused(y, labels, message):
     with pytest.raises(ValueError, match=message):
         as_labels(y, labels)
+
+
+def test_labels_of_undecodable_folders_are_text_that_can_be_written():
+    folder = b"caf\xe9".decode(errors="surrogateescape")
+    codes, labels = as_labels([folder, "b", folder], [folder, "b"])
+    assert (codes.tolist(), labels) == ([0, 1, 0], ("caf\\udce9", "b"))
+    assert as_labels([folder, "b", folder])[1] == ("b", "caf\\udce9")
+    assert as_labels(["caf\\udce9", "b"], [folder, "b"])[0].tolist() == [0, 1]
 
 
 def test_values_are_columns_of_float64():

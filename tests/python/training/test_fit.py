@@ -17,6 +17,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import nn
 
 import mcdropout as mcd
@@ -29,6 +31,7 @@ from mcdropout.training.examples import stratified_choice
 from mcdropout.training.fit import mc_fit
 from mcdropout.training.losses import objective_of
 from mcdropout.training.one_batch import mc_train_on_batch
+from mcdropout.training.step import batch_sizes
 
 LABELS = ("u", "v", "w")
 N, FEATURES = 90, 5
@@ -830,6 +833,117 @@ def test_the_optimizer_is_kept_between_steps_and_is_not_saved(table, tmp_path):
         torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-4)
 
 
+def test_an_epoch_whose_last_step_explodes_is_undone_and_reported(table):
+    """The loss of an epoch is from before its last step."""
+    for epochs in (1, 3):
+        model = network(seed=2)
+        fit(model, *table)
+        before = state_of(model)[0]
+        with pytest.raises(
+            FloatingPointError, match="^The loss must stay finite; it was not in epoch 1, and the model"
+        ):
+            fit(model, *table, epochs=epochs, batch_size=N, optimizer=lambda weights: torch.optim.SGD(weights, 1e25))
+        assert all(torch.equal(a, b) for a, b in zip(state_of(model)[0].values(), before.values(), strict=True))
+
+
+def test_an_interrupt_after_a_step_that_explodes_keeps_the_weights_from_before_the_epoch(table):
+    model = network(seed=2)
+    fit(model, *table)
+    before = state_of(model)[0]
+
+    def explode(weights):
+        return torch.optim.SGD(weights, 1e25)
+
+    with pytest.warns(UserWarning, match="Training was interrupted after epoch 0; the model is unchanged."):
+        fit(model, *table, optimizer=explode, **spoiling(2, interrupt))
+    assert all(torch.isfinite(values).all() for values in state_of(model)[0].values())
+    assert all(torch.equal(a, b) for a, b in zip(state_of(model)[0].values(), before.values(), strict=True))
+
+
+def test_a_step_without_a_finite_loss_is_reported_and_changes_nothing(table):
+    model = Foreign()
+    x, y = data_for(model, table)
+    mc_train_on_batch(model, x, y)
+    weights = copy.deepcopy(model.state_dict())
+    optimizer = copy.deepcopy(vars(model)["stepper"].learner.optimizer.state_dict())
+    with pytest.raises(
+        FloatingPointError, match="^The loss and its gradient must be finite; they are not in this step"
+    ):
+        mc_train_on_batch(model, x, y * 1e30)
+    assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), weights.values(), strict=True))
+    assert str(optimizer) == str(vars(model)["stepper"].learner.optimizer.state_dict())
+    mc_train_on_batch(model, x, y)
+
+
+class Overflowing(torch.optim.SGD):
+    """An optimizer whose rate is too large for float32."""
+
+    def step(self, closure=None):
+        with torch.no_grad():
+            for weights in self.param_groups[0]["params"]:
+                weights.mul_(1e30).mul_(1e30)
+
+
+def test_a_step_that_makes_weights_infinite_is_reported(table):
+    model = network()
+    before = copy.deepcopy(model)
+    with pytest.raises(FloatingPointError, match="^The weights of `model` must stay finite; they did not in this step"):
+        mc_train_on_batch(model, *table, optimizer=Overflowing)
+    assert same_weights(model, before)
+
+
+@pytest.mark.parametrize("optimizer", [5, True, [], b"adam", math.nan, ["adam"], object(), "Adam"], ids=str)
+def test_what_is_no_optimizer_is_refused(table, optimizer):
+    for train in (fit, mc_train_on_batch):
+        with pytest.raises(ValueError, match='^`optimizer` must be one of "adam", "adamw", "sgd", "rmsprop"; got .*.$'):
+            train(network(), *table, optimizer=optimizer)
+
+
+def test_an_optimizer_of_another_network_is_refused(table):
+    optimizer = torch.optim.SGD(network().parameters(), 0.1)
+    for train in (lambda: fit(network(), *table, optimizer=lambda weights: optimizer),
+                  lambda: mc_train_on_batch(network(), *table, optimizer=optimizer)):  # fmt: skip
+        with pytest.raises(
+            ValueError, match="^`optimizer` must have parameters of `model`; got one of other parameters"
+        ):
+            train()
+
+
+# Batch normalization ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("n", [1, 17])
+def test_batch_normalization_of_single_inputs_is_refused_in_one_sentence(table, n):
+    x, y = data_for(Foreign(), table)
+    message = "^`x` must give at least two inputs for each step, because .*; got one. Use larger batches.$"
+    for train in (
+        lambda: fit(Foreign(), x[:n], y[:n], batch_size=1),
+        lambda: mc_train_on_batch(Foreign(), x[:1], y[:1]),
+    ):
+        with pytest.raises(ValueError, match=message):
+            train()
+
+
+@pytest.mark.parametrize("make", [Foreign, lambda: mcd.mc_bayes_resnet((1, 1, 1), task="regression", filters=(3,))])
+def test_a_last_single_input_joins_the_batch_before_it(table, make):
+    model, sizes = make(), []
+    x, y = data_for(model, table)
+    x = x if isinstance(model, Foreign) else x.reshape(-1)[:N].reshape(N, 1, 1, 1)
+    norm = next(layer for layer in model.modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm))
+    norm.register_forward_pre_hook(lambda layer, inputs: sizes.append(len(inputs[0])) if layer.training else None)
+    fit(model, x[:33], y[:33], batch_size=8, epochs=1)
+    assert sizes == [8, 8, 8, 9]
+
+
+@given(st.integers(1, 200), st.integers(1, 50))
+def test_only_a_last_batch_of_one_changes_and_only_under_batch_normalization(n, size):
+    plain = [len(part) for part in torch.arange(n).split(size)]
+    assert batch_sizes(n, size, nn.Linear(1, 1)) == plain
+    joined = batch_sizes(n, size, nn.BatchNorm1d(1))
+    assert sum(joined) == n
+    assert joined == plain if n == 1 or size == 1 or plain[-1] > 1 else joined == [*plain[:-2], size + 1]
+
+
 # Refusals ---------------------------------------------------------------------------------------------------
 
 
@@ -842,6 +956,11 @@ def test_the_optimizer_is_kept_between_steps_and_is_not_saved(table, tmp_path):
         ({"batch_size": float("nan")}, "`batch_size` must be a whole number of at least 1; got nan"),
         ({"learning_rate": 0}, "`learning_rate` must be a number above 0; got 0"),
         ({"weight_decay": -1}, "`weight_decay` must be a number of at least 0; got -1"),
+        (
+            {"monitor": "val_los"},
+            '`monitor` must be one of "loss", "accuracy", "val_loss", "val_accuracy"; got "val_los"',
+        ),
+        ({"monitor": ["loss"]}, '`monitor` must be one of "loss", .*; got ..loss'),
         ({"optimizer": "lion"}, '`optimizer` must be one of "adam", "adamw", "sgd", "rmsprop"; got "lion"'),
         ({"validation_split": 1}, "`validation_split` must be a number of at least 0 and below 1; got 1"),
         ({"validation_split": 0.001}, "`validation_split` must leave inputs on both sides; got 0.001 of 90"),
