@@ -91,6 +91,21 @@ def batch_acquired() -> list[np.ndarray]:
     return [mcd.mc_acquire(prediction, 3, by="batchbald", seed=5).to_numpy()]
 
 
+def features_extracted() -> list[np.ndarray]:
+    """Draws of a head on features of a backbone, which are kept in the memory that all threads share."""
+    return [mcd.mc_predict(FROZEN, X, 7, seed=2, progress=False).mean]
+
+
+def frozen() -> Any:
+    with weights_from(1):
+        backbone = nn.Sequential(nn.Linear(FEATURES, 6), nn.ReLU())
+    return mcd.mc_frozen_backbone(
+        backbone, lambda shape: mcd.mc_mlp(shape[0], LABELS, dropout=0.4, seed=1), input_shape=(FEATURES,)
+    )
+
+
+FROZEN = frozen()
+
 SAMPLED, SAMPLER = mlp(), mcd.mc_sampler(mlp(), X[:2], 7, seed=2)
 
 WORK: dict[str, Callable[[], list[Any]]] = {
@@ -98,6 +113,9 @@ WORK: dict[str, Callable[[], list[Any]]] = {
     "mc_cnn": lambda: weights_of(mcd.mc_cnn((8, 8, 1), LABELS, seed=1)),
     "mc_bayes_mlp": lambda: weights_of(mcd.mc_bayes_mlp(FEATURES, LABELS, seed=1)),
     "mc_bayes_cnn": lambda: weights_of(mcd.mc_bayes_cnn((8, 8, 1), LABELS, seed=1)),
+    "mc_bayes_resnet": lambda: weights_of(mcd.mc_bayes_resnet((8, 8, 1), LABELS, filters=(4, 6), seed=1)),
+    "features of a new network": lambda: fitted(frozen()),
+    "features of one network": features_extracted,
     "mc_fit of a network": lambda: fitted(mlp()),
     "mc_fit of a Bayesian network": lambda: fitted(mcd.mc_bayes_mlp(FEATURES, LABELS, seed=1)),
     "mc_fit of a module": lambda: fitted(foreign()),
