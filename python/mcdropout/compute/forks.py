@@ -9,8 +9,6 @@ from collections.abc import Callable
 from typing import Any
 from weakref import WeakSet
 
-import torch
-
 from ..errors import ForkedProcess
 
 CANNOT_FORK = ("tensorflow", "jax")  # these wait for ever in a process that was forked after they were imported
@@ -29,7 +27,8 @@ def in_forked_child() -> None:
     after its own forks. It does not notice the forks of R's `parallel::mclapply()`, so the R package calls it there.
     """
     BROKEN_BY_FORK.update(name for name in CANNOT_FORK if name in sys.modules)
-    torch.set_num_threads(1)
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(1)
     for lock in LOCKS:
         lock._at_fork_reinit()  # as `threading` does with its own locks
     for function in IN_CHILD:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from contextvars import ContextVar
 from typing import Any
 
 import numpy as np
@@ -14,9 +15,9 @@ from torch import Tensor
 from .devices import current_device
 from .forks import shared_lock
 
-TORCH_GENERATORS = shared_lock()  # held by the one thread that changes torch's global generators
+FIRST_LOCK = shared_lock()
 
-OTHER_GENERATORS = shared_lock()  # the same for the global generators of Python and NumPy
+LOCK: ContextVar[Any] = ContextVar("LOCK", default=FIRST_LOCK)  # of the global generators, see `generators_held()`
 
 N_REPEATS = 3  # runs that show whether a block moves a generator, or another thread does
 
@@ -52,9 +53,25 @@ def _device_argument(device: torch.device) -> tuple[torch.device, ...]:
 
 
 @contextmanager
+def generators_held() -> Iterator[None]:
+    """Other threads wait for the end of this block before they change global generators of torch, Python or NumPy.
+
+    There is one lock for all generators, because two threads that take two locks in different orders wait for ever. A
+    thread that works for this block, such as a worker of a prediction that a layer makes, must not wait for its end:
+    such threads inherit the context of this block, in which another lock is used.
+    """
+    with LOCK.get():
+        token = LOCK.set(shared_lock())
+        try:
+            yield
+        finally:
+            LOCK.reset(token)
+
+
+@contextmanager
 def torch_generators_kept(device: torch.device) -> Iterator[None]:
     """Restore torch's global generators after the block; other threads wait until then."""
-    with TORCH_GENERATORS:
+    with generators_held():
         states = generator_states(device)
         try:
             yield
@@ -100,7 +117,7 @@ def other_generators_kept(
         return tuple(sorted(moved_by_block))
 
     # without the lock two blocks would mix their draws and restore each other's states
-    with OTHER_GENERATORS if waits else nullcontext():
+    with generators_held() if waits else nullcontext():
         states = _other_states()
         try:
             if seed is not None:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor, TimeoutError
-from functools import partial
+from concurrent.futures import Future, TimeoutError
 from threading import Barrier, Thread
 from typing import TypeVar
 
@@ -13,6 +12,7 @@ import torch
 
 from .forks import shared_lock
 from .memory import free_memory
+from .pool import Pool
 
 Job = TypeVar("Job")
 
@@ -26,16 +26,16 @@ class DeviceThreads:
 
     def __init__(self, n_devices: int) -> None:
         # a new thread follows the caller's number of threads in only some operations of torch until it sets the number
-        set_threads = partial(torch.set_num_threads, torch.get_num_threads())
-        n_threads = n_devices if n_devices > 1 else 0
-        self.threads = [ThreadPoolExecutor(1, initializer=set_threads) for _ in range(n_threads)]
+        self.threads = [Pool(1) for _ in range(n_devices if n_devices > 1 else 0)]
+        for thread in self.threads:
+            thread.submit(torch.set_num_threads, torch.get_num_threads())
 
     def __enter__(self) -> DeviceThreads:
         return self
 
     def __exit__(self, *error: object) -> None:
         for thread in self.threads:
-            thread.shutdown(wait=False, cancel_futures=True)
+            thread.shutdown(wait=False)
         for thread in self.threads:
             thread.shutdown()
 
@@ -71,13 +71,13 @@ def result_of(future: Future[Result]) -> Result:
 NEW_THREADS = shared_lock()  # the number of torch threads of a new thread is one setting of the whole process
 
 
-def _single_threaded_pool(n: int) -> ThreadPoolExecutor:
+def _single_threaded_pool(n: int) -> Pool:
     """A pool of `n` threads, each of which works with one thread of torch.
 
     Torch has no such setting for a single thread: new threads start with the number that any thread set last. So all
     threads are started before any work. A last thread only restores the number for new threads.
     """
-    pool, all_started = ThreadPoolExecutor(n), Barrier(n)
+    pool, all_started = Pool(n), Barrier(n)
 
     def use_one_thread() -> int:
         n_before = torch.get_num_threads()
@@ -108,7 +108,7 @@ class Workers:
 
     def __init__(self, n_workers: int) -> None:
         self.n_workers = n_workers
-        self.pool: ThreadPoolExecutor | None = None
+        self.pool: Pool | None = None
 
     @classmethod
     def for_device(cls, workers: int | None, device: torch.device, sharing: int = 1) -> Workers:
@@ -123,7 +123,7 @@ class Workers:
 
     def __exit__(self, *error: object) -> None:
         if self.pool is not None:
-            self.pool.shutdown(cancel_futures=True)
+            self.pool.shutdown()
 
     def map_parallel(self, work: Callable[[slice], Result], parts: list[slice]) -> Iterator[Result]:
         """The results for all parts, in order."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..checks import check_choice, check_count, check_length, check_path, entries, shown
+from ..compute.pool import Pool
 from ..disk import opened
 from ..errors import UnreadableFile
 from .labels import Label, as_label_set
@@ -157,7 +157,7 @@ class ImageFiles:
         """Pixels of the selected files, (input, height, width, channel) float32 in [0, 1]."""
         paths = [self.paths[i] for i in np.arange(len(self))[index]]
         out = np.empty((len(paths), *self.shape[1:]), np.float32)
-        with ThreadPoolExecutor(DECODERS) as pool:
+        with Pool(DECODERS) as pool:
             for i, pixels in enumerate(pool.map(self._read, paths)):
                 out[i] = pixels
         return out

@@ -15,6 +15,7 @@ import pandas as pd
 from scipy import stats
 
 from ..checks import check_choice, check_count, check_number, check_seed, shown
+from ..compute.forks import shared_lock
 from ..compute.out_of_memory import explains_out_of_memory
 from ..data.labels import Label
 from ..predictions.parts import OLDER_LACK, as_array, as_table, as_tuple, opening
@@ -34,6 +35,8 @@ DTYPES = dict.fromkeys(COLUMNS, np.float64) | {
 @dataclass(repr=False)
 class MCMonitor:
     """A drift monitor, which `mc_monitor()` returns. `update()` takes one batch after another.
+
+    Several threads may update one monitor, and save it meanwhile. The batches are numbered in the order of the updates.
 
     Attributes:
         batches: One row for each of the last 1,000 batches: `name`, if given; `n` inputs, `seen` inputs so far, `mean`
@@ -79,6 +82,16 @@ class MCMonitor:
             setattr(self, name, int(getattr(self, name)))  # 3.0 is 3
         shares = np.arange(1, self.n_bins) / self.n_bins
         self.edges = np.unique(np.quantile(self.reference, shares, method="inverted_cdf"))
+        self._lock = shared_lock()  # held during an update
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = vars(self).copy()
+        del state["_lock"]
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._lock = shared_lock()
 
     @property
     def drift(self) -> bool:
@@ -100,6 +113,12 @@ class MCMonitor:
         values = _uncertainties(prediction, self.measure, self.task, self.labels, self.temperature, "prediction")
         if name is not None and not isinstance(name, str):
             raise ValueError(f"`name` must be a string; got {shown(name)}.")
+        with self._lock:
+            self._add(values, name)
+        return self
+
+    def _add(self, values: Array, name: str | None) -> None:
+        """Add the values of the next batch."""
         n_before = self.n_seen
         p, q, counts = self._ranks(values)
         bets = Bets.placed(p, q, n_before, self.log_capital, self.log_best, self.best_start)
@@ -108,19 +127,23 @@ class MCMonitor:
         alarms = np.flatnonzero(evidence >= self.alarm_at)
         is_first = self.alarm_input is None and len(alarms) > 0
         row |= {"name": name, "log10_evidence": float(evidence[-1]), "drift": self.drift or is_first}
-        rows = [*self.batches.to_dict(orient="records"), row][-MOST_BATCHES:]
-        self.batches = _table(rows)
-        self.n_seen, self.n_batches = n_before + len(values), self.n_batches + 1
-        self.counts = counts
-        self.highest_evidence = max(self.highest_evidence, float(evidence[-1]))
-        self.log_capital, self.log_best = bets.log_capital[:, -1], bets.next_best
-        self.best_start = bets.next_start
+        batches = _table([*self.batches.to_dict(orient="records"), row][-MOST_BATCHES:])
+        changes: dict[str, Any] = {
+            "batches": batches,
+            "n_seen": n_before + len(values),
+            "n_batches": self.n_batches + 1,
+            "counts": counts,
+            "highest_evidence": max(self.highest_evidence, float(evidence[-1])),
+            "log_capital": bets.log_capital[:, -1],
+            "log_best": bets.next_best,
+            "best_start": bets.next_start,
+        }
         if is_first:
             first = int(alarms[0])
-            self.alarm_input, self.alarm_batch = n_before + first + 1, self.n_batches
-            self.since_input = int(bets.starts[bets.log_best[:, first].argmax(), first])
-            self.since_batch = self._batch_of(self.since_input)
-        return self
+            since = int(bets.starts[bets.log_best[:, first].argmax(), first])
+            changes |= {"alarm_input": n_before + first + 1, "alarm_batch": self.n_batches + 1}
+            changes |= {"since_input": since, "since_batch": _batch_of(since, batches)}
+        vars(self).update(changes)  # in one step, so that no reader, interrupt or fork sees a part of them
 
     def _ranks(self, values: Array) -> tuple[Array, Array, Array]:
         """Each value's rank from above and from below, (value,), and the counts after these values."""
@@ -132,13 +155,6 @@ class MCMonitor:
         """A number in (0, 1) for each input of the reference, which orders inputs with equal values."""
         drawn = np.random.default_rng([self.seed, 1]).random(len(self.reference))
         return drawn[np.lexsort((drawn, self.reference.searchsorted(self.reference)))]
-
-    def _batch_of(self, number: int) -> int | None:
-        """The batch of the input with this number, if the table still has its row."""
-        batches = self.batches
-        if number <= batches["seen"].iloc[0] - batches["n"].iloc[0]:
-            return None
-        return int(batches["batch"].iloc[int(np.searchsorted(batches["seen"], number))])
 
     def _row(self, values: Array, seen: int) -> dict[str, Any]:
         """The numbers of a single batch."""
@@ -156,16 +172,19 @@ class MCMonitor:
 
     def words(self) -> str:
         """The measure, the last batch, and the alarm or its absence, as text."""
-        return "\n".join(_words(self))
+        with self._lock:
+            return "\n".join(_words(self))
 
     def __repr__(self) -> str:
         return self.words()
 
     def to_state(self) -> dict[str, Any]:
         """The content of a file, in types that JSON has."""
-        check_monitor(self)  # what was changed in place since must not give a file that cannot be opened
-        state = {name: getattr(self, name) for name in self.__dataclass_fields__ if name != "edges"}
-        state["batches"] = self.batches.to_dict(orient="list")
+        with self._lock:
+            check_monitor(self)  # what was changed in place since must not give a file that cannot be opened
+            values = self.__getstate__()
+        state = {name: values[name] for name in self.__dataclass_fields__ if name != "edges"}
+        state["batches"] = state["batches"].to_dict(orient="list")
         state["labels"] = None if self.labels is None else list(self.labels)
         return {name: value.tolist() if isinstance(value, np.ndarray) else value for name, value in state.items()}
 
@@ -311,6 +330,13 @@ def _uncertainties(
 
 def _table(rows: list[dict[str, Any]]) -> pd.DataFrame:
     return as_table({name: [row[name] for row in rows] for name in COLUMNS}, "batches", DTYPES)
+
+
+def _batch_of(number: int, batches: pd.DataFrame) -> int | None:
+    """The batch of the input with this number, if the table still has its row."""
+    if number <= batches["seen"].iloc[0] - batches["n"].iloc[0]:
+        return None
+    return int(batches["batch"].iloc[int(np.searchsorted(batches["seen"], number))])
 
 
 def _words(monitor: MCMonitor) -> list[str]:

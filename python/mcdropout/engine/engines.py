@@ -18,6 +18,7 @@ from torch import Tensor
 
 from ..compute.devices import empty_cache
 from ..compute.forks import shared_lock
+from ..compute.generators import generators_held
 from ..compute.memory import free_frames
 from ..compute.out_of_memory import Shortage, is_out_of_memory, suppress_out_of_memory
 from ..data.inputs import Inputs
@@ -157,10 +158,21 @@ class EngineChoice:
 
     def get_ready(self, inputs: Inputs, ids: np.ndarray) -> None:
         """Choose an engine, unless one was chosen that is valid for so many inputs."""
-        with self.lock:
-            # an engine chosen on one input may have confused the one row of the input with the rows of all draws
-            if not self.reason or (self.engine.name == "folded" and self.chosen_on == 1 < len(inputs)):
-                self._choose(inputs[slice(0, 3)], ids[:3])
+        if self._is_open(len(inputs)):
+            with self._choosing():
+                if self._is_open(len(inputs)):  # no other thread has chosen meanwhile
+                    self._choose(inputs[slice(0, 3)], ids[:3])
+
+    def _is_open(self, n_inputs: int) -> bool:
+        """Whether no engine was chosen that is valid for so many inputs."""
+        # an engine chosen on one input may have confused the one row of the input with the rows of all draws
+        return not self.reason or (self.engine.name == "folded" and self.chosen_on == 1 < n_inputs)
+
+    @contextmanager
+    def _choosing(self) -> Iterator[None]:
+        """Other threads wait. The model may need the lock of the generators: all threads take it first."""
+        with generators_held(), self.lock:
+            yield
 
     def run(self, inputs: Inputs, ids: np.ndarray, masks: Callable[[Engine, np.ndarray], Masks]) -> Tensor:
         """Outputs (draw, input, ...) of a chunk; if the engine fails, another engine takes over."""
@@ -180,7 +192,7 @@ class EngineChoice:
                     raise
                 failure = _first_line(error)
                 free_frames(error)
-            with self.lock:
+            with self._choosing():
                 if self.engine is engine:  # else another worker has already replaced it
                     self.failed[engine.name] = failure
                     self._choose(inputs[slice(0, 3)], ids[:3])
@@ -198,7 +210,7 @@ class EngineChoice:
                 raise too_large(shortage)
             self._choose(inputs[slice(0, 1)], ids[:1])
             return
-        self.chosen_on, self.output_axes = len(inputs), looped.shape[2:]
+        self.output_axes = looped.shape[2:]
         failures = [f"{name} failed: {text}" for name, text in self.failed.items()]
         for engine in candidates:
             if engine.name in self.failed:
@@ -212,10 +224,16 @@ class EngineChoice:
                 continue
             if same_numbers(looped, result, self.passes.tolerance):
                 engine.settle()
-                self.engine, self.reason = engine, "; ".join([*failures, f"{engine.name} gives the loop's numbers"])
+                self._settle(engine, "; ".join([*failures, f"{engine.name} gives the loop's numbers"]), len(inputs))
                 return
             failures.append(f"{engine.name} gave other numbers than the loop")
-        self.engine, self.reason = loop, "; ".join(failures) or "there is no other engine for this network"
+        self._settle(loop, "; ".join(failures) or "there is no other engine for this network", len(inputs))
+
+    def _settle(self, engine: Engine, reason: str, n_inputs: int) -> None:
+        """Use an engine; `_is_open()` says so in other threads only after the last assignment."""
+        self.engine = engine
+        self.reason = reason
+        self.chosen_on = n_inputs
 
 
 def too_large(shortage: Shortage) -> OutOfMemory:

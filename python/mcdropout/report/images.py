@@ -5,10 +5,10 @@ from __future__ import annotations
 import base64
 import io
 import os
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
+from ..compute.pool import Pool
 from ..data.images import ImageFiles, Scale
 from ..data.rows import Rows
 from ..predictions.prediction import Array
@@ -30,7 +30,7 @@ def thumbnails(images: Rows | None, order: Array) -> tuple[list[str | None], boo
     # large image files are decoded only to the size of a thumbnail
     rows = images.within(THUMBNAIL) if isinstance(images, ImageFiles) else images
     encoded: list[str | None] = []
-    with ThreadPoolExecutor(ENCODERS) as pool:
+    with Pool(ENCODERS) as pool:
         for start in range(0, len(order), BATCH):
             batch = rows.take(order[start : start + BATCH])
             encoded += pool.map(lambda pixels: _thumbnail(pixels, scale, small), batch)

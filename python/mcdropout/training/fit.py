@@ -100,7 +100,8 @@ def mc_fit(
         seed: Decides the held-out part, the order and the dropout. None draws a seed, or uses the checkpoint's. A GPU
             drops other units than a CPU with the same seed.
             Networks of this package draw from their own generators. Other modules draw from torch's global generators
-            during each step; no other thread should draw from these at that time.
+            during each step. No other thread should draw from these at that time, and such a module must not wait for a
+            thread that predicts or trains.
         checkpoint: A file that is written after every epoch. If it exists, training continues from it, and ends with
             the weights of an uninterrupted run: to the bit on one machine with the same number of threads. The file of
             a run with other data, functions or settings is refused.

@@ -156,7 +156,7 @@ def test_fewer_workers_start_where_memory_is_short(monkeypatch):
         with threads.Workers(3) as workers:
             parts = [slice(number, number + 1) for number in range(4)]
             assert list(workers.map_parallel(lambda part: part.start, parts)) == [0, 1, 2, 3]
-            assert (0 if workers.pool is None else len(workers.pool._threads)) == n_threads
+            assert (0 if workers.pool is None else len(workers.pool.threads)) == n_threads
 
 
 LIMITED = """

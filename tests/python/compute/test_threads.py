@@ -278,9 +278,10 @@ def test_workers_do_not_change_the_number_of_torch_threads_in_new_threads(monkey
 # ---- forked processes -----------------------------------------------------------------------------------------
 
 FORK = """
-import multiprocessing, signal, sys
+import multiprocessing, signal, sys, threading
 import numpy as np, torch
 import mcdropout as mcd
+from mcdropout.compute.generators import generators_held
 
 torch.set_num_threads(2)
 x = np.random.default_rng(0).normal(size=(300, 40)).astype("float32")
@@ -296,6 +297,15 @@ work = {
     "make": lambda: mcd.mc_mlp(40, labels=["a", "b"], hidden=(9000,)).state_dict()["layers.dense1.weight"].numpy(),
 }[sys.argv[1]]
 of_the_parent = work()
+held, go_on = threading.Event(), threading.Event()
+
+def hold():
+    with generators_held():
+        held.set()
+        go_on.wait()
+
+threading.Thread(target=hold).start()  # during the fork another thread holds the generators
+held.wait()
 context = multiprocessing.get_context("fork")
 queue = context.SimpleQueue()
 
@@ -306,6 +316,7 @@ def compare():
 child = context.Process(target=compare)
 child.start()
 child.join()
+go_on.set()
 print(queue.get() if child.exitcode == 0 else "failed", torch.get_num_threads())
 """
 

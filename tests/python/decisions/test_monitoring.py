@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import math
+import pickle
+import threading
 from dataclasses import replace
 from typing import Any
 
@@ -14,7 +17,7 @@ from scipy import ndimage, stats
 import mcdropout as mcd
 from mcdropout import UnreadableFile, containers, mc_load, mc_monitor, mc_save
 from mcdropout.decisions import monitoring
-from mcdropout.decisions.monitoring import stability_index
+from mcdropout.decisions.monitoring import MCMonitor, stability_index
 from mcdropout.predictions.uncertainty import CLASS_MEASURES, VALUE_MEASURES, measured
 
 
@@ -303,3 +306,38 @@ def test_bad_input_is_refused_and_changes_nothing(uncertainties, classes_of, exa
     with pytest.raises(ValueError, match=r"`name` must be a string; got 3\."):
         monitor.update(good, name=3)  # pyright: ignore[reportArgumentType]
     assert monitor.to_state() == before
+
+
+# Threads --------------------------------------------------------------------------------------------------
+
+
+def test_an_update_during_an_update_is_not_lost_and_a_file_of_meanwhile_is_whole(uncertainties, monkeypatch, tmp_path):
+    rng = np.random.default_rng(31)
+    reference, batches = uncertainties(normal(rng, 50)), [uncertainties(normal(rng, n, shift=2)) for n in (11, 13, 17)]
+    after_one, after_three = mc_monitor(reference).update(batches[0]), mc_monitor(reference)
+    for batch in batches:
+        after_three.update(batch)
+    monitor, threads, row = mc_monitor(reference).update(batches[0]), [], MCMonitor._row
+
+    def row_while_others_update_and_save(self, values, seen):
+        if not threads:
+            threads.append(threading.Thread(target=lambda: monitor.update(batches[2])))
+            threads[0].start()
+            threads[0].join(0.1)  # it ends here only if updates do not wait for each other
+            mc_save(monitor, tmp_path / "monitor.mcd")
+        return row(self, values, seen)
+
+    monkeypatch.setattr(MCMonitor, "_row", row_while_others_update_and_save)
+    monitor.update(batches[1])
+    threads[0].join()
+    assert monitor.to_state() == after_three.to_state()
+    assert mc_load(tmp_path / "monitor.mcd").to_state() == after_one.to_state()
+
+
+def test_a_copy_of_a_monitor_goes_on_by_itself(uncertainties):
+    rng = np.random.default_rng(32)
+    monitor, batch = mc_monitor(uncertainties(normal(rng, 30))), uncertainties(normal(rng, 7))
+    for copied in (pickle.loads(pickle.dumps(monitor)), copy.deepcopy(monitor), copy.copy(monitor)):
+        copied.update(batch)
+        assert (copied.n_seen, monitor.n_seen) == (7, 0)
+        assert copied.to_state() == mc_monitor(uncertainties(monitor.reference)).update(batch).to_state()
