@@ -892,7 +892,7 @@ def test_a_step_that_makes_weights_infinite_is_reported(table):
     assert same_weights(model, before)
 
 
-@pytest.mark.parametrize("optimizer", [5, True, [], b"adam", math.nan, ["adam"], object(), "Adam"], ids=str)
+@pytest.mark.parametrize("optimizer", [5, True, [], b"adam", math.nan, ["adam"], object(), "Adam"])
 def test_what_is_no_optimizer_is_refused(table, optimizer):
     for train in (fit, mc_train_on_batch):
         with pytest.raises(ValueError, match='^`optimizer` must be one of "adam", "adamw", "sgd", "rmsprop"; got .*.$'):
