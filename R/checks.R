@@ -132,7 +132,7 @@ max_seed <- 2^53 - 1 # R's doubles represent all whole numbers up to this one
 
 # A path with "~" expanded, because Python would take "~" for the name of a folder.
 as_path <- function(x, name = rlang::caller_arg(x), call = rlang::caller_env()) {
-  if (is.character(x) && length(x) == 1 && !is.na(x) && nzchar(x) && Encoding(x) != "bytes") {
+  if (rlang::is_string(x) && !is.na(x) && nzchar(x) && Encoding(x) != "bytes") {
     return(path.expand(x))
   }
   abort_must(name, "be a path", x, call = call)

@@ -21,7 +21,7 @@ lint_r() {
     -e 'cat("lintr:", length(lints), "findings\n"); quit(status = length(lints) > 0)'
 }
 
-# shellcheck is required in CI. Elsewhere a missing shellcheck is reported.
+# In CI shellcheck is required. Elsewhere the script says that it is missing.
 lint_shell() {
   if ! have shellcheck && can_apt; then step "Installing shellcheck" shellcheck apt_install shellcheck; fi
   if have shellcheck; then
