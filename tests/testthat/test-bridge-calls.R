@@ -171,7 +171,10 @@ test_that("strings of bad encoding are refused in one sentence wherever they go"
   skip_if_no_core()
   bytes <- "caf\xe9"
   Encoding(bytes) <- "bytes"
-  text <- "Strings must be valid text; got one whose bytes do not fit its encoding."
+  text <- paste(
+    "Text must be in the encoding that R states for it; got \"caf<e9>\".",
+    "Read it in its own encoding, or convert it by `iconv()`."
+  )
   expect_refusal(mc_mlp(4, labels = c(bytes, "b")), text)
   expect_refusal(mc_scores(example_prediction(), rep(bytes, 5)), text)
   expect_refusal(mc_load(bytes), '`path` must be a path; got "caf<e9>".')
