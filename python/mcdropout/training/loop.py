@@ -146,12 +146,11 @@ class TrainingRun:
 
     def _is_sound(self) -> bool:
         """Whether the weights are finite and give a finite loss: the last step may have made them too large."""
-        if not all_finite(self.model.parameters()):
-            return False
-        if self.latest is None:
-            return True
-        self.model.eval()
-        return math.isfinite(float(self.learner.evaluate(*self.latest)[0]))
+        checked: list[Tensor] = list(self.model.parameters())
+        if self.latest is not None:
+            self.model.eval()
+            checked.append(self.learner.evaluate(*self.latest)[0])
+        return all_finite(checked)  # one question to the device
 
     @contextmanager
     def _weights_restored_on_error(self) -> Iterator[None]:
