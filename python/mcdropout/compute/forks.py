@@ -1,11 +1,13 @@
-"""Forked processes: locks, threads and backends after a fork."""
+"""What all threads and forked processes share: locks, backends, and the filters of warnings."""
 
 from __future__ import annotations
 
 import os
 import sys
 import threading
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 from weakref import WeakSet
 
@@ -50,3 +52,43 @@ def shared_lock() -> threading.RLock:
     lock = threading.RLock()
     LOCKS.add(lock)
     return lock
+
+
+class _Filter(tuple[Any, ...]):
+    """A filter of the module `warnings` that equals only itself."""
+
+    def __eq__(self, other: object) -> bool:
+        return self is other
+
+    __hash__ = tuple.__hash__
+
+
+@contextmanager
+def warnings_ignored(category: type[Warning] = Warning) -> Iterator[None]:
+    """Ignore warnings of a category inside the block.
+
+    `warnings.catch_warnings()` restores the filters that it found. If the blocks of two threads overlap, it restores
+    those of the other thread, and warnings stay off. This function adds one filter and removes the same filter.
+    """
+    found: Any = warnings.filters
+    ours = _Filter(("ignore", None, category, None, 0))
+    found.insert(0, ours)
+    try:
+        yield
+    finally:
+        for filters in (found, warnings.filters):  # a thread inside `catch_warnings()` has replaced the list
+            _remove(filters, ours)
+
+
+def _remove(filters: Any, ours: _Filter) -> None:
+    with suppress(ValueError):
+        filters.remove(ours)
+
+
+def _remove_all() -> None:
+    """Remove the filters that other threads had added when this process was forked."""
+    for entry in [entry for entry in warnings.filters if isinstance(entry, _Filter)]:
+        _remove(warnings.filters, entry)
+
+
+IN_CHILD.append(_remove_all)

@@ -6,20 +6,20 @@ runs the whole loop without the lock. Torch deprecates TorchScript; without it, 
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from functools import cache
 from typing import Any
 
 import torch
 
+from .forks import warnings_ignored
+
 
 @cache
 def native(function: Callable[..., Any]) -> Callable[..., Any]:
     """`function` as TorchScript, or unchanged where TorchScript cannot compile it."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)
+        with warnings_ignored(DeprecationWarning):
             return torch.jit.script(function)
     except (AttributeError, RuntimeError):
         return function

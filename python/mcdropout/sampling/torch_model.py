@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 
 from ..checks import check_choice
 from ..compute.devices import as_devices
+from ..compute.forks import warnings_ignored
 from ..compute.precision import PRECISIONS
 from ..compute.streams import random_state_kept
 from ..data.conversion import InputConversion, has_whole_numbers, ways_to_take
@@ -134,8 +134,7 @@ class TorchModel:
         """The error that the model raises, if any."""
         floated = frozenset(path for path, dtype in casts.items() if dtype.is_floating_point)
         try:
-            with random_state_kept(), warnings.catch_warnings():
-                warnings.simplefilter("ignore")
+            with random_state_kept(), warnings_ignored():
                 self._carefully(self.conversion.placed(inputs.cast(casts), self.replica.device), floated=floated)
         except Exception as error:  # the probe will meet it again and report it
             return error

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 import zlib
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -16,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
+from ..compute.forks import warnings_ignored
 from ..compute.streams import generators_watched, seeded_generators
 from ..data.inputs import Inputs
 from .axes import n_slices_with_own_randomness
@@ -175,8 +175,7 @@ def probe_calls(
 
     def work() -> tuple[ProbeMode, Any]:
         mode = ProbeMode(replica, originals, trial)
-        with replica.predicting(), mode, warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # they are about few inputs; others come again when inputs are sampled
+        with replica.predicting(), mode, warnings_ignored():  # those about more inputs come again when they are sampled
             return mode, replica.run(inputs.clone())
 
     with explained(replica, inputs, ", as one to three are tried"):
@@ -212,11 +211,9 @@ def calls_in_training(
             with replica.predicting(), mode:
                 return replica.run(inputs.clone())
 
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            with suppress(Exception):  # some models need targets in training; then only prediction shows calls
-                output = with_gradients_if_asked(replica, work)
-                return mode, output
+        with warnings_ignored(), suppress(Exception):  # some models need targets in training; they show no calls here
+            output = with_gradients_if_asked(replica, work)
+            return mode, output
         return mode, None
 
     with generators_watched() as others_moved, replica.generators_kept():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import pandas as pd
@@ -117,13 +117,10 @@ class TrainingRun:
                     parts.append((result.nll, result.kl))
                 report(1, text)
             row |= metrics.means("")
-            if not (math.isfinite(row["loss"]) and self._is_sound()):
-                raise FloatingPointError(
-                    f"The loss must stay finite; it was not in epoch {epoch}, and the model keeps its weights from "
-                    "before that epoch. Use a smaller `learning_rate`, or look for extreme values in `x` and `y`."
-                )
-        if self.held_out is not None:
-            row |= self._evaluated(self.held_out).means("val_")
+            self._check_finite(row, "loss", self._is_sound(with_loss=self.held_out is None))
+            if self.held_out is not None:
+                row |= self._evaluated(self.held_out).means("val_")
+                self._check_finite(row, "val_loss")
         if parts:
             nlls, kls = zip(*parts, strict=True)
             row |= {
@@ -144,12 +141,22 @@ class TrainingRun:
             raise ValueError(f"`augment` must give a tensor of the shape that it gets, {tuple(x.shape)}; got {shape}.")
         return augmented
 
-    def _is_sound(self) -> bool:
+    @staticmethod
+    def _check_finite(row: dict[str, float], name: str, sound: bool = True) -> None:
+        """Refuse an epoch whose loss is not finite, or whose weights are not sound."""
+        if not (sound and math.isfinite(row[name])):
+            raise FloatingPointError(
+                f"The {name} must stay finite; it was not in epoch {row['epoch']}, and the model keeps its weights "
+                "from before that epoch. Use a smaller `learning_rate`, or look for extreme values in `x` and `y`."
+            )
+
+    def _is_sound(self, with_loss: bool = True) -> bool:
         """Whether the weights are finite and give a finite loss: the last step may have made them too large."""
         checked: list[Tensor] = list(self.model.parameters())
-        if self.latest is not None:
+        if with_loss and self.latest is not None:
             self.model.eval()
-            checked.append(self.learner.evaluate(*self.latest)[0])
+            with suppress(Exception):  # some models of users work in training alone
+                checked.append(self.learner.evaluate(*self.latest)[0])
         return all_finite(checked)  # one question to the device
 
     @contextmanager

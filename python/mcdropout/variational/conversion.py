@@ -10,6 +10,7 @@ from typing import Any
 from torch import nn
 
 from ..checks import as_list, check_flag, shown
+from ..compute.streams import OwnStream
 from .convolutions import BayesConv1d, BayesConv2d
 from .layer import BayesLayer
 from .linear import BayesLinear
@@ -45,7 +46,8 @@ def converted(model: nn.Module, layers: Sequence[str] | None, options: BayesOpti
             layer_options = replace(options, prior=options.prior.centred(plain.weight.detach()), bias_prior=bias_prior)
         else:
             layer_options = options
-        layer = bayesian_layer(plain, layer_options).train(plain.training)
+        with OwnStream(0):  # the constructor draws weights, which those of the plain layer then replace
+            layer = bayesian_layer(plain, layer_options).train(plain.training)
         if path == "":
             return layer
         parent, _, name = path.rpartition(".")

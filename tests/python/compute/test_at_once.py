@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import warnings
 from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ from torch import nn
 
 import mcdropout as mcd
 from mcdropout.compute.devices import CPU
+from mcdropout.compute.forks import in_forked_child, warnings_ignored
 from mcdropout.compute.generators import torch_generators_kept
 from mcdropout.compute.threads import DeviceThreads, Workers
 from mcdropout.networks.network import weights_from
@@ -229,3 +231,58 @@ def test_predictions_are_the_same_to_the_bit_for_one_number_of_torch_threads_and
             means.append(predict(net, x, outputs=None).mean)
             np.testing.assert_array_equal(predict(net, x, outputs=None).mean, means[-1])
         np.testing.assert_allclose(means[-1], means[0], atol=1e-5)
+
+
+def test_overlapping_blocks_leave_the_filters_of_warnings_as_found() -> None:
+    found, before = warnings.filters, list(warnings.filters)
+    first, second = warnings_ignored(), warnings_ignored()
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)  # the block that began first ends first, as in two threads
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.warn("still ignored", stacklevel=1)
+    assert not caught
+    second.__exit__(None, None, None)
+    assert warnings.filters is found
+    assert list(warnings.filters) == before
+
+
+def test_a_block_that_overlaps_with_catch_warnings_of_another_thread_ends_in_both_lists() -> None:
+    before = list(warnings.filters)
+    ours, theirs = warnings_ignored(), warnings.catch_warnings()
+    ours.__enter__()
+    theirs.__enter__()  # copies the filters, with ours
+    ours.__exit__(None, None, None)
+    inside = list(warnings.filters)
+    theirs.__exit__(None, None, None)
+    assert inside == before
+    assert list(warnings.filters) == before
+
+
+def test_a_block_ignores_its_category_alone() -> None:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        with warnings_ignored(DeprecationWarning):
+            warnings.warn("old", DeprecationWarning, stacklevel=1)
+            warnings.warn("new", UserWarning, stacklevel=1)
+    assert [str(warning.message) for warning in caught] == ["new"]
+
+
+def test_a_forked_process_does_not_keep_the_filters_of_other_threads() -> None:
+    before = list(warnings.filters)
+    with warnings_ignored():
+        in_forked_child()
+        assert list(warnings.filters) == before
+
+
+def test_predictions_in_several_threads_leave_the_filters_of_warnings_as_found() -> None:
+    before = list(warnings.filters)
+    for future in [in_daemon_thread(lambda: predict(foreign(), X)) for _ in range(2 * THREADS)]:
+        future.result(PATIENCE)
+    assert list(warnings.filters) == before
+
+
+def test_conversion_to_a_bayesian_network_does_not_move_the_generator_of_torch() -> None:
+    net, before = mlp(), torch.get_rng_state()
+    mcd.mc_to_bayesian(net)
+    assert torch.equal(torch.get_rng_state(), before)
