@@ -56,13 +56,13 @@ set_up_python() {
   mark_done python "$key"
 }
 
-# Networks of torchvision, timm and transformers. Only the tests need them, so the demo does not install them.
+# Networks of torchvision, timm and transformers, and other data frames than those of pandas. Only the tests need them, so the demo does not install them.
 set_up_zoo() {
   local key
   key="$(key_of "$SETUP/python.stamp" zoo)"
   is_done zoo "$key" && return
-  step "Installing torchvision, timm, transformers and a backbone for the tests" zoo \
-    "$VENV/bin/python" -m pip install -c constraints.txt --no-build-isolation -e ".[zoo,backbones]"
+  step "Installing torchvision, timm, transformers, a backbone and data frames for the tests" zoo \
+    "$VENV/bin/python" -m pip install -c constraints.txt --no-build-isolation -e ".[zoo,backbones,frames]"
   mark_done zoo "$key"
 }
 

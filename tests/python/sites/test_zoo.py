@@ -10,17 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from optional import import_or_skip
 
 import mcdropout as mcd
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # these tests download nothing
-
-
-def import_or_skip(name):
-    """Import the package, or skip the test. In CI a missing package is an error."""
-    if os.environ.get("CI") == "true":
-        __import__(name)
-    return pytest.importorskip(name)
 
 
 pytestmark = pytest.mark.usefixtures("torchvision")  # timm and transformers import it too

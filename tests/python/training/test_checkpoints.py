@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from optional import import_or_skip
 from safetensors.numpy import save_file
 from torch import nn
 
@@ -153,7 +154,7 @@ def test_other_images_behind_a_frozen_backbone_are_refused(tmp_path):
 
 
 def test_image_files_are_known_by_their_names_sizes_and_contents(tmp_path):
-    image = pytest.importorskip("PIL.Image")
+    image = import_or_skip("PIL.Image")
     for folder in ("one", "moved"):
         for number, label in enumerate(IMAGE_LABELS[:6]):
             (tmp_path / folder / label).mkdir(parents=True, exist_ok=True)

@@ -19,6 +19,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from optional import import_or_skip
 from torch import nn
 
 import mcdropout as mcd
@@ -121,7 +122,7 @@ def test_memory_order_and_type_of_the_inputs_have_no_effect(table):
 
 
 def test_image_files_give_the_weights_of_their_pixels(tmp_path):
-    image = pytest.importorskip("PIL.Image")
+    image = import_or_skip("PIL.Image")
     for label, grey in (("dark", 40), ("light", 200)):
         (tmp_path / label).mkdir()
         for i in range(7):
@@ -858,6 +859,32 @@ def test_an_interrupt_after_a_step_that_explodes_keeps_the_weights_from_before_t
         fit(model, *table, optimizer=explode, **spoiling(2, interrupt))
     assert all(torch.isfinite(values).all() for values in state_of(model)[0].values())
     assert all(torch.equal(a, b) for a, b in zip(state_of(model)[0].values(), before.values(), strict=True))
+
+
+def test_an_epoch_without_a_finite_validation_loss_is_undone_and_reported(table):
+    model = Foreign()
+    x, y = data_for(model, table)
+    fit(model, x, y)
+    before = state_of(model)[0]
+    message = "^The val_loss must stay finite; it was not in epoch 1, and the model keeps its weights from before"
+    with pytest.raises(FloatingPointError, match=message):
+        fit(model, x, y, validation_data=(x[:3], y[:3] + 1e30))  # its square is too large for float32
+    assert all(torch.equal(a, b) for a, b in zip(state_of(model)[0].values(), before.values(), strict=True))
+
+
+class InTrainingAlone(Foreign):
+    """A module that gives its output in training alone."""
+
+    def forward(self, x):
+        if not self.training:
+            raise NotImplementedError("not in evaluation")
+        return super().forward(x)
+
+
+def test_a_model_that_works_in_training_alone_can_be_trained_without_validation_data(table):
+    model = InTrainingAlone()
+    fit(model, *data_for(model, table))
+    assert len(history_of(model)) == 3
 
 
 def test_a_step_without_a_finite_loss_is_reported_and_changes_nothing(table):
