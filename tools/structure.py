@@ -17,8 +17,9 @@ PACKAGE = Path(__file__).resolve().parents[1] / "python" / "mcdropout"
 
 # The order of the data flow: a later line may import from an earlier one.
 ORDER = (
-    *("errors", "checks", "progress", "unfinished", "disk", "containers"),
+    *("errors", "checks", "unfinished", "disk", "containers"),
     "compute",
+    "progress",
     "data",
     "sites",
     "predictions",

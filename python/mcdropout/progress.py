@@ -12,6 +12,7 @@ from typing import Protocol
 from tqdm.auto import tqdm
 
 from .checks import check_flag
+from .compute.forks import shared_lock
 
 Progress = bool | Callable[[int, int, str], object]
 
@@ -20,6 +21,17 @@ class Report(Protocol):
     """Called with the number of units that were completed since the last call, and with a text if it changes."""
 
     def __call__(self, more: int, text: str = "") -> None: ...
+
+
+class Bar(tqdm):
+    """A bar with a lock of its own.
+
+    The lock of tqdm is shared with forked processes. If one of them is killed while it holds the lock, the others wait
+    for ever. Making that lock also sets the start method of `multiprocessing` for the whole process.
+    """
+
+
+Bar.set_lock(shared_lock())
 
 
 @contextmanager
@@ -44,12 +56,12 @@ def reporting(
 
         yield call
         return
-    show = check_flag(progress, "progress")
+    if not check_flag(progress, "progress"):
+        yield lambda more, text="": None
+        return
     # seconds between two updates; a log file gets a line for each
     pause = 0.2 if sys.stderr is not None and sys.stderr.isatty() else 5.0
-    with tqdm(
-        total=total, initial=done, desc=text, unit=unit, leave=False, delay=1.0, mininterval=pause, disable=not show
-    ) as bar:
+    with Bar(total=total, initial=done, desc=text, unit=unit, leave=False, delay=1.0, mininterval=pause) as bar:
 
         def move(more: int, text: str = "") -> None:
             if text:
