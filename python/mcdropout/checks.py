@@ -86,7 +86,11 @@ def _shape(value: object) -> tuple[int, ...]:
 
 def entries(value: object) -> list[Any] | None:
     """The entries of a list or of anything else that has an order; None for one value, as for text and for a set."""
-    if isinstance(value, WITHOUT_ORDER) or not isinstance(value, Iterable):
+    if (
+        isinstance(value, WITHOUT_ORDER)
+        or not isinstance(value, Iterable)
+        or getattr(value, "is_nested", False) is True
+    ):
         return None
     try:
         return list(value)
@@ -162,9 +166,13 @@ def check_level(value: object, name: str) -> float:
 
 def check_text(value: object, name: str) -> str:
     """A string."""
-    if isinstance(value, str):
-        return value
-    raise ValueError(f"`{name}` must be a string; got {shown(value)}.")
+    if not isinstance(value, str):
+        raise ValueError(f"`{name}` must be a string; got {shown(value)}.")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:  # half of a surrogate pair
+        raise ValueError(f"`{name}` must be text that UTF-8 can hold; got {shown(value)}.") from error
+    return value
 
 
 def check_flag(value: object, name: str) -> bool:
@@ -202,6 +210,7 @@ def check_path(value: object, name: str = "path") -> Path:
     """The name of a file or folder."""
     try:
         text = os.fspath(value)  # type: ignore[call-overload]  # else it fails
+        os.fsencode(text)
     except Exception:  # the user's classes may fail in any way
         text = None
     if isinstance(text, str) and text and "\0" not in text:

@@ -68,11 +68,11 @@ def as_device(device: object) -> torch.device:
     """
     import torch
 
-    if device == "auto":
+    if isinstance(device, str) and device == "auto":
         device = "cuda" if has_gpu() else "cpu"
     try:
         torch_device = torch.device(cast(str, device))
-    except (RuntimeError, TypeError) as error:
+    except (RuntimeError, TypeError, ValueError) as error:
         raise ValueError(
             f'`device` must be "auto", "cpu", "cuda", "cuda:1" or the like; got {shown(device)}.'
         ) from error

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..checks import check_choice, check_count, check_length, check_path, entries, shown
+from ..checks import check_choice, check_count, check_length, check_path, entries, listed, shown
 from ..compute.pool import Pool
 from ..disk import opened
 from ..errors import UnreadableFile
@@ -61,7 +61,7 @@ def mc_read_images(
         (1, 8, 8, 1)
     """
     root = check_path(path)
-    if not root.is_dir():
+    if not os.path.isdir(root):  # unlike `Path.is_dir()`, it answers for names that are too long
         raise ValueError(f"`path` must be a folder of folders, one per label; got {shown(str(path))}.")
     folders = sorted(entry for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith("."))
     files = {folder.name: _image_files(folder) for folder in folders} if folders else {"": _image_files(root)}
@@ -128,8 +128,8 @@ class ImageFiles:
         unknown = [] if self.labels is None else sorted(set(y.tolist()) - set(self.labels))
         if unknown:
             raise ValueError(
-                f"`labels` must include the label of every image; got {', '.join(self.labels or ())}, "
-                f'without "{unknown[0]}".'
+                f"`labels` must include the label of every image; got {listed(self.labels or ())}, "
+                f"without {shown(unknown[0])}."
             )
 
     @property

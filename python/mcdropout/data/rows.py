@@ -7,6 +7,7 @@ unless the user has imported it.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, Protocol, cast, runtime_checkable
 
 import numpy as np
@@ -139,7 +140,7 @@ def check_finite(rows: Rows, name: str = "x") -> None:
 def _is_rows(x: object) -> bool:
     if isinstance(x, (np.ndarray, list, tuple)) or is_a(x, "torch", "Tensor"):
         return False
-    return not is_pandas(x) and isinstance(x, Rows)
+    return not is_pandas(x) and not isinstance(x, ModuleType) and isinstance(x, Rows)
 
 
 def as_numbers(x: Any, name: str) -> np.ndarray:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ..checks import check_count, check_number, check_seed
+from ..checks import as_list, check_count, check_number, check_seed
 from ..predictions.prediction import Array, MCPrediction
 from ..predictions.truth import check_prediction, true_values
 from .classes import ClassCases, class_scores
@@ -89,8 +89,7 @@ def mc_scores(
 
 def _shares(values: Any, name: str, above_zero: bool = False) -> tuple[float, ...]:
     bounds: dict[str, Any] = {"at_most": 1} | ({"above": 0} if above_zero else {"at_least": 0})
-    shares = [values] if np.ndim(values) == 0 else list(values)
-    return tuple(check_number(share, name, **bounds) for share in shares)
+    return tuple(check_number(share, name, **bounds) for share in as_list(values))
 
 
 def _with_intervals(

@@ -41,7 +41,7 @@ class Backbone:
             return self.module
         replica = replicate(self.module, device).root  # in eval mode, with its own statistics
         if self.layer is not None:
-            if self.layer not in dict(replica.named_modules()):
+            if not isinstance(self.layer, str) or self.layer not in dict(replica.named_modules()):
                 raise ValueError(f"`layer` must be the path of a layer of `backbone`; got {shown(self.layer)}.")
             replica.get_submodule(self.layer).register_forward_hook(_stop)
 

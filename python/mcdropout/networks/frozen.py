@@ -95,7 +95,9 @@ def mc_frozen_backbone(
         raise ValueError(f"`prepare` must be a function; got {shown(prepare)}.")
     shape = None if input_shape is None else tuple(check_counts(input_shape, "input_shape"))
     source = backbone_of(backbone, shape, layer, prepare, pretrained)
-    store: FeatureCache = InMemory() if cache == "memory" else OnDisk(check_path(cache, "cache"))
+    store: FeatureCache = (
+        InMemory() if isinstance(cache, str) and cache == "memory" else OnDisk(check_path(cache, "cache"))
+    )
     extractor = FeatureExtractor(source, pooling, check_count(batch_size, "batch_size"), store)
     if not isinstance(head, nn.Module):
         head = make_head(head, extractor)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
 from ..checks import as_whole_number, shown
 from ..data.images import Scale, as_image_rows
+from ..data.libraries import is_a
+from ..data.rows import from_tensor
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -27,9 +29,13 @@ def draw_picture(axes: Axes, picture: np.ndarray) -> None:
 
 def as_positions(inputs: Positions, n_inputs: int) -> np.ndarray:
     """Positions of inputs as an array, each checked to lie between 0 and `n_inputs` - 1."""
-    positions = np.atleast_1d(np.asarray(inputs, dtype=object)).ravel()
-    if len(positions) == 0:
+    if is_a(inputs, "torch", "Tensor"):
+        inputs = from_tensor(cast(Any, inputs), "inputs")
+    positions = np.atleast_1d(np.asarray(inputs, dtype=object))
+    if positions.size == 0:
         raise ValueError("`inputs` must name at least one input; got none.")
+    if positions.ndim > 1:
+        raise ValueError(f"`inputs` must be positions along one axis; got shape {positions.shape}.")
     for position in positions:
         number = as_whole_number(position)
         if number is None or not 0 <= number < n_inputs:

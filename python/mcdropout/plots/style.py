@@ -132,7 +132,7 @@ def one_column(x: object, name: str) -> Array:
     """The numbers of one column as an array of shape (input,)."""
     try:
         values = np.asarray(x, dtype=np.float64)
-    except (TypeError, ValueError, OverflowError) as error:
+    except (TypeError, ValueError, OverflowError, RuntimeError) as error:
         raise ValueError(f"`{name}` must be one number per input; got {shown(type(x).__name__)}.") from error
     values = values[:, 0] if values.ndim == 2 and values.shape[1] == 1 else values
     if values.ndim != 1 or not np.isfinite(values).all():

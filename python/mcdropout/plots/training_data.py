@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import pandas as pd
 
-from ..checks import check_length, shown
+from ..checks import as_list, check_length, shown
 from ..data.images import as_image_rows
 from ..data.labels import Label, as_label, as_label_set, as_labels
+from ..data.libraries import is_a
+from ..data.rows import from_tensor
 from .draws import row_names
 from .images import Positions, as_positions, draw_picture, scaled_pixels
 from .names import distinct_names
@@ -127,7 +129,7 @@ def mc_plot_images(
     rows = as_image_rows(images)
     n = rows.shape[0]
     chosen = np.arange(min(n, N_GRID)) if inputs is None else as_positions(inputs, n)
-    words = None if titles is None else [str(title) for title in np.asarray(titles).ravel().tolist()]
+    words = None if titles is None else _words(titles)
     short: dict[str, str] = {}
     if words is not None:
         check_length(len(words), "titles", n, "images")
@@ -189,3 +191,12 @@ def mc_plot_history(model: object, *, path: PicturePath | None = None) -> Figure
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         add_legend(axes)
     return finish(figure, path)
+
+
+def _words(titles: object) -> list[str]:
+    """Titles of any type, as strings."""
+    if is_a(titles, "torch", "Tensor"):
+        titles = from_tensor(cast(Any, titles), "titles")
+    if isinstance(titles, np.ndarray):
+        titles = titles.ravel().tolist()
+    return [str(title) for title in as_list(titles)]

@@ -143,7 +143,8 @@ def mc_fit(
     device = as_device(device)
     callback_functions = _functions(callbacks, "callbacks")
     if augment is not None:
-        _functions(augment, "augment")
+        if not callable(augment):
+            raise ValueError(f"`augment` must be a function; got {shown(augment)}.")
         if isinstance(model, FrozenNetwork):
             raise ValueError(
                 "`augment` must be left out where `model` has a frozen backbone, whose features are computed once; "

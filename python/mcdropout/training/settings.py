@@ -56,7 +56,7 @@ class TrainingSettings:
         validated = validated or not watched
         metrics = ["loss", objective.metric]
         metrics += [f"val_{name}" for name in metrics] if validated else []
-        if self.monitor in metrics:
+        if isinstance(self.monitor, str) and self.monitor in metrics:
             return
         words = ", ".join(f'"{name}"' for name in metrics)
         hint = "" if validated else " Hold inputs out with `validation_split` for metrics that start with val_."

@@ -124,7 +124,7 @@ def scale_of(scale: Any, name: str = "scale") -> Any:
 def _array(values: Any, name: str) -> np.ndarray:
     try:
         array = np.asarray(values.detach().cpu() if isinstance(values, Tensor) else values, dtype=np.float32)
-    except (TypeError, ValueError) as error:  # words, or rows of several lengths
+    except (TypeError, ValueError, RuntimeError) as error:  # words, rows of several lengths, a tensor without numbers
         raise ValueError(f"`{name}` must be a number, or an array of numbers; got {shown(values)}.") from error
     if not np.isfinite(array).all():
         raise ValueError(f"`{name}` must hold finite numbers only; got one that is not.")
