@@ -177,7 +177,9 @@ def test_a_choice_of_images_keeps_their_labels(folders):
 
 def test_the_order_of_labels_can_be_chosen_and_they_must_cover_the_folders(folders):
     assert mc_read_images(folders, labels=["well", "ill", "unsure"]).labels == ("well", "ill", "unsure")
-    with pytest.raises(ValueError, match='`labels` must include the label of every image; got "well", "il", without "ill"'):
+    with pytest.raises(
+        ValueError, match='`labels` must include the label of every image; got "well", "il", without "ill"'
+    ):
         mc_read_images(folders, labels=["well", "il"])
 
 
