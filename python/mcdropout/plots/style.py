@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 
 from ..checks import check_path, shown
+from ..disk import replaced
 from ..evaluation.result import MCScores
 from ..predictions.prediction import Array
 
@@ -117,7 +118,8 @@ def finish(figure: Figure, path: PicturePath | None) -> Figure:
     """Save the figure, if `path` is given, and return it."""
     if path is not None:
         check_picture_path(path, figure)
-        figure.savefig(path, dpi=FILE_DPI)
+        with replaced(path) as file:  # an interrupt leaves the older picture whole
+            figure.savefig(file, dpi=FILE_DPI, format=check_path(path).suffix[1:].lower())
     return figure
 
 
