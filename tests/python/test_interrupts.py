@@ -178,8 +178,8 @@ def results_of(code: str, folder: Path, n_moments: int, most_failures: int = 0) 
 def open_moments(n_moments: int) -> int:
     """The failures that are accepted after Ctrl-C.
 
-    At about 1 % of the moments Python is between two steps that belong together, such as the change of a setting and the
-    block that restores it, or in the destructor of an object, which ignores the interrupt.
+    At about 1 % of the moments Python is between two steps that belong together, such as the change of a setting and
+    the block that restores it, or in the destructor of an object, which ignores the interrupt.
     """
     return max(2, n_moments // 20)
 
