@@ -1,6 +1,10 @@
-"""The exceptions of this package."""
+"""The exceptions of this package, and interrupts."""
 
 from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 # What code raises that builds an object from the parts in a damaged file.
 DAMAGED = (KeyError, TypeError, ValueError, RuntimeError, AttributeError, IndexError, OverflowError)
@@ -39,3 +43,22 @@ class UnreadableFile(ValueError):
 
 class UnwritableFile(OSError, ValueError):
     """A file that the system cannot write: the disk is full, the folder is read-only, the name is too long."""
+
+
+@contextmanager
+def interrupts_kept() -> Iterator[None]:
+    """Raise KeyboardInterrupt if the block was interrupted, also where another error came after the interrupt.
+
+    Ctrl-C may come while torch changes its stack of modes. Torch then fails on the way out of the block, and its error
+    would be taken for one of the model.
+    """
+    handled = sys.exc_info()[1]  # what the caller handles is no interrupt of this block
+    try:
+        yield
+    except Exception as error:
+        behind = error.__context__
+        while behind is not None and behind is not handled:
+            if isinstance(behind, KeyboardInterrupt):
+                raise behind from None
+            behind = behind.__context__
+        raise

@@ -47,8 +47,8 @@ def equal(left, right):
     return left.keys() == right.keys() and all(np.array_equal(left[name], right[name]) for name in left)
 
 def world():
-    words = np.random.get_state(legacy=False)["state"]["key"].tolist(), torch.get_rng_state().tolist()
-    return words, random.getstate(), torch.get_num_threads(), list(warnings.filters), torch.is_grad_enabled()
+    numbers = str(np.random.get_state()[1].tolist()), np.random.get_state()[2:], torch.get_rng_state().tolist()
+    return numbers, random.getstate(), torch.get_num_threads(), list(warnings.filters), torch.is_grad_enabled()
 
 def run_until(moment, signal_number, work):
     \"\"\"Run `work`, and send a signal at its call of this number; gives the number of calls.\"\"\"
@@ -133,7 +133,9 @@ def interrupted(moment):
     assert equal(weights(fit(path)), expected), "continued"
     predict(model)
 for moment in moments(once):
-    if in_child(lambda: interrupted(moment)) != 0:
+    status = in_child(lambda: interrupted(moment))
+    assert status in (0, 1), f"a process ended with status {status} after an interrupt at call {moment}"
+    if status == 1:
         failures.append(moment)
 print(json.dumps({"failures": failures}))
 """
@@ -155,7 +157,9 @@ def interrupted(moment):
     assert hooks == [len(module._forward_hooks) + len(module._forward_pre_hooks) for module in model.modules()]
     assert np.array_equal(predict(model), expected), "the next prediction"
 for moment in moments(lambda: predict(model)):
-    if in_child(lambda: interrupted(moment)) != 0:
+    status = in_child(lambda: interrupted(moment))
+    assert status in (0, 1), f"a process ended with status {status} after an interrupt at call {moment}"
+    if status == 1:
         failures.append(moment)
 print(json.dumps({"failures": failures}))
 """
@@ -176,12 +180,12 @@ def results_of(code: str, folder: Path, n_moments: int, most_failures: int = 0) 
 
 
 def open_moments(n_moments: int) -> int:
-    """The failures that are accepted after Ctrl-C.
+    """The failures that are accepted after Ctrl-C; a process that hangs is never accepted.
 
-    At about 1 % of the moments Python is between two steps that belong together, such as the change of a setting and
-    the block that restores it, or in the destructor of an object, which ignores the interrupt.
+    Python may take an interrupt on entering the `__exit__` of a block, and then the block is not left. This was seen at
+    1 of 810 moments. More than the result of this function is a fault of the package.
     """
-    return max(2, n_moments // 20)
+    return max(1, n_moments // 100)
 
 
 MOMENTS = pytest.mark.parametrize("n_moments", [20, pytest.param(200, marks=pytest.mark.slow)])

@@ -1,4 +1,4 @@
-"""What all threads and forked processes share: locks, backends, and the filters of warnings."""
+"""What threads and forked processes share, and settings that are restored: locks, backends, warnings, gradients."""
 
 from __future__ import annotations
 
@@ -92,3 +92,20 @@ def _remove_all() -> None:
 
 
 IN_CHILD.append(_remove_all)
+
+
+@contextmanager
+def gradients_kept() -> Iterator[None]:
+    """After the block torch records gradients as before, also if Ctrl-C came while torch changed that."""
+    before = _are_gradients_recorded()
+    try:
+        yield
+    finally:
+        if _are_gradients_recorded() != before:
+            sys.modules["torch"].set_grad_enabled(before)
+
+
+def _are_gradients_recorded() -> bool:
+    """Whether torch records gradients in this thread, as it does from its import on."""
+    function = getattr(sys.modules.get("torch"), "is_grad_enabled", None)  # missing while another thread imports torch
+    return function is None or function()

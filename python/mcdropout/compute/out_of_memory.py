@@ -12,6 +12,7 @@ from typing import ParamSpec, TypeVar
 
 from ..checks import shown
 from ..errors import OutOfMemory
+from .forks import gradients_kept
 from .memory import free_frames, free_memory, in_words
 
 P = ParamSpec("P")
@@ -70,6 +71,8 @@ def is_out_of_memory(error: BaseException) -> bool:
 def explains_out_of_memory(name: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """A decorator of a public function: where memory runs out, OutOfMemory says so with numbers and advice.
 
+    After any error or interrupt, torch records gradients as before.
+
     name: what messages call the function.
     """
 
@@ -80,7 +83,8 @@ def explains_out_of_memory(name: str) -> Callable[[Callable[P, R]], Callable[P, 
         @wraps(function)
         def explained(*args: P.args, **options: P.kwargs) -> R:
             try:
-                return function(*args, **options)
+                with gradients_kept():
+                    return function(*args, **options)
             except BaseException as error:
                 if isinstance(error, OutOfMemory):
                     raise

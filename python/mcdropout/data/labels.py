@@ -136,7 +136,10 @@ def _label_values(y: Any, declared: tuple[Label, ...] | None, name: str) -> tupl
 def _from_one_hot(rows: np.ndarray, columns: list[Any], name: str) -> tuple[list[Any], list[Any]]:
     if 0 in rows.shape:
         raise ValueError(f"`{name}` must hold at least one input; got shape {rows.shape}.")
-    rows = rows.astype(np.float64)
+    try:
+        rows = rows.astype(np.float64)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"`{name}` must have one label per input, or rows of 0 and 1; got {shown(rows)}.") from error
     bad = ((rows != 0) & (rows != 1)).any(axis=1) | (rows.sum(axis=1) != 1)
     if bad.any():
         raise ValueError(

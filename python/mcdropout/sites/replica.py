@@ -22,6 +22,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from ..compute.devices import current_device
 from ..compute.out_of_memory import is_out_of_memory
 from ..data.inputs import Inputs
+from ..errors import interrupts_kept
 from .site import DROPPING, NUMBERED, T
 
 
@@ -75,6 +76,7 @@ class Replica:
         Inference mode would not be faster. It does not allow gradients, and it does not count writes in place.
         """
         with (
+            interrupts_kept(),
             torch.inference_mode(False),
             torch.set_grad_enabled(self.gradients),
             torch.autocast(self.device.type, enabled=False),

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ..compute.streams import OwnDraws
+from ..errors import interrupts_kept
 from ..networks.network import MCNetwork
 from .examples import Examples
 from .losses import Objective
@@ -103,7 +104,7 @@ class TrainingRun:
         rate = self.learner.optimizer.param_groups[0]["lr"]
         metrics = EpochMetrics(self.learner.objective)
         parts: list[tuple[Tensor, Tensor]] = []
-        with self._weights_restored_on_error():
+        with self._weights_restored_on_error(), interrupts_kept():
             order, generator = self.learner.seed(self.settings.seed, epoch, len(self.train))
             self.model.train()
             text = self._text(epoch)
