@@ -56,7 +56,8 @@ set_up_python() {
   mark_done python "$key"
 }
 
-# Networks of torchvision, timm and transformers, and other data frames than those of pandas. Only the tests need them, so the demo does not install them.
+# Networks of torchvision, timm and transformers, and data frames other than those of pandas. Only the tests need them,
+# so the demo does not install them.
 set_up_zoo() {
   local key
   key="$(key_of "$SETUP/python.stamp" zoo)"

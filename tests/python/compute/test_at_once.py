@@ -47,8 +47,9 @@ def in_daemon_thread(work: Callable[[], Any]) -> Future[Any]:
 
 
 def random_words() -> np.ndarray:
-    """The state of NumPy's global generator."""
-    return np.random.get_state(legacy=False)["state"]["key"]
+    """The state of NumPy's global generator: its words, and how many of them are used."""
+    state: Any = np.random.get_state()
+    return np.append(state[1], state[2])
 
 
 def weights_of(net: nn.Module) -> list[np.ndarray]:

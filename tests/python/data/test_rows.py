@@ -237,8 +237,12 @@ def test_labels_of_every_form_give_codes_and_their_labels(y, labels, expected_co
     assert [type(label) for label in actual_labels] == [type(label) for label in expected_labels]
 
 
+# Labels cannot hold NUL, and halves of surrogate pairs are escaped.
+WRITABLE = st.characters(exclude_characters="\0", exclude_categories=["Cs"])
+
+
 @given(
-    st.lists(st.text(st.characters(exclude_characters="\0"), max_size=3), min_size=2, max_size=9, unique=True),
+    st.lists(st.text(WRITABLE, max_size=3), min_size=2, max_size=9, unique=True),
     st.data(),
 )
 def test_codes_give_the_labels_back(labels, data):

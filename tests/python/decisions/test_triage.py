@@ -334,8 +334,10 @@ def test_labels_that_are_numbers_may_be_given_as_text(classes_of):
 
 def test_only_the_split_is_random(example_classes):
     prediction, y = example_classes(500, sharpness=4)
-    state = np.random.get_state(legacy=False)["state"]["key"].copy()
+    before: Any = np.random.get_state()
     first, second = (mc_triage(prediction, y, max_error=0.15, seed=7).thresholds for _ in range(2))
     assert first == second
-    np.testing.assert_array_equal(np.random.get_state(legacy=False)["state"]["key"], state)
+    after: Any = np.random.get_state()
+    np.testing.assert_array_equal(after[1], before[1])
+    assert after[2] == before[2]  # a few draws move the position alone
     assert isinstance(mc_triage(prediction, y, max_error=0.15, seed=None).seed, int)
