@@ -52,6 +52,15 @@ def test_an_interrupt_behind_another_error_ends_a_prediction_at_any_pass() -> No
             predict(Interrupted(number))
 
 
+def test_an_interrupt_behind_another_error_ends_training_as_an_interrupt_does() -> None:
+    def augment(x: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        fail_after_an_interrupt()
+        return x
+
+    with pytest.warns(UserWarning, match="Training was interrupted after epoch 0; the model is unchanged"):
+        mcd.mc_fit(mcd.mc_mlp(3, ["a", "b"]), X, ["a", "b", "a", "b", "a"], augment=augment, progress=False)
+
+
 def test_an_interrupt_that_the_caller_handles_is_none_of_the_block() -> None:
     try:
         raise KeyboardInterrupt
